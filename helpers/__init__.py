@@ -1,0 +1,1 @@
+"""Thin modules behind the notebooks: images, generators, features, losses and inversion."""
