@@ -1,0 +1,52 @@
+# Every target sets up what it needs in .venv first; a second time that costs nothing.
+# Another interpreter: make run PYTHON=/path/to/python3.12
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lab notebooks clean
+MAKEFLAGS += --no-print-directory
+# Packages of the caller's shell must not shadow those of .venv.
+unexport PYTHONPATH PYTHONHOME
+
+# Tools run as "python -m": the scripts beside it do not survive a folder that is renamed.
+python := .venv/bin/python
+
+help:
+	@echo "make run        invert a real photo in every model and space, into output/demo"
+	@echo "make test       ruff, the tests and all notebooks"
+	@echo "make lab        open JupyterLab at the notebooks (make lab ARGS=--no-browser)"
+	@echo "make notebooks  execute all notebooks into output/*.html"
+	@echo "make setup      only set up .venv"
+	@echo "make clean      remove .venv and caches; output and downloaded weights stay"
+
+setup:
+	@bash tools/setup.sh
+
+run: setup
+	@$(python) -m helpers demo --out output/demo
+
+# All three parts run even if an earlier one fails.
+test: setup
+	@status=0; \
+	$(python) -m ruff check . || status=1; \
+	$(python) -m pytest || status=1; \
+	if ls notebooks/*.ipynb >/dev/null 2>&1; then \
+	    $(python) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks || status=1; \
+	fi; \
+	exit $$status
+
+lab: setup
+	@$(python) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(ARGS)
+
+# A failing notebook does not stop the others, but fails the target.
+notebooks: setup
+	@status=0; \
+	for notebook in notebooks/*.ipynb; do \
+	    [ -e "$$notebook" ] || continue; \
+	    $(python) -m nbconvert --to html --execute --ExecutePreprocessor.kernel_name=python3 \
+	        --ExecutePreprocessor.timeout=1800 --output-dir output "$$notebook" \
+	        || { status=1; echo "$$notebook failed"; }; \
+	done; \
+	exit $$status
+
+clean:
+	@rm -rf .venv .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
