@@ -1,19 +1,125 @@
-"""The inputs of the lessons: demo photos, aligned faces, and sets of photos in a zip or folder."""
+"""The inputs of the lessons: demo photos, faces aligned as the training faces are, sets of photos in zip or folder."""
 
+import importlib.util
+import math
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 
-from helpers.images import MAX_BYTES, ImageError, read_image
+from helpers.images import MAX_BYTES, Box, ImageError, crop, read_image, resize, square_crop
 
 VALIDATION = 500  # photos, or a tenth of a smaller set: held out from training, used for every reported figure
 SPLITS = ("train", "validation", "all")
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".ppm", ".avif")
+
+# Where the average training face has the middle of its left eye, right eye and nose leather; (x, y), sides of length 1.
+# The eyes are fixed within about 0.01 there, the nose moves by 0.05 with the pose: faces are aligned by their eyes.
+FACE_LANDMARKS = ((0.287, 0.412), (0.727, 0.412), (0.505, 0.720))
+
+DEMO_PHOTOS = {  # name in scikit-image: file in its package; origin and licence in data/SOURCES.md
+    "chelsea": "chelsea.png",
+    "astronaut": "astronaut.png",
+    "coffee": "coffee.png",
+    "rocket": "rocket.jpg",
+    "hubble_deep_field": "hubble_deep_field.jpg",
+    "brick": "brick.png",
+    "grass": "grass.png",
+    "gravel": "gravel.png",
+}
+CHELSEA_EYES = ((171.5, 114.0), (317.0, 134.5))  # pixels; picked by hand
+
+
+# --- demo photos and own photos --------------------------------------------------------------------------------------
+
+
+def demo_photos(size: int = 256, names: Sequence[str] = tuple(DEMO_PHOTOS)) -> dict[str, torch.Tensor]:
+    """Free photos that scikit-image brings along, by name: the central square as (1, 3, size, size) in [0, 1].
+
+    Nothing is downloaded. Raises ImageError for a name not in DEMO_PHOTOS, or when scikit-image is not installed.
+    """
+    return {name: read_image(_demo_path(name), size) for name in names}
+
+
+def demo_cat(size: int = 64) -> torch.Tensor:
+    """scikit-image's photo "chelsea" (CC0), aligned as the training faces are: (1, 3, size, size) in [0, 1].
+
+    A real photo that no bundled model has seen. The forehead and the chin touch the photo's edge: the last tenth of
+    the crop above and below is mirrored.
+    """
+    return align(read_image(_demo_path("chelsea")), CHELSEA_EYES, size)
+
+
+def _demo_path(name: str) -> Path:
+    if name not in DEMO_PHOTOS:
+        raise ImageError(f"expected a demo photo of {', '.join(DEMO_PHOTOS)} but got {name!r}")
+    package = importlib.util.find_spec("skimage")
+    if package is None:
+        raise ImageError("expected scikit-image, which brings the demo photos, but it is missing: install scikit-image")
+    return Path(package.origin).parent / "data" / DEMO_PHOTOS[name]
+
+
+def align(image: torch.Tensor, landmarks: Sequence[tuple[float, float]], size: int = 64) -> torch.Tensor:
+    """Turn, scale and cut a photo (1, 3, H, W) so that its face lies as the training faces do: (1, 3, size, size).
+
+    landmarks: (x, y) in pixels of the middle of the eye on the left of the picture, of the eye on the right and, if
+    given, of the nose. Two eyes determine the similarity transform, as in the training faces; with the nose it is the
+    least-squares one (Umeyama 1991), which suits a head turned far aside. Antialiased: the photo is sampled at least
+    once per pixel and then averaged. What lies outside of the photo is mirrored at its edge.
+
+    Raises ImageError for other landmarks, or landmarks outside of the photo.
+    """
+    points = _checked_landmarks(image, landmarks)
+    template = np.array(FACE_LANDMARKS[: len(points)]) * size
+    scaled_turn, shift = _similarity(points, template)
+    factor = max(1, math.ceil(1 / abs(scaled_turn)))  # photo pixels per output pixel
+    centres = (np.arange(size * factor) + 0.5) / factor
+    targets = centres[None, :] + 1j * centres[:, None]  # x + iy of every sample
+    sources = (targets - shift) / scaled_turn
+    height, width = image.shape[-2:]
+    where = np.stack([2 * sources.real / width - 1, 2 * sources.imag / height - 1], axis=-1)
+    where = torch.from_numpy(where).to(image)[None]
+    return resize(F.grid_sample(image, where, padding_mode="reflection", align_corners=False), size)
+
+
+def _similarity(points: np.ndarray, template: np.ndarray) -> tuple[complex, complex]:
+    """The complex a, b that minimise |a p + b - t|²: in the plane a similarity transform is a complex line."""
+    points, template = points @ [1, 1j], template @ [1, 1j]
+    system = np.stack([points, np.ones_like(points)], axis=1)
+    (a, b), *_ = np.linalg.lstsq(system, template, rcond=None)
+    return a, b
+
+
+def _checked_landmarks(image: torch.Tensor, landmarks: Sequence[tuple[float, float]]) -> np.ndarray:
+    height, width = image.shape[-2:]
+    try:
+        points = np.array(landmarks, dtype=float)
+        fits = points.shape in ((2, 2), (3, 2)) and bool(((points >= 0) & (points <= (width, height))).all())
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ImageError(
+            f"expected (x, y) of the left eye, the right eye and perhaps the nose within {width} x {height} pixels "
+            f"but got {landmarks}"
+        )
+    if points[1, 0] - points[0, 0] < 1:
+        raise ImageError(f"expected first the eye on the left of the picture, then the right one, but got {landmarks}")
+    return points
+
+
+def crop_to_face(image: torch.Tensor, box: Box, size: int = 64) -> torch.Tensor:
+    """The central square of the box (left, top, right, bottom) in pixels of a photo (B, 3, H, W): (B, 3, size, size).
+
+    A box is right when the eyes lie at FACE_LANDMARKS of it: two fifths from the top, ears outside.
+    Raises ImageError when the box is empty or reaches over the edge.
+    """
+    return resize(square_crop(crop(image, box)), size)
 
 
 # --- sets of photos --------------------------------------------------------------------------------------------------
