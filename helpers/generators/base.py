@@ -1,0 +1,137 @@
+"""The one interface behind which every generator family stands."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class GeneratorError(ValueError):
+    """A generator was asked for something that it does not have; the message says what it has."""
+
+
+class Generator(nn.Module):
+    """Base of all generators: latents in, images in [0, 1] out.
+
+    Attributes:
+        spaces: names of the latent spaces that the generator has, e.g. ``("z", "w", "w+")``.
+        resolution: side of the square image, pixels.
+        z_dim: length of a z.
+        w_dim: length of a w row (0 where there is no w).
+        num_ws: rows of a w+ code (0 where there is no w+).
+        noise_shapes: ``(h, w)`` of every noise map, coarse to fine (empty where there are none).
+    """
+
+    spaces: tuple[str, ...] = ("z",)
+    family = "generator"
+    resolution: int
+    z_dim: int
+    w_dim: int = 0
+    num_ws: int = 0
+    noise_shapes: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def check_space(self, space: str) -> str:
+        """Return ``space``, or raise GeneratorError with the spaces that there are."""
+        if space not in self.spaces:
+            raise GeneratorError(
+                f"space {space!r} does not exist in this {self.family} generator; choose one of {', '.join(self.spaces)}."
+            )
+        return space
+
+    def code_shape(self, space: str) -> tuple[int, ...]:
+        """Shape of one code of a space without the batch axis: (z_dim,), (w_dim,) or (num_ws, w_dim)."""
+        shapes = {"z": (self.z_dim,), "w": (self.w_dim,), "w+": (self.num_ws, self.w_dim)}
+        return shapes[self.check_space(space)]
+
+    def sample(self, space: str, n: int = 1, seed: int = 0) -> Tensor:
+        """Draw ``n`` random codes of a space: z ``(n, z_dim)``, w ``(n, w_dim)`` or w+ ``(n, num_ws, w_dim)``.
+
+        z is standard normal, w is the mapping of such a z, w+ repeats one w in every row. The draw is made on the
+        CPU, so one seed gives the same codes on every device.
+        """
+        self.check_space(space)
+        generator = torch.Generator().manual_seed(seed)
+        z = torch.randn(n, self.z_dim, generator=generator).to(self.device)
+        with torch.no_grad():
+            return self.convert(z, "z", space)
+
+    def convert(self, code: Tensor, source: str, target: str) -> Tensor:
+        """Carry a code from one space to a wider one (z to w to w+); the same space returns it unchanged."""
+        order = ("z", "w", "w+")
+        self.check_space(source), self.check_space(target)
+        if order.index(source) > order.index(target):
+            raise GeneratorError(f"a code can go from z to w to w+ but not from {source} back to {target}.")
+        if source == "z" and target != "z":
+            code, source = self.map(code), "w"
+        if source == "w" and target == "w+":
+            code = code.unsqueeze(1).repeat(1, self.num_ws, 1)
+        return code
+
+    def mean(self, space: str) -> Tensor:
+        """Mean code of a space with a batch axis of 1: zeros for z, the mean of 10,000 mapped z for w and w+."""
+        if self.check_space(space) == "z":
+            return torch.zeros(1, self.z_dim, device=self.device)
+        return self.convert(self.w_mean[None], "w", space)
+
+    def std(self, space: str) -> Tensor:
+        """Standard deviation of a space per component, in the shape of ``mean(space)``."""
+        if self.check_space(space) == "z":
+            return torch.ones(1, self.z_dim, device=self.device)
+        return self.convert(self.w_std[None], "w", space)
+
+    def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
+        """Map z ``(B, z_dim)`` to w ``(B, w_dim)``; truncation < 1 pulls w towards the mean."""
+        raise GeneratorError(f"this {self.family} generator has no mapping network; its only space is z.")
+
+    def fresh_noise(self, n: int = 1, seed: int = 0) -> list[Tensor]:
+        """Draw new standard-normal noise maps, a list of ``(n, 1, h, w)``; ``synthesize`` never does so by itself."""
+        generator = torch.Generator().manual_seed(seed)
+        return [torch.randn(n, 1, *shape, generator=generator).to(self.device) for shape in self.noise_shapes]
+
+    def fixed_noise(self, n: int = 1) -> list[Tensor]:
+        """The generator's own noise maps, copied for a batch: a list of ``(n, 1, h, w)`` (empty for a DCGAN)."""
+        return []
+
+    def synthesize(self, latents, noise: list[Tensor] | None = None) -> Tensor:
+        """Images ``(B, 3, resolution, resolution)`` in [0, 1] (not clamped) of a ``Latents`` or of a bare code.
+
+        A bare code is told apart by its shape. ``noise`` None uses the generator's fixed maps.
+        """
+        space, code, own_noise = unpack(self, latents)
+        return self.render(code, space, noise if noise is not None else own_noise)
+
+    def render(self, code: Tensor, space: str, noise: list[Tensor] | None) -> Tensor:
+        raise NotImplementedError
+
+    def compute_statistics(self, n: int = 10_000) -> None:
+        """Set the mean and the standard deviation of w from ``n`` mapped z (no-op without a mapping network)."""
+        if "w" not in self.spaces:
+            return
+        w = torch.cat([self.sample("w", min(2_000, n - i), seed=i) for i in range(0, n, 2_000)])
+        self.w_mean, self.w_std = w.mean(0), w.std(0)
+
+
+def unpack(generator: Generator, latents) -> tuple[str, Tensor, list[Tensor] | None]:
+    """Split a ``Latents`` or a bare code into (space, code, noise) and check the shape against the generator."""
+    if isinstance(latents, Tensor):
+        space, code, noise = guess_space(generator, latents), latents, None
+    else:
+        space, code, noise = latents.space, latents.code, latents.noise
+    expected = generator.code_shape(space)
+    if tuple(code.shape[1:]) != expected:
+        raise GeneratorError(
+            f"a {space} code of this generator has the shape (B, {', '.join(map(str, expected))}), "
+            f"but {tuple(code.shape)} came; take the code from this generator's own spaces."
+        )
+    return space, code, noise
+
+
+def guess_space(generator: Generator, code: Tensor) -> str:
+    """Name the space of a bare code: three axes are w+, two are w where there is a w, else z."""
+    if code.ndim == 3:
+        return generator.check_space("w+")
+    return "w" if "w" in generator.spaces else "z"

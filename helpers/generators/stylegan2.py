@@ -1,0 +1,374 @@
+"""StyleGAN2 in plain PyTorch (Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020).
+
+Parameter names and shapes are those of the official PyTorch release, so official weights fit without a table.
+Inside, images are in [-1, 1] as in that release; ``StyleGAN2.synthesize`` returns [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import Generator, GeneratorError
+
+LRELU_GAIN = math.sqrt(2)  # keeps the variance of a unit normal through leaky_relu(0.2)
+
+
+def fir_kernel() -> Tensor:
+    """The 4x4 binomial low-pass filter [1, 3, 3, 1]^2, sum 1, of all StyleGAN2 resampling."""
+    row = torch.tensor([1.0, 3.0, 3.0, 1.0])
+    kernel = torch.outer(row, row)
+    return kernel / kernel.sum()
+
+
+def depthwise(x: Tensor, kernel: Tensor, padding=(0, 0, 0, 0)) -> Tensor:
+    """Filter every channel of ``x`` (B, C, H, W) by one symmetric kernel; padding is (left, right, top, bottom)."""
+    weight = kernel.to(x.dtype)[None, None].repeat(x.shape[1], 1, 1, 1)
+    if len(set(padding)) == 1:
+        return F.conv2d(x, weight, padding=padding[0], groups=x.shape[1])
+    return F.conv2d(F.pad(x, padding), weight, groups=x.shape[1])
+
+
+def upsample(x: Tensor, kernel: Tensor) -> Tensor:
+    """Twice the size: zeros between the pixels, then the low-pass filter with gain 4. (B, C, H, W) -> (B, C, 2H, 2W)."""
+    weight = (kernel * 4).to(x.dtype)[None, None].repeat(x.shape[1], 1, 1, 1)
+    return F.conv_transpose2d(x, weight, stride=2, padding=1, groups=x.shape[1])
+
+
+def upsampling_convolution(x: Tensor, weight: Tensor, kernel: Tensor) -> Tensor:
+    """Zero insertion, 3x3 convolution and low-pass filter: (B, I, H, W), (O, I, 3, 3) -> (B, O, 2H, 2W).
+
+    The transposed convolution is computed as one 2x2 convolution with four output phases and a pixel shuffle: each
+    output pixel sees only the taps that do not fall on inserted zeros. On a CPU this is 2-4 times faster than
+    ``conv_transpose2d`` with stride 2, and gives the same numbers.
+    """
+    out_channels, in_channels = weight.shape[:2]
+    padded = F.pad(weight, (0, 1, 0, 1))  # the fourth tap is zero
+    taps = padded.view(out_channels, in_channels, 2, 2, 2, 2).flip(2, 4)  # tap t of phase p is entry 2t + p
+    phases = taps.permute(0, 3, 5, 1, 2, 4).reshape(out_channels * 4, in_channels, 2, 2)
+    full = F.pixel_shuffle(F.conv2d(x, phases.contiguous(memory_format=torch.channels_last), padding=1), 2)
+    return depthwise(full, kernel * 4, padding=(1, 0, 1, 0))
+
+
+def modulated_convolution(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    *,
+    demodulate: bool = True,
+    up_kernel: Tensor | None = None,
+    gain: float = 1.0,
+    fused: bool = False,
+) -> Tensor:
+    """Convolution whose input channels are scaled per sample, optionally demodulated (eqs. 1-3 of the paper).
+
+    Args:
+        x: (B, I, H, W).
+        weight: (O, I, k, k).
+        styles: (B, I) scale of each input channel.
+        demodulate: divide each output channel by the norm of its scaled weights.
+        up_kernel: low-pass filter (4, 4) to double the size, or None.
+        gain: factor of the output; only with ``demodulate``.
+        fused: one grouped convolution with per-sample weights (the reference); else scale the activations before and
+            after an ordinary convolution, which is the same function and much faster on a CPU.
+
+    Returns:
+        (B, O, H, W), or twice that size with ``up_kernel``.
+    """
+    gains = gain * torch.rsqrt(styles.square() @ weight.square().sum((2, 3)).t() + 1e-8) if demodulate else None
+    if fused:
+        return _grouped_convolution(x, weight, styles, gains, up_kernel)
+    y = x * styles.to(x.dtype)[:, :, None, None]
+    weight = weight.to(x.dtype)
+    if up_kernel is None:
+        y = F.conv2d(y, weight, padding=weight.shape[-1] // 2)
+    else:
+        y = upsampling_convolution(y, weight, up_kernel)
+    return y if gains is None else y * gains.to(y.dtype)[:, :, None, None]
+
+
+def _grouped_convolution(x, weight, styles, gains, up_kernel):
+    batch, in_channels, height, width = x.shape
+    w = weight[None] * styles[:, None, :, None, None]
+    w = w if gains is None else w * gains[:, :, None, None, None]
+    x = x.reshape(1, batch * in_channels, height, width)
+    if up_kernel is None:
+        y = F.conv2d(x, w.flatten(0, 1).to(x.dtype), padding=weight.shape[-1] // 2, groups=batch)
+    else:
+        y = F.conv_transpose2d(x, w.transpose(1, 2).flatten(0, 1).to(x.dtype), stride=2, groups=batch)
+    y = y.reshape(batch, -1, *y.shape[2:])
+    return y if up_kernel is None else depthwise(y, up_kernel * 4, padding=(1, 1, 1, 1))
+
+
+class FullyConnected(nn.Module):
+    """Linear layer with equalised learning rate: unit-normal weights, scaled at run time (Karras et al. 2018)."""
+
+    def __init__(self, in_features, out_features, *, activation=False, lr_multiplier=1.0, bias_init=0.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full((out_features,), float(bias_init)))
+        self.weight_gain, self.bias_gain = lr_multiplier / math.sqrt(in_features), lr_multiplier
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
+        return F.leaky_relu(x, 0.2) * LRELU_GAIN if self.activation else x
+
+
+class MappingNetwork(nn.Module):
+    """z (B, z_dim) to w (B, w_dim): normalisation, then ``num_layers`` fully connected layers."""
+
+    def __init__(self, z_dim: int, w_dim: int, num_layers: int = 8, lr_multiplier: float = 0.01):
+        super().__init__()
+        self.num_layers = num_layers
+        for i in range(num_layers):
+            layer = FullyConnected(z_dim if i == 0 else w_dim, w_dim, activation=True, lr_multiplier=lr_multiplier)
+            setattr(self, f"fc{i}", layer)
+        self.register_buffer("w_avg", torch.zeros(w_dim))
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
+        for i in range(self.num_layers):
+            x = getattr(self, f"fc{i}")(x)
+        return x
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated 3x3 convolution, noise, bias, leaky ReLU; doubles the size with ``up``."""
+
+    def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int, up: bool = False):
+        super().__init__()
+        self.up = up
+        self.register_buffer("resample_filter", fir_kernel())
+        self.affine = FullyConnected(w_dim, in_channels, bias_init=1)
+        self.weight = nn.Parameter(
+            torch.randn(out_channels, in_channels, 3, 3).contiguous(memory_format=torch.channels_last)
+        )
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
+        kernel = self.resample_filter if self.up else None
+        # leaky ReLU is positively homogeneous: its gain of sqrt(2) goes into the factors before it, a pass less
+        x = modulated_convolution(x, self.weight, self.affine(w), up_kernel=kernel, gain=LRELU_GAIN)
+        noise = self.noise_const if noise is None else noise
+        x = x + (noise * (self.noise_strength * LRELU_GAIN)).to(x.dtype)
+        return F.leaky_relu(x + (self.bias * LRELU_GAIN).to(x.dtype)[:, None, None], 0.2)
+
+
+class ToRGB(nn.Module):
+    """Modulated 1x1 convolution to an image in [-1, 1], without demodulation."""
+
+    def __init__(self, in_channels: int, w_dim: int):
+        super().__init__()
+        self.affine = FullyConnected(w_dim, in_channels, bias_init=1)
+        self.weight = nn.Parameter(torch.randn(3, in_channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(3))
+        self.weight_gain = 1 / math.sqrt(in_channels)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        x = modulated_convolution(x, self.weight, self.affine(w) * self.weight_gain, demodulate=False)
+        return (x + self.bias.to(x.dtype)[:, None, None]).float()
+
+
+class SynthesisBlock(nn.Module):
+    """All layers of one resolution: conv0 (doubles the size, absent at 4x4), conv1, torgb."""
+
+    def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int):
+        super().__init__()
+        self.resolution = resolution
+        self.register_buffer("resample_filter", fir_kernel())
+        if in_channels == 0:
+            self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
+        else:
+            self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, up=True)
+        self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution)
+        self.torgb = ToRGB(out_channels, w_dim)
+        self.convs = (["conv0"] if in_channels else []) + ["conv1"]
+
+
+class SynthesisNetwork(nn.Module):
+    """w+ (B, num_ws, w_dim) to an image in [-1, 1], with skip connections between the torgb outputs."""
+
+    def __init__(self, w_dim: int, resolution: int, channel_base: int, channel_max: int):
+        super().__init__()
+        self.resolutions = [2**i for i in range(2, int(math.log2(resolution)) + 1)]
+        channels = {r: min(channel_base // r, channel_max) for r in self.resolutions}
+        for r in self.resolutions:
+            setattr(self, f"b{r}", SynthesisBlock(channels[r // 2] if r > 4 else 0, channels[r], w_dim, r))
+        self.num_ws = 2 * len(self.resolutions)
+
+    def layers(self):
+        """Yield every noisy layer as (name, layer), coarse to fine."""
+        for r in self.resolutions:
+            block = getattr(self, f"b{r}")
+            for name in block.convs:
+                yield f"b{r}.{name}", getattr(block, name)
+
+    def forward(self, ws: Tensor, noise: list[Tensor] | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+        x = self.b4.const.to(dtype)[None].expand(len(ws), -1, -1, -1)
+        x = x.contiguous(memory_format=torch.channels_last)
+        image, row, noise = None, 0, iter(noise or [])
+        for r in self.resolutions:
+            block = getattr(self, f"b{r}")
+            for name in block.convs:
+                x = getattr(block, name)(x, ws[:, row], next(noise, None))
+                row += 1
+            rgb = block.torgb(x, ws[:, row])  # shares its w row with the next block's first layer
+            image = rgb if image is None else upsample(image, block.resample_filter) + rgb
+        return image
+
+
+class StyleGAN2(Generator):
+    """StyleGAN2 generator, unconditional.
+
+    Args:
+        resolution: image side, a power of two from 16 to 1024.
+        z_dim, w_dim: lengths of z and of a w row.
+        mapping_layers: fully connected layers of the mapping network.
+        channel_base: channels at resolution r are ``min(channel_base // r, channel_max)``; the official models have
+            16384 at 256 (or 32768) and 32768 at 512 and 1024.
+        channel_max: see channel_base.
+
+    Raises:
+        GeneratorError: for a resolution that is not such a power of two.
+    """
+
+    spaces = ("z", "w", "w+")
+    family = "stylegan2"
+
+    def __init__(self, resolution=256, z_dim=512, w_dim=512, mapping_layers=8, channel_base=32768, channel_max=512):
+        super().__init__()
+        if resolution not in (16, 32, 64, 128, 256, 512, 1024):
+            raise GeneratorError(f"resolution must be a power of two from 16 to 1024, but {resolution} came.")
+        self.config = dict(
+            resolution=resolution,
+            z_dim=z_dim,
+            w_dim=w_dim,
+            mapping_layers=mapping_layers,
+            channel_base=channel_base,
+            channel_max=channel_max,
+        )
+        self.resolution, self.z_dim, self.w_dim = resolution, z_dim, w_dim
+        self.mapping = MappingNetwork(z_dim, w_dim, mapping_layers)
+        self.synthesis = SynthesisNetwork(w_dim, resolution, channel_base, channel_max)
+        self.num_ws = self.synthesis.num_ws
+        self.noise_shapes = tuple(tuple(layer.noise_const.shape) for _, layer in self.synthesis.layers())
+        self.register_buffer("w_std", torch.ones(w_dim), persistent=False)
+
+    @property
+    def w_mean(self) -> Tensor:
+        return self.mapping.w_avg
+
+    @w_mean.setter
+    def w_mean(self, value: Tensor) -> None:
+        self.mapping.w_avg.copy_(value)
+
+    def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
+        w = self.mapping(z)
+        return w if truncation == 1 else self.w_mean + truncation * (w - self.w_mean)
+
+    def fixed_noise(self, n: int = 1) -> list[Tensor]:
+        return [layer.noise_const.expand(n, 1, -1, -1).clone() for _, layer in self.synthesis.layers()]
+
+    @property
+    def noise_strengths(self) -> list[Tensor]:
+        """Learned strength of each noise map, coarse to fine, scalars."""
+        return [layer.noise_strength for _, layer in self.synthesis.layers()]
+
+    def render(self, code, space, noise, dtype: torch.dtype = torch.float32) -> Tensor:
+        if noise is not None and len(noise) != len(self.noise_shapes):
+            raise GeneratorError(f"this generator takes {len(self.noise_shapes)} noise maps, but {len(noise)} came.")
+        ws = self.convert(code, space, "w+")
+        return self.synthesis(ws, noise, dtype) / 2 + 0.5
+
+
+class Conv2dLayer(nn.Module):
+    """Convolution with equalised learning rate; ``down`` filters and halves the size."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, *, bias=True, activation=True, down=False):
+        super().__init__()
+        self.down, self.activation = down, activation
+        if down:
+            self.register_buffer("resample_filter", fir_kernel())
+        weight = torch.randn(out_channels, in_channels, kernel_size, kernel_size)
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        gain = gain * LRELU_GAIN if self.activation else gain
+        weight, k = (self.weight * (self.weight_gain * gain)).to(x.dtype), self.weight.shape[-1]
+        bias = None if self.bias is None else (self.bias * gain).to(x.dtype)
+        if self.down and k == 1:  # filter all and drop every other pixel: strided depthwise gradients are slow
+            x = depthwise(x, self.resample_filter, (1, 1, 1, 1))[:, :, ::2, ::2]
+            x = F.conv2d(x, weight, bias)
+        elif self.down:
+            x = F.conv2d(depthwise(x, self.resample_filter, (2, 2, 2, 2)), weight, bias, stride=2)
+        else:
+            x = F.conv2d(x, weight, bias, padding=k // 2)
+        return F.leaky_relu(x, 0.2) if self.activation else x
+
+
+class DiscriminatorBlock(nn.Module):
+    """Residual block that halves the size; the first one also reads the image."""
+
+    def __init__(self, in_channels: int, middle: int, out_channels: int):
+        super().__init__()
+        if in_channels == 0:
+            self.fromrgb = Conv2dLayer(3, middle, 1)
+        self.conv0 = Conv2dLayer(middle, middle, 3)
+        self.conv1 = Conv2dLayer(middle, out_channels, 3, down=True)
+        self.skip = Conv2dLayer(middle, out_channels, 1, bias=False, activation=False, down=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fromrgb(x) if hasattr(self, "fromrgb") else x
+        skip = self.skip(x, gain=math.sqrt(0.5))
+        return self.conv1(self.conv0(x), gain=math.sqrt(0.5)) + skip
+
+
+def minibatch_stddev(x: Tensor, group_size: int = 4) -> Tensor:
+    """Append one channel with the mean standard deviation over groups of samples (Karras et al. 2018, sec. 3)."""
+    batch, channels, height, width = x.shape
+    group = math.gcd(batch, group_size)
+    y = x.float().reshape(group, -1, channels, height, width)
+    y = (y.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))
+    y = y.reshape(-1, 1, 1, 1).repeat(group, 1, height, width).to(x.dtype)
+    return torch.cat([x, y], 1)
+
+
+class DiscriminatorEpilogue(nn.Module):
+    """Minibatch standard deviation, convolution, two fully connected layers: the score at 4x4."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = Conv2dLayer(channels + 1, channels, 3)
+        self.fc = FullyConnected(channels * 16, channels, activation=True)
+        self.out = FullyConnected(channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(minibatch_stddev(x)).float()
+        return self.out(self.fc(x.contiguous().flatten(1)))
+
+
+class Discriminator(nn.Module):
+    """Residual StyleGAN2 discriminator: image (B, 3, R, R) in [0, 1] to a score (B,), higher is more real."""
+
+    def __init__(self, resolution: int, channel_base: int = 32768, channel_max: int = 512):
+        super().__init__()
+        self.config = dict(resolution=resolution, channel_base=channel_base, channel_max=channel_max)
+        self.resolutions = [2**i for i in range(int(math.log2(resolution)), 2, -1)]
+        channels = {r: min(channel_base // r, channel_max) for r in [*self.resolutions, 4]}
+        for r in self.resolutions:
+            setattr(self, f"b{r}", DiscriminatorBlock(0 if r == resolution else channels[r], channels[r], channels[r // 2]))
+        self.b4 = DiscriminatorEpilogue(channels[4])
+
+    def forward(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        x = (images * 2 - 1).to(dtype).contiguous(memory_format=torch.channels_last)
+        for r in self.resolutions:
+            x = getattr(self, f"b{r}")(x)
+        return self.b4(x)[:, 0]
