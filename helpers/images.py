@@ -9,6 +9,8 @@ import itertools
 import math
 import os
 import stat
+import subprocess
+import tempfile
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator
@@ -422,21 +424,34 @@ def write_mp4(path: str | os.PathLike, frames: Iterable[torch.Tensor] | torch.Te
 
 
 def _encode(path: Path, frames: Iterable[np.ndarray], shape: tuple[int, ...], fps: float) -> None:
-    colours = "scale=out_color_matrix=bt709:flags=accurate_rnd+full_chroma_int"  # untagged, players guess the matrix
-    writer = imageio_ffmpeg.write_frames(
-        str(path),
-        (shape[1], shape[0]),
-        fps=fps,
-        codec="libx264",
-        quality=None,
-        macro_block_size=1,
-        ffmpeg_log_level="error",
-        output_params=["-crf", "12", "-vf", colours, "-colorspace", "bt709", "-color_primaries", "bt709"]
-        + ["-color_trc", "bt709", "-movflags", "+faststart"],
-    )
-    writer.send(None)
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{shape[1]}x{shape[0]}", "-r", f"{fps:g}", "-i", "-"]
+    colours = [
+        "-vf",
+        "scale=out_color_matrix=bt709:flags=accurate_rnd+full_chroma_int",
+    ]  # tagged: players need not guess
+    h264 = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "12", "-movflags", "+faststart"]
+    command = [_ffmpeg(), "-v", "error", "-y", *raw, *colours, *h264, str(path)]
+    with tempfile.TemporaryFile() as messages:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=messages)
+        try:
+            with suppress(BrokenPipeError):  # ffmpeg has given up; its exit code and message say why
+                for pixels in frames:
+                    process.stdin.write(pixels.tobytes())
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            process.communicate()
+        if process.returncode:
+            messages.seek(0)
+            lines = messages.read().decode(errors="replace").split("\n")
+            raise OSError(next((line for line in lines if line.strip()), "ffmpeg stopped"))
+
+
+def _ffmpeg() -> str:
     try:
-        for pixels in frames:
-            writer.send(np.ascontiguousarray(pixels))
-    finally:
-        writer.close()
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError:
+        raise ImageError(
+            "expected ffmpeg for an MP4 but there is none; install imageio-ffmpeg or write a GIF"
+        ) from None
