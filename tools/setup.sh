@@ -21,7 +21,7 @@ fail() {
 
 recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
-version() { "$1" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null || echo "not to be run"; }
+version() { "$1" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null || echo "not there"; }
 
 find_python() {
     local name
@@ -56,6 +56,7 @@ new_venv() {
             "install it (on Debian and Ubuntu: apt install python3-venv) or install uv, then repeat"
     fi
     check_disk
+    echo "Setting up .venv: a few minutes and up to 7 GB, once."
     rm -rf .venv && mkdir .venv && echo $$ >"$running" || fail "cannot write to $PWD; make that folder writable"
     if [ -n "$uv" ]; then
         "$uv" venv --quiet --allow-existing --python "${base:->=3.11}" .venv >"$log" 2>&1
@@ -67,15 +68,18 @@ new_venv() {
 
 # Runs an installer: everything into the log, only its progress on the screen.
 logged() {
-    "$@" 2>&1 | tee -a "$log" | grep --line-buffered -E '^(Collecting|Downloading|Installing|Resolved|Prepared|Installed) '
+    "$@" 2>&1 | tee -a "$log" |
+        awk '/^(Collecting|Downloading|Installing|Resolved|Prepared|Installed) / { print substr($0, 1, 100); fflush() }'
     return "${PIPESTATUS[0]}"
 }
 
 install_with_pip() {
     "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >>"$log" 2>&1
     # uv downloads and unpacks several packages at once, and takes no notice of local folders of other torch builds.
-    if "$python" -m pip install --quiet --only-binary :all: uv >>"$log" 2>&1 && install_with_uv .venv/bin/uv; then
-        return 0
+    if "$python" -m pip install --quiet --only-binary :all: uv >>"$log" 2>&1; then
+        install_with_uv .venv/bin/uv && return 0
+    elif unreachable; then
+        return 1
     fi
     ! disk_full && logged "$python" -m pip install --editable ".[dev]"
 }
@@ -119,7 +123,6 @@ uv=$(command -v uv) && "$uv" --version >/dev/null 2>&1 || uv=
 # A finished .venv is brought up to date; an unfinished, broken or moved one is made anew.
 done_for=$(cat "$stamp" 2>/dev/null)
 if [ -e "$running" ] || [ ! -x "$python" ] || { [ -n "$done_for" ] && [ "${done_for% * *}" != "$PWD" ]; }; then
-    echo "Setting up .venv: a few minutes and up to 7 GB, once."
     new_venv
 else
     recent "$python" || fail ".venv holds Python $(version "$python") and 3.11 or newer is needed; delete .venv and repeat"

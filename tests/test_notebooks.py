@@ -1,0 +1,101 @@
+"""The first cell of the notebooks, run as Colab and Jupyter run it, and the notebooks as they are stored."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from helpers import notebooks as module
+from helpers.notebooks import FIRST_CELL, describe_session
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = [nbformat.read(path, as_version=4) | {"path": path} for path in sorted(ROOT.glob("notebooks/*.ipynb"))]
+
+
+def run(code, folder, **environment):
+    """Run code in a fresh interpreter in a folder and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, env=os.environ | environment
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def git(*arguments, folder):
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A repository to clone, with the present helpers and a tag."""
+    folder = tmp_path / "published"
+    files = [p for p in ROOT.glob("helpers/*.py") if p.stem in ("__init__", "device", "notebooks", "weights")]
+    for path in files:
+        target = folder / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    git("init", "-q", folder=folder)
+    git("add", ".", folder=folder)
+    git("commit", "-q", "-m", "all", folder=folder)
+    git("tag", "v0.1.0", folder=folder)
+    return folder.as_uri()
+
+
+@pytest.mark.parametrize("folder", ["", "notebooks", "tests"])
+def test_the_first_cell_works_inside_the_repository_and_twice(folder):
+    if not (ROOT / folder).is_dir():
+        pytest.skip(f"no folder {folder} yet")
+    lines = run(FIRST_CELL * 2 + "print(ROOT, sys.path.count(str(ROOT)))", ROOT / folder, GAN_COURSE_REPO="nowhere")
+    assert [line.split()[0] for line in lines] == ["Device", "Weights", "Device", "Weights", str(ROOT)]
+    assert lines[-1] == f"{ROOT} 1"
+
+
+def test_the_first_cell_clones_the_repository_once(tmp_path, published):
+    lines = run(FIRST_CELL * 2 + "print(helpers.__file__)", tmp_path, GAN_COURSE_REPO=published)
+    clone = tmp_path / "gan-photo-editing"
+    assert lines[-1] == str(clone / "helpers" / "__init__.py")
+    (clone / "mine.txt").touch()
+    again = run(FIRST_CELL, tmp_path, GAN_COURSE_REPO="nowhere")  # a clone that is there is used as it is
+    assert len(again) == 2 and (clone / "mine.txt").exists()
+
+
+def test_the_first_cell_refuses_other_helpers(tmp_path):
+    (tmp_path / "helpers").mkdir()
+    (tmp_path / "helpers" / "__init__.py").touch()
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import helpers\n{FIRST_CELL}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "AssertionError: restart the kernel" in done.stderr
+
+
+def test_the_first_cell_is_short_and_clones_the_tag_of_this_version():
+    version = next(line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith("version"))
+    assert f"--branch=v{version.split(chr(34))[1]}" in FIRST_CELL
+    assert len([line for line in FIRST_CELL.splitlines() if line]) <= 15
+
+
+def test_the_weights_on_disk_are_listed(monkeypatch, tmp_path):
+    entries = {"a": {"file": "a.x"}, "b": {"file": "b.x", "url": "https://"}, "c": {"file": "c.x", "url": "https://"}}
+    monkeypatch.setattr(module, "registry", lambda: entries)
+    monkeypatch.setattr(module, "FOLDER", tmp_path)
+    (tmp_path / "a.x").touch()
+    assert describe_session().endswith("\nWeights  bundled: a; official: none")
+    (tmp_path / "c.x").touch()
+    assert describe_session().endswith("\nWeights  bundled: a; official: c")
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.path.stem)
+def test_a_notebook_starts_with_the_first_cell(notebook):
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    assert code[0].rstrip() == FIRST_CELL.rstrip()
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.path.stem)
+def test_a_notebook_is_stored_without_outputs(notebook):
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code if cell.execution_count or cell.outputs] == []
+    assert "widgets" not in notebook.metadata
+    assert notebook.metadata.kernelspec.name == "python3"
