@@ -1,0 +1,282 @@
+"""Inversion: find the latent whose image is a given photo (Zhu et al. 2016; Abdal et al., Image2StyleGAN, 2019)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .generators import Generator
+from .latents import Latents
+from .losses import LAYERS, Criterion, Loss
+from .optimizers import Optimization, cosine
+
+STARTS = ("mean", "sample", "best")
+
+
+class InversionError(ValueError):
+    """An inversion that cannot start."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Part of an inversion: a space, its share of the steps, the learning rate in standard deviations of the space."""
+
+    space: str
+    share: float
+    lr: float
+
+
+# w+ first finds the best w: from there its rows part ways, instead of wandering off one by one
+PHASES = {
+    "z": (Phase("z", 1.0, 0.1),),
+    "w": (Phase("w", 1.0, 0.1),),
+    "w+": (Phase("w", 0.3, 0.1), Phase("w+", 0.7, 0.1)),
+}
+
+
+@dataclass
+class InversionStep:
+    """One step: its number (1 is the first), the losses (B,) before its update, the current latents."""
+
+    number: int
+    total: Tensor
+    parts: dict[str, Tensor]
+    lr: float
+    latents: Latents
+    generator: Generator
+
+    @torch.no_grad()
+    def images(self) -> Tensor:
+        """Images (B, 3, H, W) of the current latents; one forward pass at each call."""
+        return self.generator.synthesize(self.latents).clamp(0, 1)
+
+
+@dataclass
+class InversionResult:
+    """What an inversion found.
+
+    Attributes:
+        latents: the best latents of each target, a batch of B.
+        images: (B, 3, H, W) in [0, 1], the images of exactly these latents.
+        total: (B,) their loss.
+        parts: its unweighted parts, each (B,).
+        history: name to (steps, B), the losses along the way (of the best start where there were several).
+        seconds: wall time of the whole batch.
+        steps: steps taken.
+    """
+
+    latents: Latents
+    images: Tensor
+    total: Tensor
+    parts: dict[str, Tensor]
+    history: dict[str, Tensor]
+    seconds: float
+    steps: int
+
+
+@dataclass
+class Inversion:
+    """Invert B targets as one batch; iterate for the steps, leave the loop to stop, then ask for ``result()``.
+
+    Every sample is an independent problem: a batch gives what single runs give.
+
+    Args:
+        generator: from ``load_generator``.
+        targets: (B, 3, R, R) in [0, 1] at the generator's resolution. One target with weights of shape (B,) is a
+            table of B settings.
+        space: "z", "w" or "w+".
+        features: network of ``load_features`` for the perceptual loss.
+        weights: see Criterion; may be changed on ``criterion.weights`` while running.
+        layers: layers of the perceptual loss.
+        mask: (B or 1, 1, R, R), where the image terms count.
+        start: "mean" of the space, a "sample", the "best" of ``candidates`` samples by the criterion, or Latents.
+        steps: steps over all phases.
+        optimizer: "adam" or "lbfgs" (up to 20 evaluations a step).
+        lr: rate in standard deviations of the space in place of each phase's own (Adam).
+        phases: see PHASES.
+        restarts: starts per target ("sample" or "best"); the best run of each target is returned.
+        candidates: number of samples for start="best".
+        seed: of all samples.
+
+    Raises:
+        InversionError: for targets of another size, with NaN or outside [0, 1], or an unknown start.
+        GeneratorError: for a space that the generator does not have.
+        OptimizationError: for a loss that becomes NaN; ``result()`` still gives the best so far.
+    """
+
+    generator: Generator
+    targets: Tensor
+    space: str = "w+"
+    features: object = None
+    weights: dict | None = None
+    layers: Sequence[str | int] = LAYERS
+    mask: Tensor | None = None
+    start: str | Latents = "mean"
+    steps: int = 300
+    optimizer: str = "adam"
+    lr: float | None = None
+    phases: tuple[Phase, ...] | None = None
+    restarts: int = 1
+    candidates: int = 64
+    seed: int = 0
+    criterion: Criterion = field(init=False)
+
+    def __post_init__(self):
+        self.generator.check_space(self.space)
+        _check_targets(self.targets, self.generator.resolution)
+        if self.weights is None and self.features is None:
+            self.weights = {"l1": 1.0}
+        self.criterion = Criterion(self.targets, self.features, self.weights, self.layers, self.mask)
+        rows = [w.shape[0] for w in map(torch.as_tensor, self.criterion.weights.values()) if w.ndim]
+        self.batch = max([len(self.targets), *rows])
+        if self.restarts > 1:
+            self._repeat()
+        self.phases = self.phases or PHASES[self.space]
+        self.latents = self._first_latents()
+        self.base = self.latents
+        self.runs: list[Optimization] = []
+        self.seconds = 0.0
+
+    def _repeat(self) -> None:
+        """One row per target and start: target 0 with all its starts, then target 1, ..."""
+        if self.start == "mean":
+            raise InversionError('several restarts from the mean are all the same; use start="sample" or "best".')
+
+        def repeat(t):
+            return t.repeat_interleave(self.restarts, 0) if t.ndim and len(t) == self.batch else t
+
+        criterion = self.criterion
+        criterion.targets = repeat(criterion.targets)
+        criterion.mask = None if criterion.mask is None else repeat(criterion.mask)
+        criterion.weights = {k: repeat(torch.as_tensor(w)) for k, w in criterion.weights.items()}
+        if criterion.target_features is not None:
+            criterion.target_features = {k: repeat(v) for k, v in criterion.target_features.items()}
+
+    # --- start ------------------------------------------------------------------------------------------------------
+
+    def _first_latents(self) -> Latents:
+        space, rows = self.phases[0].space, self.batch * self.restarts
+        if isinstance(self.start, Latents):
+            code = self.generator.convert(self.start.code, self.start.space, self.space)
+            self.phases = tuple(phase for phase in self.phases if phase.space == self.space)  # no way back to w
+            return Latents(self.space, code.expand(rows, *code.shape[1:]).clone())
+        if self.start == "mean":
+            code = self.generator.mean(space)
+            return Latents(space, code.expand(rows, *code.shape[1:]).clone())
+        if self.start == "sample":
+            return Latents(space, self.generator.sample(space, rows, self.seed))
+        if self.start == "best":
+            return Latents(space, self._best_candidates(space))
+        raise InversionError(f"start must be {', '.join(STARTS)} or Latents, but {self.start!r} came.")
+
+    @torch.no_grad()
+    def _best_candidates(self, space: str) -> Tensor:
+        """The ``restarts`` best of the candidates for each target."""
+        codes = self.generator.sample(space, max(self.candidates, self.restarts), self.seed)
+        images = torch.cat([self.generator.synthesize(chunk) for chunk in codes.split(32)])
+        chosen = []
+        for row in range(0, self.batch * self.restarts, self.restarts):
+            index = slice(row, row + 1)
+            totals = torch.cat([self.criterion(chunk, index=index).total for chunk in images.split(32)])
+            chosen.append(codes[totals.argsort()[: self.restarts]])
+        return torch.cat(chosen)
+
+    # --- run --------------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[InversionStep]:
+        for phase, steps in zip(self.phases, _share(self.steps, self.phases), strict=True):
+            yield from self._run_phase(phase, steps)
+
+    def _run_phase(self, phase: Phase, steps: int) -> Iterator[InversionStep]:
+        started = time.perf_counter()
+        found = self._best() if self.runs else self.latents
+        generator, space = self.generator, phase.space
+        with torch.no_grad():
+            base = generator.convert(self.base.code, self.base.space, space)
+            code = generator.convert(found.code, found.space, space)
+        deltas = (code - base).detach().clone()
+
+        def loss(parameters: list[Tensor], index: slice) -> Loss:
+            (delta,) = parameters
+            images = generator.synthesize(Latents(space, base[index] + delta))
+            return self.criterion(images, delta, index)
+
+        lr = (self.lr or phase.lr) * generator.std(space).mean().item()
+        run = Optimization([deltas], loss, steps=steps, lr=lr, optimizer=self.optimizer, schedule=cosine(0.05, 0.5))
+        run.space, run.base = space, base
+        self.runs.append(run)
+        before = sum(r.number for r in self.runs[:-1])
+        for step in run:
+            self.seconds += time.perf_counter() - started
+            latents = Latents(space, (base + run.parameters[0]).detach())
+            yield InversionStep(before + step.number, step.total, step.parts, step.lr, latents, generator)
+            started = time.perf_counter()
+        self.seconds += time.perf_counter() - started
+
+    def forget_best(self) -> None:
+        """Start the best-so-far anew; call it after a change of ``criterion.weights`` under way."""
+        if self.runs:
+            self.runs[-1].forget_best()
+
+    def _best(self) -> Latents:
+        run = self.runs[-1]
+        return Latents(run.space, (run.base + run.best[0]).detach())
+
+    @torch.no_grad()
+    def result(self) -> InversionResult:
+        """The best latents so far and their images; of several restarts the best one of each target."""
+        if not self.runs:
+            raise InversionError("the inversion has not taken a step yet; iterate over it first.")
+        run, latents = self.runs[-1], self._best()
+        if latents.space != self.space:  # stopped before its last phase
+            latents = Latents(self.space, self.generator.convert(latents.code, latents.space, self.space))
+        keep = run.best_total.view(-1, self.restarts).argmin(1)
+        keep = keep + torch.arange(len(keep), device=keep.device) * self.restarts
+        base = self.generator.convert(self.base.code, self.base.space, self.space)
+        images = self.generator.synthesize(latents)
+        loss = self.criterion(images, latents.code - base)
+        history = {
+            name: torch.stack([v for r in self.runs for v in r.history.get(name, [])])[:, keep].cpu()
+            for name in run.history
+        }
+        return InversionResult(
+            latents=latents[keep],
+            images=images[keep].clamp(0, 1),
+            total=loss.total[keep],
+            parts={name: value[keep] for name, value in loss.parts.items()},
+            history=history,
+            seconds=self.seconds,
+            steps=sum(r.number for r in self.runs),
+        )
+
+
+def project(generator: Generator, targets: Tensor, space: str = "w+", **options) -> InversionResult:
+    """Invert the targets and return the result; the options are those of ``Inversion``."""
+    inversion = Inversion(generator, targets, space, **options)
+    for _ in inversion:
+        pass
+    return inversion.result()
+
+
+def _share(steps: int, phases: Sequence[Phase]) -> list[int]:
+    """Split the steps over the phases by their shares, at least one each, exact in sum where there are enough."""
+    total = sum(phase.share for phase in phases)
+    counts = [max(1, round(steps * phase.share / total)) for phase in phases[:-1]]
+    return [*counts, max(1, steps - sum(counts))]
+
+
+def _check_targets(targets: Tensor, resolution: int) -> None:
+    if targets.ndim != 4 or tuple(targets.shape[1:]) != (3, resolution, resolution):
+        raise InversionError(
+            f"targets must be (B, 3, {resolution}, {resolution}) for this generator, but {tuple(targets.shape)} came; "
+            f"read the photo with read_image(path, size={resolution})."
+        )
+    if not targets.isfinite().all() or targets.min() < 0 or targets.max() > 1:
+        raise InversionError("targets must be finite and in [0, 1]; read them with read_image().")

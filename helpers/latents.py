@@ -1,0 +1,123 @@
+"""Latents: what an inversion finds, stores, interpolates and mixes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .images import atomic_path
+
+
+class LatentsError(ValueError):
+    """Latents that do not fit together, or a file that holds none."""
+
+
+@dataclass
+class Latents:
+    """A batch of codes in one latent space, with the noise maps that belong to them.
+
+    Attributes:
+        space: "z", "w" or "w+".
+        code: (B, z_dim), (B, w_dim) or (B, num_ws, w_dim).
+        noise: list of (B, 1, h, w), coarse to fine, or None for the generator's fixed maps.
+    """
+
+    space: str
+    code: Tensor
+    noise: list[Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.code)
+
+    def __getitem__(self, index) -> Latents:
+        """Some of the batch; an integer keeps the batch axis."""
+        index = slice(index, index + 1 or None) if isinstance(index, int) else index
+        noise = None if self.noise is None else [m[index] for m in self.noise]
+        return Latents(self.space, self.code[index], noise)
+
+    def __iter__(self) -> Iterator[Latents]:
+        return (self[i] for i in range(len(self)))
+
+    def apply(self, function) -> Latents:
+        """The same latents with a function applied to the code and every noise map."""
+        noise = None if self.noise is None else [function(m) for m in self.noise]
+        return Latents(self.space, function(self.code), noise)
+
+    def detach(self) -> Latents:
+        """A copy without gradient."""
+        return self.apply(lambda t: t.detach().clone())
+
+    def to(self, device) -> Latents:
+        return self.apply(lambda t: t.to(device))
+
+
+def join(parts: list[Latents]) -> Latents:
+    """One batch of several; LatentsError unless all are of one space and all or none have noise."""
+    if len({(p.space, p.noise is None) for p in parts}) != 1:
+        raise LatentsError("only latents of one space, all with or all without noise maps, can be joined in one batch.")
+    noise = None if parts[0].noise is None else [torch.cat(maps) for maps in zip(*(p.noise for p in parts), strict=True)]
+    return Latents(parts[0].space, torch.cat([p.code for p in parts]), noise)
+
+
+def interpolate(a: Latents, b: Latents, t: float | Tensor) -> Latents:
+    """Latents between ``a`` (t = 0) and ``b`` (t = 1).
+
+    z follows the great circle, because the typical set of a normal distribution is a sphere and a straight line cuts
+    through its empty inside (White, "Sampling Generative Networks", 2016); w and w+ are interpolated linearly, as are
+    the noise maps.
+
+    Args:
+        a, b: the same space, batches of 1 or of equal length.
+        t: a number, or (T,) with batches of 1: T latents.
+
+    Raises:
+        LatentsError: for different spaces.
+    """
+    if a.space != b.space:
+        raise LatentsError(f"latents of one space can be interpolated, but {a.space} and {b.space} came.")
+    t = torch.as_tensor(t, dtype=a.code.dtype, device=a.code.device)
+    weight = t.reshape(-1, *[1] * (a.code.ndim - 1))
+    code = _slerp(a.code, b.code, weight) if a.space == "z" else torch.lerp(a.code, b.code, weight)
+    noise = None
+    if a.noise is not None and b.noise is not None:
+        noise = [torch.lerp(x, y, t.reshape(-1, 1, 1, 1)) for x, y in zip(a.noise, b.noise, strict=True)]
+    return Latents(a.space, code, noise)
+
+
+def _slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """Direction along the great circle, length linear between the two."""
+    length_a, length_b = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
+    u, v = a / length_a.clamp_min(1e-12), b / length_b.clamp_min(1e-12)
+    angle = torch.acos((u * v).sum(1, keepdim=True).clamp(-1, 1))
+    near = (angle < 1e-4) | (angle > math.pi - 1e-4)  # parallel or opposite: no unique great circle
+    sine = torch.sin(angle).clamp_min(1e-12)
+    direction = torch.where(near, torch.lerp(u, v, t), (torch.sin((1 - t) * angle) * u + torch.sin(t * angle) * v) / sine)
+    return direction * torch.lerp(length_a, length_b, t)
+
+
+def save_latents(path: str | Path, latents: Latents, **metadata: str) -> None:
+    """Write latents as safetensors (float32), whole or not at all; metadata are strings, e.g. the model's name."""
+    tensors = {"code": latents.code.detach().cpu().float().contiguous()}
+    for i, noise in enumerate(latents.noise or []):
+        tensors[f"noise.{i:02d}"] = noise.detach().cpu().float().contiguous()
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"space": latents.space, **metadata})
+
+
+def load_latents(path: str | Path) -> tuple[Latents, dict[str, str]]:
+    """Read what ``save_latents`` wrote: the latents and their metadata. LatentsError for any other file."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+        code = tensors.pop("code")
+        return Latents(metadata.pop("space"), code, list(tensors.values()) or None), metadata
+    except (OSError, SafetensorError, KeyError) as error:
+        raise LatentsError(f"expected a latents file (.safetensors) that this project wrote, but {path} is not: {error}") from error
