@@ -101,7 +101,7 @@ def labelled_grid(
     rows_of_images: a list of rows, each (B, 3, H, W) in [0, 1] or a list of (1, 3, H, W) or None for an empty cell.
     Raises ImageError for other shapes, NaN, no images, or when the labels or captions do not fit the rows and columns.
     """
-    rows = [_pixels(row) for row in rows_of_images]
+    rows = [_pixels(row) for row in rows_of_images] or [_pixels([])]
     captions = _as_many(captions, rows, ())
     cells = [
         [_Cell(pixels, caption=text) for pixels, text in zip(row, _as_many(texts or None, row), strict=True)]

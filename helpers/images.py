@@ -6,6 +6,7 @@ An image is a float32 tensor (B, 3, H, W), RGB, in [0, 1]. uint8 exists only at 
 import errno
 import io
 import itertools
+import logging
 import math
 import os
 import stat
@@ -14,7 +15,7 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -23,13 +24,15 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 
-MAX_PIXELS = 50_000_000  # the largest photo a phone takes; 600 MB as float32
+MAX_PIXELS = 50_000_000  # what a phone takes at its best; 600 MB as float32, 1.5 GB while it is read
 MAX_BYTES = 200_000_000  # of a file
 MIN_SIDE = 8  # pixels; below that there is nothing to see or to optimise
 
 FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF")  # MPO: some phones' JPEG
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # what write_image writes
 WATCHABLE = 256  # pixels; videos with a shorter side are enlarged
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of damaged files is in our errors
 
 Source = str | os.PathLike | bytes | bytearray | memoryview
 Box = tuple[int, int, int, int]
@@ -81,7 +84,7 @@ def _composite(rgba: torch.Tensor) -> torch.Tensor:
     if rgba.shape[1] == 3:
         return rgba
     alpha = rgba[:, 3:]
-    return rgba[:, :3] * alpha + (1 - alpha)
+    return rgba[:, :3].mul_(alpha).add_(1 - alpha).contiguous()
 
 
 def _decode(source: Source, name: str | None) -> torch.Tensor:
@@ -94,9 +97,22 @@ def _decode(source: Source, name: str | None) -> torch.Tensor:
         raise ImageError(f"expected an image but {name} is empty (0 bytes); copy or download it again")
     if len(data) > MAX_BYTES:
         raise _too_many_bytes(name, len(data))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _silent() if data[:2] in (b"II", b"MM") else nullcontext():
         warnings.simplefilter("ignore")  # Pillow warns of damage that it can live with
         return _to_tensor(_open(data, name), name)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing reaches the standard error stream: libtiff writes there of all it meets, past Python's warnings."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _label(path: str | os.PathLike) -> str:
@@ -223,7 +239,8 @@ def from_uint8(array: np.ndarray) -> torch.Tensor:
     if array.dtype != np.uint8 or array.ndim not in (3, 4):
         raise ImageError(f"expected uint8 of shape (H, W, C) or (B, H, W, C) but got {array.dtype} {array.shape}")
     array = array[None] if array.ndim == 3 else array
-    return torch.tensor(array).permute(0, 3, 1, 2).contiguous().float() / 255
+    channels_first = torch.from_numpy(np.array(array.transpose(0, 3, 1, 2), order="C"))
+    return channels_first.float().div_(255)
 
 
 def quantize(images: torch.Tensor) -> torch.Tensor:
@@ -356,15 +373,19 @@ def write_image(path: str | os.PathLike, image: torch.Tensor) -> None:
 
 
 def _frames(frames: Iterable[torch.Tensor] | torch.Tensor) -> Iterator[np.ndarray]:
-    """uint8 (H, W, 3), one by one; all of one size, enlarged by a whole factor to at least WATCHABLE pixels a side."""
+    """uint8 (H, W, 3), one by one, all of one size."""
     first = None
     for batch in [frames] if isinstance(frames, torch.Tensor) else frames:
         for pixels in to_uint8(batch):
             first = first or pixels.shape
             if pixels.shape != first:
                 raise ImageError(f"expected frames of one size but got {first[:2]} and then {pixels.shape[:2]}")
-            factor = math.ceil(WATCHABLE / min(first[:2]))
-            yield np.broadcast_to(pixels, (*first[:2], 3)).repeat(factor, 0).repeat(factor, 1)
+            yield np.broadcast_to(pixels, (*first[:2], 3))
+
+
+def _enlargement(shape: tuple[int, ...]) -> int:
+    """The whole factor that gives a frame WATCHABLE pixels a side."""
+    return math.ceil(WATCHABLE / min(shape[:2]))
 
 
 def _checked_fps(fps: float, most: float) -> float:
@@ -394,8 +415,11 @@ def write_gif(path: str | os.PathLike, frames: Iterable[torch.Tensor] | torch.Te
 
 
 def _palette(pixels: np.ndarray) -> Image.Image:
+    settled = 1 + pixels.size // 300  # k-means ends when fewer pixels change their colour: one in a hundred
     picture = Image.fromarray(pixels)
-    return picture.quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
+    picture = picture.quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=settled, dither=Image.Dither.NONE)
+    factor = _enlargement(pixels.shape)
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
 def _check_suffix(path: str | os.PathLike, suffix: str) -> None:
@@ -413,14 +437,18 @@ def write_mp4(path: str | os.PathLike, frames: Iterable[torch.Tensor] | torch.Te
     """
     _check_suffix(path, ".mp4")
     _checked_fps(fps, 120)
-    even = (
-        np.pad(pixels, [(0, side % 2) for side in pixels.shape[:2]] + [(0, 0)], "edge") for pixels in _frames(frames)
-    )
+    even = (_even(pixels) for pixels in _frames(frames))
     first = next(even, None)
     if first is None:
         raise ImageError("expected at least one frame but got none")
     with atomic_path(path) as temporary:
         _encode(temporary, itertools.chain([first], even), first.shape, fps)
+
+
+def _even(pixels: np.ndarray) -> np.ndarray:
+    factor = _enlargement(pixels.shape)
+    pixels = pixels.repeat(factor, 0).repeat(factor, 1)
+    return np.pad(pixels, [(0, side % 2) for side in pixels.shape[:2]] + [(0, 0)], "edge")
 
 
 def _encode(path: Path, frames: Iterable[np.ndarray], shape: tuple[int, ...], fps: float) -> None:

@@ -78,7 +78,7 @@ def align(image: torch.Tensor, landmarks: Sequence[tuple[float, float]], size: i
     points = _checked_landmarks(image, landmarks)
     template = np.array(FACE_LANDMARKS[: len(points)]) * size
     scaled_turn, shift = _similarity(points, template)
-    factor = max(1, math.ceil(1 / abs(scaled_turn)))  # photo pixels per output pixel
+    factor = max(1, math.ceil(1 / abs(scaled_turn) - 0.01))  # photo pixels per output pixel; 1.001 are one
     centres = (np.arange(size * factor) + 0.5) / factor
     targets = centres[None, :] + 1j * centres[:, None]  # x + iy of every sample
     sources = (targets - shift) / scaled_turn

@@ -1,0 +1,212 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from helpers.figures import (
+    DPI,
+    labelled_grid,
+    plot_losses,
+    result_sheet,
+    results_table,
+    save_figure,
+    show_images,
+)
+from helpers.images import ImageError
+
+
+def noise(count=3, side=64, seed=0):
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def pixels(figure):
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3]
+
+
+def boxes(figure):
+    """Pixel boxes of all texts and images of a sheet."""
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    texts = [text.get_window_extent(renderer) for text in figure.texts]
+    return texts, [axes.get_window_extent(renderer) for axes in figure.axes]
+
+
+def overlap(a, b):
+    return min(a.x1, b.x1) - max(a.x0, b.x0) > 0.5 and min(a.y1, b.y1) - max(a.y0, b.y0) > 0.5
+
+
+def assert_well_laid_out(figure):
+    texts, pictures = boxes(figure)
+    width, height = figure.get_size_inches() * DPI
+    for box in texts + pictures:
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, box
+    for a, b in itertools.combinations(texts + pictures, 2):
+        assert not overlap(a, b), (a, b)
+
+
+LONG = "a long title about the weights of the perceptual loss, and Pneumonoultramicroscopicsilicovolcanoconiosis"
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        show_images(noise(), ["one", LONG, "three"], captions=["short", LONG, ""], suptitle="Title"),
+        show_images([noise(1, 16), noise(1, 300), noise(1, 1000)], [LONG] * 3, columns=2, suptitle=LONG + LONG),
+        labelled_grid(
+            [noise(2), noise(2)], ["L1", LONG], ["z", LONG], captions=[["a", LONG], ["", "b"]], suptitle=LONG
+        ),
+        labelled_grid([noise(3, 16)], [LONG * 2], ["z", "w", "w+"]),
+        result_sheet(noise(1), [{"image": noise(1, seed=k), "label": ["w+", LONG, "12 s"]} for k in range(7)]),
+    ],
+    ids=["images", "sizes", "grid", "tall label", "results"],
+)
+def test_no_text_overlaps_or_is_cut(figure):
+    assert_well_laid_out(figure)
+
+
+def test_small_images_are_enlarged_crisply():
+    image = noise(1)
+    shown = pixels(show_images(image))
+    expected = (image[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8).repeat(3, 0).repeat(3, 1)
+    top, left = ((np.array(shown.shape[:2]) - 192) // 2).tolist()
+    assert np.array_equal(shown[top : top + 192, left : left + 192], expected)
+
+
+def test_scale_and_large_images():
+    assert boxes(show_images(noise(1), scale=2))[1][0].width == pytest.approx(128)
+    assert boxes(show_images(noise(1, 1024)))[1][0].width == pytest.approx(320)
+
+
+def test_white_images_have_an_edge():
+    shown = pixels(show_images(torch.ones(1, 3, 64, 64)))
+    assert (shown.min(axis=2) < 230).sum() == 4 * 193
+
+
+def test_columns_are_balanced():
+    rows = {round(box.y0) for box in boxes(show_images(noise(8)))[1]}
+    assert len(rows) == 2 and len(boxes(show_images(noise(8)))[1]) == 8
+    assert len({round(box.x0) for box in boxes(show_images(noise(8)))[1]}) == 4
+    assert len({round(box.x0) for box in boxes(show_images(noise(8), columns=3))[1]}) == 3
+
+
+def test_texts_are_taken_literally():
+    figure = show_images(noise(1), ["cost $5 and $6_x$"])
+    assert [text.get_text() for text in figure.texts] == ["cost $5 and $6_x$"]
+    pixels(figure)
+
+
+def test_captions_stand_below_their_images_and_titles_above():
+    figure = result_sheet(noise(1), [{"image": noise(1), "label": ["w+", "PSNR 24.1 dB", "SSIM 0.81"]}])
+    texts, pictures = boxes(figure)
+    by_name = {text.get_text(): box for text, box in zip(figure.texts, texts, strict=True)}
+    assert set(by_name) == {"target", "w+", "PSNR 24.1 dB", "SSIM 0.81"}
+    target, result = pictures
+    assert target.x1 < result.x0
+    assert by_name["w+"].y0 > result.y1 and by_name["SSIM 0.81"].y1 < by_name["PSNR 24.1 dB"].y0 < result.y0
+    assert abs((by_name["w+"].x0 + by_name["w+"].x1 - result.x0 - result.x1) / 2) < 1
+
+
+def test_empty_cells_are_left_out():
+    figure = labelled_grid([[noise(1), None], [None, noise(1)]], ["a", "b"], ["c", "d"])
+    assert len(boxes(figure)[1]) == 2
+    assert_well_laid_out(figure)
+
+
+def test_masks_are_shown_as_grey():
+    assert (np.ptp(pixels(show_images(torch.full((1, 1, 64, 64), 0.5))), axis=2) == 0).all()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: show_images([]),
+        lambda: show_images(noise(), ["one"]),
+        lambda: show_images(noise() * float("nan")),
+        lambda: show_images(noise()[0]),
+        lambda: labelled_grid([noise(2)], ["a", "b"]),
+        lambda: labelled_grid([noise(2)], ["a"], ["b"]),
+        lambda: labelled_grid([]),
+        lambda: result_sheet(noise(1), []),
+    ],
+)
+def test_refused(call):
+    with pytest.raises(ImageError, match="expected"):
+        call()
+
+
+# --- curves and tables -----------------------------------------------------------------------------------------------
+
+
+def test_plot_losses_draws_each_curve():
+    history = {"total": [1.0, 0.5, 0.25], "L1": [0.5, 0.0, 0.1]}
+    axes = plot_losses(history).axes[0]
+    total, l1 = axes.lines
+    assert axes.get_yscale() == "log" and total.get_ydata().tolist() == [1, 0.5, 0.25]
+    assert math.isnan(l1.get_ydata()[1])  # a logarithmic axis has no 0
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["total", "L1"]
+    assert plot_losses(history, log=False).axes[0].lines[1].get_ydata()[1] == 0
+
+
+@pytest.mark.parametrize("history", [{}, {"a": []}, {"a": [float("nan")]}, {"a": [0.0, -1.0]}])
+def test_plot_losses_refuses_nothing(history):
+    with pytest.raises(ImageError, match="positive value"):
+        plot_losses(history)
+
+
+def test_results_table():
+    rows = [
+        {"file": "a.png", "steps": 500, "psnr": 21.234, "ssim": 0.7123, "delta": 1.5e-6},
+        {"file": "b|c.png", "steps": 1000, "psnr": math.inf, "ssim": math.nan, "seconds": 3.14159},
+    ]
+    assert results_table(rows).split("\n") == [
+        "| file     | steps |  psnr |   ssim |    delta | seconds |",
+        "| -------- | ----: | ----: | -----: | -------: | ------: |",
+        "| a.png    |   500 | 21.23 | 0.7123 | 1.50e-06 |       – |",
+        "| b\\|c.png |  1000 |     ∞ |      – |        – |   3.142 |",
+    ]
+
+
+# --- files and notebooks ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "pdf", "svg"])
+def test_save_figure(suffix, tmp_path):
+    save_figure(show_images(noise(1), ["one"]), tmp_path / "new" / f"a.{suffix}")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [f"a.{suffix}"]
+    assert (tmp_path / "new" / f"a.{suffix}").stat().st_size > 1000
+
+
+def test_save_figure_zooms_in_whole_pixels(tmp_path):
+    figure = show_images(noise(1))
+    save_figure(figure, tmp_path / "a.png", zoom=2)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == tuple(2 * round(side * DPI) for side in figure.get_size_inches())
+
+
+def test_save_figure_refuses_and_keeps_the_old_file(tmp_path, monkeypatch):
+    figure = show_images(noise(1))
+    with pytest.raises(ImageError, match="ending in"):
+        save_figure(figure, tmp_path / "a.xyz")
+    save_figure(figure, tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+
+    def full(path, **options):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(figure, "savefig", full)
+    with pytest.raises(ImageError, match="disk is full"):
+        save_figure(figure, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_figures_show_themselves_and_leave_pyplot_alone():
+    import matplotlib.pyplot as plt
+
+    figure = show_images(noise(1))
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert plt.get_fignums() == []
