@@ -14,7 +14,8 @@ from helpers.images import quantize
 SSIM_WINDOW = 11  # pixels; the Gaussian of sigma 1.5 cut at 3.5 sigma
 DISTANCE_LAYERS = ("relu1_2", "relu2_2", "relu3_2")
 
-Features = Callable[[torch.Tensor, Sequence[int | str]], dict[int, torch.Tensor]]
+Layer = int | str
+Features = Callable[[torch.Tensor, Sequence[Layer]], dict[Layer, torch.Tensor]]
 
 
 def psnr(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -55,8 +56,8 @@ def _ssim(image: np.ndarray, target: np.ndarray) -> float:
 def feature_distance(
     features: Features,
     images: torch.Tensor,
-    targets: torch.Tensor | dict[int, torch.Tensor],
-    layers: Sequence[int | str] | None = None,
+    targets: torch.Tensor | dict[Layer, torch.Tensor],
+    layers: Sequence[Layer] | None = None,
 ) -> torch.Tensor:
     """How different two images look to a network: LPIPS (Zhang et al. 2018) without its learned weights.
 
@@ -64,9 +65,12 @@ def feature_distance(
     summed over channels, averaged over pixels, then over layers.
     features: network of helpers.features. images: (B, 3, H, W) in [0, 1], clamped and rounded to 8 bits here.
     targets: likewise, or what features(targets, layers) returned. layers: DISTANCE_LAYERS by default.
-    Returns (B,) in [0, 2] for layers after a ReLU, 0 for equal images. Raises ValueError for shapes that differ, NaN.
+    Returns (B,) in [0, 2] for layers after a ReLU, 0 for equal images.
+    Raises ValueError for shapes that differ, no layers, NaN, and targets computed at other layers.
     """
     layers = DISTANCE_LAYERS if layers is None else layers
+    if not layers:
+        raise ValueError(f"expected at least one layer but got none; {', '.join(DISTANCE_LAYERS)} are the default")
     if isinstance(targets, dict):
         ours, theirs = features(_finite(quantize(images)), layers), targets
     else:
@@ -75,7 +79,7 @@ def feature_distance(
     return torch.stack([_layer_distance(ours[layer], _of_layer(theirs, layer)) for layer in ours]).mean(dim=0)
 
 
-def _of_layer(activations: dict[int, torch.Tensor], layer: int) -> torch.Tensor:
+def _of_layer(activations: dict[Layer, torch.Tensor], layer: Layer) -> torch.Tensor:
     if layer not in activations:
         raise ValueError(f"expected target features of layer {layer} but got {list(activations)}; compute them again")
     return activations[layer]
@@ -89,7 +93,7 @@ def _layer_distance(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def feature_statistics(
-    features: Features, batches: Iterable[torch.Tensor], layer: int | str
+    features: Features, batches: Iterable[torch.Tensor], layer: Layer
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean (C,) and covariance (C, C), float64, of a layer's activations averaged over the pixels of each image.
 

@@ -105,8 +105,9 @@ class TwoLayers:
 
     def __call__(self, images, layers):
         self.runs.append(tuple(layers))
-        numbers = [{"relu1_2": 2, "relu2_2": 4, "relu3_2": 4}.get(layer, layer) for layer in layers]
-        return {number: torch.einsum("oc,bchw->bohw", self.weights[number], images).relu() for number in numbers}
+        numbers = {"relu1_2": 2, "relu2_2": 4, "relu3_2": 4, 2: 2, 4: 4}
+        weights = {layer: self.weights[numbers[layer]] for layer in layers}
+        return {layer: torch.einsum("oc,bchw->bohw", weight, images).relu() for layer, weight in weights.items()}
 
 
 def test_feature_distance_by_hand():
@@ -146,6 +147,8 @@ def test_feature_distance_takes_computed_targets():
         feature_distance(features, images, {2: ready[2]}, [2, 4])
     with pytest.raises(ValueError, match="same shape"):
         feature_distance(features, images[:1], ready, [2, 4])
+    with pytest.raises(ValueError, match="at least one layer"):
+        feature_distance(features, images, targets, [])
 
 
 # --- Fréchet distance ------------------------------------------------------------------------------------------------
