@@ -15,7 +15,7 @@ SSIM_WINDOW = 11  # pixels; the Gaussian of sigma 1.5 cut at 3.5 sigma
 DISTANCE_LAYERS = ("relu1_2", "relu2_2", "relu3_2")
 
 Layer = int | str
-Features = Callable[[torch.Tensor, Sequence[Layer]], dict[Layer, torch.Tensor]]
+FeatureNetwork = Callable[[torch.Tensor, Sequence[Layer]], dict[Layer, torch.Tensor]]
 
 
 def psnr(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -54,7 +54,7 @@ def _ssim(image: np.ndarray, target: np.ndarray) -> float:
 
 @torch.no_grad()
 def feature_distance(
-    features: Features,
+    features: FeatureNetwork,
     images: torch.Tensor,
     targets: torch.Tensor | dict[Layer, torch.Tensor],
     layers: Sequence[Layer] | None = None,
@@ -93,7 +93,7 @@ def _layer_distance(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def feature_statistics(
-    features: Features, batches: Iterable[torch.Tensor], layer: Layer
+    features: FeatureNetwork, batches: Iterable[torch.Tensor], layer: Layer
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean (C,) and covariance (C, C), float64, of a layer's activations averaged over the pixels of each image.
 
