@@ -93,8 +93,9 @@ class Inversion:
         weights: see Criterion; may be changed on ``criterion.weights`` while running.
         layers: layers of the perceptual loss.
         mask: (B or 1, 1, R, R), where the image terms count.
-        start: "mean" of the space, a "sample", the "best" of ``candidates`` samples by the criterion, or Latents.
-        steps: steps over all phases.
+        start: "mean" of the space, a "sample" (the same for every target), the "best" of ``candidates`` samples by the
+            criterion, or Latents, whose noise maps are kept.
+        steps: steps over all phases, at least one in each.
         optimizer: "adam" or "lbfgs" (up to 20 evaluations a step).
         lr: rate in standard deviations of the space in place of each phase's own (Adam).
         phases: see PHASES.
@@ -103,7 +104,8 @@ class Inversion:
         seed: of all samples.
 
     Raises:
-        InversionError: for targets of another size, with NaN or outside [0, 1], or an unknown start.
+        InversionError: for targets of another size, with NaN or outside [0, 1], batches that do not agree, an unknown
+            start, no steps, or phases that do not lead to the space.
         GeneratorError: for a space that the generator does not have.
         OptimizationError: for a loss that becomes NaN; ``result()`` still gives the best so far.
     """
@@ -126,25 +128,45 @@ class Inversion:
     criterion: Criterion = field(init=False)
 
     def __post_init__(self):
+        started = time.perf_counter()
         self.generator.check_space(self.space)
         _check_targets(self.targets, self.generator.resolution)
         if self.weights is None and self.features is None:
             self.weights = {"l1": 1.0}
         self.criterion = Criterion(self.targets, self.features, self.weights, self.layers, self.mask)
-        rows = [w.shape[0] for w in map(torch.as_tensor, self.criterion.weights.values()) if w.ndim]
-        self.batch = max([len(self.targets), *rows])
+        self.phases = self.phases or PHASES[self.space]
+        self._check()
+        self.batch = self._batch()
         if self.restarts > 1:
             self._repeat()
-        self.phases = self.phases or PHASES[self.space]
         self.latents = self._first_latents()
         self.base = self.latents
         self.runs: list[Optimization] = []
-        self.seconds = 0.0
+        self.seconds = time.perf_counter() - started
+
+    def _check(self) -> None:
+        if self.steps < 1 or self.restarts < 1:
+            raise InversionError(f"at least 1 step and 1 start are needed, but {self.steps} and {self.restarts} came.")
+        order = [self.generator.spaces.index(self.generator.check_space(phase.space)) for phase in self.phases]
+        if order != sorted(order) or self.phases[-1].space != self.space:
+            names = ", ".join(phase.space for phase in self.phases)
+            raise InversionError(f"phases must go from z to w to w+ and end in {self.space}, but {names} came.")
+        if self.restarts > 1 and self.start not in ("sample", "best"):
+            raise InversionError('several starts are different only from samples; use start="sample" or "best".')
+
+    def _batch(self) -> int:
+        """Number of problems: the length of the targets, the weights, the mask and the start, where it is not 1."""
+        lengths = {"targets": len(self.targets), "mask": 1 if self.mask is None else len(self.mask)}
+        lengths |= {f"weights of {k}": len(w) for k, w in self.criterion.weights.items() if torch.as_tensor(w).ndim}
+        lengths |= {"start": len(self.start)} if isinstance(self.start, Latents) else {}
+        batch = max(lengths.values())
+        if any(length not in (1, batch) for length in lengths.values()):
+            given = ", ".join(f"{length} {name}" for name, length in lengths.items())
+            raise InversionError(f"all batches must have the same length or 1, but {given} came.")
+        return batch
 
     def _repeat(self) -> None:
         """One row per target and start: target 0 with all its starts, then target 1, ..."""
-        if self.start == "mean":
-            raise InversionError('several restarts from the mean are all the same; use start="sample" or "best".')
 
         def repeat(t):
             return t.repeat_interleave(self.restarts, 0) if t.ndim and len(t) == self.batch else t
@@ -163,12 +185,14 @@ class Inversion:
         if isinstance(self.start, Latents):
             code = self.generator.convert(self.start.code, self.start.space, self.space)
             self.phases = tuple(phase for phase in self.phases if phase.space == self.space)  # no way back to w
-            return Latents(self.space, code.expand(rows, *code.shape[1:]).clone())
+            start = Latents(self.space, code, self.start.noise)
+            return start.apply(lambda t: t.detach().expand(rows, *t.shape[1:]).clone())
         if self.start == "mean":
             code = self.generator.mean(space)
             return Latents(space, code.expand(rows, *code.shape[1:]).clone())
         if self.start == "sample":
-            return Latents(space, self.generator.sample(space, rows, self.seed))
+            code = self.generator.sample(space, self.restarts, self.seed)
+            return Latents(space, code.repeat(self.batch, *[1] * (code.ndim - 1)))
         if self.start == "best":
             return Latents(space, self._best_candidates(space))
         raise InversionError(f"start must be {', '.join(STARTS)} or Latents, but {self.start!r} came.")
@@ -191,11 +215,15 @@ class Inversion:
         return self.steps
 
     def __iter__(self) -> Iterator[InversionStep]:
-        for phase, steps in zip(self.phases, _share(self.steps, self.phases), strict=True):
-            yield from self._run_phase(phase, steps)
+        """All steps; a loop that was left is taken up where it stopped."""
+        for i, (phase, steps) in enumerate(zip(self.phases, _share(self.steps, self.phases), strict=True)):
+            if i == len(self.runs):
+                self._begin(phase, steps)
+            if i == len(self.runs) - 1:
+                yield from self._go_on(self.runs[i])
 
-    def _run_phase(self, phase: Phase, steps: int) -> Iterator[InversionStep]:
-        started = time.perf_counter()
+    def _begin(self, phase: Phase, steps: int) -> None:
+        """Make the optimisation of a phase; it starts from the best of the phase before."""
         found = self._best() if self.runs else self.latents
         generator, space = self.generator, phase.space
         with torch.no_grad():
@@ -205,20 +233,27 @@ class Inversion:
 
         def loss(parameters: list[Tensor], index: slice) -> Loss:
             (delta,) = parameters
-            images = generator.synthesize(Latents(space, base[index] + delta))
+            images = generator.synthesize(self._latents(space, base[index] + delta, index))
             return self.criterion(images, delta, index)
 
-        lr = (self.lr or phase.lr) * generator.std(space).mean().item()
+        lr = (phase.lr if self.lr is None else self.lr) * generator.std(space).mean().item()
         run = Optimization([deltas], loss, steps=steps, lr=lr, optimizer=self.optimizer, schedule=cosine(0.05, 0.5))
         run.space, run.base = space, base
         self.runs.append(run)
+
+    def _go_on(self, run: Optimization) -> Iterator[InversionStep]:
+        started = time.perf_counter()
         before = sum(r.number for r in self.runs[:-1])
         for step in run:
             self.seconds += time.perf_counter() - started
-            latents = Latents(space, (base + run.parameters[0]).detach())
-            yield InversionStep(before + step.number, step.total, step.parts, step.lr, latents, generator)
+            latents = self._latents(run.space, (run.base + run.parameters[0]).detach())
+            yield InversionStep(before + step.number, step.total, step.parts, step.lr, latents, self.generator)
             started = time.perf_counter()
         self.seconds += time.perf_counter() - started
+
+    def _latents(self, space: str, code: Tensor, index=slice(None)) -> Latents:
+        noise = self.base.noise
+        return Latents(space, code, None if noise is None else [m[index] for m in noise])
 
     def forget_best(self) -> None:
         """Start the best-so-far anew; call it after a change of ``criterion.weights`` under way."""
@@ -227,7 +262,7 @@ class Inversion:
 
     def _best(self) -> Latents:
         run = self.runs[-1]
-        return Latents(run.space, (run.base + run.best[0]).detach())
+        return self._latents(run.space, (run.base + run.best[0]).detach())
 
     @torch.no_grad()
     def result(self) -> InversionResult:
@@ -236,21 +271,22 @@ class Inversion:
             raise InversionError("the inversion has not taken a step yet; iterate over it first.")
         run, latents = self.runs[-1], self._best()
         if latents.space != self.space:  # stopped before its last phase
-            latents = Latents(self.space, self.generator.convert(latents.code, latents.space, self.space))
+            latents = self._latents(self.space, self.generator.convert(latents.code, latents.space, self.space))
         keep = run.best_total.view(-1, self.restarts).argmin(1)
         keep = keep + torch.arange(len(keep), device=keep.device) * self.restarts
         base = self.generator.convert(self.base.code, self.base.space, self.space)
+        latents = latents[keep]
         images = self.generator.synthesize(latents)
-        loss = self.criterion(images, latents.code - base)
+        loss = self.criterion(images, latents.code - base[keep], keep)
         history = {
             name: torch.stack([v for r in self.runs for v in r.history.get(name, [])])[:, keep].cpu()
             for name in run.history
         }
         return InversionResult(
-            latents=latents[keep],
-            images=images[keep].clamp(0, 1),
-            total=loss.total[keep],
-            parts={name: value[keep] for name, value in loss.parts.items()},
+            latents=latents,
+            images=images.clamp(0, 1),
+            total=loss.total,
+            parts=loss.parts,
             history=history,
             seconds=self.seconds,
             steps=sum(r.number for r in self.runs),
@@ -267,8 +303,10 @@ def project(generator: Generator, targets: Tensor, space: str = "w+", **options)
 
 def _share(steps: int, phases: Sequence[Phase]) -> list[int]:
     """Split the steps over the phases by their shares, at least one each, exact in sum where there are enough."""
-    total = sum(phase.share for phase in phases)
-    counts = [max(1, round(steps * phase.share / total)) for phase in phases[:-1]]
+    total, counts = sum(phase.share for phase in phases), []
+    for later, phase in zip(range(len(phases) - 1, 0, -1), phases, strict=False):
+        left = steps - sum(counts) - later  # one is kept for each later phase
+        counts.append(max(1, min(round(steps * phase.share / total), left)))
     return [*counts, max(1, steps - sum(counts))]
 
 

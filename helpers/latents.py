@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -38,7 +39,10 @@ class Latents:
 
     def __getitem__(self, index) -> Latents:
         """Some of the batch; an integer keeps the batch axis."""
-        index = slice(index, index + 1 or None) if isinstance(index, int) else index
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"there are {len(self)} latents, so no number {index}.")
+            index = slice(index, index + 1 or None)
         noise = None if self.noise is None else [m[index] for m in self.noise]
         return Latents(self.space, self.code[index], noise)
 
@@ -62,7 +66,9 @@ def join(parts: list[Latents]) -> Latents:
     """One batch of several; LatentsError unless all are of one space and all or none have noise."""
     if len({(p.space, p.noise is None) for p in parts}) != 1:
         raise LatentsError("only latents of one space, all with or all without noise maps, can be joined in one batch.")
-    noise = None if parts[0].noise is None else [torch.cat(maps) for maps in zip(*(p.noise for p in parts), strict=True)]
+    noise = None
+    if parts[0].noise is not None:
+        noise = [torch.cat(maps) for maps in zip(*(p.noise for p in parts), strict=True)]
     return Latents(parts[0].space, torch.cat([p.code for p in parts]), noise)
 
 
@@ -78,28 +84,34 @@ def interpolate(a: Latents, b: Latents, t: float | Tensor) -> Latents:
         t: a number, or (T,) with batches of 1: T latents.
 
     Raises:
-        LatentsError: for different spaces.
+        LatentsError: for different spaces, or noise maps in only one of them.
     """
     if a.space != b.space:
         raise LatentsError(f"latents of one space can be interpolated, but {a.space} and {b.space} came.")
+    if (a.noise is None) != (b.noise is None):
+        raise LatentsError("latents can be interpolated if both or neither have noise maps; give the other its own.")
     t = torch.as_tensor(t, dtype=a.code.dtype, device=a.code.device)
     weight = t.reshape(-1, *[1] * (a.code.ndim - 1))
     code = _slerp(a.code, b.code, weight) if a.space == "z" else torch.lerp(a.code, b.code, weight)
     noise = None
-    if a.noise is not None and b.noise is not None:
+    if a.noise is not None:
         noise = [torch.lerp(x, y, t.reshape(-1, 1, 1, 1)) for x, y in zip(a.noise, b.noise, strict=True)]
     return Latents(a.space, code, noise)
 
 
 def _slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """Direction along the great circle, length linear between the two."""
+    """Direction along the great circle, length linear between the two; opposite vectors turn over any one axis."""
     length_a, length_b = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
     u, v = a / length_a.clamp_min(1e-12), b / length_b.clamp_min(1e-12)
-    angle = torch.acos((u * v).sum(1, keepdim=True).clamp(-1, 1))
-    near = (angle < 1e-4) | (angle > math.pi - 1e-4)  # parallel or opposite: no unique great circle
+    # arc cosine would lose half of the digits near 0 and pi
+    angle = 2 * torch.atan2((u - v).norm(dim=1, keepdim=True), (u + v).norm(dim=1, keepdim=True))
     sine = torch.sin(angle).clamp_min(1e-12)
-    direction = torch.where(near, torch.lerp(u, v, t), (torch.sin((1 - t) * angle) * u + torch.sin(t * angle) * v) / sine)
-    return direction * torch.lerp(length_a, length_b, t)
+    direction = (torch.sin((1 - t) * angle) * u + torch.sin(t * angle) * v) / sine
+    direction = torch.where(angle < 1e-4, torch.lerp(u, v, t), direction)
+    axis = F.one_hot(u.abs().argmin(1), u.shape[1]).to(u)
+    aside = F.normalize(axis - (axis * u).sum(1, keepdim=True) * u, dim=1)
+    over = torch.cos(t * math.pi) * u + torch.sin(t * math.pi) * aside
+    return torch.where(angle > math.pi - 1e-4, over, direction) * torch.lerp(length_a, length_b, t)
 
 
 def save_latents(path: str | Path, latents: Latents, **metadata: str) -> None:
@@ -120,4 +132,4 @@ def load_latents(path: str | Path) -> tuple[Latents, dict[str, str]]:
         code = tensors.pop("code")
         return Latents(metadata.pop("space"), code, list(tensors.values()) or None), metadata
     except (OSError, SafetensorError, KeyError) as error:
-        raise LatentsError(f"expected a latents file (.safetensors) that this project wrote, but {path} is not: {error}") from error
+        raise LatentsError(f"expected latents that this project wrote (.safetensors), got {path}: {error}") from error

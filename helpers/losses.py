@@ -82,7 +82,8 @@ class Criterion:
         mask: (B or 1, 1, H, W) in [0, 1], where the image terms count; None counts every pixel.
 
     Raises:
-        LossError: for an unknown or negative weight, no positive weight at all, or missing features.
+        LossError: for an unknown or negative weight, no positive weight at all, missing features, or a mask that is
+            of another size, outside [0, 1] or empty.
     """
 
     def __init__(
@@ -96,18 +97,24 @@ class Criterion:
         self.targets, self.features, self.layers, self.mask = targets, features, tuple(layers), mask
         self.weights = dict(WEIGHTS if weights is None else weights)
         _check_weights(self.weights)
-        if features is None and self._on("perceptual"):
-            raise LossError("the perceptual loss needs a feature network; pass features=load_features() or weight 0.")
+        self._check_features()
+        if mask is not None:
+            _check_mask(mask, targets)
         with torch.no_grad():
             self.target_features = None if features is None else features(targets, self.layers)
 
     def _on(self, name: str) -> bool:
         return bool(torch.as_tensor(self.weights.get(name, 0.0)).gt(0).any())
 
+    def _check_features(self) -> None:
+        if self.features is None and self._on("perceptual"):
+            raise LossError("the perceptual loss needs a feature network; pass features=load_features() or weight 0.")
+
     def __call__(self, images: Tensor, delta: Tensor | None = None, index=slice(None)) -> Loss:
         """Loss of images (b, 3, H, W) and latent offsets (b, ...) against the targets ``index`` of the batch."""
         targets = self.targets[index] if len(self.targets) > 1 else self.targets
         mask = self.mask[index] if self.mask is not None and len(self.mask) > 1 else self.mask
+        self._check_features()  # the weights may have changed under way
         parts = {}
         for name, p in (("l1", 1), ("l2", 2)):
             if self._on(name):
@@ -117,12 +124,24 @@ class Criterion:
             parts["perceptual"] = perceptual_loss(self.features(images, self.layers), theirs, mask)
         if self._on("delta") and delta is not None:
             parts["delta"] = delta_loss(delta)
+        if not parts:
+            raise LossError("every loss has weight 0, so there is nothing to minimise; set l1, l2 or perceptual.")
         total = sum(self._weight(name, images, index) * value for name, value in parts.items())
         return Loss(total, parts)
 
     def _weight(self, name: str, images: Tensor, index) -> Tensor:
         weight = torch.as_tensor(self.weights[name], dtype=images.dtype, device=images.device)
-        return weight[index] if weight.ndim else weight
+        return weight[index] if weight.ndim and len(weight) > 1 else weight
+
+
+def _check_mask(mask: Tensor, targets: Tensor) -> None:
+    shape = tuple(mask.shape)
+    if mask.ndim != 4 or shape[1] != 1 or shape[2:] != targets.shape[2:]:
+        raise LossError(f"the mask must be (B or 1, 1, {targets.shape[2]}, {targets.shape[3]}), but {shape} came.")
+    if not mask.isfinite().all() or mask.min() < 0 or mask.max() > 1:
+        raise LossError("the mask must be in [0, 1], 1 where the image counts.")
+    if (mask.sum((1, 2, 3)) == 0).any():
+        raise LossError("the mask is 0 everywhere, so nothing ties the result to the photo; mark what counts.")
 
 
 def _check_weights(weights: dict) -> None:
@@ -134,4 +153,4 @@ def _check_weights(weights: dict) -> None:
     if bad:
         raise LossError(f"the weight of {', '.join(bad)} must be a finite number of at least 0.")
     if not any(bool(value.gt(0).any()) for name, value in values.items() if name != "delta"):
-        raise LossError("every image loss has weight 0, so nothing ties the result to the photo; set l1, l2 or perceptual.")
+        raise LossError("no image loss has a weight, so nothing ties the result to a photo; set l1, l2 or perceptual.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ def constant() -> Schedule:
 
 
 def cosine(ramp: float = 0.05, decay: float = 0.5) -> Schedule:
-    """Factor of the learning rate over the progress in [0, 1]: linear up in ``ramp``, cosine down in the last ``decay``.
+    """Factor of the learning rate over the progress in [0, 1]: linear up in ``ramp``, cosine down in ``decay``.
 
     The shape of the official StyleGAN2 projector (Karras et al. 2020, app. D: ramp 0.05, decay 0.25).
     """
@@ -98,12 +99,13 @@ class Optimization:
         self.optimizers = self._lbfgs() if optimizer == "lbfgs" else [self._adam()]
 
     def _adam(self):
-        groups = [dict(params=[p], lr=r) for p, r in zip(self.parameters, self.rates, strict=True)]
+        groups = [{"params": [p], "lr": r} for p, r in zip(self.parameters, self.rates, strict=True)]
         return torch.optim.Adam(groups, betas=(0.9, 0.999))
 
     def _lbfgs(self):
         # views of one sample each: an update writes into the batch
-        self.samples = [[p.detach()[i : i + 1].requires_grad_() for p in self.parameters] for i in range(len(self.parameters[0]))]
+        batch = range(len(self.parameters[0]))
+        self.samples = [[p.detach()[i : i + 1].requires_grad_() for p in self.parameters] for i in batch]
         return [torch.optim.LBFGS(sample, lr=1.0, line_search_fn="strong_wolfe") for sample in self.samples]
 
     def forget_best(self) -> None:
@@ -164,8 +166,8 @@ class Optimization:
         """Remember the parameters of the smallest loss, per sample; stop at a loss that is no number."""
         if not loss.total.isfinite().all():
             raise OptimizationError(
-                f"the loss became NaN or infinite at step {self.number + 1}; lower the learning rate (now {self.rates[0]:g}) "
-                "or check the target for NaN. The best result so far is kept."
+                f"the loss became NaN or infinite at step {self.number + 1}; lower the learning rate "
+                f"(now {self.rates[0]:g}) or check the target for NaN. The best result so far is kept."
             )
         better = loss.total.detach() < self.best_total[index]
         self.best_total[index] = torch.where(better, loss.total.detach(), self.best_total[index])
@@ -180,14 +182,14 @@ class Optimization:
 
     def state_dict(self) -> dict:
         """All that an exact continuation needs; the loss itself is not part of it."""
-        return dict(
-            number=self.number,
-            parameters=[p.detach().clone() for p in self.parameters],
-            best=[b.clone() for b in self.best],
-            best_total=self.best_total.clone(),
-            history={name: torch.stack(values) for name, values in self.history.items()},
-            optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
-        )
+        return {
+            "number": self.number,
+            "parameters": [p.detach().clone() for p in self.parameters],
+            "best": [b.clone() for b in self.best],
+            "best_total": self.best_total.clone(),
+            "history": {name: torch.stack(values) for name, values in self.history.items()},
+            "optimizers": [copy.deepcopy(optimizer.state_dict()) for optimizer in self.optimizers],  # it is live
+        }
 
     @torch.no_grad()
     def load_state_dict(self, state: dict) -> None:
@@ -195,7 +197,7 @@ class Optimization:
         for ours, theirs in zip(self.parameters, state["parameters"], strict=True):
             ours.copy_(theirs)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            optimizer.load_state_dict(copy.deepcopy(saved))  # it would go on in the saved tensors
         self.number, self.best = state["number"], [b.clone() for b in state["best"]]
         self.best_total = state["best_total"].clone()
         self.history = {name: list(values) for name, values in state["history"].items()}

@@ -54,27 +54,35 @@ def load_discriminator(name_or_path: str | Path = DEFAULT, device: torch.device 
 def _build(name, config: dict, part: str, tensors: dict[str, Tensor]) -> nn.Module:
     if config.get("family") not in FAMILIES or part not in config:
         raise WeightsError(f"{name} holds no {part} of a known family ({', '.join(FAMILIES)}); choose another file.")
-    network = FAMILIES[config["family"]][part == "discriminator"](**config[part])
     state = {k.removeprefix(f"{part}."): v for k, v in tensors.items() if k.startswith(f"{part}.")}
     try:
+        network = FAMILIES[config["family"]][part == "discriminator"](**config[part])
         network.load_state_dict(state)
-    except RuntimeError as error:
-        raise WeightsError(f"{name} does not fit the {part} that its config describes: {str(error)[:200]}") from error
+    except (RuntimeError, TypeError, GeneratorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(f"{name} does not fit the {part} that its config describes: {reason}") from error
     return network
 
 
 def _load_vanilla(path: Path) -> DCGAN:
-    """Read a state dict of the CMU 16-726 starter's ``DCGenerator`` (up_conv1 … up_conv5); widths come from its shapes."""
+    """Read a state dict of the CMU 16-726 starter's ``DCGenerator`` (up_conv1 … up_conv5); shapes say the widths."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        first, last = state["up_conv1.0.weight"], state["up_conv5.1.weight"]
-        multiplier = first.shape[0] // last.shape[1]
-        generator = DCGAN(z_dim=first.shape[1], conv_dim=last.shape[1], first_multiplier=multiplier)
-        generator.load_state_dict(state)
     except FileNotFoundError as error:
         raise WeightsError(f"there is no file {path}; check the path.") from error
     except Exception as error:  # torch.load raises nearly anything for a file that is none of its own
         raise WeightsError(
-            f"{path} is no state dict of the course's vanilla generator (up_conv1 to up_conv5): {str(error)[:120]}"
+            f"{path} is damaged or holds more than tensors, so nothing in it was run; expected a state dict of the "
+            "course's vanilla generator, saved with torch.save(generator.state_dict(), path)."
+        ) from error
+    try:
+        first, last = state["up_conv1.0.weight"], state["up_conv5.1.weight"]
+        multiplier = first.shape[0] // last.shape[1]
+        generator = DCGAN(z_dim=first.shape[1], conv_dim=last.shape[1], first_multiplier=multiplier)
+        generator.load_state_dict(state)
+    except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise WeightsError(
+            f"{path} is no state dict of the course's vanilla generator (up_conv1 to up_conv5): {reason}"
         ) from error
     return generator

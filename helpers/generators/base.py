@@ -38,7 +38,8 @@ class Generator(nn.Module):
         """Return ``space``, or raise GeneratorError with the spaces that there are."""
         if space not in self.spaces:
             raise GeneratorError(
-                f"space {space!r} does not exist in this {self.family} generator; choose one of {', '.join(self.spaces)}."
+                f"space {space!r} does not exist in this {self.family} generator; "
+                f"choose one of {', '.join(self.spaces)}."
             )
         return space
 
@@ -102,7 +103,21 @@ class Generator(nn.Module):
         A bare code is told apart by its shape. ``noise`` None uses the generator's fixed maps.
         """
         space, code, own_noise = unpack(self, latents)
-        return self.render(code, space, noise if noise is not None else own_noise)
+        noise = own_noise if noise is None else noise
+        self.check_noise(noise, len(code))
+        return self.render(code, space, noise)
+
+    def check_noise(self, noise: list[Tensor] | None, n: int) -> None:
+        """Raise GeneratorError unless the noise maps are None or one (n or 1, 1, h, w) for each of ``noise_shapes``."""
+        shapes = [] if noise is None else [tuple(m.shape) for m in noise]
+        fits = len(shapes) == len(self.noise_shapes) and all(
+            shape in ((n, 1, *size), (1, 1, *size)) for shape, size in zip(shapes, self.noise_shapes, strict=True)
+        )
+        if noise is not None and not fits:
+            raise GeneratorError(
+                f"this generator takes {len(self.noise_shapes)} noise maps of sizes {list(self.noise_shapes)} for "
+                f"{n} codes, but {len(shapes)} of shapes {shapes} came; take them from fixed_noise() or fresh_noise()."
+            )
 
     def render(self, code: Tensor, space: str, noise: list[Tensor] | None) -> Tensor:
         raise NotImplementedError
@@ -113,6 +128,11 @@ class Generator(nn.Module):
             return
         w = torch.cat([self.sample("w", min(2_000, n - i), seed=i) for i in range(0, n, 2_000)])
         self.w_mean, self.w_std = w.mean(0), w.std(0)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Widen half precision to float32; float64, in which gradients are checked, stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def unpack(generator: Generator, latents) -> tuple[str, Tensor, list[Tensor] | None]:

@@ -8,16 +8,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .base import Generator
+from .base import Generator, at_least_float32
 
 
 def up_block(in_channels: int, out_channels: int, *, first: bool = False, last: bool = False) -> nn.Sequential:
-    """Nearest up-sampling by 2, 3x3 convolution, instance norm, ReLU; the first makes 4x4 of 1x1, the last ends in tanh."""
+    """Nearest up-sampling by 2, 3x3 convolution, instance norm, ReLU; the first makes 4x4, the last ends in tanh."""
     if first:
         layers = [nn.Conv2d(in_channels, out_channels, 4, padding=3, bias=False)]
     else:
         layers = [nn.Upsample(scale_factor=2), nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=last)]
-    return nn.Sequential(*layers, nn.Tanh()) if last else nn.Sequential(*layers, nn.InstanceNorm2d(out_channels), nn.ReLU())
+    layers += [nn.Tanh()] if last else [nn.InstanceNorm2d(out_channels), nn.ReLU()]
+    return nn.Sequential(*layers)
 
 
 class DCGAN(Generator):
@@ -35,7 +36,7 @@ class DCGAN(Generator):
 
     def __init__(self, z_dim: int = 100, conv_dim: int = 32, first_multiplier: int = 8):
         super().__init__()
-        self.config = dict(z_dim=z_dim, conv_dim=conv_dim, first_multiplier=first_multiplier)
+        self.config = {"z_dim": z_dim, "conv_dim": conv_dim, "first_multiplier": first_multiplier}
         self.z_dim = z_dim
         self.up_conv1 = up_block(z_dim, conv_dim * first_multiplier, first=True)
         self.up_conv2 = up_block(conv_dim * first_multiplier, conv_dim * 4)
@@ -51,7 +52,7 @@ class DCGAN(Generator):
         return x
 
     def render(self, code: Tensor, space: str, noise) -> Tensor:
-        return self(code).float() / 2 + 0.5
+        return at_least_float32(self(code)) / 2 + 0.5
 
 
 class DCGANDiscriminator(nn.Module):
@@ -59,11 +60,11 @@ class DCGANDiscriminator(nn.Module):
 
     def __init__(self, conv_dim: int = 32):
         super().__init__()
-        self.config = dict(conv_dim=conv_dim)
+        self.config = {"conv_dim": conv_dim}
         widths = [3, conv_dim, conv_dim * 2, conv_dim * 4, conv_dim * 8]
         for i in range(1, 5):
             layers = [nn.Conv2d(widths[i - 1], widths[i], 4, stride=2, padding=1, bias=i == 1)]
-            layers += [nn.InstanceNorm2d(widths[i])] if i > 1 else []  # a norm on the first layer would hide the colours
+            layers += [nn.InstanceNorm2d(widths[i])] if i > 1 else []  # a first norm would hide the colours
             setattr(self, f"conv{i}", nn.Sequential(*layers, nn.LeakyReLU(0.2)))
         self.conv5 = nn.Conv2d(widths[4], 1, 4)
 
@@ -71,4 +72,4 @@ class DCGANDiscriminator(nn.Module):
         x = (images * 2 - 1).contiguous(memory_format=torch.channels_last)
         for i in range(1, 6):
             x = getattr(self, f"conv{i}")(x)
-        return x.float().flatten()
+        return at_least_float32(x).flatten()

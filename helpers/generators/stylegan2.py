@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Generator, GeneratorError
+from .base import Generator, GeneratorError, at_least_float32
 
 LRELU_GAIN = math.sqrt(2)  # keeps the variance of a unit normal through leaky_relu(0.2)
 
@@ -33,7 +33,7 @@ def depthwise(x: Tensor, kernel: Tensor, padding=(0, 0, 0, 0)) -> Tensor:
 
 
 def upsample(x: Tensor, kernel: Tensor) -> Tensor:
-    """Twice the size: zeros between the pixels, then the low-pass filter with gain 4. (B, C, H, W) -> (B, C, 2H, 2W)."""
+    """Double the size: zeros between the pixels, then the low-pass filter times 4: (B, C, H, W) -> (B, C, 2H, 2W)."""
     weight = (kernel * 4).to(x.dtype)[None, None].repeat(x.shape[1], 1, 1, 1)
     return F.conv_transpose2d(x, weight, stride=2, padding=1, groups=x.shape[1])
 
@@ -71,14 +71,18 @@ def modulated_convolution(
         styles: (B, I) scale of each input channel.
         demodulate: divide each output channel by the norm of its scaled weights.
         up_kernel: low-pass filter (4, 4) to double the size, or None.
-        gain: factor of the output; only with ``demodulate``.
+        gain: factor of the output.
         fused: one grouped convolution with per-sample weights (the reference); else scale the activations before and
             after an ordinary convolution, which is the same function and much faster on a CPU.
 
     Returns:
         (B, O, H, W), or twice that size with ``up_kernel``.
     """
-    gains = gain * torch.rsqrt(styles.square() @ weight.square().sum((2, 3)).t() + 1e-8) if demodulate else None
+    gains = None
+    if demodulate:
+        gains = gain * torch.rsqrt(styles.square() @ weight.square().sum((2, 3)).t() + 1e-8)
+    elif gain != 1:
+        styles = styles * gain
     if fused:
         return _grouped_convolution(x, weight, styles, gains, up_kernel)
     y = x * styles.to(x.dtype)[:, :, None, None]
@@ -172,7 +176,7 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         x = modulated_convolution(x, self.weight, self.affine(w) * self.weight_gain, demodulate=False)
-        return (x + self.bias.to(x.dtype)[:, None, None]).float()
+        return at_least_float32(x + self.bias.to(x.dtype)[:, None, None])
 
 
 class SynthesisBlock(nn.Module):
@@ -245,14 +249,14 @@ class StyleGAN2(Generator):
         super().__init__()
         if resolution not in (16, 32, 64, 128, 256, 512, 1024):
             raise GeneratorError(f"resolution must be a power of two from 16 to 1024, but {resolution} came.")
-        self.config = dict(
-            resolution=resolution,
-            z_dim=z_dim,
-            w_dim=w_dim,
-            mapping_layers=mapping_layers,
-            channel_base=channel_base,
-            channel_max=channel_max,
-        )
+        self.config = {
+            "resolution": resolution,
+            "z_dim": z_dim,
+            "w_dim": w_dim,
+            "mapping_layers": mapping_layers,
+            "channel_base": channel_base,
+            "channel_max": channel_max,
+        }
         self.resolution, self.z_dim, self.w_dim = resolution, z_dim, w_dim
         self.mapping = MappingNetwork(z_dim, w_dim, mapping_layers)
         self.synthesis = SynthesisNetwork(w_dim, resolution, channel_base, channel_max)
@@ -281,8 +285,6 @@ class StyleGAN2(Generator):
         return [layer.noise_strength for _, layer in self.synthesis.layers()]
 
     def render(self, code, space, noise, dtype: torch.dtype = torch.float32) -> Tensor:
-        if noise is not None and len(noise) != len(self.noise_shapes):
-            raise GeneratorError(f"this generator takes {len(self.noise_shapes)} noise maps, but {len(noise)} came.")
         ws = self.convert(code, space, "w+")
         return self.synthesis(ws, noise, dtype) / 2 + 0.5
 
@@ -335,7 +337,7 @@ def minibatch_stddev(x: Tensor, group_size: int = 4) -> Tensor:
     """Append one channel with the mean standard deviation over groups of samples (Karras et al. 2018, sec. 3)."""
     batch, channels, height, width = x.shape
     group = math.gcd(batch, group_size)
-    y = x.float().reshape(group, -1, channels, height, width)
+    y = at_least_float32(x).reshape(group, -1, channels, height, width)
     y = (y.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))
     y = y.reshape(-1, 1, 1, 1).repeat(group, 1, height, width).to(x.dtype)
     return torch.cat([x, y], 1)
@@ -351,7 +353,7 @@ class DiscriminatorEpilogue(nn.Module):
         self.out = FullyConnected(channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(minibatch_stddev(x)).float()
+        x = at_least_float32(self.conv(minibatch_stddev(x)))
         return self.out(self.fc(x.contiguous().flatten(1)))
 
 
@@ -360,11 +362,12 @@ class Discriminator(nn.Module):
 
     def __init__(self, resolution: int, channel_base: int = 32768, channel_max: int = 512):
         super().__init__()
-        self.config = dict(resolution=resolution, channel_base=channel_base, channel_max=channel_max)
+        self.config = {"resolution": resolution, "channel_base": channel_base, "channel_max": channel_max}
         self.resolutions = [2**i for i in range(int(math.log2(resolution)), 2, -1)]
         channels = {r: min(channel_base // r, channel_max) for r in [*self.resolutions, 4]}
         for r in self.resolutions:
-            setattr(self, f"b{r}", DiscriminatorBlock(0 if r == resolution else channels[r], channels[r], channels[r // 2]))
+            in_channels = 0 if r == resolution else channels[r]
+            setattr(self, f"b{r}", DiscriminatorBlock(in_channels, channels[r], channels[r // 2]))
         self.b4 = DiscriminatorEpilogue(channels[4])
 
     def forward(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-import os
+import platform
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from helpers.generators.dcgan import DCGAN, DCGANDiscriminator
 from helpers.generators.stylegan2 import Discriminator, StyleGAN2
-from helpers.images import grid, quantize, write_image
+from helpers.images import atomic_path, grid, quantize, write_image
 from helpers.photos import load_uint8
+from helpers.weights import save_weights
 
 from .augment import adapt, augment
 
@@ -48,20 +49,27 @@ class GanSettings:
 
 
 DEFAULTS = {
-    "stylegan2": dict(
-        generator=dict(resolution=64, z_dim=256, w_dim=256, mapping_layers=4, channel_base=1024, channel_max=128),
-        discriminator=dict(resolution=64, channel_base=1024, channel_max=128),
-    ),
-    "dcgan": dict(
-        generator=dict(z_dim=100, conv_dim=32),
-        discriminator=dict(conv_dim=32),
-        images=300_000,
-        lr_generator=4e-4,
-        lr_discriminator=4e-4,
-        betas=(0.5, 0.99),
-        r1_gamma=1.0,
-        style_mixing=0.0,
-    ),
+    "stylegan2": {
+        "generator": {
+            "resolution": 64,
+            "z_dim": 256,
+            "w_dim": 256,
+            "mapping_layers": 4,
+            "channel_base": 1024,
+            "channel_max": 128,
+        },
+        "discriminator": {"resolution": 64, "channel_base": 1024, "channel_max": 128},
+    },
+    "dcgan": {
+        "generator": {"z_dim": 100, "conv_dim": 32},
+        "discriminator": {"conv_dim": 32},
+        "images": 300_000,
+        "lr_generator": 4e-4,
+        "lr_discriminator": 4e-4,
+        "betas": (0.5, 0.99),
+        "r1_gamma": 1.0,
+        "style_mixing": 0.0,
+    },
 }
 
 
@@ -117,7 +125,12 @@ class GanTrainer:
         for optimizer in self.optimizers:
             optimizer.step()
         self._after_step(batch, real_scores.detach())
-        losses = dict(g=loss_generator.item(), real=real_scores.mean().item(), fake=fake_scores.mean().item(), p=self.p)
+        losses = {
+            "g": loss_generator.item(),
+            "real": real_scores.mean().item(),
+            "fake": fake_scores.mean().item(),
+            "p": self.p,
+        }
         return losses if penalty is None else losses | {"r1": penalty}
 
     def _real_images(self, batch: int) -> Tensor:
@@ -175,15 +188,15 @@ class GanTrainer:
 
     def state(self) -> dict:
         """Everything that an exact continuation needs: tensors, numbers and strings only."""
-        return dict(
-            settings=json.dumps(asdict(self.settings)),
-            generator=self.generator.state_dict(),
-            discriminator=self.discriminator.state_dict(),
-            average=self.average.state_dict(),
-            optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
-            random=self.random.get_state(),
-            counters=[self.seen, self.steps, self.p, self.signs, self.seconds],
-        )
+        return {
+            "settings": json.dumps(asdict(self.settings)),
+            "generator": self.generator.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "random": self.random.get_state(),
+            "counters": [self.seen, self.steps, self.p, self.signs, self.seconds],
+        }
 
     def load(self, state: dict) -> None:
         """Continue from ``state()``; ValueError when the settings are not those of this run (images may differ)."""
@@ -191,7 +204,7 @@ class GanTrainer:
         changed = [k for k in ours if ours[k] != theirs.get(k) and k != "images"]
         if changed:
             raise ValueError(
-                f"the checkpoint was made with another {', '.join(changed)}; use the same settings or a new --out folder."
+                f"the checkpoint was made with another {', '.join(changed)}; use the same or a new --out folder."
             )
         for name in ("generator", "discriminator", "average"):
             getattr(self, name).load_state_dict(state[name])
@@ -210,9 +223,8 @@ def build_networks(settings: GanSettings) -> tuple[nn.Module, nn.Module]:
 
 def save_checkpoint(path: Path, state: dict) -> None:
     """Write a training state so that a kill at any moment leaves the old file or the new one."""
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
 
 
 def sample_grid(generator, n: int = 64, truncation: float = 0.7, seed: int = 0) -> Tensor:
@@ -249,7 +261,7 @@ def train_gan(
         minutes: stop after so many minutes, with a checkpoint.
 
     Returns:
-        Path of the checkpoint.
+        Path of the exported weights, ``generator.safetensors``, which ``load_generator`` reads.
     """
     out = Path(out)
     (out / "samples").mkdir(parents=True, exist_ok=True)
@@ -262,7 +274,33 @@ def train_gan(
         _run(trainer, out, path, save_every, sample_every, minutes)
     finally:
         save_checkpoint(path, trainer.state())
-    return path
+    return export_gan(path, out / "generator.safetensors")
+
+
+def export_gan(checkpoint: str | Path, path: str | Path) -> Path:
+    """Write the averaged generator and the discriminator of a checkpoint as float16 safetensors.
+
+    The mean and the standard deviation of w over 10,000 samples are stored with them.
+    """
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    settings = json.loads(state["settings"])
+    generator, discriminator = build_networks(GanSettings(**settings))
+    generator.load_state_dict(state["average"]), discriminator.load_state_dict(state["discriminator"])
+    generator.eval().compute_statistics()
+    tensors = {f"generator.{k}": v for k, v in generator.state_dict().items()}
+    tensors |= {f"discriminator.{k}": v for k, v in discriminator.state_dict().items()}
+    if "w" in generator.spaces:
+        tensors["statistics.w_std"] = generator.w_std
+    seen, steps, *_, seconds = state["counters"]
+    parts = {part: settings.pop(part) for part in ("generator", "discriminator")}
+    facts = {
+        "images": seen,
+        "steps": steps,
+        "hours": round(seconds / 3600, 2),
+        "machine": platform.machine(),
+        "settings": settings,
+    }
+    return save_weights(path, tensors, {"family": settings.pop("family"), **parts, "training": facts})
 
 
 def _run(trainer, out, path, save_every, sample_every, minutes):

@@ -1,0 +1,195 @@
+"""What the command line does with photos: plain functions that write pictures, latents and figures to a folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .features import load_features
+from .figures import Figure, result_sheet, results_table, save_figure
+from .generators import Generator, load_generator
+from .images import ImageError, atomic_path, quantize, read_image, write_gif, write_image, write_mp4
+from .inversion import Inversion, InversionResult
+from .latents import Latents, interpolate, load_latents, save_latents
+from .metrics import feature_distance, psnr, ssim
+from .photos import demo_cat
+
+DEMO = (("dcgan-cats-64", "z"), ("stylegan2-cats-64", "z"), ("stylegan2-cats-64", "w"), ("stylegan2-cats-64", "w+"))
+
+
+class RunError(ValueError):
+    """Some inputs could not be used; the others were done and their results are on disk."""
+
+
+def run_inversion(generator: Generator, targets: Tensor, space: str, label: str = "", **options) -> InversionResult:
+    """``project`` with a progress bar on the terminal."""
+    inversion = Inversion(generator, targets, space, **options)
+    with tqdm(inversion, total=len(inversion), desc=label or space, unit="step", leave=False, file=sys.stderr) as bar:
+        for step in bar:
+            if step.number % 10 == 0:
+                bar.set_postfix(loss=f"{step.total.mean().item():.4f}", refresh=False)
+    return inversion.result()
+
+
+def measure(result: InversionResult, targets: Tensor, features) -> list[dict]:
+    """One row of figures per target: PSNR and SSIM at native size after 8-bit rounding, feature distance, losses."""
+    images = result.images
+    columns = {
+        "psnr": psnr(images, targets),
+        "ssim": ssim(images, targets),
+        "feature_distance": feature_distance(features, images, targets),
+    }
+    rows = []
+    for i in range(len(images)):
+        row = {"steps": result.steps, "seconds": round(result.seconds / len(images), 2)}
+        row |= {name: round(values[i].item(), 4) for name, values in columns.items()}
+        row["losses"] = {name: round(values[i].item(), 6) for name, values in result.parts.items()}
+        rows.append(row)
+    return rows
+
+
+def write_json(path: Path, rows: object) -> None:
+    with atomic_path(path) as temporary:
+        Path(temporary).write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def invert_photos(
+    photos: Sequence[str | Path],
+    out: str | Path,
+    model: str = "stylegan2-cats-64",
+    space: str = "w+",
+    *,
+    batch: int = 8,
+    box: tuple[int, int, int, int] | None = None,
+    device: str | torch.device = "cpu",
+    **options,
+) -> list[dict]:
+    """Invert photo files; write each image, its latents and ``results.json`` to a folder.
+
+    Photos are cut to their central square, or to ``box`` (left, top, right, bottom), and resized to the model's
+    resolution. ``batch`` photos run together; after every batch its results are on disk.
+
+    Args:
+        options: of ``Inversion`` (weights, steps, optimizer, start, ...).
+
+    Returns:
+        Rows of file, model, space, steps, seconds (share of the batch), psnr, ssim, feature_distance, losses.
+
+    Raises:
+        RunError: when files could not be read, after all others are done; it names each with its reason.
+    """
+    out = Path(out)
+    generator, features = load_generator(model, device), load_features(device=device)
+    generator.check_space(space)
+    good, bad = _read_all(photos, generator.resolution, box)
+    rows, names = [], _unique_stems([path for path, _ in good])
+    for start in range(0, len(good), batch):
+        chunk = good[start : start + batch]
+        targets = torch.cat([image for _, image in chunk]).to(device)
+        result = run_inversion(generator, targets, space, f"{model} {space}", features=features, **options)
+        for i, row in enumerate(measure(result, targets, features)):
+            stem = f"{names[start + i]}-{model_stem(model)}-{space_stem(space)}"
+            write_image(out / f"{stem}.png", result.images[i : i + 1])
+            save_latents(out / f"{stem}.safetensors", result.latents[i], model=str(model))
+            rows.append({"file": str(chunk[i][0]), "model": str(model), "space": space, **row, "image": f"{stem}.png"})
+        write_json(out / "results.json", rows)
+    if bad:
+        raise RunError(f"{len(good)} of {len(photos)} photos done; not these: " + " | ".join(bad))
+    return rows
+
+
+def _read_all(photos, size, box) -> tuple[list[tuple[Path, Tensor]], list[str]]:
+    good, bad = [], []
+    for path in map(Path, photos):
+        try:
+            good.append((path, read_image(path, size=size, box=box)))
+        except ImageError as error:
+            bad.append(str(error))
+    return good, bad
+
+
+def _unique_stems(paths: Iterable[Path]) -> list[str]:
+    """File names without suffix, numbered where two are alike."""
+    seen, stems = {}, []
+    for path in paths:
+        count = seen[path.stem] = seen.get(path.stem, 0) + 1
+        stems.append(path.stem if count == 1 else f"{path.stem}-{count}")
+    return stems
+
+
+def model_stem(model: str | Path) -> str:
+    return Path(model).stem
+
+
+def space_stem(space: str) -> str:
+    """The space as part of a file name: w+ becomes wplus."""
+    return space.replace("+", "plus")
+
+
+def interpolation_frames(generator: Generator, a: Latents, b: Latents, frames: int = 60, batch: int = 16) -> Tensor:
+    """Images (frames, 3, H, W) of the latents from ``a`` to ``b``, both ends included."""
+    with torch.no_grad():
+        parts = [interpolate(a, b, t) for t in torch.linspace(0, 1, frames).split(batch)]
+        return quantize(torch.cat([generator.synthesize(part).cpu() for part in parts]))
+
+
+def interpolate_photos(
+    a: str | Path,
+    b: str | Path,
+    out: str | Path,
+    model: str = "stylegan2-cats-64",
+    space: str = "w+",
+    *,
+    frames: int = 60,
+    fps: int = 30,
+    **options,
+) -> list[Path]:
+    """Invert two photos and write the way between them, there and back, as GIF and MP4; returns both paths."""
+    out = Path(out)
+    invert_photos([a, b], out, model, space, **options)
+    generator = load_generator(model, options.get("device", "cpu"))
+    stems = _unique_stems([Path(a), Path(b)])
+    ends = [load_latents(out / f"{s}-{model_stem(model)}-{space_stem(space)}.safetensors")[0] for s in stems]
+    pictures = interpolation_frames(generator, *(end.to(generator.device) for end in ends), frames)
+    pictures = torch.cat([pictures, pictures.flip(0)])
+    stem = f"{stems[0]}-to-{stems[1]}-{space_stem(space)}"
+    write_gif(out / f"{stem}.gif", pictures, fps=fps)
+    write_mp4(out / f"{stem}.mp4", pictures, fps=fps)
+    return [out / f"{stem}.gif", out / f"{stem}.mp4"]
+
+
+def demo(out: str | Path, steps: int = 300, device: str | torch.device = "cpu") -> tuple[list[dict], Figure]:
+    """Invert one real photo with every bundled model in every space; write the figure, the images and the table."""
+    out, features = Path(out), load_features(device=device)
+    target = demo_cat(64).to(device)
+    rows, shown = [], []
+    for model, space in DEMO:
+        generator = load_generator(model, device)
+        result = run_inversion(
+            generator, target, space, f"{model} {space}", features=features, steps=steps, start="best"
+        )
+        (row,) = measure(result, target, features)
+        rows.append({"file": "chelsea (scikit-image)", "model": model, "space": space, **row})
+        stem = f"{model}-{space_stem(space)}"
+        write_image(out / f"{stem}.png", result.images)
+        save_latents(out / f"{stem}.safetensors", result.latents, model=model)
+        label = [f"{model.split('-')[0]} {space}", f"PSNR {row['psnr']:.1f} dB  SSIM {row['ssim']:.2f}"]
+        label += [f"feature distance {row['feature_distance']:.3f}", f"{row['seconds']:.0f} s"]
+        shown.append({"image": result.images, "label": label})
+        write_json(out / "results.json", rows)
+    write_image(out / "target.png", target)
+    figure = result_sheet(target, shown, columns=len(shown))
+    save_figure(figure, out / "demo.png")
+    return rows, figure
+
+
+def table(rows: list[dict]) -> str:
+    """Rows of results as a text table, without nested values."""
+    flat = ("losses", "image")
+    return results_table([{k: v for k, v in row.items() if k not in flat} for row in rows])
