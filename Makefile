@@ -5,6 +5,8 @@
 MAKEFLAGS += --no-print-directory
 # Packages of the caller's shell must not shadow those of .venv.
 unexport PYTHONPATH PYTHONHOME
+# Without compiled files every import of torch takes 6 s more.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Tools run as "python -m": the scripts beside it do not survive a folder that is renamed.
 python := .venv/bin/python
@@ -29,7 +31,7 @@ test: setup
 	$(python) -m ruff check . || status=1; \
 	$(python) -m pytest || status=1; \
 	if ls notebooks/*.ipynb >/dev/null 2>&1; then \
-	    $(python) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks || status=1; \
+	    $(python) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --color=no notebooks || status=1; \
 	fi; \
 	exit $$status
 
