@@ -2,18 +2,16 @@
 
 import hashlib
 import json
-import os
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pooch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
+
+from helpers.images import atomic_path
 
 FOLDER = Path(__file__).resolve().parent.parent / "weights"
 
@@ -22,22 +20,6 @@ _sums: dict[tuple[str, int, int], str] = {}  # (path, size, mtime) -> SHA-256: a
 
 class WeightsError(ValueError):
     """Weights that are unknown, missing, damaged or unreachable."""
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that takes its name at the end, or is deleted if the block fails."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    partial = Path(name)
-    try:
-        yield partial
-        partial.chmod(0o644)  # mkstemp makes it readable to its owner alone
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def sha256(path: str | Path) -> str:
@@ -78,7 +60,7 @@ def register(name: str, path: str | Path, *, kind: str, summary: str, url: str |
     entry = {"file": path.relative_to(FOLDER.resolve()).as_posix(), "sha256": sha256(path), "kind": kind}
     entry |= {"summary": summary, "size": path.stat().st_size} | ({"url": url} if url else {})
     entries = dict(sorted((registry() | {name: entry}).items()))
-    with replacing(FOLDER / "registry.json") as partial:
+    with atomic_path(FOLDER / "registry.json") as partial:
         partial.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
     return entry
 
@@ -92,7 +74,7 @@ def download(url: str, path: str | Path, checksum: str) -> Path:
     path = Path(path)
     if path.exists():
         return path
-    with replacing(path) as partial:
+    with atomic_path(path) as partial:
         try:
             pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)(url, str(partial), None)
         except (OSError, ValueError) as error:  # what requests raises are OSErrors
@@ -174,6 +156,6 @@ def save_weights(path: str | Path, tensors: dict[str, Tensor], config: dict) -> 
         if not torch.isfinite(half).all():
             raise WeightsError(f"Tensor {name!r} has values that are not finite as float16; {path} was not written.")
         rounded[name] = half.clone(memory_format=torch.contiguous_format)
-    with replacing(path) as partial:
-        save_file(rounded, partial, metadata={"config": json.dumps(config)})
+    with atomic_path(path) as partial:
+        partial.write_bytes(serialize(rounded, metadata={"config": json.dumps(config)}))
     return path

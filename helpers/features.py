@@ -1,0 +1,213 @@
+"""VGG feature networks: VGG19, VGG16 and our own VGG19 at a quarter of its width, as one class."""
+
+import operator
+import pickle
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from helpers import weights
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's photos, RGB in [0, 1]
+
+# torchvision's files carry the first digits of their SHA-256 in their names.
+DOWNLOADS = {
+    "vgg19": "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",  # 548 MB
+    "vgg16": "https://download.pytorch.org/models/vgg16-397923af.pth",  # 528 MB
+}
+
+
+class FeatureError(ValueError):
+    """A feature network, layer or picture that cannot be used."""
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """Channels and number of 3x3 convolutions of each block; blocks are separated by 2x2 pooling."""
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+
+    @property
+    def convs(self) -> list[tuple[int, int, int]]:
+        """Block (from 1), input and output channels of every convolution, in order."""
+        blocks = [b for b, depth in enumerate(self.depths, 1) for _ in range(depth)]
+        channels = [3] + [self.widths[b - 1] for b in blocks]
+        return list(zip(blocks, channels, channels[1:], strict=False))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """conv1_1, conv1_2, conv2_1 …: block, and place in the block, of every convolution."""
+        return tuple(f"conv{b}_{i}" for b, depth in enumerate(self.depths, 1) for i in range(1, depth + 1))
+
+
+CONFIGS = {
+    "vgg19-slim": FeatureConfig((16, 32, 64, 128, 128), (2, 2, 4, 4, 4)),
+    "vgg19": FeatureConfig((64, 128, 256, 512, 512), (2, 2, 4, 4, 4)),
+    "vgg16": FeatureConfig((64, 128, 256, 512, 512), (2, 2, 3, 3, 3)),
+}
+
+
+class Normalize(nn.Module):
+    """Shift and scale RGB in [0, 1] to about zero mean and unit variance over natural photos."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+
+class Features(nn.Module):
+    """The convolutions of a VGG network (Simonyan & Zisserman 2015), frozen, without its classifier.
+
+    Layers are named by the number of the convolution from 1 (`5`: its output before the ReLU), by block and
+    place (`"conv3_1"`: the same), or after the ReLU (`"relu3_1"`). Every convolution is 3x3 with a border of
+    one zero, so it keeps the size; the 2x2 pooling before blocks 2, 3 … halves it, rounding down. A layer of
+    block b is therefore floor(H / 2^(b-1)) x floor(W / 2^(b-1)), and needs pictures of at least 2^(b-1) pixels.
+
+    `pooling` is "max", as the networks were trained, or "avg", which Gatys et al. (2016) found smoother.
+    The weights are undefined until a state dict is loaded; `load_features` does both.
+    """
+
+    def __init__(self, config: FeatureConfig, name: str = "", pooling: str = "max"):
+        super().__init__()
+        if pooling not in ("max", "avg"):
+            raise FeatureError(f'Expected pooling "max" or "avg", got {pooling!r}.')
+        self.config, self.name, self.pooling = config, name, pooling
+        self.normalize = Normalize()
+        # Not initialised: random values would cost time and draw from the global generator.
+        self.convs = nn.ModuleList(skip_init(nn.Conv2d, i, o, 3, padding=1) for _, i, o in config.convs)
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the convolutions in order: number n is layers[n - 1]."""
+        return self.config.names
+
+    def locate(self, layer: int | str) -> tuple[int, bool]:
+        """Index of the convolution from 0, and whether the output after its ReLU is meant.
+
+        Raises FeatureError, which lists the valid layers, for any other.
+        """
+        last = self.layers[-1]
+        known = f"1…{len(self.layers)}, conv1_1…{last} or relu1_1…{last.replace('conv', 'relu')}"
+        blocks = ", ".join(f"{d} in block {b}" for b, d in enumerate(self.config.depths, 1))
+        if isinstance(layer, str) and layer.replace("relu", "conv", 1) in self.layers:
+            return self.layers.index(layer.replace("relu", "conv", 1)), layer.startswith("relu")
+        if not isinstance(layer, str | bool):
+            try:
+                number = operator.index(layer)
+            except TypeError:
+                number = 0
+            if 1 <= number <= len(self.layers):
+                return number - 1, False
+        raise FeatureError(f"{self.name or 'This network'} has no layer {layer!r}; it has {known} ({blocks}).")
+
+    def check(self, images: Tensor, last: int) -> None:
+        """Raise FeatureError unless images (B, 3, H, W) are large enough for the convolution of index `last`."""
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            found = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
+            raise FeatureError(f"Expected float images (B, 3, H, W) in [0, 1], got {found}; convert them first.")
+        least = 2 ** (self.config.convs[last][0] - 1)
+        height, width = images.shape[2:]
+        if min(height, width) < least:
+            raise FeatureError(
+                f"{self.layers[last]} needs pictures of at least {least}x{least} pixels, got {height}x{width}; "
+                "enlarge them or ask for an earlier layer."
+            )
+
+    def forward(self, images: Tensor, layers: int | str | Iterable[int | str]) -> dict[int | str, Tensor]:
+        """Activations of the layers asked for, under the keys they were asked by; later layers are not run.
+
+        images: (B, 3, H, W), RGB in [0, 1], normalised inside. Gradients flow to the images, never to the
+        weights. Returns {layer: (B, C, H / 2^(b-1), W / 2^(b-1))}, of any sign for a convolution, ≥ 0 for a
+        ReLU. Raises FeatureError for an unknown layer or too small a picture.
+        """
+        asked = [layers] if isinstance(layers, int | str) else list(layers)
+        places = {layer: self.locate(layer) for layer in asked}
+        if not places:
+            return {}
+        last = max(index for index, _ in places.values())
+        self.check(images, last)
+        pool = F.max_pool2d if self.pooling == "max" else F.avg_pool2d
+        found, x, block = {}, self.normalize(images), 1
+        for index, (conv, (b, _, _)) in enumerate(zip(self.convs[: last + 1], self.config.convs, strict=False)):
+            x = conv(pool(x, 2) if b > block else x)
+            found[index, False] = x
+            x, block = F.relu(x), b
+            found[index, True] = x
+        return {layer: found[place] for layer, place in places.items()}
+
+
+def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the convolutions of a torchvision VGG state dict (features.28.weight …) to ours (convs.12.weight …)."""
+    matches = [re.fullmatch(r"features\.(\d+)\.(weight|bias)", name) for name in state]
+    numbers = sorted({int(m[1]) for m in matches if m})
+    return {f"convs.{numbers.index(int(m[1]))}.{m[2]}": state[m[0]] for m in matches if m}
+
+
+def torchvision_file(name: str) -> Path:
+    """Where torchvision's weights of vgg19 or vgg16 lie, or will lie, on disk."""
+    return weights.FOLDER / "downloads" / DOWNLOADS[name].rsplit("/", 1)[1]
+
+
+def _load_torchvision(name: str) -> dict[str, Tensor]:
+    path = torchvision_file(name)
+    checksum = path.stem.split("-")[1]
+    try:
+        weights.download(DOWNLOADS[name], path, checksum)
+    except weights.WeightsError as error:
+        raise weights.WeightsError(f"{str(error).rstrip('.')}; or use vgg19-slim, which is bundled.") from error
+    if not weights.sha256(path).startswith(checksum):
+        raise FeatureError(f"{path} is damaged: its SHA-256 does not begin {checksum}; delete it to download it again.")
+    try:
+        return from_torchvision(torch.load(path, map_location="cpu", weights_only=True))
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise FeatureError(
+            f"{path} holds no tensors ({type(error).__name__}); delete it to download it again."
+        ) from error
+
+
+def _load_ours(name_or_path: str | Path) -> tuple[FeatureConfig, dict[str, Tensor]]:
+    tensors, config = weights.load_weights(name_or_path)
+    try:
+        shape = FeatureConfig(tuple(config["widths"]), tuple(config["depths"]))
+    except KeyError as error:
+        raise FeatureError(f"{name_or_path} is not a feature network: its config has no {error}.") from error
+    return shape, {name: tensor for name, tensor in tensors.items() if name.startswith("convs.")}
+
+
+def load_features(
+    name: str | Path | None = None, device: str | torch.device | None = None, pooling: str = "max"
+) -> Features:
+    """A frozen feature network in evaluation mode, on `device` (the CPU when None).
+
+    `name` is "vgg19" or "vgg16" (torchvision's, downloaded once), "vgg19-slim" (bundled), the path of a
+    network from `python -m helpers train features`, or None / "auto": vgg19 where its file is on disk,
+    vgg19-slim elsewhere; `.name` of the result says which. `pooling` is "max" or "avg".
+    Raises FeatureError or WeightsError for an unknown name or for weights that are missing or damaged.
+    """
+    if name in (None, "auto"):
+        name = "vgg19" if torchvision_file("vgg19").is_file() else "vgg19-slim"
+    if name in DOWNLOADS:
+        config, tensors = CONFIGS[name], _load_torchvision(name)
+    elif name in CONFIGS or str(name).endswith(".safetensors"):
+        config, tensors = _load_ours(name)
+    else:
+        raise FeatureError(f"Unknown feature network {str(name)!r}; known are: auto, {', '.join(CONFIGS)}.")
+    network = Features(config, Path(name).stem if name not in CONFIGS else name, pooling)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise FeatureError(f"The tensors of {name} do not fit its layers; get or export the file again.") from error
+    return network.to(device or "cpu")

@@ -1,0 +1,244 @@
+"""Feature networks: architecture, naming of layers, what is run, what is frozen, which files are refused."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models import vgg
+
+from helpers import features as module
+from helpers import weights
+from helpers.features import CONFIGS, FeatureConfig, FeatureError, Features, from_torchvision, load_features
+from helpers.weights import WeightsError
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def images():
+    return torch.rand(2, 3, 40, 37, generator=generator())
+
+
+@pytest.fixture(scope="module")
+def slim():
+    return _randomized(Features(CONFIGS["vgg19-slim"], "vgg19-slim"))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "FOLDER", tmp_path)
+    return tmp_path
+
+
+def _randomized(network):
+    for i, conv in enumerate(network.convs):
+        conv.weight.copy_(torch.randn(conv.weight.shape, generator=generator(i)) * (2 / conv.weight[0].numel()) ** 0.5)
+        conv.bias.copy_(torch.randn(conv.bias.shape, generator=generator(i)) * 0.1)
+    return network
+
+
+@pytest.mark.parametrize(("name", "letter"), [("vgg19", "E"), ("vgg16", "D")])
+def test_activations_are_those_of_torchvision(name, letter):
+    reference = vgg.make_layers(vgg.cfgs[letter])
+    network = Features(CONFIGS[name], name)
+    network.load_state_dict(from_torchvision({f"features.{k}": v for k, v in reference.state_dict().items()}))
+    picture = torch.rand(1, 3, 33, 48, generator=generator())
+    x = (picture - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(
+        3, 1, 1
+    )
+    expected = {}
+    with torch.no_grad():
+        for layer in reference:
+            x = layer(x.clone())  # torchvision's ReLU works in place
+            if isinstance(layer, torch.nn.Conv2d):
+                expected[len(expected) + 1] = x
+    found = network(picture, range(1, len(expected) + 1))
+    assert list(found) == list(expected) and len(expected) == {"vgg19": 16, "vgg16": 13}[name]
+    for number, activation in expected.items():
+        torch.testing.assert_close(found[number], activation, atol=1e-5, rtol=1e-5)
+
+
+def test_shapes_of_all_layers(slim, images):
+    found = slim(images, slim.layers)
+    for (block, _, width), name in zip(slim.config.convs, slim.layers, strict=True):
+        assert found[name].shape == (2, width, 40 >> block - 1, 37 >> block - 1), name
+
+
+def test_layers_of_the_slim_network(slim):
+    assert slim.layers[:3] == ("conv1_1", "conv1_2", "conv2_1")
+    assert slim.layers[8:] == tuple(f"conv{b}_{i}" for b in (4, 5) for i in (1, 2, 3, 4))
+    assert sum(p.numel() for p in slim.parameters()) == 1_252_880
+
+
+def test_numbers_are_the_names(slim, images):
+    found = slim(images, [*range(1, 17), *slim.layers])
+    assert len(found) == 32
+    for number, name in enumerate(slim.layers, 1):
+        assert torch.equal(found[number], found[name])
+
+
+def test_relu_names_are_after_the_relu(slim, images):
+    found = slim(images, ["conv3_2", "relu3_2"])
+    assert found["conv3_2"].min() < 0
+    assert torch.equal(found["relu3_2"], found["conv3_2"].clamp(min=0))
+
+
+def test_keys_are_what_was_asked_and_one_layer_needs_no_list(slim, images):
+    assert list(slim(images, [np.int64(3), "relu1_1", 3])) == [3, "relu1_1"]
+    assert list(slim(images, "conv1_1")) == ["conv1_1"]
+    assert list(slim(images, 4)) == [4]
+    assert slim(images, []) == {}
+
+
+@pytest.mark.parametrize(("asked", "runs"), [([1], 1), (["relu2_1"], 3), (["conv1_1", 7], 7), (["conv5_4"], 16)])
+def test_only_layers_up_to_the_last_are_run(slim, images, asked, runs):
+    calls = []
+    hooks = [conv.register_forward_hook(lambda *_, i=i: calls.append(i)) for i, conv in enumerate(slim.convs)]
+    slim(images, asked)
+    for hook in hooks:
+        hook.remove()
+    assert calls == list(range(runs))
+
+
+def test_gradients_reach_the_images_and_no_weight(slim, images):
+    images.requires_grad_()
+    slim(images, "conv4_1")["conv4_1"].square().sum().backward()
+    assert images.grad.abs().sum() > 0
+    assert not slim.training
+    assert all(p.grad is None and not p.requires_grad for p in slim.parameters())
+
+
+def test_batch_equals_singles(slim, images):
+    both = slim(images, 9)[9]
+    singles = torch.cat([slim(image[None], 9)[9] for image in images])
+    torch.testing.assert_close(both, singles, atol=1e-5, rtol=1e-5)
+
+
+def test_average_pooling(slim, images):
+    average = Features(CONFIGS["vgg19-slim"], pooling="avg")
+    average.load_state_dict(slim.state_dict())
+    first = slim(images, "relu1_2")["relu1_2"]
+    expected = slim.convs[2](torch.nn.functional.avg_pool2d(first, 2))
+    torch.testing.assert_close(average(images, "conv2_1")["conv2_1"], expected)
+    assert not torch.allclose(expected, slim(images, "conv2_1")["conv2_1"])
+
+
+@pytest.mark.parametrize(
+    "layer", [0, 17, -1, "conv3_5", "conv6_1", "relu", "", "conv1_1 ", "relurelu1_1", True, 2.0, None]
+)
+def test_unknown_layer_lists_the_valid_ones(slim, images, layer):
+    with pytest.raises(FeatureError, match=r"no layer .*1…16, conv1_1…conv5_4 or relu1_1…relu5_4 \(2 in block 1"):
+        slim(images, [layer])
+
+
+def test_vgg16_ends_at_13(images):
+    with pytest.raises(FeatureError, match="vgg16 has no layer 14; it has 1…13"):
+        Features(FeatureConfig((2, 2, 2, 2, 2), CONFIGS["vgg16"].depths), "vgg16")(images, 14)
+
+
+def test_small_pictures(slim):
+    smallest = torch.rand(1, 3, 16, 16, generator=generator())
+    assert slim(smallest, "conv5_4")["conv5_4"].shape == (1, 128, 1, 1)
+    with pytest.raises(FeatureError, match="conv5_1 needs pictures of at least 16x16 pixels, got 15x40"):
+        slim(torch.zeros(1, 3, 15, 40), "conv5_1")
+    assert slim(torch.zeros(1, 3, 15, 40), "conv4_4")["conv4_4"].shape[2:] == (1, 5)
+
+
+@pytest.mark.parametrize(
+    "bad", [torch.zeros(3, 32, 32), torch.zeros(1, 1, 32, 32), torch.zeros(1, 3, 32, 32, dtype=torch.uint8)]
+)
+def test_what_is_not_an_image(slim, bad):
+    with pytest.raises(FeatureError, match=r"Expected float images \(B, 3, H, W\)"):
+        slim(bad, 1)
+
+
+def test_unknown_pooling():
+    with pytest.raises(FeatureError, match="pooling"):
+        Features(CONFIGS["vgg19-slim"], pooling="median")
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+def _bundle(folder, slim):
+    facts = {"widths": list(slim.config.widths), "depths": list(slim.config.depths)}
+    tensors = slim.state_dict() | {"head.weight": torch.zeros(5, 128), "head.bias": torch.zeros(5)}
+    path = weights.save_weights(folder / "vgg19-slim.safetensors", tensors, facts)
+    weights.register("vgg19-slim", path, kind="features", summary="Random.")
+    return path
+
+
+def _put_torchvision(folder, monkeypatch, content=None):
+    """A tiny network under vgg19's name, as if it had been downloaded."""
+    monkeypatch.setitem(CONFIGS, "vgg19", FeatureConfig((2, 3), (1, 1)))
+    path = folder / "downloads" / "vgg19-00000000.pth"
+    path.parent.mkdir()
+    reference = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU(), torch.nn.Conv2d(2, 3, 3))
+    torch.save({f"features.{k}": v for k, v in reference.state_dict().items()} if content is None else content, path)
+    checksum = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    renamed = path.rename(path.with_name(f"vgg19-{checksum}.pth"))
+    monkeypatch.setitem(module.DOWNLOADS, "vgg19", f"http://127.0.0.1:9/{renamed.name}")
+    return renamed
+
+
+def test_bundled_network_is_loaded_without_its_classifier(folder, slim, images):
+    path = _bundle(folder, slim)
+    for name in ("vgg19-slim", path, str(path), None, "auto"):
+        network = load_features(name)
+        assert network.name == "vgg19-slim"
+        torch.testing.assert_close(network(images, 16)[16], slim(images, 16)[16], atol=2e-2, rtol=2e-2)  # float16
+    assert load_features("vgg19-slim", pooling="avg").pooling == "avg"
+
+
+def test_auto_prefers_vgg19_where_it_is_on_disk(folder, monkeypatch):
+    _put_torchvision(folder, monkeypatch)
+    assert load_features().name == "vgg19"
+    assert load_features("vgg19").layers == ("conv1_1", "conv2_1")
+
+
+def test_unknown_name_lists_the_known_ones():
+    with pytest.raises(FeatureError, match="'vgg11'; known are: auto, vgg19-slim, vgg19, vgg16"):
+        load_features("vgg11")
+
+
+def test_no_network_says_what_to_do_and_leaves_nothing(folder, monkeypatch):
+    monkeypatch.setitem(module.DOWNLOADS, "vgg19", "http://127.0.0.1:9/vgg19-dcbb9e9d.pth")
+    with pytest.raises(WeightsError, match="check the network.*or use vgg19-slim, which is bundled"):
+        load_features("vgg19")
+    assert not list((folder / "downloads").iterdir())
+
+
+def test_damaged_download_is_refused(folder, monkeypatch):
+    path = _put_torchvision(folder, monkeypatch)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(FeatureError, match="damaged.*delete it"):
+        load_features("vgg19")
+
+
+def test_code_in_a_weight_file_is_not_run(folder, monkeypatch):
+    _put_torchvision(folder, monkeypatch, content=_Evil(folder / "ran"))
+    with pytest.raises(FeatureError, match="holds no tensors"):
+        load_features("vgg19")
+    assert not (folder / "ran").exists()
+
+
+class _Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        import pathlib
+
+        return pathlib.Path.touch, (self.path,)
+
+
+def test_weights_of_another_kind_or_shape(tmp_path):
+    path = weights.save_weights(tmp_path / "a.safetensors", {"x": torch.zeros(1)}, {"kind": "generator"})
+    with pytest.raises(FeatureError, match="not a feature network"):
+        load_features(path)
+    path = weights.save_weights(tmp_path / "b.safetensors", {"x": torch.zeros(1)}, {"widths": [2], "depths": [1]})
+    with pytest.raises(FeatureError, match="do not fit"):
+        load_features(path)
