@@ -45,7 +45,9 @@ class ImageError(ValueError):
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def read_image(source: Source, size: int | None = None, box: Box | None = None, name: str | None = None):
+def read_image(
+    source: Source, size: int | None = None, box: Box | None = None, name: str | None = None
+) -> torch.Tensor:
     """Read a photo, upright, as float32 (1, 3, H, W), RGB in [0, 1].
 
     source: path of a PNG, JPEG, WebP, GIF, TIFF, BMP, PPM or AVIF file, or its bytes (an upload). The orientation in
@@ -63,7 +65,9 @@ def read_image(source: Source, size: int | None = None, box: Box | None = None, 
     return _cut(image, size, box)
 
 
-def read_rgba(source: Source, size: int | None = None, box: Box | None = None, name: str | None = None):
+def read_rgba(
+    source: Source, size: int | None = None, box: Box | None = None, name: str | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Read a photo as read_image does, but keep its transparency: (1, 3, H, W) and a mask (1, 1, H, W), 1 = opaque.
 
     The colours are those in the file, not composited; a file without transparency gives a mask of ones.
@@ -148,7 +152,8 @@ def _read_bytes(path: str | os.PathLike, name: str) -> bytes:
 
 def _open(data: bytes, name: str) -> Image.Image:
     """The decoded, upright first frame. The size in the header is checked before decoding."""
-    formats = [name for name in FORMATS if name in _known_formats()]
+    Image.init()
+    formats = [known for known in FORMATS if known in Image.OPEN]  # an old Pillow has no AVIF
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
     except Image.DecompressionBombError:
@@ -171,11 +176,6 @@ def _open(data: bytes, name: str) -> Image.Image:
             f"expected a whole image but {name} is a truncated or damaged {image.format} file; "
             "copy or download it again"
         ) from None
-
-
-def _known_formats():
-    Image.init()
-    return Image.OPEN
 
 
 def _too_many_pixels(name: str, came: str) -> ImageError:
