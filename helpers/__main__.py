@@ -42,7 +42,9 @@ Perceptual = Annotated[float, typer.Option(min=0, help="Weight of the perceptual
 Delta = Annotated[float, typer.Option(min=0, help="Weight of the squared latent offset.")]
 Layers = Annotated[str, typer.Option(help="Perceptual layers, names or numbers with commas between.")]
 Optimizer = Annotated[str, typer.Option(help="adam, or lbfgs (each of its steps takes up to 20 evaluations).")]
-Start = Annotated[str, typer.Option(help="mean, sample, or best (of 64 samples).")]
+Start = Annotated[
+    str | None, typer.Option(help="mean (of w), sample, or best (of 64 samples); by default best for z, else mean.")
+]
 LearningRate = Annotated[float | None, typer.Option(help="Rate in standard deviations of the space (Adam).")]
 Restarts = Annotated[int, typer.Option(min=1, help="Starts per photo, of which the best is kept.")]
 Seed = Annotated[int, typer.Option(help="Seed of the samples.")]
@@ -68,10 +70,10 @@ def invert(
     optimizer: Optimizer = "adam",
     l1: L1 = 1.0,
     l2: L2 = 0.0,
-    perceptual: Perceptual = 1.0,
+    perceptual: Perceptual = 0.1,
     delta: Delta = 0.0,
     layers: Layers = "conv1_2,conv2_2,conv3_2",
-    start: Start = "best",
+    start: Start = None,
     restarts: Restarts = 1,
     lr: LearningRate = None,
     seed: Seed = 0,
@@ -111,9 +113,24 @@ def interpolate(
     from . import runs
 
     for path in runs.interpolate_photos(
-        a, b, out, model, space, frames=frames, fps=fps, steps=steps, start="best", device=_device(device)
+        a, b, out, model, space, frames=frames, fps=fps, steps=steps, device=_device(device)
     ):
         typer.echo(path)
+
+
+@app.command()
+def sample(
+    out: Out,
+    model: Model = "stylegan2-cats-64",
+    n: Annotated[int, typer.Option(min=1, help="Number of pictures.")] = 12,
+    truncation: Annotated[float, typer.Option(min=0, help="1 is the whole space, 0 the mean.")] = 0.7,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Draw pictures from a generator; write them with their latents."""
+    from . import runs
+
+    typer.echo(runs.sample_images(out, model, n, truncation=truncation, seed=seed, device=_device(device)))
 
 
 def _layers(text: str) -> list[str | int]:

@@ -117,7 +117,7 @@ class Inversion:
     weights: dict | None = None
     layers: Sequence[str | int] = LAYERS
     mask: Tensor | None = None
-    start: str | Latents = "mean"
+    start: str | Latents | None = None
     steps: int = 300
     optimizer: str = "adam"
     lr: float | None = None
@@ -181,12 +181,17 @@ class Inversion:
     # --- start ------------------------------------------------------------------------------------------------------
 
     def _first_latents(self) -> Latents:
+        if self.start is None:
+            self.start = "best" if self.space == "z" else "mean"
         space, rows = self.phases[0].space, self.batch * self.restarts
         if isinstance(self.start, Latents):
             code = self.generator.convert(self.start.code, self.start.space, self.space)
             self.phases = tuple(phase for phase in self.phases if phase.space == self.space)  # no way back to w
             start = Latents(self.space, code, self.start.noise)
             return start.apply(lambda t: t.detach().expand(rows, *t.shape[1:]).clone())
+        if self.start == "mean" and space == "z":
+            # both families normalise z or its first activations: at 0 that is a division by nothing
+            raise InversionError('z cannot start at its mean: z = 0 has no direction; use start="best" or "sample".')
         if self.start == "mean":
             code = self.generator.mean(space)
             return Latents(space, code.expand(rows, *code.shape[1:]).clone())

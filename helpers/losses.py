@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-WEIGHTS = {"l1": 1.0, "l2": 0.0, "perceptual": 1.0, "delta": 0.0}
+WEIGHTS = {"l1": 1.0, "l2": 0.0, "perceptual": 0.1, "delta": 0.0}
 LAYERS = ("conv1_2", "conv2_2", "conv3_2")
 
 

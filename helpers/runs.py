@@ -164,6 +164,24 @@ def interpolate_photos(
     return [out / f"{stem}.gif", out / f"{stem}.mp4"]
 
 
+@torch.no_grad()
+def sample_images(
+    out: str | Path, model: str, n: int = 12, *, truncation: float = 0.7, seed: int = 0, device="cpu"
+) -> Path:
+    """Draw n pictures; write ``0000.png`` … and their latents in one file, whose path is returned.
+
+    Truncation applies where there is a w space; else the latents are plain samples of z.
+    """
+    out, generator = Path(out), load_generator(model, device)
+    latents = Latents("z", generator.sample("z", n, seed))
+    if "w" in generator.spaces:
+        latents = Latents("w", generator.map(latents.code, truncation))
+    for i, part in enumerate(latents):
+        write_image(out / f"{i:04d}.png", generator.synthesize(part).clamp(0, 1))
+    save_latents(out / "latents.safetensors", latents, model=model, truncation=str(truncation), seed=str(seed))
+    return out / "latents.safetensors"
+
+
 def demo(out: str | Path, steps: int = 300, device: str | torch.device = "cpu") -> tuple[list[dict], Figure]:
     """Invert one real photo with every bundled model in every space; write the figure, the images and the table."""
     out, features = Path(out), load_features(device=device)
@@ -171,9 +189,7 @@ def demo(out: str | Path, steps: int = 300, device: str | torch.device = "cpu") 
     rows, shown = [], []
     for model, space in DEMO:
         generator = load_generator(model, device)
-        result = run_inversion(
-            generator, target, space, f"{model} {space}", features=features, steps=steps, start="best"
-        )
+        result = run_inversion(generator, target, space, f"{model} {space}", features=features, steps=steps)
         (row,) = measure(result, target, features)
         rows.append({"file": "chelsea (scikit-image)", "model": model, "space": space, **row})
         stem = f"{model}-{space_stem(space)}"

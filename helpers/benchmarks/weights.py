@@ -50,7 +50,7 @@ def invert_faces(generator: Generator, faces: Tensor, space: str, features, batc
     """PSNR (N,) of inversions with the defaults of ``python -m helpers invert``."""
     parts = []
     for chunk in faces.split(batch):
-        result = project(generator, chunk, space, features=features, start="best")
+        result = project(generator, chunk, space, features=features)
         parts.append(psnr(result.images, chunk))
     return torch.cat(parts)
 
