@@ -1,0 +1,275 @@
+"""Masks: where in an image something counts. float32 (B, 1, H, W) in [0, 1], 1 = this region.
+
+Shapes take fractions of the image's sides, so one description fits every resolution; edges are anti-aliased.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from scipy import ndimage
+from skimage.draw import polygon2mask
+from torch import Tensor
+
+from .images import read_rgba
+
+Size = int | tuple[int, int]
+SIDES = ("left", "right", "top", "bottom")
+SUPERSAMPLING = 8  # samples per pixel and axis, for the edges of ellipses and polygons
+OVERLAY = (1.0, 0.15, 0.35)  # RGB of previews: a pink that no fur has
+
+
+class MaskError(ValueError):
+    """Something that is no mask, or does not fit its image; the message says what was expected and what to do."""
+
+
+# --- checks ----------------------------------------------------------------------------------------------------------
+
+
+def as_mask(values: Tensor | np.ndarray, size: Size | None = None, name: str = "the mask") -> Tensor:
+    """A mask float32 (B, 1, H, W) in [0, 1] from what people have.
+
+    Args:
+        values: (H, W), (1, H, W), (H, W, 1) or (B, 1, H, W). Booleans become 0 and 1; whole numbers are 0 and 1, or
+            0-255 where one is above 1; floats are in [0, 1]. A blank mask and one of ones are masks too: the terms of
+            an empty region are 0.
+        size: side or (height, width) that the mask must have.
+        name: for the message.
+
+    Raises:
+        MaskError: for NaN, values outside [0, 1] (0-255 as floats too), another shape or size.
+    """
+    mask = torch.as_tensor(values).detach()
+    shape = tuple(mask.shape)
+    if mask.ndim == 3 and shape[-1] == 1 and shape[0] != 1:
+        mask = mask.movedim(-1, 0)
+    mask = mask[None, None] if mask.ndim == 2 else mask[None] if mask.ndim == 3 else mask
+    if mask.ndim != 4 or mask.shape[1] != 1 or 0 in mask.shape:
+        raise MaskError(f"{name} must be of shape (B, 1, H, W) or (H, W), but {shape} came; give one channel.")
+    expected = None if size is None else _pair(size)
+    if expected is not None and tuple(mask.shape[-2:]) != expected:
+        raise MaskError(
+            f"{name} must have the image's size, {expected[1]} x {expected[0]} pixels, but it has {mask.shape[-1]} x "
+            f"{mask.shape[-2]}; make it at that size or read it with mask_from_file(path, size)."
+        )
+    return _unit_range(mask, name)
+
+
+def _unit_range(mask: Tensor, name: str) -> Tensor:
+    if mask.dtype == torch.bool:
+        return mask.float()
+    if not mask.is_floating_point():
+        mask = mask.float() / (255 if mask.max() > 1 else 1)
+    if not mask.isfinite().all():
+        raise MaskError(f"{name} holds NaN or infinity; give values in [0, 1], 1 for the region.")
+    low, high = mask.min().item(), mask.max().item()
+    if low < 0 or high > 1:
+        hint = "divide it by 255" if high <= 255 and low >= 0 else "scale it to that range"
+        raise MaskError(f"{name} must be in [0, 1], but its values reach from {low:g} to {high:g}; {hint}.")
+    return mask.float()
+
+
+def _pair(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+# --- shapes ----------------------------------------------------------------------------------------------------------
+
+
+def half(size: Size, side: str = "left", at: float = 0.5) -> Tensor:
+    """Half plane (1, 1, H, W): everything on one side of a straight cut.
+
+    side: "left", "right", "top" or "bottom". at: where the cut is, as a fraction of the width or height from the left
+    or top. Raises MaskError for another side.
+    """
+    boxes = {"left": (0, 0, at, 1), "right": (at, 0, 1, 1), "top": (0, 0, 1, at), "bottom": (0, at, 1, 1)}
+    if side not in boxes:
+        raise MaskError(f"side must be {', '.join(SIDES)}, but {side!r} came.")
+    return box(size, boxes[side])
+
+
+def box(size: Size, edges: Sequence[float]) -> Tensor:
+    """Rectangle (1, 1, H, W); edges (left, top, right, bottom) as fractions of width and height.
+
+    A pixel that the edge cuts has the value of the part inside. Raises MaskError unless left <= right, top <= bottom.
+    """
+    height, width = _pair(size)
+    left, top, right, bottom = (float(edge) for edge in edges)
+    if not (left <= right and top <= bottom):
+        raise MaskError(f"a box is (left, top, right, bottom) with left <= right and top <= bottom, but {edges} came.")
+    return (_covered(height, top, bottom)[:, None] * _covered(width, left, right))[None, None]
+
+
+def _covered(pixels: int, start: float, stop: float) -> Tensor:
+    """Share of each of ``pixels`` cells that lies between two fractions of their sum."""
+    cells = torch.arange(pixels, dtype=torch.float64)
+    covered = torch.minimum(cells + 1, torch.tensor(stop * pixels)) - torch.maximum(cells, torch.tensor(start * pixels))
+    return covered.clamp(0, 1).float()
+
+
+def ellipse(size: Size, centre=(0.5, 0.5), radii=(0.25, 0.25), angle: float = 0.0) -> Tensor:
+    """Ellipse (1, 1, H, W); centre (x, y) and radii (x, y) as fractions of width and height, angle in degrees.
+
+    Positive angles turn clockwise on the screen. Raises MaskError for a radius that is not positive.
+    """
+    height, width = _pair(size)
+    if min(radii) <= 0:
+        raise MaskError(f"the radii of an ellipse must be positive, but {tuple(radii)} came.")
+    y = (torch.arange(height * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - centre[1] * height
+    x = (torch.arange(width * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - centre[0] * width
+    turn = np.deg2rad(angle)
+    along = x[None] * np.cos(turn) + y[:, None] * np.sin(turn)
+    across = y[:, None] * np.cos(turn) - x[None] * np.sin(turn)
+    inside = (along / (radii[0] * width)) ** 2 + (across / (radii[1] * height)) ** 2 <= 1
+    return _pooled(inside)
+
+
+def polygon(size: Size, points: Sequence[tuple[float, float]]) -> Tensor:
+    """Polygon (1, 1, H, W); at least three corners (x, y) as fractions of width and height, closed by itself."""
+    height, width = _pair(size)
+    if len(points) < 3:
+        raise MaskError(f"a polygon needs at least 3 corners, but {len(points)} came.")
+    fine = (height * SUPERSAMPLING, width * SUPERSAMPLING)
+    corners = [(y * fine[0] - 0.5, x * fine[1] - 0.5) for x, y in points]  # rows and columns of sample centres
+    return _pooled(torch.from_numpy(polygon2mask(fine, corners)))
+
+
+def _pooled(samples: Tensor) -> Tensor:
+    return torch.nn.functional.avg_pool2d(samples.float()[None, None], SUPERSAMPLING)
+
+
+# --- from pictures ---------------------------------------------------------------------------------------------------
+
+
+def mask_from_file(path: str | os.PathLike, size: int | None = None) -> Tensor:
+    """A mask (1, 1, H, W) from an image file: its transparency where it has any, else its lightness (white = 1).
+
+    size: side to which its central square is resized. Raises ImageError for a file that is no image.
+    """
+    image, alpha = read_rgba(path, size)
+    return alpha if alpha.min() < 1 else image.mean(1, keepdim=True)
+
+
+def mask_from_alpha(path: str | os.PathLike, size: int | None = None) -> Tensor:
+    """The opaque part of an image file as a mask (1, 1, H, W), of ones where the file has no transparency."""
+    return read_rgba(path, size)[1]
+
+
+def mask_from_drawing(drawing: np.ndarray | Tensor, size: Size | None = None) -> Tensor:
+    """A mask (1, 1, H, W) from a canvas: wherever something was drawn.
+
+    Args:
+        drawing: uint8 (H, W, 4): its opacity; (H, W, 3) or (H, W): darkness of the strokes on white paper.
+        size: side or (height, width) to average it down to.
+
+    Raises:
+        MaskError: for another shape or type.
+    """
+    pixels = torch.as_tensor(drawing)
+    channels = pixels.shape[-1] if pixels.ndim == 3 else 1
+    if pixels.dtype != torch.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and channels not in (3, 4)):
+        raise MaskError(
+            f"a drawing must be uint8 of shape (H, W), (H, W, 3) or (H, W, 4), but {pixels.dtype} "
+            f"{tuple(pixels.shape)} came."
+        )
+    values = pixels.reshape(*pixels.shape[:2], channels).float() / 255
+    mask = values[..., 3] if channels == 4 else 1 - values.mean(-1)
+    mask = mask[None, None]
+    return mask if size is None else mask_pyramid(mask, [_pair(size)])[0]
+
+
+# --- algebra ---------------------------------------------------------------------------------------------------------
+
+
+def invert(mask: Tensor) -> Tensor:
+    """Everything else: 1 - mask."""
+    return 1 - mask
+
+
+def union(*masks: Tensor) -> Tensor:
+    """In any of the masks: their maximum."""
+    return torch.stack(torch.broadcast_tensors(*masks)).amax(0)
+
+
+def intersect(*masks: Tensor) -> Tensor:
+    """In all of the masks: their minimum."""
+    return torch.stack(torch.broadcast_tensors(*masks)).amin(0)
+
+
+def grow(mask: Tensor, radius: float) -> Tensor:
+    """Widen the region by ``radius`` pixels in all directions (grey dilation by a disk); negative shrinks it.
+
+    The image's own border is no edge of the region: a half plane grows only at its cut.
+    """
+    if abs(radius) < 1:
+        return mask
+    reach = int(abs(radius))
+    offsets = np.arange(-reach, reach + 1)
+    disk = (offsets[:, None] ** 2 + offsets[None] ** 2 <= radius**2)[None, None]
+    morph = ndimage.grey_dilation if radius > 0 else ndimage.grey_erosion
+    return torch.from_numpy(morph(mask.cpu().numpy(), footprint=disk, mode="nearest")).to(mask.device)
+
+
+def shrink(mask: Tensor, radius: float) -> Tensor:
+    """Narrow the region by ``radius`` pixels from all its edges, not from the image's border."""
+    return grow(mask, -radius)
+
+
+def feather(mask: Tensor, radius: float) -> Tensor:
+    """Soften the edge: Gaussian blur with a standard deviation of ``radius`` pixels; 0 changes nothing.
+
+    Outside the image the border's values go on. Raises MaskError for a negative radius.
+    """
+    if radius < 0:
+        raise MaskError(f"the feather radius must be 0 or more pixels, but {radius} came.")
+    if radius == 0:
+        return mask
+    blurred = ndimage.gaussian_filter(mask.cpu().numpy(), (0, 0, radius, radius), mode="nearest", truncate=3)
+    return torch.from_numpy(blurred).clamp(0, 1).to(mask.device)
+
+
+def edge_band(mask: Tensor, width: float = 1.0) -> Tensor:
+    """The pixels within ``width`` of the region's edge, on both sides, as a mask of 0 and 1."""
+    hard = (mask >= 0.5).float()
+    return grow(hard, width) - shrink(hard, width)
+
+
+# --- sizes and previews ----------------------------------------------------------------------------------------------
+
+
+def mask_pyramid(mask: Tensor, sizes: Iterable[Size]) -> list[Tensor]:
+    """The mask at other sizes, for feature layers, activations and noise maps: each cell is the mean of what it covers.
+
+    Area resampling keeps the mean of the mask, so a region keeps its share of every layer.
+
+    Args:
+        mask: (B, 1, H, W).
+        sizes: sides or (height, width) of the layers.
+
+    Returns:
+        One (B, 1, h, w) in [0, 1] for each size.
+    """
+    return [_resample(_resample(mask, h, -2), w, -1) for h, w in map(_pair, sizes)]
+
+
+def _resample(mask: Tensor, cells: int, dim: int) -> Tensor:
+    count = mask.shape[dim]
+    if cells == count:
+        return mask
+    edges = torch.linspace(0, 1, cells + 1, dtype=torch.float64).tolist()
+    rows = [_covered(count, a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    weight = (torch.stack(rows) * (cells / count)).to(mask)
+    return (mask.movedim(dim, -1) @ weight.t()).movedim(-1, dim).clamp(0, 1)
+
+
+def overlay(image: Tensor, mask: Tensor, colour: Sequence[float] = OVERLAY, opacity: float = 0.5) -> Tensor:
+    """Preview (B, 3, H, W): the image with the region tinted.
+
+    image: (B, 3, H, W) in [0, 1]. mask: (B or 1, 1, H, W). colour: RGB in [0, 1]. opacity: of the tint where the mask
+    is 1. Raises MaskError for a mask of another size.
+    """
+    mask = as_mask(mask, tuple(image.shape[-2:])).to(image.device)
+    return torch.lerp(image, image.new_tensor(colour).view(1, 3, 1, 1), mask * opacity)
