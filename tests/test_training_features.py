@@ -7,11 +7,13 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from helpers.features import CONFIGS, FeatureConfig, Features, load_features
+from helpers.images import ImageError
 from helpers.training import features as training
 from helpers.training import photos as sets
 from helpers.training.photos import TrainingError
@@ -131,12 +133,25 @@ def test_zip_and_folder_are_the_same(data, tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for path in data.glob("*/*"):
             archive.write(path, path.relative_to(data))
-    assert sets.read_labelled(tmp_path / "a.zip") == sets.read_labelled(data)
+    zipped, folder = sets.find_labelled(tmp_path / "a.zip"), sets.find_labelled(data)
+    assert (zipped.names, zipped.labels, zipped.classes) == (folder.names, folder.labels, ["blue", "red"])
+    assert torch.equal(zipped.squares([0, 20]), folder.squares([0, 20]))
+
+
+def test_stored_photos_are_whole_and_test_photos_are_centre_squares(data):
+    photos = sets.find_labelled(data)
+    images, aspects = photos.squashed([3, 17])
+    assert images.shape == (2, 3, 128, 128) and images.dtype == torch.uint8
+    assert aspects.tolist() == pytest.approx([43 / 30, 45 / 30])
+    assert images.float().mean((2, 3)).argmax(1).tolist() == [2, 0]  # blue, then red
+    with Image.open(data / "blue" / "03.jpg") as photo:
+        centre = torch.from_numpy(np.array(photo.crop((6, 0, 36, 30)))).permute(2, 0, 1)
+    assert torch.equal(photos.squares([3], 30)[0], centre)
 
 
 def test_split_takes_a_tenth_of_every_class():
     labels = [0] * 30 + [1] * 50 + [2] * 3
-    photos = sets.LabelledPhotos({str(i): b"" for i in range(83)}, labels, ["a", "b", "c"])
+    photos = sets.LabelledPhotos(Path(), [str(i) for i in range(83)], labels, ["a", "b", "c"])
     train, held_out = photos.split()
     assert sorted(train + held_out) == list(range(83))
     assert [sum(labels[i] == label for i in held_out) for label in (0, 1, 2)] == [3, 5, 1]
@@ -147,13 +162,13 @@ def test_data_that_cannot_be_used(tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "a.jpg").write_bytes(b"")
     with pytest.raises(TrainingError, match="at least 2 classes"):
-        sets.read_labelled(tmp_path)
+        sets.find_labelled(tmp_path)
     (tmp_path / "two").mkdir()
     (tmp_path / "two" / "a.jpg").write_bytes(b"")
     with pytest.raises(TrainingError, match="at least 2 photos in every class"):
-        sets.read_labelled(tmp_path)
-    with pytest.raises(TrainingError, match="folder or a zip"):
-        sets.read_labelled(tmp_path / "absent")
+        sets.find_labelled(tmp_path)
+    with pytest.raises(ImageError, match="zip or folder"):
+        sets.find_labelled(tmp_path / "absent")
 
 
 def test_evaluation_needs_the_training_classes(uninterrupted, data, tmp_path):

@@ -12,9 +12,10 @@ from torch.nn.utils import skip_init
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from helpers.device import pick_device
 from helpers.features import CONFIGS, FeatureConfig, FeatureError, Features, Normalize
 from helpers.images import atomic_path
-from helpers.training.photos import TESTED, LabelledPhotos, TrainingError, augment, cutmix, read_labelled
+from helpers.training.photos import TESTED, LabelledPhotos, TrainingError, augment, cutmix, find_labelled
 from helpers.weights import load_weights, save_weights
 
 EMA_DECAY = 0.998  # per step: an average over about 3 epochs of 168 steps
@@ -151,8 +152,9 @@ class FeatureTrainer:
 
     def autocast(self) -> torch.autocast:
         """bfloat16 on the CPU and on GPUs that have it, else full precision."""
-        half = self.device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+        kind = self.device.type
+        half = kind == "cpu" or (kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
+        return torch.autocast(kind, torch.bfloat16, enabled=half)
 
     def next_batch(self) -> tuple[Tensor, Tensor, float]:
         """Augmented photos (B, 3, size, size), their labels, and the share of each that is not pasted over."""
@@ -250,22 +252,22 @@ def train_features(
     seed: int = 0,
     device: str | torch.device | None = None,
 ) -> Path:
-    """Train a feature network on CLASS/*.jpg photos of a folder or zip; call again to go on after a stop or a kill.
+    """Train a feature network on the CLASS/photo files of a folder or zip; call again to go on after a stop or a kill.
 
     out: folder for the state, `state.pt`, and the result, `features.safetensors`, which `load_features` reads.
     sizes, shares: sides of the training crops in px, and the part of the epochs for each. rate: peak of the one-cycle
     schedule. save_every: seconds between states. test_every: epochs between tests on the held-out tenth.
-    resume: False begins anew even when `out` holds a state. device: the GPU if there is one, when None.
-    Returns the path of the result. Raises TrainingError for data or a state that cannot be used.
+    resume: False begins anew even when `out` holds a state. device: of `pick_device`.
+    Returns the path of the result. Raises TrainingError or ImageError for data or a state that cannot be used.
     """
     if len(sizes) != len(shares) or min(sizes) < 2 ** (len(config.depths) - 1) or min(epochs, test_every) < 1:
         least = 2 ** (len(config.depths) - 1)
         raise TrainingError(
             f"Expected a share for every size, sizes from {least} px and at least 1 epoch; change them."
         )
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = pick_device(device)
     settings = {"epochs": epochs, "batch": batch, "sizes": list(sizes), "shares": list(shares)}
-    trainer = FeatureTrainer(read_labelled(data), config, device, settings | {"rate": rate, "seed": seed})
+    trainer = FeatureTrainer(find_labelled(data), config, device, settings | {"rate": rate, "seed": seed})
     state_file = Path(out) / STATE_FILE
     if resume and state_file.exists():
         trainer.load(torch.load(state_file, map_location=device, weights_only=True))
@@ -316,7 +318,7 @@ def evaluate_features(
     Raises TrainingError when the classes are not those of the training.
     """
     tensors, config = load_weights(weights)
-    photos = read_labelled(data)
+    photos = find_labelled(data)
     if "head.weight" not in tensors:
         raise FeatureError(f"{weights} has no classifier to measure; use a network of train_features.")
     if photos.classes != config["classes"]:

@@ -1,7 +1,7 @@
 """Labelled photos for the feature network: read once into memory, cropped and recoloured as whole batches."""
 
 import math
-import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.images import read_image, resize
+from helpers.photos import _open_set
 
 STORED = 128  # px: training photos are kept squashed to this square, their aspect ratio beside them
 TESTED = 112  # px: side of the centre square that the held-out photos are tested on
@@ -25,9 +26,10 @@ class TrainingError(ValueError):
 
 @dataclass
 class LabelledPhotos:
-    """JPEG files by name, in order; the label of each; the names of the classes."""
+    """A zip or folder of CLASS/photo files: their names, the label of each, and the names of the classes."""
 
-    files: dict[str, bytes]
+    path: Path
+    names: list[str]
     labels: list[int]
     classes: list[str]
 
@@ -46,51 +48,43 @@ class LabelledPhotos:
     def squashed(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """Whole photos squashed to a square, uint8 (N, 3, 128, 128), and their aspect ratio width / height (N,)."""
         images, aspects = torch.empty(len(indices), STORED, STORED, 3, dtype=torch.uint8), torch.empty(len(indices))
-        names = list(self.files)
-        for place, index in enumerate(indices):
-            photo = read_image(self.files[names[index]], name=names[index])
+        for place, photo in enumerate(self._read(indices)):
             aspects[place] = photo.shape[3] / photo.shape[2]
             images[place] = _to_bytes(resize(photo, STORED))
         return images.permute(0, 3, 1, 2), aspects
 
     def squares(self, indices: list[int], size: int = TESTED) -> Tensor:
         """Centre squares, uint8 (N, 3, size, size)."""
-        images, names = torch.empty(len(indices), size, size, 3, dtype=torch.uint8), list(self.files)
-        for place, index in enumerate(indices):
-            images[place] = _to_bytes(read_image(self.files[names[index]], size, name=names[index]))
+        images = torch.empty(len(indices), size, size, 3, dtype=torch.uint8)
+        for place, photo in enumerate(self._read(indices, size)):
+            images[place] = _to_bytes(photo)
         return images.permute(0, 3, 1, 2)
+
+    def _read(self, indices: list[int], size: int | None = None) -> Iterator[Tensor]:
+        with _open_set(self.path) as (_, read):
+            for name in (self.names[i] for i in indices):
+                yield read_image(read(name), size, name=name)
 
 
 def _to_bytes(image: Tensor) -> Tensor:
     return (image[0] * 255).round().to(torch.uint8).permute(1, 2, 0)
 
 
-def read_labelled(data: str | Path) -> LabelledPhotos:
-    """Read CLASS/*.jpg from a folder or a zip.
+def find_labelled(data: str | Path) -> LabelledPhotos:
+    """List the CLASS/photo files of a folder or a zip; nothing is decoded yet.
 
-    Raises TrainingError when `data` is neither, or holds fewer than 2 classes, or a class of one photo.
+    Raises ImageError when `data` is neither, TrainingError for fewer than 2 classes or a class of one photo.
     """
-    data = Path(data)
-    if data.is_dir():
-        found = {path.relative_to(data).as_posix(): path for path in data.glob("*/*")}
-        files = {name: found[name].read_bytes() for name in sorted(found) if _is_jpeg(name)}
-    elif zipfile.is_zipfile(data):
-        with zipfile.ZipFile(data) as archive:
-            files = {name: archive.read(name) for name in sorted(archive.namelist()) if _is_jpeg(name)}
-    else:
-        raise TrainingError(f"Expected a folder or a zip of CLASS/*.jpg photos, got {data}; check the path.")
-    owners = [name.split("/")[-2] for name in files]
+    with _open_set(Path(data)) as (found, _):
+        names = [name for name in found if "/" in name]
+    owners = [name.split("/")[-2] for name in names]
     classes = sorted(set(owners))
     if len(classes) < 2:
-        raise TrainingError(f"Expected CLASS/*.jpg photos of at least 2 classes, {data} has {len(classes)}; add some.")
+        raise TrainingError(f"Expected CLASS/photo files of at least 2 classes, {data} has {len(classes)}; add some.")
     single = [name for name in classes if owners.count(name) < 2]
     if single:
         raise TrainingError(f"Expected at least 2 photos in every class, {single[0]} has 1; add some or delete it.")
-    return LabelledPhotos(files, [classes.index(owner) for owner in owners], classes)
-
-
-def _is_jpeg(name: str) -> bool:
-    return name.lower().endswith((".jpg", ".jpeg")) and "/" in name and not name.split("/")[-1].startswith(".")
+    return LabelledPhotos(Path(data), names, [classes.index(owner) for owner in owners], classes)
 
 
 # --- augmentation, on whole batches ----------------------------------------------------------------------------------
