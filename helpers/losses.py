@@ -55,6 +55,32 @@ def perceptual_loss(ours: dict[str, Tensor], theirs: dict[str, Tensor], mask: Te
     return torch.stack(losses).mean(0)
 
 
+def gram_matrix(activations: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean over the mask's area of the products of all pairs of channels: (B, C, h, w) to (B, C, C).
+
+    The Gram matrix of Gatys et al. (CVPR 2016) divided by the number of cells, so regions of any size compare.
+
+    mask: (B or 1, 1, H, W) in [0, 1] at image size; the layer gets its mean over the layer's cells. None is everywhere.
+    """
+    size = activations.shape[-2:]
+    weight = activations.new_ones(1, 1, *size) if mask is None else F.adaptive_avg_pool2d(mask, size)
+    rows, weighted = activations.flatten(2), (activations * weight).flatten(2)
+    area = weight.sum((1, 2, 3)).clamp_min(1e-8)
+    return weighted @ rows.transpose(1, 2) / area[:, None, None]
+
+
+def style_loss(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> Tensor:
+    """Relative squared distance of Gram matrices, mean over layers: (B,); 0 is the same texture, about 1 unrelated.
+
+    ours, theirs: layer to ``gram_matrix`` (B, C, C); a target batch of 1 serves all.
+    """
+    losses = [
+        (ours[layer] - target).square().sum((1, 2)) / target.square().sum((1, 2)).clamp_min(1e-8)
+        for layer, target in theirs.items()
+    ]
+    return torch.stack(losses).mean(0)
+
+
 def delta_loss(delta: Tensor) -> Tensor:
     """Squared length of the latent's offset from its start, over all rows: (B, ...) to (B,)."""
     return delta.flatten(1).square().sum(1)

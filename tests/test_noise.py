@@ -1,0 +1,231 @@
+"""The noise stage: what it may move, what it reaches, and that the counter-measure measures the code alone."""
+
+import math
+
+import pytest
+import torch
+
+from helpers import noise
+from helpers.generators import DCGAN, StyleGAN2
+from helpers.inversion import project
+from helpers.latents import Latents
+from helpers.metrics import psnr
+from helpers.noise import NoiseError, noise_inversion, optimize_noise
+
+SIZE = 16
+
+
+@pytest.fixture(scope="module")
+def generator():
+    torch.manual_seed(0)
+    network = StyleGAN2(SIZE, z_dim=16, w_dim=16, mapping_layers=2, channel_base=256, channel_max=16)
+    # learned strengths differ by orders of magnitude between layers
+    for i, strength in enumerate(network.noise_strengths):
+        strength.data.fill_((0.1, -0.003, 0.05, 0.0005, -0.02)[i % 5])
+    network.compute_statistics(1000)
+    return network.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def targets():
+    ramp = torch.linspace(0.2, 0.8, SIZE)
+    texture = 0.1 * torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    return (0.5 * ramp[:, None] + 0.5 * ramp[None]).expand(2, 3, -1, -1) * 0.8 + texture
+
+
+@pytest.fixture(scope="module")
+def start(generator, targets):
+    return project(generator, targets, "w+", weights={"l2": 1.0}, steps=40).latents
+
+
+def images(generator, latents):
+    return generator.synthesize(latents).detach().clamp(0, 1)
+
+
+# --- what it reaches and what it moves -------------------------------------------------------------------------------
+
+
+def test_the_noise_adds_many_decibels_and_leaves_the_code(generator, targets, start):
+    before = psnr(images(generator, start), targets)
+    result = optimize_noise(generator, targets, start, steps=150)
+    assert torch.equal(result.latents.code, start.code)
+    assert (psnr(result.images, targets) > before + 8).all()
+    assert torch.equal(images(generator, result.latents), result.images)
+    assert result.steps == 150 and result.history["l2"].shape == (150, 2)
+
+
+def test_the_rate_follows_the_strength(generator, targets, start):
+    """At one rate for all maps those of weak layers stay where they are, and the fit is far worse."""
+    scaled = psnr(optimize_noise(generator, targets, start, steps=80).images, targets)
+    alike = noise_inversion(generator, targets, start, steps=80, lr=0.01)
+    original = noise.noise_scales
+    try:
+        noise.noise_scales = lambda generator: [1.0] * len(generator.noise_shapes)
+        for _ in alike:
+            pass
+    finally:
+        noise.noise_scales = original
+    assert (scaled > psnr(alike.result().images, targets) + 3).all()
+
+
+def test_a_layer_without_strength_does_no_harm(generator, targets, start):
+    strength = generator.noise_strengths[1]
+    kept = strength.item()
+    try:
+        strength.data.fill_(0.0)
+        result = optimize_noise(generator, targets, start, steps=20)
+    finally:
+        strength.data.fill_(kept)
+    assert all(map_.isfinite().all() for map_ in result.latents.noise)
+
+
+def test_the_best_step_is_returned(generator, targets, start):
+    result = optimize_noise(generator, targets, start, steps=30, lr=3.0)  # a rate that diverges
+    assert torch.allclose(result.total, result.history["total"].min(0).values, rtol=1e-3)
+
+
+def test_a_batch_is_as_good_as_singles(generator, targets, start):
+    both = optimize_noise(generator, targets, start, steps=15)
+    for i in range(2):
+        single = optimize_noise(generator, targets[i : i + 1], start[i], steps=15)
+        assert torch.allclose(single.images, both.images[i : i + 1], atol=1e-4)
+
+
+def test_only_masked_pixels_count(generator, targets, start):
+    mask = torch.zeros(1, 1, SIZE, SIZE)
+    mask[..., : SIZE // 2] = 1
+    result = optimize_noise(generator, targets, start, mask, steps=100)
+    error = (result.images - targets).square().mean((1, 2))
+    assert (error[:, : SIZE // 2].mean(1) < 0.2 * error[:, SIZE // 2 :].mean(1)).all()
+    assert torch.allclose(result.parts["l2"], error[:, : SIZE // 2].mean(1), rtol=1e-3)
+
+
+def test_maps_move_only_where_they_may(generator, targets, start):
+    where = torch.zeros(1, 1, SIZE, SIZE)
+    where[..., : SIZE // 2] = 1
+    result = optimize_noise(generator, targets, start, where=where, steps=5)
+    for map_, fixed in zip(result.latents.noise, generator.fixed_noise(2), strict=True):
+        half = map_.shape[-1] // 2
+        assert torch.equal(map_[..., half:], fixed[..., half:])
+        assert not torch.equal(map_[..., :half], fixed[..., :half])
+
+
+def test_lbfgs_lowers_the_loss(generator, targets, start):
+    result = optimize_noise(generator, targets, start, steps=3, optimizer="lbfgs")
+    assert (result.total < 0.5 * result.history["total"][0]).all()
+
+
+# --- orders ----------------------------------------------------------------------------------------------------------
+
+
+def test_joint_moves_code_and_noise(generator, targets):
+    mean = Latents("w+", generator.mean("w+"))
+    result = optimize_noise(generator, targets, mean, order="joint", steps=20)
+    assert not torch.allclose(result.latents.code, mean.code.expand(2, -1, -1))
+    assert not torch.allclose(result.latents.noise[0], generator.fixed_noise(2)[0])
+
+
+def test_alternating_takes_turns(generator, targets):
+    mean = Latents("w+", generator.mean("w+"))
+    moved = []
+    before = Latents("w+", mean.code.expand(2, -1, -1), generator.fixed_noise(2))
+    for step in noise_inversion(generator, targets, mean, order="alternating", rounds=2, steps=8):
+        code = not torch.equal(step.latents.code, before.code)
+        maps = not torch.equal(step.latents.noise[0], before.noise[0])
+        moved.append((code, maps))
+        before = step.latents
+    # the first step after a change of turn starts from the best so far, which may differ in what moved last
+    assert [moved[i] for i in (1, 3, 5, 7)] == [(True, False), (False, True), (True, False), (False, True)]
+
+
+def test_joint_hides_the_picture_in_the_noise(generator, targets, start):
+    mean = Latents("w+", generator.mean("w+"))
+    joint = optimize_noise(generator, targets, mean, order="joint", steps=100, code_lr=1e-4)
+    then = optimize_noise(generator, targets, start, steps=100)
+    fresh = noise.fresh_noise_psnr(generator, targets, joint.latents)
+    assert (noise.fresh_noise_psnr(generator, targets, then.latents) > fresh + 3).all()
+
+
+def test_regularised_maps_keep_unit_variance_and_stay_white(generator, targets, start):
+    free = optimize_noise(generator, targets, start, steps=40)
+    tied = optimize_noise(generator, targets, start, steps=40, regularise=100.0)
+    for map_ in tied.latents.noise:
+        assert torch.allclose(map_.mean((1, 2, 3)), torch.zeros(2), atol=1e-4)
+        assert torch.allclose(map_.square().mean((1, 2, 3)), torch.ones(2), atol=1e-3)
+    assert (tied.parts["l2"] > free.parts["l2"]).all()
+    assert free.latents.noise[1].std() > 3
+
+
+# --- stopping and weights --------------------------------------------------------------------------------------------
+
+
+def test_leaving_the_loop_keeps_the_best(generator, targets, start):
+    run = noise_inversion(generator, targets, start, steps=100)
+    for step in run:
+        if step.number == 10:
+            break
+    result = run.result()
+    assert result.steps == 10 and len(result.history["l2"]) == 10
+    assert torch.allclose(result.total, torch.stack(list(result.history["total"])).min(0).values, rtol=1e-3)
+
+
+# --- the counter-measure ---------------------------------------------------------------------------------------------
+
+
+def test_fresh_noise_psnr_is_the_mean_of_its_draws_and_ignores_fitted_maps(generator, targets, start):
+    value = noise.fresh_noise_psnr(generator, targets, start, draws=2, seed=5)
+    by_hand = [psnr(generator.synthesize(start.code, generator.fresh_noise(2, seed=seed)), targets) for seed in (5, 6)]
+    assert torch.allclose(value, (by_hand[0] + by_hand[1]) / 2)
+    fitted = optimize_noise(generator, targets, start, steps=20)
+    assert torch.equal(noise.fresh_noise_psnr(generator, targets, fitted.latents, draws=2, seed=5), value)
+    assert (psnr(fitted.images, targets) > value).all()
+
+
+def test_the_residual_report_adds_up_and_knows_colour_and_frequency():
+    targets = torch.full((1, 3, SIZE, SIZE), 0.5)
+    checker = (torch.arange(SIZE)[:, None] + torch.arange(SIZE)[None]) % 2 * 0.2 - 0.1
+    grey, red_green = torch.ones(3), torch.tensor([1.0, -1.0, 0.0])
+    for colour, name in ((grey, "luminance"), (red_green, "chroma")):
+        for pattern, band in ((torch.full((SIZE, SIZE), 0.1), "low"), (checker, "high")):
+            images = targets + colour[:, None, None] * pattern
+            parts = noise.residual_report(images, targets)
+            mse = (images - targets).square().mean().item()
+            assert parts[f"{name}_{band}"].item() == pytest.approx(mse, rel=1e-4)
+            assert sum(value.item() for value in parts.values()) == pytest.approx(mse, rel=1e-4)
+
+
+def test_the_autocorrelation_is_small_for_white_noise_and_large_for_a_picture(generator):
+    white = noise.noise_autocorrelation([torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))])
+    smooth = torch.linspace(-1, 1, 64).expand(1, 1, 64, 64)
+    picture = noise.noise_autocorrelation([noise.normalised(smooth)])
+    assert white < 0.1 and picture > 2
+    checker = (torch.arange(8)[:, None] + torch.arange(8)[None]) % 2 * 2.0 - 1
+    assert noise.noise_autocorrelation([checker[None, None]]).item() == pytest.approx(2)  # (-1)^2 in both directions
+
+
+def test_the_psnr_history_is_that_of_the_loss():
+    curve = noise.psnr_history({"l2": torch.tensor([[0.01, 0.1], [0.0001, 0.0]])})
+    assert torch.allclose(curve[0], torch.tensor([20.0, 10.0])) and curve[1, 0] == 40 and math.isfinite(curve[1, 1])
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_is_refused_in_one_sentence(generator, targets, start):
+    cases = [
+        ({"targets": targets[..., :8]}, "targets must be"),
+        ({"targets": targets * math.nan}, "NaN"),
+        ({"order": "backwards"}, "sequential, joint, alternating"),
+        ({"targets": targets[[0, 1, 0]]}, "one per target"),
+        (
+            {"generator": DCGAN(), "latents": Latents("z", torch.zeros(2, 100)), "targets": torch.zeros(2, 3, 64, 64)},
+            "maps",
+        ),
+    ]
+    for changes, message in cases:
+        arguments = {"generator": generator, "targets": targets, "latents": start} | changes
+        with pytest.raises(NoiseError, match=message) as caught:
+            optimize_noise(**arguments, steps=1)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(NoiseError, match="at least one draw"):
+        noise.fresh_noise_psnr(generator, targets, start, draws=0)
