@@ -1,0 +1,731 @@
+"""Local edits with masks: blend, fill, restyle, transfer (Abdal et al., Image2StyleGAN++, CVPR 2020).
+
+The paper builds every edit from four blocks, and so does this module:
+
+- ``W_l``  masked optimisation of the w+ code: ``embed``;
+- ``Mk_n`` masked optimisation of the noise maps: ``fit_noise``;
+- ``M_st`` masked style transfer: ``embed`` with a style term;
+- ``I_att`` activations copied between two embedded images: ``copy_activations``.
+
+Each application returns an ``Edit``: iterate over it for the steps, leave the loop to stop, ask for ``result()``; or
+call ``run()``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from scipy import sparse
+from scipy.sparse.linalg import spsolve
+from torch import Tensor
+
+from .generators import Generator
+from .images import atomic_path, quantize
+from .inversion import PHASES, InversionResult, InversionStep
+from .latents import Latents
+from .losses import Loss, delta_loss, gram_matrix, lp_loss, perceptual_loss, style_loss
+from .masks import as_mask, feather, grow, invert, mask_pyramid, shrink
+from .noise import Embedding, PixelObjective, Stage
+
+PERCEPTUAL_LAYERS = ("conv1_1", "conv1_2", "conv2_2", "conv3_3")
+STYLE_LAYERS = ("conv3_3",)
+STEPS = 300  # of w+
+NOISE_STEPS = 200
+FEATHER = 3.0  # pixels at 64 x 64
+RECONSTRUCTION_WEIGHTS = {"first": 1.0, "perceptual": 0.02}
+BLEND_WEIGHTS = {"first": 1.0, "second": 1.0, "perceptual": 0.02}
+SCRIBBLE_WEIGHTS = {"first": 1.0, "stroke": 1.0, "perceptual": 0.02}
+STYLE_WEIGHTS = {"first": 1.0, "perceptual": 0.02, "content": 0.002, "style": 0.02}
+
+
+class BlendError(ValueError):
+    """An edit that cannot start, or a file that holds none; the message says what was expected."""
+
+
+# --- the objective ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Term:
+    """One masked term of an objective.
+
+    Attributes:
+        name: under which its weight and its value appear.
+        kind: "pixel" (mean squared error), "perceptual" or "style" (Gram matrices).
+        target: (B or 1, 3, R, R) in [0, 1]; for "style" any image of at least the layers' size.
+        mask: (B or 1, 1, R, R) in [0, 1], where the term counts in our image.
+        weight: a number or (B,).
+        target_mask: where the style is taken from; None is the whole image.
+    """
+
+    name: str
+    kind: str
+    target: Tensor
+    mask: Tensor
+    weight: float | Tensor = 1.0
+    target_mask: Tensor | None = None
+
+
+class Objective:
+    """Weighted sum of masked terms, one value per sample; each term is a mean over its own mask.
+
+    No term sends a gradient outside its mask. A pixel term is 0 there. The perceptual term replaces what is outside by
+    the target before the network looks, so it sees each region as if the rest were right already; and the style term
+    takes what is outside as given. In each layer only the cells that the mask covers count, by area.
+
+    Args:
+        terms: what to sum.
+        features: a network of ``load_features``, for perceptual and style terms.
+        prior: weight of the squared offset of the code from its start; 0 leaves the term out for good.
+        weights: a dict to read the weights from, so that several objectives share what a slider moves; by default
+            those of the terms. Weights may change while an optimisation runs.
+
+    Raises:
+        BlendError: for an unknown kind, no terms, or features that are missing.
+        MaskError: for a mask that is none or of another size.
+    """
+
+    def __init__(
+        self,
+        terms: Sequence[Term],
+        features=None,
+        prior: float = 0.0,
+        weights: dict | None = None,
+        perceptual_layers: Sequence[str | int] = PERCEPTUAL_LAYERS,
+        style_layers: Sequence[str | int] = STYLE_LAYERS,
+    ):
+        if not terms:
+            raise BlendError("an objective needs at least one term.")
+        self.terms, self.features = list(terms), features
+        self.layers = {"perceptual": tuple(perceptual_layers), "style": tuple(style_layers)}
+        self.weights = {} if weights is None else weights
+        for term in terms:
+            self.weights.setdefault(term.name, term.weight)
+        self.has_prior = prior > 0
+        if self.has_prior:
+            self.weights.setdefault("prior", prior)
+        self.targets = [self._prepare(term) for term in self.terms]
+
+    @torch.no_grad()
+    def _prepare(self, term: Term):
+        """Features or Gram matrices of the target, once."""
+        if term.kind == "pixel":
+            term.mask = as_mask(term.mask, tuple(term.target.shape[-2:]), f"the mask of {term.name}")
+            return None
+        if term.kind not in self.layers:
+            raise BlendError(f"a term is pixel, perceptual or style, but {term.kind!r} came.")
+        if self.features is None:
+            raise BlendError(f"the {term.kind} term needs a feature network; pass features=load_features().")
+        found = self.features(term.target, self.layers[term.kind])
+        if term.kind == "style":
+            term.mask = as_mask(term.mask, name=f"the mask of {term.name}")
+            return {layer: gram_matrix(values, term.target_mask) for layer, values in found.items()}
+        term.mask = as_mask(term.mask, tuple(term.target.shape[-2:]), f"the mask of {term.name}")
+        return found
+
+    def __call__(self, images: Tensor, delta: Tensor | None = None, index=slice(None)) -> Loss:
+        """Loss of images (b, 3, R, R) and code offsets (b, ...) for the samples ``index`` of the batch."""
+        parts, total = {}, images.new_zeros(len(images))
+        for term, target in zip(self.terms, self.targets, strict=True):
+            weight = self._weight(term.name, index, images)
+            if not weight.gt(0).any():
+                continue
+            parts[term.name] = self._value(term, target, images, index)
+            total = total + weight * parts[term.name]
+        if self.has_prior and delta is not None:
+            parts["prior"] = delta_loss(delta)
+            total = total + self._weight("prior", index, images) * parts["prior"]
+        return Loss(total, parts)
+
+    def _value(self, term: Term, target, images: Tensor, index) -> Tensor:
+        image, mask = _pick(term.target, index), _pick(term.mask, index).to(images)
+        if term.kind == "pixel":
+            return lp_loss(images, image, 2, mask)
+        target = {layer: _pick(values, index) for layer, values in target.items()}
+        if term.kind == "perceptual":
+            ours = self.features(torch.lerp(image, images, mask), self.layers["perceptual"])
+            return perceptual_loss(ours, target, mask)
+        ours = self.features(torch.lerp(images.detach(), images, mask), self.layers["style"])
+        value = style_loss({layer: gram_matrix(values, mask) for layer, values in ours.items()}, target)
+        return value * mask.amax((1, 2, 3)).gt(0)  # an empty region has no texture that could be wrong
+
+    def _weight(self, name: str, index, images: Tensor) -> Tensor:
+        weight = torch.as_tensor(self.weights[name], dtype=images.dtype, device=images.device)
+        return weight[index] if weight.ndim else weight
+
+
+def _pick(values: Tensor, index) -> Tensor:
+    return values[index] if len(values) > 1 else values
+
+
+def four_terms(
+    x: Tensor,
+    y: Tensor,
+    style: Tensor,
+    *,
+    pixel_mask: Tensor,
+    style_mask: Tensor,
+    perceptual_mask: Tensor,
+    weights: dict[str, float],
+) -> list[Term]:
+    """The paper's objective (its eq. 1): style + first + second + perceptual, each under its own mask.
+
+    lambda_s style(Ms) + lambda_1 |Mm (G - x)|^2 + lambda_2 |(1 - Mm) (G - y)|^2 + lambda_p perceptual(Mp, x), each a
+    mean over its mask.
+
+    Args:
+        x, y: (B or 1, 3, R, R) in [0, 1], the first image inside ``pixel_mask`` and the second outside.
+        style: (B or 1, 3, H, W) in [0, 1].
+        pixel_mask, style_mask, perceptual_mask: (B or 1, 1, R, R) in [0, 1]: Mm, Ms and Mp.
+        weights: of "style", "first", "second" and "perceptual"; what is missing is 0.
+    """
+    return [
+        Term("style", "style", style, style_mask, weights.get("style", 0.0)),
+        Term("first", "pixel", x, pixel_mask, weights.get("first", 0.0)),
+        Term("second", "pixel", y, invert(as_mask(pixel_mask)), weights.get("second", 0.0)),
+        Term("perceptual", "perceptual", x, perceptual_mask, weights.get("perceptual", 0.0)),
+    ]
+
+
+# --- the blocks ------------------------------------------------------------------------------------------------------
+
+
+def embed(
+    generator: Generator,
+    objective: Objective,
+    batch: int = 1,
+    start: Latents | None = None,
+    steps: int = STEPS,
+    rows: Sequence[int] | None = None,
+    **options,
+) -> Embedding:
+    """Masked w+ optimisation, W_l of the paper; with a style term its M_st.
+
+    Args:
+        objective: what to minimise.
+        batch: number of samples that it has.
+        start: latents to start from; by default the mean, through w to w+ as an inversion goes.
+        steps: Adam steps.
+        rows: free rows of w+; None frees all. With rows there is no stage in w, which would move them all.
+        options: of ``Embedding``.
+    """
+    phases = PHASES["w+"]
+    options = {"code_lr": phases[-1].lr} | options
+    if start is None and rows is None:
+        start = Latents("w", generator.mean("w").expand(batch, -1))
+        stages = tuple(Stage(("code",), phase.share, phase.space) for phase in phases)
+        return Embedding(generator, objective, start, stages, steps, rows=rows, **options)
+    if start is None:
+        start = Latents("w+", generator.mean("w+").expand(batch, -1, -1))
+    return Embedding(generator, objective, start, (Stage(("code",), 1.0, "w+"),), steps, rows=rows, **options)
+
+
+def fit_noise(
+    generator: Generator,
+    x: Tensor,
+    y: Tensor,
+    mask: Tensor,
+    latents: Latents,
+    steps: int = NOISE_STEPS,
+    keep: Tensor | None = None,
+    **options,
+) -> Embedding:
+    """Masked noise optimisation, Mk_n of the paper: x under the mask, y elsewhere; the code stays.
+
+    For equal weights |M (G - x)|^2 + |(1 - M) (G - y)|^2 has the same gradient as |G - (M x + (1 - M) y)|^2 where M
+    is 0 or 1, and a feathered M makes the target a cross-fade of the two.
+
+    Args:
+        x, y: (B, 3, R, R) in [0, 1].
+        mask: (B or 1, 1, R, R) in [0, 1].
+        latents: B codes, from ``embed``.
+        keep: (B or 1, 1, R, R) in [0, 1], where the generator's own image, as the latents give it, stays the target:
+            a seam between x and y that is left to the generator.
+        options: of ``Embedding``.
+    """
+    target = torch.lerp(y, x, mask)
+    if keep is not None:
+        with torch.no_grad():
+            target = torch.lerp(target, generator.synthesize(latents).clamp(0, 1), keep)
+    return Embedding(generator, PixelObjective(target), latents, steps=steps, **options)
+
+
+def activation_layers(generator: Generator) -> dict[str, int]:
+    """Layers whose activations can be copied, coarse to fine: name ("b16.conv1") to their side in pixels."""
+    return {name: int(name[1:].split(".")[0]) for name, _ in generator.synthesis.layers()}
+
+
+def copy_activations(
+    generator: Generator,
+    first: Latents,
+    second: Latents,
+    mask: Tensor,
+    layer: str = "b16.conv1",
+    amount: float = 1.0,
+) -> Tensor:
+    """Images (B, 3, R, R) of ``second`` with the region's activations of ``first`` at one layer: I_att of the paper.
+
+    amount 1 copies and 0.5 averages; a feathered mask blends. StyleGAN2 sums the images of all resolutions, so the
+    images of the resolutions up to the layer's are mixed in the same way. What follows the layer, from its styles to
+    its noise, is that of ``second``.
+
+    Args:
+        first, second: B latents each, with or without noise maps.
+        mask: (B or 1, 1, R, R) in [0, 1], the region; each layer gets its mean over the layer's cells.
+        layer: a name of ``activation_layers``.
+        amount: in [0, 1], how much of the first.
+
+    Raises:
+        BlendError: for an unknown layer or an amount outside [0, 1].
+    """
+    sides = activation_layers(generator)
+    if layer not in sides:
+        raise BlendError(f"the layer must be one of {', '.join(sides)}, but {layer!r} came.")
+    if not 0 <= amount <= 1:
+        raise BlendError(f"the amount must be in [0, 1], but {amount} came.")
+    mask = as_mask(mask, generator.resolution).to(generator.device) * amount
+    block = generator.synthesis.get_submodule(layer.split(".")[0])
+    modules = [generator.synthesis.get_submodule(layer)]
+    modules += [generator.synthesis.get_submodule(f"b{r}").torgb for r in generator.synthesis.resolutions]
+    modules = modules[: 1 + generator.synthesis.resolutions.index(block.resolution) + 1]
+    taken: dict = {}
+
+    def read(module, inputs, output):
+        taken[module] = output
+
+    def write(module, inputs, output):
+        (at_layer,) = mask_pyramid(mask, [tuple(output.shape[-2:])])
+        return torch.lerp(output, taken[module], at_layer.to(output))
+
+    with torch.no_grad():
+        _with_hooks(modules, read, lambda: generator.synthesize(first))
+        return _with_hooks(modules, write, lambda: generator.synthesize(second)).clamp(0, 1)
+
+
+def _with_hooks(modules, hook, function):
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        return function()
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+# --- edits -----------------------------------------------------------------------------------------------------------
+
+Build = Callable[[InversionResult | None], Embedding]
+Finish = Callable[[InversionResult], Tensor]
+
+
+class Edit:
+    """A chain of blocks, each built on the result of the one before; iterate, stop, ask for ``result()``.
+
+    Args:
+        name: of the application.
+        blocks: functions from the result so far (None at first) to the next ``Embedding``.
+        mask: (B or 1, 1, R, R) in [0, 1], the region, for previews.
+        weights: of the terms; may be changed while it runs.
+        finish: function from the last result to the final images, where they are not simply those of the latents.
+    """
+
+    def __init__(
+        self, name: str, blocks: list[Build], mask: Tensor, weights: dict | None = None, finish: Finish | None = None
+    ):
+        self.name, self.blocks, self.mask, self.finish = name, blocks, mask, finish
+        self.weights = {} if weights is None else weights
+        self.embedding: Embedding | None = None
+        self.seconds, self.steps = 0.0, 0
+
+    def __iter__(self) -> Iterator[InversionStep]:
+        last = None
+        for build in self.blocks:
+            if self.embedding is not None:
+                self.seconds, self.steps = self.seconds + self.embedding.seconds, self.steps + self.embedding.number
+            self.embedding = build(last)
+            for step in self.embedding:
+                step.number += self.steps
+                yield step
+            last = self.embedding.result()
+
+    def result(self) -> InversionResult:
+        """What the current block found, with the time and the steps of all; ``history`` is that of the block."""
+        if self.embedding is None:
+            raise BlendError("the edit has not taken a step yet; iterate over it first.")
+        result = self.embedding.result()
+        images = result.images if self.finish is None else self.finish(result)
+        return replace(result, images=images, seconds=self.seconds + result.seconds, steps=self.steps + result.steps)
+
+    def run(self) -> InversionResult:
+        """Take all steps and return the result."""
+        for _ in self:
+            pass
+        return self.result()
+
+
+def transition(mask: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+    """Where each side of an edit is to be exact, and what lies between: masks (inside, outside) with soft edges.
+
+    Both fall from 1 to 0 in the ``radius`` pixels on their side of the edge; what remains to 1 belongs to the
+    generator. radius: pixels, 0 leaves no room between them.
+    """
+    if radius <= 0:
+        return mask, invert(mask)
+    return tuple(feather(shrink(side, radius), radius / 2) for side in (mask, invert(mask)))
+
+
+def reconstruct(
+    generator: Generator, x: Tensor, features, *, weights=None, steps=STEPS, noise_steps=NOISE_STEPS
+) -> Edit:
+    """Improved reconstruction: W_l, then Mk_n, both with a mask of ones.
+
+    x: (B, 3, R, R) in [0, 1]. weights: of "first" (pixels) and "perceptual".
+    """
+    full = torch.ones_like(x[:1, :1])
+    weights = dict(weights or RECONSTRUCTION_WEIGHTS)
+    objective = Objective(_photo_terms(x, full), features, weights=weights)
+    blocks = [
+        lambda last: embed(generator, objective, len(x), steps=steps),
+        lambda last: fit_noise(generator, x, x, full, last.latents, noise_steps),
+    ]
+    return Edit("reconstruct", blocks, full, weights)
+
+
+def _photo_terms(x: Tensor, mask: Tensor) -> list[Term]:
+    return [Term("first", "pixel", x, mask), Term("perceptual", "perceptual", x, mask)]
+
+
+def crossover(
+    generator: Generator,
+    x: Tensor,
+    y: Tensor,
+    mask: Tensor,
+    features,
+    *,
+    radius: float = FEATHER,
+    weights: dict | None = None,
+    steps: int = STEPS,
+    noise_steps: int = NOISE_STEPS,
+) -> Edit:
+    """Two-image blend: x inside the mask and y outside, in one face.
+
+    W_l with pixel and perceptual terms for both images, each on its side of a transition; then Mk_n, which brings
+    back both photos on their sides and leaves the transition between them to the generator.
+
+    Args:
+        x, y: (B, 3, R, R) in [0, 1].
+        mask: (B or 1, 1, R, R) in [0, 1].
+        features: network of ``load_features``.
+        radius: width of the transition on each side of the edge, pixels.
+        weights: of "first" (pixels of x), "second" (pixels of y) and "perceptual" (both, each on its side).
+        steps, noise_steps: of the two blocks; with no noise steps the second is left out.
+    """
+    mask = as_mask(mask, generator.resolution)
+    inside, outside = transition(mask, radius)
+    weights = dict(weights or BLEND_WEIGHTS)
+    terms = [
+        *_photo_terms(x, inside),
+        Term("second", "pixel", y, outside),
+        Term("perceptual", "perceptual", y, outside),
+    ]
+    objective = Objective(terms, features, weights=weights)
+    between = (1 - inside - outside).clamp(0, 1)
+    share = inside / (inside + outside).clamp_min(1e-6)
+    blocks = [
+        lambda last: embed(generator, objective, len(x), steps=steps),
+        lambda last: fit_noise(generator, x, y, share, last.latents, noise_steps, keep=between),
+    ]
+    return Edit("crossover", blocks[: 2 if noise_steps else 1], mask, weights)
+
+
+def inpainting_rows(num_ws: int) -> list[int]:
+    """Free rows of w+ for filling: the first half and the last two (the paper's 1-9 and 17-18 of 18)."""
+    return sorted({*range(num_ws // 2), num_ws - 2, num_ws - 1})
+
+
+def inpaint(
+    generator: Generator,
+    x: Tensor,
+    hole: Tensor,
+    features,
+    *,
+    radius: float = FEATHER,
+    rows: Sequence[int] | None = None,
+    weights: dict | None = None,
+    steps: int = STEPS,
+    noise_steps: int = NOISE_STEPS,
+) -> Edit:
+    """Fill a hole with what the generator finds likely: W_l on what is known, then Mk_n there.
+
+    Few rows of w+ are free and the others stay at the mean, so the filling stays a likely face; the noise brings the
+    known part back and fades out in a ring of ``radius`` pixels around the hole.
+
+    Args:
+        x: (B, 3, R, R) in [0, 1]; what is inside the hole is never looked at.
+        hole: (B or 1, 1, R, R) in [0, 1], 1 = to be filled.
+        rows: free rows; by default ``inpainting_rows``.
+
+    Raises:
+        BlendError: for a hole that is empty or covers the whole image.
+    """
+    hole = as_mask(hole, generator.resolution)
+    if not (0 < hole.mean() < 1):
+        raise BlendError("the hole must cover a part of the image, but it is empty or covers all of it.")
+    _, known = transition(hole, radius)
+    weights = dict(weights or RECONSTRUCTION_WEIGHTS)
+    anywhere = hole.gt(0).float()
+    # the network looks over the edge: there it is to see a smooth fill, not the content of the hole
+    seen = poisson_blend(torch.zeros_like(x), x, anywhere)
+    objective = Objective(_photo_terms(seen, invert(anywhere)), features, weights=weights)
+    rows = inpainting_rows(generator.num_ws) if rows is None else rows
+    blocks = [
+        lambda last: embed(generator, objective, len(x), steps=steps, rows=rows),
+        lambda last: fit_noise(
+            generator, seen, seen, known, last.latents, noise_steps, keep=invert(known), where=known.gt(0).float()
+        ),
+    ]
+    return Edit("inpaint", blocks[: 2 if noise_steps else 1], hole, weights)
+
+
+def scribble(
+    generator: Generator,
+    x: Tensor,
+    drawn: Tensor,
+    mask: Tensor,
+    features,
+    *,
+    radius: float = FEATHER,
+    rows: Sequence[int] | None = None,
+    prior: float = 0.001,
+    weights: dict | None = None,
+    steps: int = STEPS,
+    noise_steps: int = NOISE_STEPS,
+) -> Edit:
+    """Turn strokes painted on a photo into a likely change of the face.
+
+    W_l of the photo gives w0; from there a second W_l follows the strokes with the first rows alone, held near w0 by
+    the prior |w - w0|^2, so the strokes are a guide and not the result; Mk_n brings back the photo around them.
+
+    Args:
+        x: (B, 3, R, R) in [0, 1], the photo.
+        drawn: (B, 3, R, R) in [0, 1], the photo with the strokes.
+        mask: (B or 1, 1, R, R) in [0, 1], where the strokes may change it.
+        rows: free rows in the second block; by default the first half.
+        prior: weight of the squared offset from w0.
+        weights: of "first" (the photo), "stroke" and "perceptual".
+    """
+    mask = as_mask(mask, generator.resolution)
+    _, outside = transition(mask, radius)
+    weights = dict(weights or SCRIBBLE_WEIGHTS)
+    plain = Objective(_photo_terms(x, torch.ones_like(mask)), features, weights=weights)
+    guided = Objective(
+        [*_photo_terms(x, outside), Term("stroke", "pixel", drawn, mask)], features, prior, weights=weights
+    )
+    rows = list(range(generator.num_ws // 2)) if rows is None else rows
+    blocks = [
+        lambda last: embed(generator, plain, len(x), steps=steps),
+        lambda last: embed(generator, guided, len(x), last.latents, steps, rows),
+        lambda last: fit_noise(generator, x, x, outside, last.latents, noise_steps, keep=invert(outside)),
+    ]
+    return Edit("scribble", blocks[: 3 if noise_steps else 2], mask, weights)
+
+
+def local_style(
+    generator: Generator,
+    x: Tensor,
+    style: Tensor,
+    mask: Tensor,
+    features,
+    *,
+    style_mask: Tensor | None = None,
+    radius: float = FEATHER,
+    weights: dict | None = None,
+    steps: int = STEPS,
+    noise_steps: int = NOISE_STEPS,
+) -> Edit:
+    """Give a region the texture and colours of a second image: W_l of the photo, M_st in the region, Mk_n around it.
+
+    Args:
+        x: (B, 3, R, R) in [0, 1], the photo.
+        style: (B or 1, 3, H, W) in [0, 1].
+        mask: (B or 1, 1, R, R) in [0, 1], the region.
+        style_mask: (B or 1, 1, H, W), from where the style is taken; None is the whole image.
+        weights: of "first" (pixels outside), "perceptual" (outside), "content" (perceptual, inside) and "style".
+    """
+    mask = as_mask(mask, generator.resolution)
+    _, outside = transition(mask, radius)
+    weights = dict(weights or STYLE_WEIGHTS)
+    plain = Objective(_photo_terms(x, torch.ones_like(mask)), features, weights=weights)
+    terms = [
+        *_photo_terms(x, outside),
+        Term("content", "perceptual", x, mask),
+        Term("style", "style", style, mask, target_mask=style_mask),
+    ]
+    styled = Objective(terms, features, weights=weights)
+    blocks = [
+        lambda last: embed(generator, plain, len(x), steps=steps),
+        lambda last: embed(generator, styled, len(x), last.latents, steps),
+        lambda last: fit_noise(generator, x, x, outside, last.latents, noise_steps, keep=invert(outside)),
+    ]
+    return Edit("local-style", blocks[: 3 if noise_steps else 2], mask, weights)
+
+
+def transfer(
+    generator: Generator,
+    x: Tensor,
+    y: Tensor,
+    mask: Tensor,
+    features,
+    *,
+    layer: str = "b16.conv1",
+    amount: float = 1.0,
+    radius: float = FEATHER,
+    weights: dict | None = None,
+    steps: int = STEPS,
+    noise_steps: int = NOISE_STEPS,
+) -> Edit:
+    """Carry an attribute of x, e.g. its eyes, into y: embed both photos, then copy activations in the region (I_att).
+
+    Args:
+        x, y: (B, 3, R, R) in [0, 1].
+        mask: (B or 1, 1, R, R) in [0, 1], the region, softened by ``radius`` pixels.
+        layer, amount: see ``copy_activations``.
+    """
+    mask = as_mask(mask, generator.resolution)
+    soft, both = feather(mask, radius), torch.cat([x, y])
+    edit = reconstruct(generator, both, features, weights=weights, steps=steps, noise_steps=noise_steps)
+
+    def finish(result: InversionResult) -> Tensor:
+        first, second = result.latents[: len(x)], result.latents[len(x) :]
+        return copy_activations(generator, first, second, soft, layer, amount)
+
+    return Edit("transfer", edit.blocks[: 2 if noise_steps else 1], mask, edit.weights, finish)
+
+
+# --- other ways, to compare ------------------------------------------------------------------------------------------
+
+
+def hard_paste(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+    """x where the mask is at least 0.5, y elsewhere: (B, 3, H, W)."""
+    return torch.where(as_mask(mask, tuple(x.shape[-2:])).to(x) >= 0.5, x, y)
+
+
+def poisson_blend(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+    """Seamless cloning (Pérez et al., SIGGRAPH 2003): inside, the gradients of x with the border colours of y.
+
+    Inside the mask (at least 0.5) the result solves Poisson's equation; it meets y at the region's edge, and at the
+    image's border nothing is prescribed. A region without any edge has no colours to meet: it stays x.
+
+    x, y: (B, 3, H, W) in [0, 1]. mask: (B or 1, 1, H, W). Returns (B, 3, H, W), clamped to [0, 1].
+    """
+    masks = (as_mask(mask, tuple(x.shape[-2:])) >= 0.5).expand(len(x), -1, -1, -1)
+    return torch.stack([_solve_poisson(*sample) for sample in zip(x, y, masks[:, 0], strict=True)])
+
+
+def _solve_poisson(x: Tensor, y: Tensor, inside: Tensor) -> Tensor:
+    count = int(inside.sum())
+    if count in (0, inside.numel()):
+        return x if count else y
+    number = torch.full(inside.shape, -1)
+    number[inside] = torch.arange(count)
+    rows, columns, diagonal = [], [], torch.zeros(count, dtype=torch.float64)
+    right = torch.zeros(count, len(x), dtype=torch.float64)
+    pixels = [x.detach().cpu().double().movedim(0, -1), y.detach().cpu().double().movedim(0, -1)]
+    for dim, step in ((0, 1), (0, -1), (1, 1), (1, -1)):  # every pixel inside and its neighbour on one side
+        here, there = _neighbours(dim, step)
+        mine = number[here][inside[here]]
+        theirs = number[there][inside[here]]
+        source, target = ([p[here][inside[here]], p[there][inside[here]]] for p in pixels)
+        diagonal.index_add_(0, mine, torch.ones(len(mine), dtype=torch.float64))
+        right.index_add_(0, mine, source[0] - source[1])
+        known = theirs < 0
+        right.index_add_(0, mine[known], target[1][known])
+        rows.append(mine[~known])
+        columns.append(theirs[~known])
+    rows, columns = torch.cat(rows).numpy(), torch.cat(columns).numpy()
+    laplacian = sparse.diags(diagonal.numpy()) - sparse.coo_matrix(([1.0] * len(rows), (rows, columns)), (count, count))
+    out = pixels[1].clone()
+    out[inside.cpu()] = torch.from_numpy(spsolve(laplacian.tocsc(), right.numpy()))
+    return out.movedim(-1, 0).clamp(0, 1).to(x)
+
+
+def _neighbours(dim: int, step: int):
+    """Slices of all pixels that have a neighbour on one side, and of these neighbours."""
+    first, second = slice(None, -1), slice(1, None)
+    here, there = (first, second) if step > 0 else (second, first)
+    rest = slice(None)
+    return ((here, rest), (there, rest)) if dim == 0 else ((rest, here), (rest, there))
+
+
+# --- measures --------------------------------------------------------------------------------------------------------
+
+
+def seam(images: Tensor, x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+    """How visible the edge is: mean gradient magnitude across it over that of the same pixels in x and y, (B,).
+
+    Every pair of neighbours of which one is inside the mask (at least 0.5) and one outside counts; the gradient is the
+    length of their difference in RGB. 1 is as smooth as the sources, above it there is a seam; NaN without an edge.
+
+    images, x, y: (B, 3, H, W) in [0, 1]. mask: (B or 1, 1, H, W).
+    """
+    hard = as_mask(mask, tuple(x.shape[-2:])).to(x) >= 0.5
+    ours, first, second = (_crossing_gradients(values, hard) for values in (images, x, y))
+    return ours / ((first + second) / 2)
+
+
+def _crossing_gradients(images: Tensor, hard: Tensor) -> Tensor:
+    total, count = 0.0, 0.0
+    for dim in (-2, -1):
+        size = images.shape[dim] - 1
+        crossing = (hard.narrow(dim, 1, size) != hard.narrow(dim, 0, size)).expand(len(images), -1, -1, -1)
+        difference = (images.narrow(dim, 1, size) - images.narrow(dim, 0, size)).norm(dim=1, keepdim=True)
+        total = total + (difference * crossing).sum((1, 2, 3))
+        count = count + crossing.sum((1, 2, 3))
+    return total / count
+
+
+def worst_seam(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, reach: int = 8) -> Tensor:
+    """The largest ``seam`` along the edge and its parallels up to ``reach`` pixels away: a seam moved is found too."""
+    edges = [grow((mask >= 0.5).float(), float(offset)) for offset in range(-reach, reach + 1)]
+    values = [seam(images, x, y, edge) for edge in edges]
+    return torch.stack(values).nan_to_num(0.0).amax(0)
+
+
+def region_psnr(images: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """PSNR (B,) in dB over the pixels of a mask (at least 0.5), after 8-bit rounding; inf where they are equal."""
+    hard = (mask >= 0.5).to(images)
+    return -10 * torch.log10(lp_loss(quantize(images), quantize(targets), 2, hard))
+
+
+# --- keep ------------------------------------------------------------------------------------------------------------
+
+
+def save_edit(path: str | Path, tensors: dict[str, Tensor], latents: Latents | None, settings: dict) -> None:
+    """Write an edit as one file: pictures and masks by name, latents with noise, settings that JSON can hold."""
+    tensors = {f"picture.{name}": values for name, values in tensors.items()}
+    if latents is not None:
+        tensors["code"] = latents.code
+        tensors |= {f"noise.{i:02d}": map_ for i, map_ in enumerate(latents.noise or [])}
+    metadata = {"settings": json.dumps(settings), "space": latents.space if latents is not None else ""}
+    tensors = {name: values.detach().cpu().float().contiguous() for name, values in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def load_edit(path: str | Path) -> tuple[dict[str, Tensor], Latents | None, dict]:
+    """Read what ``save_edit`` wrote: (pictures and masks, latents or None, settings). BlendError for another file."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+        settings, space = json.loads(metadata["settings"]), metadata["space"]
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise BlendError(f"expected a saved edit (.safetensors), but {path} is none: {error}") from error
+    pictures = {name.removeprefix("picture."): v for name, v in tensors.items() if name.startswith("picture.")}
+    noise = [values for name, values in tensors.items() if name.startswith("noise.")]
+    return pictures, Latents(space, tensors["code"], noise or None) if space else None, settings

@@ -1,0 +1,342 @@
+"""Local edits: masked terms, the four blocks, the applications built of them, and the ways they are compared with."""
+
+import math
+
+import pytest
+import torch
+
+from helpers import blending, masks
+from helpers.blending import BlendError, Objective, Term
+from helpers.features import FeatureConfig, Features
+from helpers.generators import StyleGAN2
+from helpers.inversion import project
+from helpers.latents import Latents
+from helpers.losses import perceptual_loss, style_loss
+from helpers.masks import MaskError
+
+SIZE = 16
+ALL = {"steps": 12, "noise_steps": 8}
+
+
+@pytest.fixture(scope="module")
+def generator():
+    torch.manual_seed(0)
+    network = StyleGAN2(SIZE, z_dim=16, w_dim=16, mapping_layers=2, channel_base=256, channel_max=16)
+    for strength in network.noise_strengths:
+        strength.data.fill_(0.05)
+    network.compute_statistics(1000)
+    return network.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def features():
+    network = Features(FeatureConfig((4, 8, 8), (2, 2, 4)))
+    random = torch.Generator().manual_seed(1)
+    for conv in network.convs:
+        torch.nn.init.kaiming_normal_(conv.weight, generator=random)
+        torch.nn.init.zeros_(conv.bias)
+    return network
+
+
+def pictures(seed, n=1):
+    coarse = torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, size=SIZE, mode="bilinear")
+
+
+X, Y = pictures(0), pictures(1)
+HALF = masks.half(SIZE)
+
+
+# --- the objective ---------------------------------------------------------------------------------------------------
+
+
+def test_the_four_terms_are_means_over_their_own_masks(features):
+    images, style = pictures(2), pictures(3)
+    pixel, other, third = HALF, masks.half(SIZE, "top", 0.25), masks.box(SIZE, (0.5, 0.5, 1, 1))
+    weights = {"style": 2.0, "first": 3.0, "second": 5.0, "perceptual": 7.0}
+    terms = blending.four_terms(X, Y, style, pixel_mask=pixel, style_mask=other, perceptual_mask=third, weights=weights)
+    loss = Objective(terms, features)(images)
+    assert loss.parts["first"].item() == pytest.approx((images - X).square()[..., :8].mean().item(), rel=1e-5)
+    assert loss.parts["second"].item() == pytest.approx((images - Y).square()[..., 8:].mean().item(), rel=1e-5)
+    inside = images * third + X * (1 - third)
+    layers = blending.PERCEPTUAL_LAYERS
+    expected = perceptual_loss(features(inside, layers), features(X, layers), third)
+    assert torch.allclose(loss.parts["perceptual"], expected)
+    ours, theirs = features(images, ["conv3_3"])["conv3_3"], features(style, ["conv3_3"])["conv3_3"]
+    top = ours[:, :, :1].flatten(2)  # conv3_3 is 4x4 here, the mask covers its first row
+    gram, wanted = top @ top.transpose(1, 2) / 4, theirs.flatten(2) @ theirs.flatten(2).transpose(1, 2) / 16
+    assert torch.allclose(loss.parts["style"], style_loss({0: gram}, {0: wanted}), rtol=1e-4)
+    assert torch.allclose(loss.total, sum(weights[name] * loss.parts[name] for name in weights))
+
+
+@pytest.mark.parametrize("kind", ["pixel", "perceptual", "style"])
+def test_no_term_sends_a_gradient_outside_its_mask(kind, features):
+    mask = masks.box(SIZE, (0.25, 0.25, 0.75, 0.75))
+    images = pictures(2).requires_grad_()
+    Objective([Term("term", kind, X, mask)], features)(images).total.sum().backward()
+    inside = mask.bool().expand_as(images)
+    assert (images.grad[~inside] == 0).all() and images.grad[inside].abs().max() > 0
+
+
+@pytest.mark.parametrize("kind", ["pixel", "perceptual", "style"])
+def test_an_empty_region_costs_nothing(kind, features):
+    images = pictures(2).requires_grad_()
+    loss = Objective([Term("term", kind, X, torch.zeros(1, 1, SIZE, SIZE))], features)(images)
+    loss.total.sum().backward()
+    assert loss.total.item() == 0 and (images.grad == 0).all()
+
+
+def test_terms_do_not_grow_with_their_area(features):
+    images = (X + 0.1).requires_grad_()
+    values = [Objective([Term("t", "pixel", X, masks.half(SIZE, at=at))])(images).total.item() for at in (0.125, 1)]
+    assert values == pytest.approx([0.01, 0.01], rel=1e-4)
+
+
+def test_a_batch_of_weights_and_images_is_independent(features):
+    weights = {"t": torch.tensor([1.0, 10.0])}
+    both = Objective([Term("t", "perceptual", torch.cat([X, Y]), HALF)], features, weights=weights)
+    images = pictures(4, 2)
+    single = Objective([Term("t", "perceptual", Y, HALF, 10.0)], features)(images[1:])
+    assert torch.allclose(both(images).total[1], single.total[0])
+    assert torch.allclose(both(images[1:], index=slice(1, 2)).total, single.total)
+
+
+@pytest.mark.parametrize(
+    "mask, message",
+    [
+        (torch.ones(1, 1, 8, 8), "16 x 16"),
+        (torch.full((1, 1, SIZE, SIZE), math.nan), "NaN"),
+        (torch.full((1, 1, SIZE, SIZE), 255.0), "divide"),
+    ],
+)
+def test_what_is_no_mask_is_refused(mask, message, generator, features):
+    with pytest.raises(MaskError, match=message):
+        blending.crossover(generator, X, Y, mask, features)
+    with pytest.raises(MaskError, match=message):
+        Objective([Term("first", "pixel", X, mask)])
+
+
+def test_boolean_and_8_bit_masks_give_what_the_float_mask_gives(generator, features):
+    wanted = blending.crossover(generator, X, Y, HALF, features, steps=3, noise_steps=0).run().images
+    for mask in (HALF > 0.5, (HALF * 255).to(torch.uint8)):
+        assert torch.equal(
+            blending.crossover(generator, X, Y, mask, features, steps=3, noise_steps=0).run().images, wanted
+        )
+
+
+def test_an_objective_that_cannot_be_is_refused(features):
+    for terms, network, message in (
+        ([], features, "at least one"),
+        ([Term("t", "sound", X, HALF)], features, "pixel, perceptual or style"),
+        ([Term("t", "style", X, HALF)], None, "feature network"),
+    ):
+        with pytest.raises(BlendError, match=message):
+            Objective(terms, network)
+
+
+# --- crossover -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value, target", [(1.0, X), (0.0, Y)])
+def test_a_mask_of_ones_or_zeros_is_the_plain_inversion(value, target, generator, features):
+    mask = torch.full((1, 1, SIZE, SIZE), value)
+    blend = blending.crossover(generator, X, Y, mask, features, steps=20, noise_steps=0).run()
+    weights = {"l2": 1.0, "perceptual": blending.BLEND_WEIGHTS["perceptual"]}
+    plain = project(
+        generator, target, "w+", features=features, weights=weights, layers=blending.PERCEPTUAL_LAYERS, steps=20
+    )
+    assert torch.allclose(blend.images, plain.images, atol=1e-4)
+    assert not torch.allclose(plain.images, generator.synthesize(generator.mean("w+")), atol=1e-2)
+
+
+def test_each_side_shows_its_photo(generator, features):
+    result = blending.crossover(generator, X, Y, HALF, features, radius=2, steps=60, noise_steps=120).run()
+    left, right = result.images[..., :4], result.images[..., 12:]
+    assert (left - X[..., :4]).square().mean() < 0.2 * (left - Y[..., :4]).square().mean()
+    assert (right - Y[..., 12:]).square().mean() < 0.2 * (right - X[..., 12:]).square().mean()
+    assert result.steps == 180 and result.latents.noise is not None
+
+
+def test_the_transition_leaves_room_on_both_sides():
+    inside, outside = blending.transition(masks.half(64), 6)
+    assert (inside + outside <= 1 + 1e-6).all()
+    assert inside[0, 0, 0, 31] < 0.05 and outside[0, 0, 0, 32] < 0.05
+    assert inside[0, 0, 0, 16] > 0.99 and outside[0, 0, 0, 48] > 0.99
+    hard = blending.transition(masks.half(64), 0)
+    assert torch.equal(hard[0] + hard[1], torch.ones(1, 1, 64, 64))
+
+
+def test_weights_may_change_under_way_and_the_loop_may_be_left(generator, features):
+    edit = blending.crossover(generator, X, Y, HALF, features, **ALL)
+    with pytest.raises(BlendError, match="not taken a step"):
+        edit.result()
+    totals = []
+    for step in edit:
+        totals.append(step.total.item())
+        if step.number == 5:
+            edit.weights["second"] = 100.0
+        if step.number == 8:
+            break
+    assert totals[5] > 5 * totals[4]
+    assert edit.result().steps == 8
+
+
+# --- the other applications ------------------------------------------------------------------------------------------
+
+
+def test_reconstruct_is_w_plus_then_noise(generator, features):
+    edit = blending.reconstruct(generator, torch.cat([X, Y]), features, steps=20, noise_steps=60)
+    steps = list(edit)
+    assert [step.number for step in steps] == list(range(1, 81))
+    assert torch.equal(steps[25].latents.code, steps[-1].latents.code)
+    errors = [(step.images() - torch.cat([X, Y])).square().mean().item() for step in (steps[19], steps[-1])]
+    assert errors[1] < 0.3 * errors[0]
+
+
+def test_inpaint_never_looks_into_the_hole(generator, features):
+    hole = masks.box(SIZE, (0.25, 0.25, 0.75, 0.75))
+    spoiled = X * (1 - hole) + hole * torch.rand(1, 3, SIZE, SIZE)
+    first = blending.inpaint(generator, X, hole, features, **ALL).run()
+    second = blending.inpaint(generator, spoiled, hole, features, **ALL).run()
+    assert torch.allclose(first.images, second.images, atol=1e-5)
+
+
+def test_inpaint_frees_only_its_rows(generator, features):
+    assert blending.inpainting_rows(18) == [*range(9), 16, 17]
+    hole = masks.box(SIZE, (0, 0, 0.5, 0.5))
+    code = blending.inpaint(generator, X, hole, features, rows=[0, 5], **ALL).run().latents.code
+    moved = (code - generator.mean("w+")).abs().amax((0, 2)) > 0
+    assert moved.tolist() == [True, False, False, False, False, True]
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_hole_must_be_a_part_of_the_image(value, generator, features):
+    with pytest.raises(BlendError, match="a part of the image"):
+        blending.inpaint(generator, X, torch.full((1, 1, SIZE, SIZE), value), features)
+
+
+def test_the_prior_holds_a_scribble_near_the_photo(generator, features):
+    mask = masks.box(SIZE, (0.5, 0, 1, 1))
+    drawn = X * (1 - mask) + mask * torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
+    codes = {}
+    for prior in (0.0, 10.0):
+        edit = blending.scribble(generator, X, drawn, mask, features, rows=[0, 1], prior=prior, **ALL)
+        steps = list(edit)
+        codes[prior] = steps[-1].latents.code - steps[12].latents.code
+    assert codes[0.0].norm() > 3 * codes[10.0].norm()
+    assert codes[0.0][:, 2:].abs().max() < 1e-6 + codes[0.0][:, :2].abs().max() / 2
+
+
+def test_local_style_moves_the_texture_of_its_region_towards_the_style(generator, features):
+    style = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(7))
+    term = Objective([Term("style", "style", style, HALF)], features)
+    edit = blending.local_style(generator, X, style, HALF, features, steps=40, noise_steps=0)
+    edit.weights.update(style=10.0)
+    steps = list(edit)
+    losses = [term(step.images()).total.item() for step in (steps[39], steps[-1])]
+    assert losses[1] < 0.8 * losses[0]
+
+
+def test_transfer_gives_the_second_photo_with_a_part_of_the_first(generator, features):
+    edit = blending.transfer(generator, X, Y, HALF, features, layer="b16.conv1", radius=0, steps=30, noise_steps=60)
+    image = edit.run().images
+    assert image.shape == X.shape
+    right = image[..., 12:]
+    assert (right - Y[..., 12:]).square().mean() < 0.2 * (right - X[..., 12:]).square().mean()
+    left = image[..., :4]
+    assert (left - X[..., :4]).square().mean() < (left - Y[..., :4]).square().mean()
+
+
+def test_copying_all_activations_of_the_last_layer_is_the_first_image(generator):
+    first, second = (Latents("w+", generator.sample("w+", 1, seed)) for seed in (0, 1))
+    images = [generator.synthesize(latents).clamp(0, 1) for latents in (first, second)]
+    ones = torch.ones(1, 1, SIZE, SIZE)
+    copy = blending.copy_activations(generator, first, second, ones, "b16.conv1")
+    assert torch.allclose(copy, images[0], atol=1e-5) and not torch.allclose(copy, images[1], atol=1e-2)
+    assert torch.equal(blending.copy_activations(generator, first, second, 0 * ones, "b16.conv1"), images[1])
+    early = blending.copy_activations(generator, first, second, ones, "b4.conv1")
+    assert not torch.allclose(early, images[0], atol=1e-2) and not torch.allclose(early, images[1], atol=1e-2)
+    assert torch.equal(generator.synthesize(second).clamp(0, 1), images[1])  # no hook stays behind
+
+
+def test_half_the_amount_lies_between(generator):
+    first, second = (Latents("w+", generator.sample("w+", 1, seed)) for seed in (0, 1))
+    mask = masks.half(SIZE, "top")
+    images = [blending.copy_activations(generator, first, second, mask, "b8.conv1", a) for a in (0, 0.5, 1)]
+    distances = [(images[1] - images[i]).square().mean() for i in (0, 2)]
+    whole = (images[0] - images[2]).square().mean()
+    assert max(distances) < whole and min(distances) > 0
+    for changes, message in (({"layer": "b99.conv1"}, "b4.conv1, b8.conv0"), ({"amount": 2}, r"\[0, 1\]")):
+        with pytest.raises(BlendError, match=message):
+            blending.copy_activations(generator, first, second, mask, **{"layer": "b8.conv1"} | changes)
+
+
+# --- other ways ------------------------------------------------------------------------------------------------------
+
+
+def test_hard_paste_takes_each_pixel_from_one_photo():
+    image = blending.hard_paste(X, Y, HALF)
+    assert torch.equal(image[..., :8], X[..., :8]) and torch.equal(image[..., 8:], Y[..., 8:])
+
+
+def test_poisson_takes_gradients_from_inside_and_colours_from_outside():
+    mask = masks.box(SIZE, (0.25, 0.25, 0.75, 0.75))
+    shifted = (Y * 0.5 + 0.3).clamp(0, 1)
+    blend = blending.poisson_blend(Y * 0.5 + 0.1, shifted, mask)
+    assert torch.allclose(blend, shifted, atol=1e-5)  # the gradients of x are those of y: nothing is seen
+    blend = blending.poisson_blend(X * 0.3, Y * 0.2 + 0.4, mask)
+
+    def laplacian(values):
+        kernel = torch.tensor([[0.0, -1, 0], [-1, 4, -1], [0, -1, 0]]).expand(3, 1, 3, 3)
+        return torch.nn.functional.conv2d(values, kernel, groups=3)[..., 3:11, 3:11]
+
+    assert torch.allclose(laplacian(blend), laplacian(X * 0.3), atol=1e-4)
+    outside = ~mask.bool().expand_as(blend)
+    assert torch.allclose(blend[outside], (Y * 0.2 + 0.4)[outside], atol=1e-6)
+
+
+def test_poisson_at_the_image_border_and_without_an_edge():
+    blend = blending.poisson_blend(torch.full_like(X, 0.9), Y * 0 + 0.2, HALF)
+    assert torch.allclose(blend, torch.full_like(X, 0.2), atol=1e-6)  # no gradients: the colour of y flows in
+    for mask, wanted in ((torch.ones_like(HALF), X), (torch.zeros_like(HALF), Y)):
+        assert torch.equal(blending.poisson_blend(X, Y, mask), wanted)
+
+
+# --- measures --------------------------------------------------------------------------------------------------------
+
+
+def test_the_seam_is_the_step_over_the_sources_gradient():
+    ramp = torch.linspace(0, 0.15, SIZE).expand(1, 3, SIZE, SIZE)  # 0.01 a pixel in every channel
+    other = ramp + 0.1
+    paste = blending.hard_paste(ramp, other, HALF)
+    assert blending.seam(paste, ramp, other, HALF).item() == pytest.approx(0.11 / 0.01, rel=1e-4)
+    assert blending.seam(ramp, ramp, other, HALF).item() == pytest.approx(1, rel=1e-4)
+    assert blending.worst_seam(paste, ramp, other, masks.half(SIZE, at=6 / 16), 3).item() == pytest.approx(11, rel=1e-4)
+    assert blending.seam(paste, ramp, other, torch.ones_like(HALF)).isnan().all()
+
+
+def test_region_psnr_sees_only_its_region():
+    image = X.clone()
+    image[..., :8] = X[..., :8] + 0.1
+    image = image.clamp(0, 1)
+    assert blending.region_psnr(image, X, 1 - HALF).item() == math.inf
+    quantized = [(v * 255).round() / 255 for v in (image, X)]
+    mse = (quantized[0] - quantized[1])[..., :8].square().mean().item()
+    assert blending.region_psnr(image, X, HALF).item() == pytest.approx(-10 * math.log10(mse), abs=1e-3)
+
+
+# --- keep ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_edit_is_kept_in_one_file(tmp_path, generator, features):
+    result = blending.crossover(generator, X, Y, HALF, features, steps=3, noise_steps=2).run()
+    settings = {"edit": "crossover", "radius": 3.0, "weights": {"first": 1.0}}
+    blending.save_edit(tmp_path / "a.safetensors", {"image": result.images, "mask": HALF}, result.latents, settings)
+    kept, latents, read = blending.load_edit(tmp_path / "a.safetensors")
+    assert read == settings and torch.equal(kept["mask"], HALF) and torch.equal(kept["image"], result.images)
+    assert torch.equal(generator.synthesize(latents).clamp(0, 1), result.images)
+    blending.save_edit(tmp_path / "b.safetensors", {"mask": HALF}, None, {})
+    assert blending.load_edit(tmp_path / "b.safetensors")[1] is None
+    (tmp_path / "c.safetensors").write_bytes(b"nothing")
+    with pytest.raises(BlendError, match="expected a saved edit"):
+        blending.load_edit(tmp_path / "c.safetensors")
