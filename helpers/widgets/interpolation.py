@@ -1,0 +1,62 @@
+"""A slider between two inversions; it renders at once."""
+
+from __future__ import annotations
+
+import ipywidgets as widgets
+import torch
+from torch import Tensor
+
+from helpers.generators import Generator
+from helpers.latents import Latents, interpolate
+
+from .pictures import figure_html, jpeg_url, row_html
+
+WIDTH = 192  # pixels of each picture on the screen
+
+
+class InterpolationSlider(widgets.VBox):
+    """A slider from one latent to another; see ``interpolation_slider``."""
+
+    def __init__(self, generator: Generator, a: Latents, b: Latents, steps: int = 50):
+        self.generator, self.ends = generator, (a[0], b[0])
+        self._cache: dict[float, Tensor] = {}
+        self.slider = widgets.FloatSlider(0.5, min=0, max=1, step=1 / steps, description="t", readout_format=".2f")
+        self.slider.layout.width = "460px"
+        self.view = widgets.HTML()
+        super().__init__([self.slider, self.view])
+        self.slider.observe(self._show, "value")
+        self._show()
+
+    @property
+    def t(self) -> float:
+        return self.slider.value
+
+    @property
+    def latents(self) -> Latents:
+        return interpolate(*self.ends, self.t)
+
+    @property
+    def image(self) -> Tensor:
+        """Image (1, 3, R, R) in [0, 1] at ``t``."""
+        return self._image(self.t)
+
+    @torch.no_grad()
+    def _image(self, t: float) -> Tensor:
+        t = round(t, 4)
+        if t not in self._cache:  # at most one for each stop of the slider
+            self._cache[t] = self.generator.synthesize(interpolate(*self.ends, t)).clamp(0, 1)
+        return self._cache[t]
+
+    def _show(self, _=None) -> None:
+        pictures = {"a (t = 0)": 0.0, f"t = {self.t:.2f}": self.t, "b (t = 1)": 1.0}
+        figures = (figure_html(title, jpeg_url(self._image(t)), WIDTH) for title, t in pictures.items())
+        self.view.value = row_html(*figures)
+
+
+def interpolation_slider(generator: Generator, a: Latents, b: Latents) -> InterpolationSlider:
+    """A slider t that shows the image between the latents ``a`` (t = 0) and ``b`` (t = 1) at once.
+
+    a, b: latents of one space, e.g. ``result.latents``; of a batch the first is taken. Raises LatentsError for two
+    spaces. ``.image``, ``.latents`` and ``.t`` are what is shown.
+    """
+    return InterpolationSlider(generator, a, b)

@@ -1,0 +1,158 @@
+"""A run that can be watched, tuned, paused and stopped: an iterator in a thread. Knows nothing of widgets."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+
+ALIVE = ("running", "paused")
+END = object()
+
+
+def losses_of(step) -> dict[str, float]:
+    """Mean over the batch of a step's losses: its parts, then their total."""
+    return {name: float(value.mean()) for name, value in {**step.parts, "total": step.total}.items()}
+
+
+class Job:
+    """Run an iterator in a thread; whoever watches asks for ``latest()``, the thread itself shows nothing.
+
+    Only one job of a process runs: starting another one stops it. Two would share the cores, and a panel whose cell
+    was run again would go on unseen.
+
+    Args:
+        make_iterator: called in the thread, because the start may take long; gives the iterable of steps.
+        record: what ``history`` keeps of each step.
+
+    Attributes:
+        state: "ready", "running", "paused", then "finished", "stopped" or "failed".
+        iterator: what ``make_iterator`` gave, None until then.
+        history: a record of every step.
+        error: the exception of a failed job.
+        seconds: time spent in steps, pauses left out.
+    """
+
+    current: Job | None = None
+
+    def __init__(self, make_iterator: Callable[[], Iterable], record: Callable[[Any], Any] = losses_of):
+        self.make_iterator, self.record = make_iterator, record
+        self.state, self.iterator, self.error = "ready", None, None
+        self.history: list = []
+        self.seconds = 0.0
+        self._latest = None
+        self._stop = False
+        self._calls: deque[tuple[Future, Callable]] = deque()
+        self._wake = threading.Condition()
+        self._grad = torch.is_grad_enabled()  # a new thread would have it on, whatever the caller chose
+        self._thread = threading.Thread(target=self._run, name="job", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        return self.state in ALIVE
+
+    def start(self) -> None:
+        """Start, or go on after a pause."""
+        with self._wake:
+            if self.state == "ready":
+                if Job.current is not None:
+                    Job.current.stop()
+                Job.current, self.state = self, "running"
+                self._thread.start()
+            elif self.state == "paused":
+                self.state = "running"
+                self._wake.notify_all()
+
+    def pause(self) -> None:
+        """Halt after the step under way, until ``start()`` or ``stop()``."""
+        with self._wake:
+            if self.state == "running":
+                self.state = "paused"
+
+    def stop(self, timeout: float = 0.5) -> bool:
+        """End after the step under way; True when the thread has ended within ``timeout`` seconds."""
+        with self._wake:
+            self._stop = True
+            self._wake.notify_all()
+        return self.wait(timeout)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end; True when it came within ``timeout`` seconds."""
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+        return not self.alive
+
+    def latest(self):
+        """The last step, or None before the first."""
+        return self._latest
+
+    def call(self, function: Callable[[], Any]) -> Future:
+        """Call a function between two steps (at once where nothing runs): the way to change what the iterator uses."""
+        future = Future()
+        with self._wake:
+            self._calls.append((future, function))
+            self._wake.notify_all()
+            waiting = self.alive
+        if not waiting:
+            self._make_calls()
+        return future
+
+    # --- in the thread ----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        torch.set_grad_enabled(self._grad)
+        state = "finished"
+        try:
+            self.iterator = self.make_iterator()
+            steps = iter(self.iterator)
+            while self._may_go_on():
+                started = time.perf_counter()
+                step = next(steps, END)
+                self.seconds += time.perf_counter() - started
+                if step is END:
+                    break
+                self.history.append(self.record(step))
+                self._latest = step
+            else:
+                state = "stopped"
+        except Exception as error:  # would vanish with the thread; whoever watches shows it
+            self.error, state = error, "failed"
+        with self._wake:
+            self.state = state
+            if Job.current is self:
+                Job.current = None
+        self._make_calls()
+
+    def _may_go_on(self) -> bool:
+        """Make the calls that wait, then wait for the end of a pause; False for the end of all."""
+        while True:
+            self._make_calls()
+            with self._wake:
+                if self._stop or self.state == "running":
+                    return not self._stop
+                if not self._calls:
+                    self._wake.wait()
+
+    def _make_calls(self) -> None:
+        while True:
+            with self._wake:
+                if not self._calls:
+                    return
+                future, function = self._calls.popleft()
+            try:
+                future.set_result(function())
+            except Exception as error:
+                future.set_exception(error)
+
+
+@atexit.register
+def _stop_current() -> None:
+    """No thread may be inside torch when the interpreter goes."""
+    if Job.current is not None:
+        Job.current.stop(timeout=2)
