@@ -366,7 +366,7 @@ def write_image(path: str | os.PathLike, image: torch.Tensor) -> None:
     pixels = to_uint8(image)
     if len(pixels) != 1:
         raise ImageError(f"expected one image (1, 3, H, W) but got {len(pixels)}; join them with grid() first")
-    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True, "exact": True}, "PNG": {}}
+    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}, "PNG": {}}
     picture = Image.fromarray(pixels[0, :, :, 0] if pixels.shape[3] == 1 else pixels[0])
     with atomic_path(path) as temporary:
         picture.save(temporary, format=file_format, **options[file_format])
