@@ -13,6 +13,7 @@ from helpers.generators.stylegan2 import StyleGAN2
 from helpers.latents import Latents
 from helpers.latents import interpolate as reference_interpolate
 from helpers.losses import Criterion as ReferenceCriterion
+from helpers.noise import fresh_noise_psnr as reference_fresh_noise_psnr
 
 
 class CheckFailed(AssertionError):
@@ -174,3 +175,68 @@ def interpolate(function) -> None:
             )
             raise CheckFailed(f"interpolation in {space}: {why}.")
     _passed("interpolate")
+
+
+def psnr(function) -> None:
+    """Exercise 2.1: ``psnr(images, targets)``."""
+    targets = torch.full((3, 3, 4, 4), 0.4)
+    images = targets.clone()
+    images[0] += 0.1
+    images[1] += 0.001  # vanishes in 8 bits of 0.4
+    images[2] = 1.7  # clamped to 1
+    value = function(images, targets)
+    _expect(isinstance(value, Tensor) and value.shape == (3,), "psnr should return a tensor with one value per image.")
+    _expect(bool(value[1].isinf()), "a difference that 8-bit rounding removes should give an infinite PSNR.")
+    _expect(
+        abs(value[2] - 10 * torch.log10(torch.tensor(1 / 0.36))) < 0.01, "images should be clamped to [0, 1] first."
+    )
+    error = float(value[0] - 10 * torch.log10(1 / torch.tensor(26 / 255).square()))
+    _expect(
+        abs(error) < 0.05,
+        f"the PSNR is {'too high' if error > 0 else 'too low'} by {abs(error):.1f} dB; check peak and mean.",
+    )
+    _passed("psnr")
+
+
+def _noisy() -> StyleGAN2:
+    """The tiny generator with noise that shows, of a different strength in each layer."""
+    generator = _tiny()
+    for i, strength in enumerate(generator.noise_strengths):
+        strength.fill_(0.5 / (i + 1))
+    return generator
+
+
+def fit_noise(function) -> None:
+    """Exercise 2.2: ``fit_noise(generator, targets, latents, steps, rate, per_layer)``."""
+    generator = _noisy()
+    code = generator.sample("w", 2, seed=3)
+    latents = Latents("w", code.clone())
+    targets = generator.synthesize(code, generator.fresh_noise(2, seed=9)).clamp(0, 1)
+    maps, history = function(generator, targets, latents, steps=40)
+    shapes = [tuple(m.shape) for m in generator.fixed_noise(2)]
+    _expect([tuple(m.shape) for m in maps] == shapes, f"the maps should have the shapes {shapes}.")
+    _expect(not any(m.requires_grad for m in maps), "the maps should be detached from the graph.")
+    _expect(tuple(history.shape) == (40, 2), f"the history should be (steps, B) = (40, 2), not {tuple(history.shape)}.")
+    _expect(torch.equal(latents.code, code), "the code should stay as it was.")
+    gain = (history[-1] - history[0]).min().item()
+    _expect(gain > 3, f"the PSNR should rise by far more than {gain:.1f} dB in 40 steps; check the rates and the loss.")
+    first, _ = function(generator, targets, latents, steps=1)
+    moved = [(a - b).abs().median().item() for a, b in zip(first, generator.fixed_noise(2), strict=True)]
+    _expect(moved[-1] > 2 * moved[0], "a layer with a smaller strength should be given a larger step.")
+    _passed("fit_noise")
+
+
+def fresh_noise_psnr(function) -> None:
+    """Exercise 2.3: ``fresh_noise_psnr(generator, targets, latents, draws, seed)``."""
+    generator = _noisy()
+    code = generator.sample("w", 2, seed=3)
+    latents = Latents("w", code, generator.fresh_noise(2, seed=77))
+    targets = generator.synthesize(latents).clamp(0, 1)
+    value = function(generator, targets, latents, draws=8, seed=0)
+    _expect_shape("fresh_noise_psnr", value, (2,))
+    expected = reference_fresh_noise_psnr(generator, targets, latents, draws=8, seed=0)
+    _expect(bool((value < 60).all()), "the fitted maps of the latents should not be used here.")
+    _expect(
+        torch.allclose(value, expected, atol=0.05), "the mean over the draws is off; average decibels, seeds upwards."
+    )
+    _passed("fresh_noise_psnr")
