@@ -319,7 +319,8 @@ def _with_hooks(modules, hook, function):
 
 # --- edits -----------------------------------------------------------------------------------------------------------
 
-Build = Callable[[InversionResult | None], Embedding]
+Build = Callable[[InversionResult | None, int], Embedding]
+Block = tuple[int, Build]
 Finish = Callable[[InversionResult], Tensor]
 
 
@@ -328,26 +329,31 @@ class Edit:
 
     Args:
         name: of the application.
-        blocks: functions from the result so far (None at first) to the next ``Embedding``.
+        blocks: of each, its steps and a function from the result so far (None at first) and the steps to its
+            ``Embedding``; blocks of no steps are left out.
         mask: (B or 1, 1, R, R) in [0, 1], the region, for previews.
         weights: of the terms; may be changed while it runs.
         finish: function from the last result to the final images, where they are not simply those of the latents.
     """
 
     def __init__(
-        self, name: str, blocks: list[Build], mask: Tensor, weights: dict | None = None, finish: Finish | None = None
+        self, name: str, blocks: list[Block], mask: Tensor, weights: dict | None = None, finish: Finish | None = None
     ):
-        self.name, self.blocks, self.mask, self.finish = name, blocks, mask, finish
+        self.name, self.mask, self.finish = name, mask, finish
+        self.blocks = [(steps, build) for steps, build in blocks if steps]
         self.weights = {} if weights is None else weights
         self.embedding: Embedding | None = None
         self.seconds, self.steps = 0.0, 0
 
+    def __len__(self) -> int:
+        return sum(steps for steps, _ in self.blocks)
+
     def __iter__(self) -> Iterator[InversionStep]:
         last = None
-        for build in self.blocks:
+        for steps, build in self.blocks:
             if self.embedding is not None:
                 self.seconds, self.steps = self.seconds + self.embedding.seconds, self.steps + self.embedding.number
-            self.embedding = build(last)
+            self.embedding = build(last, steps)
             for step in self.embedding:
                 step.number += self.steps
                 yield step
@@ -360,6 +366,11 @@ class Edit:
         result = self.embedding.result()
         images = result.images if self.finish is None else self.finish(result)
         return replace(result, images=images, seconds=self.seconds + result.seconds, steps=self.steps + result.steps)
+
+    def forget_best(self) -> None:
+        """Start the best-so-far anew; call it after a change of ``weights`` under way."""
+        if self.embedding is not None:
+            self.embedding.forget_best()
 
     def run(self) -> InversionResult:
         """Take all steps and return the result."""
@@ -390,8 +401,8 @@ def reconstruct(
     weights = dict(weights or RECONSTRUCTION_WEIGHTS)
     objective = Objective(_photo_terms(x, full), features, weights=weights)
     blocks = [
-        lambda last: embed(generator, objective, len(x), steps=steps),
-        lambda last: fit_noise(generator, x, x, full, last.latents, noise_steps),
+        (steps, lambda last, steps: embed(generator, objective, len(x), steps=steps)),
+        (noise_steps, lambda last, steps: fit_noise(generator, x, x, full, last.latents, steps)),
     ]
     return Edit("reconstruct", blocks, full, weights)
 
@@ -437,10 +448,10 @@ def crossover(
     between = (1 - inside - outside).clamp(0, 1)
     share = inside / (inside + outside).clamp_min(1e-6)
     blocks = [
-        lambda last: embed(generator, objective, len(x), steps=steps),
-        lambda last: fit_noise(generator, x, y, share, last.latents, noise_steps, keep=between),
+        (steps, lambda last, steps: embed(generator, objective, len(x), steps=steps)),
+        (noise_steps, lambda last, steps: fit_noise(generator, x, y, share, last.latents, steps, between)),
     ]
-    return Edit("crossover", blocks[: 2 if noise_steps else 1], mask, weights)
+    return Edit("crossover", blocks, mask, weights)
 
 
 def inpainting_rows(num_ws: int) -> list[int]:
@@ -484,12 +495,10 @@ def inpaint(
     objective = Objective(_photo_terms(seen, invert(anywhere)), features, weights=weights)
     rows = inpainting_rows(generator.num_ws) if rows is None else rows
     blocks = [
-        lambda last: embed(generator, objective, len(x), steps=steps, rows=rows),
-        lambda last: fit_noise(
-            generator, seen, seen, known, last.latents, noise_steps, keep=invert(known), where=known.gt(0).float()
-        ),
+        (steps, lambda last, steps: embed(generator, objective, len(x), steps=steps, rows=rows)),
+        (noise_steps, lambda last, steps: fit_noise(generator, seen, seen, known, last.latents, steps, invert(known))),
     ]
-    return Edit("inpaint", blocks[: 2 if noise_steps else 1], hole, weights)
+    return Edit("inpaint", blocks, hole, weights)
 
 
 def scribble(
@@ -528,11 +537,11 @@ def scribble(
     )
     rows = list(range(generator.num_ws // 2)) if rows is None else rows
     blocks = [
-        lambda last: embed(generator, plain, len(x), steps=steps),
-        lambda last: embed(generator, guided, len(x), last.latents, steps, rows),
-        lambda last: fit_noise(generator, x, x, outside, last.latents, noise_steps, keep=invert(outside)),
+        (steps, lambda last, steps: embed(generator, plain, len(x), steps=steps)),
+        (steps, lambda last, steps: embed(generator, guided, len(x), last.latents, steps, rows)),
+        (noise_steps, lambda last, steps: fit_noise(generator, x, x, outside, last.latents, steps, invert(outside))),
     ]
-    return Edit("scribble", blocks[: 3 if noise_steps else 2], mask, weights)
+    return Edit("scribble", blocks, mask, weights)
 
 
 def local_style(
@@ -568,11 +577,11 @@ def local_style(
     ]
     styled = Objective(terms, features, weights=weights)
     blocks = [
-        lambda last: embed(generator, plain, len(x), steps=steps),
-        lambda last: embed(generator, styled, len(x), last.latents, steps),
-        lambda last: fit_noise(generator, x, x, outside, last.latents, noise_steps, keep=invert(outside)),
+        (steps, lambda last, steps: embed(generator, plain, len(x), steps=steps)),
+        (steps, lambda last, steps: embed(generator, styled, len(x), last.latents, steps)),
+        (noise_steps, lambda last, steps: fit_noise(generator, x, x, outside, last.latents, steps, invert(outside))),
     ]
-    return Edit("local-style", blocks[: 3 if noise_steps else 2], mask, weights)
+    return Edit("local-style", blocks, mask, weights)
 
 
 def transfer(
@@ -604,7 +613,7 @@ def transfer(
         first, second = result.latents[: len(x)], result.latents[len(x) :]
         return copy_activations(generator, first, second, soft, layer, amount)
 
-    return Edit("transfer", edit.blocks[: 2 if noise_steps else 1], mask, edit.weights, finish)
+    return Edit("transfer", edit.blocks, mask, edit.weights, finish)
 
 
 # --- other ways, to compare ------------------------------------------------------------------------------------------

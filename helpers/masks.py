@@ -137,6 +137,24 @@ def polygon(size: Size, points: Sequence[tuple[float, float]]) -> Tensor:
     return _pooled(torch.from_numpy(polygon2mask(fine, corners)))
 
 
+def brush(size: Size, points: Sequence[tuple[float, float]], width: float) -> Tensor:
+    """A brush stroke (1, 1, H, W) with round ends through points (x, y); points and width as fractions of the side.
+
+    size: of a square, or (height, width) where the width of the stroke is a fraction of the shorter side.
+    """
+    height, across = _pair(size)
+    radius = width / 2 * min(height, across)
+    y = ((torch.arange(height * SUPERSAMPLING) + 0.5) / SUPERSAMPLING)[:, None]
+    x = ((torch.arange(across * SUPERSAMPLING) + 0.5) / SUPERSAMPLING)[None]
+    corners = [(u * across, v * height) for u, v in points]
+    inside = torch.zeros(y.shape[0], x.shape[1], dtype=torch.bool)
+    for (x0, y0), (x1, y1) in zip(corners, corners[1:] or corners, strict=False):
+        length = max((x1 - x0) ** 2 + (y1 - y0) ** 2, 1e-12)
+        along = (((x - x0) * (x1 - x0) + (y - y0) * (y1 - y0)) / length).clamp(0, 1)
+        inside |= (x - x0 - along * (x1 - x0)) ** 2 + (y - y0 - along * (y1 - y0)) ** 2 <= radius**2
+    return _pooled(inside)
+
+
 def _pooled(samples: Tensor) -> Tensor:
     return torch.nn.functional.avg_pool2d(samples.float()[None, None], SUPERSAMPLING)
 

@@ -54,6 +54,14 @@ def test_polygon_is_the_triangle():
     assert 0.3 < mask[0, 0, 31, 32] < 0.7
 
 
+def test_a_brush_stroke_is_a_line_with_round_ends():
+    mask = masks.brush(SIZE, [(0.25, 0.5), (0.75, 0.5)], 0.25)
+    assert area(mask) == pytest.approx(0.5 * 0.25 + math.pi * 0.125**2, rel=0.005)
+    corner = masks.brush(SIZE, [(0.25, 0.25), (0.75, 0.25), (0.75, 0.75)], 0.125)
+    assert corner[0, 0, 16, 32] == corner[0, 0, 32, 48] == 1 and corner[0, 0, 32, 32] == 0
+    assert area(masks.brush(SIZE, [(0.5, 0.5)], 0.5)) == pytest.approx(math.pi * 0.25**2, rel=0.005)
+
+
 @pytest.mark.parametrize(
     "make",
     [
