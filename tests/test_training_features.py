@@ -61,6 +61,15 @@ def test_folded_network_equals_the_trained_one():
     assert {name.split(".")[0] for name in folded.features.state_dict()} == {"convs"}
 
 
+def test_recalibration_measures_whole_pictures():
+    net = training.Classifier(TINY, 2)
+    images = torch.randint(256, (6, 3, 20, 20), generator=generator(), dtype=torch.uint8)
+    training.recalibrate(net, images)
+    seen = net.convs[0](net.normalize(images.float() / 255))
+    torch.testing.assert_close(net.norms[0].running_mean, seen.mean((0, 2, 3)), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(net.norms[0].running_var, seen.transpose(0, 1).flatten(1).var(1), atol=1e-4, rtol=1e-3)
+
+
 def test_training_learns_red_from_blue(uninterrupted, data):
     config = read_config(uninterrupted)
     assert config["top1"] == config["mean_class_top1"] == 1.0

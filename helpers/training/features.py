@@ -1,5 +1,6 @@
 """Train a small VGG as a photo classifier; then fold skips and batch norm into a plain conv-ReLU-pool stack."""
 
+import copy
 import math
 import sys
 import time
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, update_bn
 from tqdm import tqdm
 
 from helpers.device import pick_device
@@ -85,6 +86,17 @@ class FoldedClassifier(nn.Module):
         return self.head(self.features(images, last)[last].mean((2, 3)))
 
 
+def recalibrate(net: Classifier, images: Tensor, batch: int = 64) -> None:
+    """Measure batch norm's means and variances anew on whole pictures, uint8 (N, 3, H, W), at the size of the test.
+
+    Random crops are smaller, and what they show is larger: with their statistics the network is off at test time
+    (Touvron et al., "Fixing the train-test resolution discrepancy", 2019).
+    """
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    device = next(net.parameters()).device
+    update_bn((_floats(images[part].to(device)) for part in order.split(batch) if len(part) > 1), net)
+
+
 @torch.no_grad()
 def accuracy(net: nn.Module, images: Tensor, labels: Tensor, batch: int = 64) -> tuple[float, float]:
     """Share of uint8 images (N, 3, H, W) whose largest logit is their label: over all, and the mean over classes."""
@@ -121,6 +133,7 @@ class FeatureTrainer:
 
     def __init__(self, photos: LabelledPhotos, config: FeatureConfig, device: torch.device, settings: dict):
         train, held_out = photos.split()
+        self.photos = photos
         self.images, self.aspects = photos.squashed(train)
         self.images = self.images.to(device)
         labels = torch.tensor(photos.labels)
@@ -210,6 +223,11 @@ class FeatureTrainer:
         self.log.append(entry | {"seconds": round(self.seconds, 1)})
         return self.log[-1]
 
+    def whole_pictures(self, most: int = 4096) -> Tensor:
+        """Centre squares of training photos, uint8 (N, 3, 112, 112): every k-th, so that all classes are there."""
+        train, _ = self.photos.split()
+        return self.photos.squares(train[:: math.ceil(len(train) / most)])
+
     def state(self) -> dict:
         """All that `load` needs to go on exactly: tensors, numbers and strings only."""
         parts = {"net": self.net, "ema": self.ema, "optimizer": self.optimizer, "schedule": self.schedule}
@@ -227,7 +245,7 @@ class FeatureTrainer:
         for name in ("net", "ema", "optimizer", "schedule"):
             getattr(self, name).load_state_dict(state[name])
         self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
-        self.losses = state.get("losses", [])
+        self.losses = state["losses"]
 
 
 def save_state(path: Path, state: dict) -> None:
@@ -295,8 +313,9 @@ def _run(trainer: FeatureTrainer, state_file: Path, save_every: float, test_ever
 
 def export(trainer: FeatureTrainer, path: Path) -> Path:
     """Fold the averaged network and write it as float16, with the facts of its training and its measured accuracy."""
-    config = trainer.net.config
-    tensors = {name: t.cpu().half().float() for name, t in fold(trainer.ema.module).items()}
+    net, config = copy.deepcopy(trainer.ema.module), trainer.net.config
+    recalibrate(net, trainer.whole_pictures())
+    tensors = {name: t.cpu().half().float() for name, t in fold(net.eval()).items()}
     top1, mean = accuracy(
         FoldedClassifier(tensors, config).to(trainer.device), trainer.test_images, trainer.test_labels
     )
