@@ -59,7 +59,7 @@ LONG = "a long title about the weights of the perceptual loss, and Pneumonoultra
         labelled_grid(
             [noise(2), noise(2)], ["L1", LONG], ["z", LONG], captions=[["a", LONG], ["", "b"]], suptitle=LONG
         ),
-        labelled_grid([noise(3, 16)], [LONG * 2], ["z", "w", "w+"]),
+        labelled_grid([noise(3, 16)], [LONG * 2], ["z", "w", "w+"], scale=1),
         result_sheet(noise(1), [{"image": noise(1, seed=k), "label": ["w+", LONG, "12 s"]} for k in range(7)]),
     ],
     ids=["images", "sizes", "grid", "tall label", "results"],
@@ -93,10 +93,16 @@ def test_columns_are_balanced():
     assert len({round(box.x0) for box in boxes(show_images(noise(8), columns=3))[1]}) == 3
 
 
+def test_a_title_wider_than_the_images_widens_the_figure():
+    figure = show_images(noise(1, 16), scale=1, suptitle="A title wider than its image")
+    assert [text.get_text() for text in figure.texts] == ["A title wider than its image"]
+    assert_well_laid_out(figure)
+
+
 def test_texts_are_taken_literally():
-    figure = show_images(noise(1), ["cost $5 and $6_x$"])
-    assert [text.get_text() for text in figure.texts] == ["cost $5 and $6_x$"]
-    pixels(figure)
+    figure = show_images(noise(1), [r"$\frac{$"])  # as mathematics it could not be drawn
+    assert [text.get_text() for text in figure.texts] == [r"$\frac{$"]
+    assert pixels(figure).shape[2] == 3
 
 
 def test_captions_stand_below_their_images_and_titles_above():
