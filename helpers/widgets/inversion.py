@@ -19,7 +19,7 @@ from .job import ALIVE, Job
 from .live import live_view
 from .pictures import error_html, figure_html, jpeg_url, loss_curve, row_html, status_html
 
-WIDTH = 192  # pixels of each picture on the screen
+WIDTH, PAGE = 192, 400  # pixels of each picture and of both on the screen
 SHARE = 0.1  # of the time may go into frames: the inversion keeps 90 % of its speed
 STYLE = {"description_width": "90px"}
 
@@ -228,7 +228,7 @@ class InversionPanel(widgets.VBox):
 
     def _show_target(self) -> None:
         if self.job is None or not self.job.alive:
-            self.view.html = _pictures("inversion", None, self.target) + status_html("Press Start.", 0)
+            self.view.html = _page("inversion", None, self.target, status_html("Press Start.", 0))
 
     def _frame(self) -> tuple[str, float]:
         """The next frame, and the seconds after which it makes sense to ask for another."""
@@ -252,20 +252,17 @@ class InversionPanel(widgets.VBox):
         error, step, ended = error_html(_sentence(job.error)), job.latest(), state not in ALIVE
         if step is None:
             text = state if ended else "preparing the start …"
-            return _pictures("inversion", None, self._inverted) + status_html(text, 0) + error
+            return _page("inversion", None, self._inverted, status_html(text, 0) + error)
         images = self.result.images if ended else step.images()
         status = _status(job, state, psnr(images, self._inverted).item())
-        return (
-            _pictures("best result" if ended else f"step {step.number}", images, self._inverted)
-            + status_html(status, step.number / len(job.iterator))
-            + error
-            + loss_curve(job.history)
-        )
+        below = status_html(status, step.number / len(job.iterator)) + error + loss_curve(job.history, PAGE)
+        return _page("best result" if ended else f"step {step.number}", images, self._inverted, below)
 
 
-def _pictures(title: str, images: Tensor | None, target: Tensor) -> str:
+def _page(title: str, images: Tensor | None, target: Tensor, below: str) -> str:
     url = None if images is None else jpeg_url(images)
-    return row_html(figure_html(title, url, WIDTH), figure_html("target", jpeg_url(target), WIDTH))
+    pictures = row_html(figure_html(title, url, WIDTH), figure_html("target", jpeg_url(target), WIDTH))
+    return f'<div style="width:{PAGE}px;max-width:100%">{pictures}{below}</div>'
 
 
 def _sentence(error: Exception | None) -> str:

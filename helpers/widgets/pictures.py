@@ -43,7 +43,7 @@ def row_html(*parts: str) -> str:
 def status_html(text: str, done: float) -> str:
     """A line of text under a progress bar, ``done`` in [0, 1]."""
     bar = f'<progress value="{done:.4f}" max="1" style="width:100%"></progress>'
-    return f'{bar}<div style="line-height:1.5;font-variant-numeric:tabular-nums">{escape(text)}</div>'
+    return f'{bar}<div style="min-height:3em;line-height:1.5;font-variant-numeric:tabular-nums">{escape(text)}</div>'
 
 
 def error_html(text: str) -> str:
@@ -100,7 +100,7 @@ def _drawable(value: float | None) -> bool:
 
 
 def _power_of_ten(power: int) -> str:
-    return f"{10**power:,}".replace(",", " ") if 0 <= power <= 3 else f"1e{power}"
+    return f"{10.0**power:g}" if -3 <= power <= 3 else f"1e{power}"
 
 
 def _path(points: list[tuple[float, float] | None]) -> str:
