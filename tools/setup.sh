@@ -82,10 +82,10 @@ install_with_pip() {
     elif unreachable; then
         return 1
     fi
-    ! disk_full && logged "$python" -m pip install --editable ".[dev]"
+    ! disk_full && logged "$python" -m pip install --editable ".[dev,widgets]"
 }
 
-install_with_uv() { logged "$1" pip install --python "$python" --editable ".[dev]"; }
+install_with_uv() { logged "$1" pip install --python "$python" --editable ".[dev,widgets]"; }
 
 disk_full() { grep -qiE 'no space left|os error 28|errno 28|quota exceeded' "$log"; }
 
