@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from scipy import sparse
+from scipy import ndimage, sparse
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
@@ -30,14 +31,14 @@ from .images import atomic_path, quantize
 from .inversion import PHASES, InversionResult, InversionStep
 from .latents import Latents
 from .losses import Loss, delta_loss, gram_matrix, lp_loss, perceptual_loss, style_loss
-from .masks import as_mask, feather, grow, invert, mask_pyramid, shrink
+from .masks import as_mask, feather, grow, invert, mask_pyramid
 from .noise import Embedding, PixelObjective, Stage
 
 PERCEPTUAL_LAYERS = ("conv1_1", "conv1_2", "conv2_2", "conv3_3")
 STYLE_LAYERS = ("conv3_3",)
 STEPS = 300  # of w+
 NOISE_STEPS = 200
-FEATHER = 3.0  # pixels at 64 x 64
+FEATHER = 12.0  # pixels at 64 x 64
 RECONSTRUCTION_WEIGHTS = {"first": 1.0, "perceptual": 0.02}
 BLEND_WEIGHTS = {"first": 1.0, "second": 1.0, "perceptual": 0.02}
 SCRIBBLE_WEIGHTS = {"first": 1.0, "stroke": 1.0, "perceptual": 0.02}
@@ -382,12 +383,25 @@ class Edit:
 def transition(mask: Tensor, radius: float) -> tuple[Tensor, Tensor]:
     """Where each side of an edit is to be exact, and what lies between: masks (inside, outside) with soft edges.
 
-    Both fall from 1 to 0 in the ``radius`` pixels on their side of the edge; what remains to 1 belongs to the
-    generator. radius: pixels, 0 leaves no room between them.
+    Both are 0 at the region's edge (where the mask crosses 0.5) and rise to 1 along a cosine within ``radius`` pixels
+    on their own side, or within the depth of a side that is thinner than that; what they lack to 1 belongs to the
+    generator. A radius of 0 leaves no room: the two are the mask and its inverse, soft where the mask is.
+
+    mask: (B, 1, R, R) in [0, 1].
     """
     if radius <= 0:
         return mask, invert(mask)
-    return tuple(feather(shrink(side, radius), radius / 2) for side in (mask, invert(mask)))
+    hard = (mask >= 0.5).cpu().numpy()
+    return tuple(torch.cat([_rise(sample, radius) for sample in side]).to(mask) for side in (hard, ~hard))
+
+
+def _rise(side: np.ndarray, radius: float) -> Tensor:
+    """0 at the edge of a side (1, R, R) to 1 deep inside it: (1, 1, R, R)."""
+    if side.all() or not side.any():
+        return torch.from_numpy(side[None].astype(np.float32))
+    depth = np.clip(ndimage.distance_transform_edt(side[0]) - 0.5, 0, None)  # from the edge to the pixel's centre
+    rise = 0.5 - 0.5 * np.cos(np.pi * np.clip(depth / min(radius, depth.max()), 0, 1))
+    return torch.from_numpy(rise.astype(np.float32))[None, None]
 
 
 def reconstruct(

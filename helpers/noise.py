@@ -152,6 +152,12 @@ class Embedding:
         if self.number:
             self.run.forget_best()
 
+    def run(self) -> InversionResult:
+        """Take all steps and return the result."""
+        for _ in self:
+            pass
+        return self.result()
+
     @torch.no_grad()
     def result(self) -> InversionResult:
         """The best latents so far, with their noise maps, and the images of exactly these."""
@@ -329,10 +335,7 @@ def optimize_noise(
     Raises:
         NoiseError: for targets or latents that do not fit, an unknown order, or a generator without noise maps.
     """
-    embedding = noise_inversion(generator, targets, latents, mask, **options)
-    for _ in embedding:
-        pass
-    return embedding.result()
+    return noise_inversion(generator, targets, latents, mask, **options).run()
 
 
 # --- is it a cheat? --------------------------------------------------------------------------------------------------

@@ -158,12 +158,19 @@ def test_each_side_shows_its_photo(generator, features):
 
 
 def test_the_transition_leaves_room_on_both_sides():
-    inside, outside = blending.transition(masks.half(64), 6)
-    assert (inside + outside <= 1 + 1e-6).all()
-    assert inside[0, 0, 0, 31] < 0.05 and outside[0, 0, 0, 32] < 0.05
-    assert inside[0, 0, 0, 16] > 0.99 and outside[0, 0, 0, 48] > 0.99
+    inside, outside = blending.transition(masks.half(64), 8)
+    assert (inside + outside <= 1).all() and (inside * outside == 0).all()
+    row = inside[0, 0, 0]
+    assert (row[:24] == 1).all() and row[28] == pytest.approx(0.5 - 0.5 * math.cos(math.pi * 3.5 / 8), abs=1e-5)
+    assert row[31] < 0.02 and torch.equal(outside, inside.flip(3))
     hard = blending.transition(masks.half(64), 0)
-    assert torch.equal(hard[0] + hard[1], torch.ones(1, 1, 64, 64))
+    assert torch.equal(hard[0], masks.half(64)) and torch.equal(hard[0] + hard[1], torch.ones(1, 1, 64, 64))
+
+
+def test_a_thin_region_keeps_its_middle():
+    stroke = masks.box(64, (0, 0.4375, 1, 0.5625))  # 8 pixels high
+    inside, _ = blending.transition(stroke, 20)
+    assert inside[0, 0, :, 30].max() == 1 and (inside[stroke == 0] == 0).all()
 
 
 def test_weights_may_change_under_way_and_the_loop_may_be_left(generator, features):
