@@ -52,20 +52,20 @@ LONG = "a long title about the weights of the perceptual loss, and Pneumonoultra
 
 
 @pytest.mark.parametrize(
-    "figure",
+    "draw",
     [
-        show_images(noise(), ["one", LONG, "three"], captions=["short", LONG, ""], suptitle="Title"),
-        show_images([noise(1, 16), noise(1, 300), noise(1, 1000)], [LONG] * 3, columns=2, suptitle=LONG + LONG),
-        labelled_grid(
+        lambda: show_images(noise(), ["one", LONG, "three"], captions=["short", LONG, ""], suptitle="Title"),
+        lambda: show_images([noise(1, 16), noise(1, 300), noise(1, 1000)], [LONG] * 3, columns=2, suptitle=LONG + LONG),
+        lambda: labelled_grid(
             [noise(2), noise(2)], ["L1", LONG], ["z", LONG], captions=[["a", LONG], ["", "b"]], suptitle=LONG
         ),
-        labelled_grid([noise(3, 16)], [LONG * 2], ["z", "w", "w+"], scale=1),
-        result_sheet(noise(1), [{"image": noise(1, seed=k), "label": ["w+", LONG, "12 s"]} for k in range(7)]),
+        lambda: labelled_grid([noise(3, 16)], [LONG * 2], ["z", "w", "w+"], scale=1),
+        lambda: result_sheet(noise(1), [{"image": noise(1, seed=k), "label": ["w+", LONG, "12 s"]} for k in range(7)]),
     ],
     ids=["images", "sizes", "grid", "tall label", "results"],
 )
-def test_no_text_overlaps_or_is_cut(figure):
-    assert_well_laid_out(figure)
+def test_no_text_overlaps_or_is_cut(draw):
+    assert_well_laid_out(draw())
 
 
 def test_small_images_are_enlarged_crisply():
