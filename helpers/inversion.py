@@ -94,7 +94,8 @@ class Inversion:
         layers: layers of the perceptual loss.
         mask: (B or 1, 1, R, R), where the image terms count.
         start: "mean" of the space, a "sample" (the same for every target), the "best" of ``candidates`` samples by the
-            criterion, or Latents, whose noise maps are kept.
+            criterion, or Latents, whose noise maps are kept. None is the best where z comes first, or with restarts,
+            else the mean; z has no mean to start at.
         steps: steps over all phases, at least one in each.
         optimizer: "adam" or "lbfgs" (up to 20 evaluations a step).
         lr: rate in standard deviations of the space in place of each phase's own (Adam).
@@ -135,6 +136,8 @@ class Inversion:
             self.weights = {"l1": 1.0}
         self.criterion = Criterion(self.targets, self.features, self.weights, self.layers, self.mask)
         self.phases = self.phases or PHASES[self.space]
+        if self.start is None:
+            self.start = "best" if self.phases[0].space == "z" or self.restarts > 1 else "mean"
         self._check()
         self.batch = self._batch()
         if self.restarts > 1:
@@ -181,8 +184,6 @@ class Inversion:
     # --- start ------------------------------------------------------------------------------------------------------
 
     def _first_latents(self) -> Latents:
-        if self.start is None:
-            self.start = "best" if self.space == "z" else "mean"
         space, rows = self.phases[0].space, self.batch * self.restarts
         if isinstance(self.start, Latents):
             code = self.generator.convert(self.start.code, self.start.space, self.space)

@@ -126,8 +126,13 @@ class Criterion:
         self._check_features()
         if mask is not None:
             _check_mask(mask, targets)
-        with torch.no_grad():
-            self.target_features = None if features is None else features(targets, self.layers)
+        self.target_features = None if features is None else self._features_of_targets()
+
+    @torch.no_grad()
+    def _features_of_targets(self) -> dict[str, Tensor]:
+        # one by one: a batch rounds otherwise, and a line search would make that rounding visible
+        single = [self.features(target[None], self.layers) for target in self.targets]
+        return {layer: torch.cat([found[layer] for found in single]) for layer in single[0]}
 
     def _on(self, name: str) -> bool:
         return bool(torch.as_tensor(self.weights.get(name, 0.0)).gt(0).any())

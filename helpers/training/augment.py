@@ -51,7 +51,7 @@ def _colour(images, generator):
 def _translate(images, generator):
     """Shift by up to an eighth of the side; what comes in is grey."""
     batch, _, height, width = images.shape
-    theta = torch.eye(2, 3, device=images.device).repeat(batch, 1, 1)
+    theta = torch.eye(2, 3, dtype=images.dtype, device=images.device).repeat(batch, 1, 1)
     shift = _uniform((batch, 2), generator, -1, 1) * torch.tensor([width // 8, height // 8], device=images.device)
     theta[:, :, 2] = shift.round() * 2 / torch.tensor([width, height], device=images.device)
     where = F.affine_grid(theta, list(images.shape), align_corners=False)

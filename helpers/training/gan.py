@@ -84,6 +84,9 @@ class GanTrainer:
 
     def __init__(self, settings: GanSettings, data: Tensor, device: torch.device):
         self.settings, self.data, self.device = settings, data, device
+        # a card older than Ampere only emulates bfloat16, slowly
+        on_gpu = device.type == "cuda"
+        self.bf16 = settings.bf16 and (not on_gpu or torch.cuda.is_bf16_supported(including_emulation=False))
         self.random = torch.Generator(device).manual_seed(settings.seed)
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
@@ -107,7 +110,7 @@ class GanTrainer:
 
     def step(self) -> dict[str, float]:
         """Train on one batch; generator and discriminator move together, each against the other's last state."""
-        batch, dtype = self.settings.batch, torch.bfloat16 if self.settings.bf16 else torch.float32
+        batch, dtype = self.settings.batch, torch.bfloat16 if self.bf16 else torch.float32
         real = self._augment(self._real_images(batch))
         fake = self._fake_images(batch, dtype)
         seen_by_d = self._augment(fake)
@@ -142,7 +145,7 @@ class GanTrainer:
     def _fake_images(self, batch: int, dtype: torch.dtype) -> Tensor:
         z = torch.randn(2, batch, self.generator.z_dim, generator=self.random, device=self.device)
         if isinstance(self.generator, DCGAN):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 return self.generator.synthesize(z[0])
         ws = self.generator.convert(z[0], "z", "w+")
         if torch.rand((), generator=self.random, device=self.device) < self.settings.style_mixing:
@@ -156,7 +159,7 @@ class GanTrainer:
 
     def _scores(self, images: Tensor, dtype: torch.dtype) -> Tensor:
         if isinstance(self.discriminator, DCGANDiscriminator):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 return self.discriminator(images)
         return self.discriminator(images, dtype)
 
@@ -269,11 +272,9 @@ def train_gan(
     resolution = settings.generator.get("resolution", 64)
     trainer = GanTrainer(settings, load_uint8(data, resolution, split), device)
     if path.exists():
-        trainer.load(torch.load(path, map_location=device, weights_only=True))
-    try:
-        _run(trainer, out, path, save_every, sample_every, minutes)
-    finally:
-        save_checkpoint(path, trainer.state())
+        trainer.load(torch.load(path, map_location="cpu", weights_only=True))  # a random state belongs on the CPU
+    _run(trainer, out, path, save_every, sample_every, minutes)
+    save_checkpoint(path, trainer.state())  # not after an error: amid a step the state is half old, half new
     return export_gan(path, out / "generator.safetensors")
 
 

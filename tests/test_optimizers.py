@@ -1,0 +1,269 @@
+"""The one optimisation loop."""
+
+import math
+import threading
+
+import pytest
+import torch
+
+from helpers.losses import Loss
+from helpers.optimizers import Optimization, OptimizationError, constant, cosine, optimize
+
+KINDS = ("adam", "lbfgs")
+TARGETS = torch.tensor([[1.0, -2.0], [0.3, 0.5], [-1.5, 0.0]])
+
+
+def banana(parameters, index=slice(None)):
+    """Rosenbrock's valley, bent towards each sample's own target."""
+    (p,), target = parameters, TARGETS[index]
+    x, y = (p - target).unbind(1)
+    total = (1 - x).square() + 10 * (y - x.square()).square()
+    return Loss(total, {"x": (1 - x).square()})
+
+
+def only(i):
+    """The same problem with one of the samples."""
+    return lambda parameters, index: banana(parameters, slice(i, i + 1))
+
+
+def start():
+    return torch.zeros(3, 2)
+
+
+def bowl(parameters, index=slice(None)):
+    (p,) = parameters
+    return Loss((p - TARGETS[index]).square().sum(1), {})
+
+
+def run(optimization):
+    return [step.total for step in optimization]
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "steps"), [("adam", 60), ("lbfgs", 5)])
+def test_a_batch_gives_what_its_samples_give(kind, steps):
+    together = optimize([start()], banana, steps=steps, optimizer=kind)
+    totals = torch.stack(run(together))
+    for i in range(3):
+        alone = optimize([start()[i : i + 1]], only(i), steps=steps, optimizer=kind)
+        assert torch.allclose(totals[:, i : i + 1], torch.stack(run(alone)), atol=1e-4)
+        assert torch.allclose(together.parameters[0][i], alone.parameters[0][0], atol=1e-4)
+        assert torch.allclose(together.best_total[i], alone.best_total[0], atol=1e-4)
+
+
+def test_the_minimum_is_found():
+    adam, lbfgs = optimize([start()], bowl, steps=150), optimize([start()], banana, steps=8, optimizer="lbfgs")
+    for optimization, minimum in ((adam, TARGETS), (lbfgs, TARGETS + 1)):
+        run(optimization)
+        assert torch.allclose(optimization.best[0], minimum, atol=0.02)
+        assert (optimization.best_total < 1e-3).all()
+
+
+def test_two_parameters_have_their_own_rates():
+    first, second = torch.zeros(2, 3), torch.zeros(2, 1, 4, 4)
+
+    def loss(parameters, index):
+        return Loss(sum((p - 1).abs().flatten(1).sum(1) for p in parameters), {})
+
+    next(iter(optimize([first, second], loss, steps=5, lr=[0.1, 0.01], schedule=constant())))
+    assert torch.allclose(first, torch.tensor(0.1)) and torch.allclose(second, torch.tensor(0.01))  # Adam's first step
+
+
+# --- steps and the best so far ---------------------------------------------------------------------------------------
+
+
+def test_a_step_tells_the_loss_before_its_update():
+    parameter = start()
+    expected = banana([parameter]).total
+    optimization = optimize([parameter], banana, steps=4, lr=0.2, schedule=constant())
+    for number, step in enumerate(optimization, 1):
+        assert torch.equal(step.total, expected)
+        expected = banana([parameter]).total.detach()
+        assert step.number == number == optimization.number and step.lr == 0.2
+        assert not step.total.requires_grad and not step.parts["x"].requires_grad
+    assert number == len(optimization) == 4
+    assert {name: len(values) for name, values in optimization.history.items()} == {"total": 4, "x": 4}
+
+
+def test_the_best_of_each_sample_is_kept_when_the_loss_rises():
+    totals, seen = torch.tensor([[3.0, 2, 9], [1, 4, 8], [2, 1, 7], [5, 6, 6]]), []
+
+    def loss(parameters, index):
+        (p,) = parameters
+        seen.append(p.detach().clone())
+        return Loss(totals[len(seen) - 1] + (p - p.detach()).sum(1), {})  # a gradient of 1
+
+    optimization = optimize([start()], loss, steps=3)
+    run(optimization)
+    assert torch.equal(optimization.best_total, torch.tensor([1.0, 1, 6]))
+    assert torch.equal(optimization.best[0], torch.stack([seen[1][0], seen[2][1], seen[3][2]]))
+    assert len({tuple(p[0].tolist()) for p in seen}) == 4
+
+
+def test_the_last_update_counts():
+    parameter = start()
+    optimization = optimize([parameter], bowl, steps=3, lr=0.01)
+    totals = run(optimization)
+    assert (optimization.best_total < totals[-1]).all()
+    assert torch.equal(optimization.best[0], parameter)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loop_may_be_left_and_entered_again(kind):
+    parts, whole = (optimize([start()], banana, steps=6, optimizer=kind) for _ in range(2))
+    for step in parts:
+        if step.number == 2:
+            break
+    assert parts.number == 2 and (parts.best_total < math.inf).all()
+    assert [step.number for step in parts] == [3, 4, 5, 6]
+    run(whole)
+    assert torch.equal(parts.parameters[0], whole.parameters[0])
+    assert torch.equal(torch.stack(parts.history["total"]), torch.stack(whole.history["total"]))
+
+
+def test_a_loss_may_change_under_way():
+    parameter, goal = torch.zeros(1, 2), {"at": 1.0}
+
+    def loss(parameters, index):
+        return Loss((parameters[0] - goal["at"]).square().sum(1), {})
+
+    optimization = optimize([parameter], loss, steps=200, lr=0.1, schedule=constant())
+    for step in optimization:
+        if step.number == 60:
+            assert torch.allclose(parameter, torch.tensor(1.0), atol=0.05)
+            goal["at"] = 3.0
+            optimization.forget_best()
+            assert optimization.best_total.isinf().all()
+    assert torch.allclose(parameter, torch.tensor(3.0), atol=0.05)
+    assert torch.allclose(optimization.best[0], torch.tensor(3.0), atol=0.05)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_flow_where_they_are_switched_off(kind):
+    reference = optimize([start()], banana, steps=3, optimizer=kind)
+    run(reference)
+    with torch.no_grad():
+        outside = optimize([start()], banana, steps=3, optimizer=kind)
+        run(outside)
+    inside_thread = []
+
+    def work():
+        with torch.no_grad():
+            inside_thread.append(optimize([start()], banana, steps=3, optimizer=kind))
+            run(inside_thread[0])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    for other in (outside, *inside_thread):
+        assert torch.equal(other.parameters[0], reference.parameters[0])
+
+
+# --- NaN -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_the_loop_and_keeps_the_best(kind, value):
+    calls = []
+
+    def loss(parameters, index):
+        calls.append(1)
+        loss = bowl(parameters, index)
+        return Loss(loss.total * value, loss.parts) if len(calls) > 4 else loss
+
+    optimization = optimize([start()], loss, steps=50, lr=0.1, optimizer=kind)
+    with pytest.raises(OptimizationError, match="loss became NaN or infinite at step .* lower the") as error:
+        run(optimization)
+    assert "\n" not in str(error.value)
+    assert optimization.best[0].isfinite().all() and not optimization.best_total.isnan().any()
+    known = optimization.best_total.isfinite()  # L-BFGS may not have come to the last samples
+    assert known[0] and torch.allclose(bowl(optimization.best).total[known], optimization.best_total[known])
+
+
+# --- saving ----------------------------------------------------------------------------------------------------------
+
+
+def make(kind, steps=7):
+    first, second = start(), torch.ones(3, 1, 2)
+
+    def loss(parameters, index):
+        p, q = parameters
+        bent = banana([p], index)
+        return Loss(bent.total + (q.sum((1, 2)) - bent.parts["x"]).square(), bent.parts)
+
+    return optimize([first, second], loss, steps=steps, lr=[0.1, 0.05], optimizer=kind)
+
+
+def assert_same_state(ours, theirs):
+    for a, b in zip([*ours.parameters, *ours.best], [*theirs.parameters, *theirs.best], strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(ours.best_total, theirs.best_total)
+    for name in ("total", "x"):
+        assert torch.equal(torch.stack(ours.history[name]), torch.stack(theirs.history[name]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_run_goes_on_bitwise(tmp_path, kind):
+    whole, first = make(kind), make(kind)
+    run(whole)
+    for _ in range(3):
+        first.step()
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second = make(kind)
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert second.number == 3
+    assert len(run(second)) == 4
+    assert_same_state(second, whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_in_memory_is_not_touched_by_what_goes_on(kind):
+    whole, first = make(kind), make(kind)
+    run(whole)
+    for _ in range(3):
+        first.step()
+    state = first.state_dict()
+    run(first)
+    assert_same_state(first, whole)
+    for _ in range(2):  # twice from the same state
+        other = make(kind)
+        other.load_state_dict(state)
+        run(other)
+        assert_same_state(other, whole)
+
+
+# --- rates -----------------------------------------------------------------------------------------------------------
+
+
+def test_cosine_ramps_up_stays_and_comes_down():
+    factor = cosine(ramp=0.1, decay=0.4)
+    assert factor(0) == 0 and factor(0.05) == pytest.approx(0.5)
+    assert [factor(t) for t in (0.1, 0.3, 0.6)] == pytest.approx([1, 1, 1])
+    assert factor(0.8) == pytest.approx(0.5) and factor(1) == pytest.approx(0, abs=1e-12)
+    assert cosine(ramp=0, decay=0)(0) == cosine(ramp=0, decay=0)(1) == 1
+    assert constant()(0.3) == 1
+
+
+def test_the_rate_follows_the_schedule():
+    rates = [step.lr for step in optimize([start()], bowl, steps=10, lr=0.5, schedule=lambda progress: progress)]
+    assert rates == pytest.approx([0.5 * (i + 0.5) / 10 for i in range(10)])
+    rates = [step.lr for step in optimize([start()], bowl, steps=50, lr=0.5)]
+    assert min(rates) > 0 and max(rates) == 0.5 and rates[0] < 0.5 > rates[-1]  # none is lost on a rate of 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "sgd"}, "optimizer must be adam or lbfgs, but 'sgd' came"),
+        ({"steps": 0}, "number of steps must be at least 1, but 0 came"),
+        ({"lr": 0.0}, "learning rate must be a positive number"),
+        ({"lr": math.nan}, "learning rate must be a positive number"),
+        ({"lr": [0.1, -0.1]}, "learning rate must be a positive number"),
+    ],
+)
+def test_bad_options_are_one_sentence(options, message):
+    with pytest.raises(OptimizationError, match=message):
+        Optimization([start()], bowl, **options)

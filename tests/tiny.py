@@ -1,0 +1,59 @@
+"""Tiny random networks that several tests share."""
+
+import torch
+from torch import nn
+
+from helpers.generators import DCGAN, StyleGAN2
+
+STYLEGAN2 = {
+    "resolution": 16,
+    "z_dim": 16,
+    "w_dim": 16,
+    "mapping_layers": 2,
+    "channel_base": 256,
+    "channel_max": 16,
+}
+DCGAN_SIZES = {"z_dim": 8, "conv_dim": 4}
+
+
+def stylegan2(seed=0, dtype=torch.float32, **changes):
+    """A frozen StyleGAN2 in which noise and biases count, as they do after training; statistics of w are set."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        generator = StyleGAN2(**STYLEGAN2 | changes)
+        for name, parameter in generator.named_parameters():
+            if name.endswith(".noise_strength"):
+                nn.init.constant_(parameter, 0.2)
+            elif name.endswith(".bias"):
+                parameter.data += 0.1 * torch.randn(parameter.shape)
+            elif ".torgb.weight" in name:
+                parameter.data *= 0.2  # most pixels lie in [0, 1]
+    generator.compute_statistics(2_000)
+    return generator.to(dtype).eval().requires_grad_(False)
+
+
+def dcgan(seed=0, dtype=torch.float32, **changes):
+    """A frozen DCGAN."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        generator = DCGAN(**DCGAN_SIZES | changes)
+    return generator.to(dtype).eval().requires_grad_(False)
+
+
+class Features(nn.Module):
+    """Two random convolutions in the place of a VGG; ``calls`` counts how often they ran."""
+
+    layers = ("conv1_1", "conv2_1")
+
+    def __init__(self, seed=0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.first = torch.randn(4, 3, 3, 3, generator=generator) / 3
+        self.second = torch.randn(6, 4, 3, 3, generator=generator) / 4
+        self.calls = 0
+
+    def forward(self, images, layers):
+        self.calls += 1
+        first = nn.functional.conv2d(images, self.first, padding=1).relu()
+        second = nn.functional.conv2d(nn.functional.avg_pool2d(first, 2), self.second, padding=1).relu()
+        return {layer: value for layer, value in zip(self.layers, (first, second), strict=True) if layer in layers}
