@@ -33,8 +33,8 @@ class Phase:
 # w+ first finds the best w: from there its rows part ways, instead of wandering off one by one
 PHASES = {
     "z": (Phase("z", 1.0, 0.1),),
-    "w": (Phase("w", 1.0, 0.1),),
-    "w+": (Phase("w", 0.3, 0.1), Phase("w+", 0.7, 0.1)),
+    "w": (Phase("w", 1.0, 0.2),),
+    "w+": (Phase("w", 0.3, 0.2), Phase("w+", 0.7, 0.2)),
 }
 
 
@@ -207,7 +207,7 @@ class Inversion:
     def _best_candidates(self, space: str) -> Tensor:
         """The ``restarts`` best of the candidates for each target."""
         codes = self.generator.sample(space, max(self.candidates, self.restarts), self.seed)
-        images = torch.cat([self.generator.synthesize(chunk) for chunk in codes.split(32)])
+        images = torch.cat([self.generator.synthesize(Latents(space, chunk)) for chunk in codes.split(32)])
         chosen = []
         for row in range(0, self.batch * self.restarts, self.restarts):
             index = slice(row, row + 1)

@@ -127,6 +127,17 @@ def test_the_result_tells_its_losses():
     )
 
 
+def test_pixels_beyond_white_still_pull():
+    generator = tiny.stylegan2()
+    generator.synthesis.b16.torgb.bias += 3  # every pixel starts above 1: clamped, it would have no gradient
+    photo = torch.full((1, 3, 16, 16), 0.9)
+    result = project(generator, photo, "w+", weights={"l2": 1.0}, steps=30)
+    start = generator.synthesize(generator.mean("w"))
+    assert start.min() > 1
+    assert torch.allclose(result.history["l2"][0], (start - photo).square().mean((1, 2, 3)), rtol=1e-5)
+    assert result.total < 0.9 * result.history["total"][0]
+
+
 @pytest.mark.parametrize(("family", "space"), CASES)
 def test_an_image_of_the_generator_is_approached(family, space):
     generator = GENERATORS[family]
@@ -250,14 +261,15 @@ def test_starts(family, space):
     assert len(unsaid.latents) == len(sample.latents) == 2
 
 
-def test_the_best_start_is_the_sample_of_the_smallest_loss():
+@pytest.mark.parametrize("space", ["z", "w"])
+def test_the_best_start_is_the_sample_of_the_smallest_loss(space):
     generator = GENERATORS["stylegan2"]
-    codes = generator.sample("w", 40, seed=9)
-    photos = generator.synthesize(codes[[33, 7]]).clamp(0, 1)
+    codes = generator.sample(space, 40, seed=9)
+    photos = generator.synthesize(Latents(space, codes[[33, 7]])).clamp(0, 1)
     photos = (photos + 0.05 * torch.randn(photos.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
-    inversion = Inversion(generator, photos, "w", **options(start="best", candidates=40, seed=9))
+    inversion = Inversion(generator, photos, space, **options(start="best", candidates=40, seed=9))
     assert torch.equal(inversion.latents.code, codes[[33, 7]])
-    images = generator.synthesize(codes)
+    images = generator.synthesize(Latents(space, codes))
     for i in range(2):
         totals = inversion.criterion(images, index=slice(i, i + 1)).total
         assert torch.equal(codes[totals.argmin()], inversion.latents.code[i])

@@ -12,6 +12,7 @@ from helpers.figures import results_table
 from helpers.generators import Generator, load_generator
 from helpers.images import write_image
 from helpers.inversion import project
+from helpers.latents import Latents
 from helpers.metrics import feature_statistics, frechet_distance, psnr
 from helpers.photos import load_faces
 from helpers.runs import write_json
@@ -29,7 +30,8 @@ FACES = 32
 def samples(generator: Generator, n: int, seed: int = 1, batch: int = 100):
     """Yield batches of images of random z, without truncation."""
     for i in range(0, n, batch):
-        yield generator.synthesize(generator.sample("z", min(batch, n - i), seed=seed + i)).clamp(0, 1)
+        z = generator.sample("z", min(batch, n - i), seed=seed + i)
+        yield generator.synthesize(Latents("z", z)).clamp(0, 1)
 
 
 def frechet_rows(data: str | Path, models: list[str], features, device) -> list[dict]:

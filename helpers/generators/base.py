@@ -100,7 +100,8 @@ class Generator(nn.Module):
     def synthesize(self, latents, noise: list[Tensor] | None = None) -> Tensor:
         """Images ``(B, 3, resolution, resolution)`` in [0, 1] (not clamped) of a ``Latents`` or of a bare code.
 
-        A bare code is told apart by its shape. ``noise`` None uses the generator's fixed maps.
+        A bare code (B, num_ws, w_dim) is w+; a bare (B, n) is w where there is a w, whatever it was drawn as, so a z
+        of such a generator must come as ``Latents("z", z)``. ``noise`` None uses the generator's fixed maps.
         """
         space, code, own_noise = unpack(self, latents)
         noise = own_noise if noise is None else noise
