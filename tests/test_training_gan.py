@@ -137,6 +137,7 @@ def test_a_run_goes_on_exactly_in_another_trainer(tmp_path, family, bf16):
     second.load(load(tmp_path / "state.pt"))
     steps(second, 3)
     assert_same_state(second.state(), straight.state())
+    assert_same_state(second.average.state_dict(), straight.average.state_dict())
 
 
 def test_every_network_trains():
