@@ -26,19 +26,20 @@ from scipy import ndimage, sparse
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
+from . import masks
 from .generators import Generator
 from .images import atomic_path, quantize
 from .inversion import PHASES, InversionResult, InversionStep
 from .latents import Latents
 from .losses import Loss, delta_loss, gram_matrix, lp_loss, perceptual_loss, style_loss
-from .masks import as_mask, feather, grow, invert, mask_pyramid
+from .masks import as_mask, grow, invert, mask_pyramid
 from .noise import Embedding, PixelObjective, Stage
 
 PERCEPTUAL_LAYERS = ("conv1_1", "conv1_2", "conv2_2", "conv3_3")
 STYLE_LAYERS = ("conv3_3",)
 STEPS = 300  # of w+
 NOISE_STEPS = 200
-FEATHER = 12.0  # pixels at 64 x 64
+FEATHER = 4.0  # pixels at 64 x 64, standard deviation of the blurred edge
 RECONSTRUCTION_WEIGHTS = {"first": 1.0, "perceptual": 0.02}
 BLEND_WEIGHTS = {"first": 1.0, "second": 1.0, "perceptual": 0.02}
 SCRIBBLE_WEIGHTS = {"first": 1.0, "stroke": 1.0, "perceptual": 0.02}
@@ -432,31 +433,31 @@ def crossover(
     mask: Tensor,
     features,
     *,
-    radius: float = FEATHER,
+    feather: float = FEATHER,
     weights: dict | None = None,
     steps: int = STEPS,
     noise_steps: int = NOISE_STEPS,
 ) -> Edit:
     """Two-image blend: x inside the mask and y outside, in one face.
 
-    W_l with pixel and perceptual terms for both images, each on its side of a transition; then Mk_n, which brings
+    W_l with pixel and perceptual terms for both images, under the blurred mask and its inverse; then Mk_n, which brings
     back both photos on their sides and leaves the transition between them to the generator.
 
     Args:
         x, y: (B, 3, R, R) in [0, 1].
         mask: (B or 1, 1, R, R) in [0, 1].
         features: network of ``load_features``.
-        radius: width of the transition on each side of the edge, pixels.
+        feather: blur of the mask's edge, standard deviation in pixels; the transition is twice as wide on each side.
         weights: of "first" (pixels of x), "second" (pixels of y) and "perceptual" (both, each on its side).
         steps, noise_steps: of the two blocks; with no noise steps the second is left out.
     """
     mask = as_mask(mask, generator.resolution)
-    inside, outside = transition(mask, radius)
+    soft, (inside, outside) = masks.feather(mask, feather), transition(mask, 2 * feather)
     weights = dict(weights or BLEND_WEIGHTS)
     terms = [
-        *_photo_terms(x, inside),
-        Term("second", "pixel", y, outside),
-        Term("perceptual", "perceptual", y, outside),
+        *_photo_terms(x, soft),
+        Term("second", "pixel", y, invert(soft)),
+        Term("perceptual", "perceptual", y, invert(soft)),
     ]
     objective = Objective(terms, features, weights=weights)
     between = (1 - inside - outside).clamp(0, 1)
@@ -479,7 +480,7 @@ def inpaint(
     hole: Tensor,
     features,
     *,
-    radius: float = FEATHER,
+    feather: float = FEATHER,
     rows: Sequence[int] | None = None,
     weights: dict | None = None,
     steps: int = STEPS,
@@ -488,7 +489,7 @@ def inpaint(
     """Fill a hole with what the generator finds likely: W_l on what is known, then Mk_n there.
 
     Few rows of w+ are free and the others stay at the mean, so the filling stays a likely face; the noise brings the
-    known part back and fades out in a ring of ``radius`` pixels around the hole.
+    known part back and fades out in a ring of twice ``feather`` pixels around the hole.
 
     Args:
         x: (B, 3, R, R) in [0, 1]; what is inside the hole is never looked at.
@@ -501,7 +502,7 @@ def inpaint(
     hole = as_mask(hole, generator.resolution)
     if not (0 < hole.mean() < 1):
         raise BlendError("the hole must cover a part of the image, but it is empty or covers all of it.")
-    _, known = transition(hole, radius)
+    _, known = transition(hole, 2 * feather)
     weights = dict(weights or RECONSTRUCTION_WEIGHTS)
     anywhere = hole.gt(0).float()
     # the network looks over the edge: there it is to see a smooth fill, not the content of the hole
@@ -522,7 +523,7 @@ def scribble(
     mask: Tensor,
     features,
     *,
-    radius: float = FEATHER,
+    feather: float = FEATHER,
     rows: Sequence[int] | None = None,
     prior: float = 0.001,
     weights: dict | None = None,
@@ -543,7 +544,7 @@ def scribble(
         weights: of "first" (the photo), "stroke" and "perceptual".
     """
     mask = as_mask(mask, generator.resolution)
-    _, outside = transition(mask, radius)
+    _, outside = transition(mask, 2 * feather)
     weights = dict(weights or SCRIBBLE_WEIGHTS)
     plain = Objective(_photo_terms(x, torch.ones_like(mask)), features, weights=weights)
     guided = Objective(
@@ -566,7 +567,7 @@ def local_style(
     features,
     *,
     style_mask: Tensor | None = None,
-    radius: float = FEATHER,
+    feather: float = FEATHER,
     weights: dict | None = None,
     steps: int = STEPS,
     noise_steps: int = NOISE_STEPS,
@@ -581,7 +582,7 @@ def local_style(
         weights: of "first" (pixels outside), "perceptual" (outside), "content" (perceptual, inside) and "style".
     """
     mask = as_mask(mask, generator.resolution)
-    _, outside = transition(mask, radius)
+    _, outside = transition(mask, 2 * feather)
     weights = dict(weights or STYLE_WEIGHTS)
     plain = Objective(_photo_terms(x, torch.ones_like(mask)), features, weights=weights)
     terms = [
@@ -607,7 +608,7 @@ def transfer(
     *,
     layer: str = "b16.conv1",
     amount: float = 1.0,
-    radius: float = FEATHER,
+    feather: float = FEATHER,
     weights: dict | None = None,
     steps: int = STEPS,
     noise_steps: int = NOISE_STEPS,
@@ -616,11 +617,11 @@ def transfer(
 
     Args:
         x, y: (B, 3, R, R) in [0, 1].
-        mask: (B or 1, 1, R, R) in [0, 1], the region, softened by ``radius`` pixels.
+        mask: (B or 1, 1, R, R) in [0, 1], the region; its edge is blurred by ``feather`` pixels.
         layer, amount: see ``copy_activations``.
     """
     mask = as_mask(mask, generator.resolution)
-    soft, both = feather(mask, radius), torch.cat([x, y])
+    soft, both = masks.feather(mask, feather), torch.cat([x, y])
     edit = reconstruct(generator, both, features, weights=weights, steps=steps, noise_steps=noise_steps)
 
     def finish(result: InversionResult) -> Tensor:
@@ -646,8 +647,8 @@ def poisson_blend(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
 
     x, y: (B, 3, H, W) in [0, 1]. mask: (B or 1, 1, H, W). Returns (B, 3, H, W), clamped to [0, 1].
     """
-    masks = (as_mask(mask, tuple(x.shape[-2:])) >= 0.5).expand(len(x), -1, -1, -1)
-    return torch.stack([_solve_poisson(*sample) for sample in zip(x, y, masks[:, 0], strict=True)])
+    inside = (as_mask(mask, tuple(x.shape[-2:])) >= 0.5).expand(len(x), -1, -1, -1)[:, 0]
+    return torch.stack([_solve_poisson(*sample) for sample in zip(x, y, inside, strict=True)])
 
 
 def _solve_poisson(x: Tensor, y: Tensor, inside: Tensor) -> Tensor:
