@@ -544,6 +544,7 @@ def test_the_crop_box_follows_the_sliders_and_stays_inside(layout):
     upload = photo_upload(10)
     upload.receive(layout(photo_bytes()))
     upload.sliders["size"].value = 10
+    assert upload.box == (15, 10, 25, 20)  # about the middle
     upload.sliders["left"].value, upload.sliders["top"].value = 30, 20
     assert upload.box == (30, 20, 40, 30)
     torch.testing.assert_close(upload.image[0, 0, 0] * 255, 5.0 * torch.arange(30, 40))

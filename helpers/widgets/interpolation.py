@@ -21,7 +21,7 @@ class InterpolationSlider(widgets.VBox):
         self.generator, self.ends = generator, (a[0], b[0])
         self._cache: dict[float, Tensor] = {}
         self.slider = widgets.FloatSlider(0.5, min=0, max=1, step=1 / steps, description="t", readout_format=".2f")
-        self.slider.layout.width = "460px"
+        self.slider.layout.width, self.slider.style.description_width = f"{3 * WIDTH}px", "20px"
         self.view = widgets.HTML()
         super().__init__([self.slider, self.view])
         self.slider.observe(self._show, "value")

@@ -254,7 +254,7 @@ class InversionPanel(widgets.VBox):
             text = state if ended else "preparing the start …"
             return _page("inversion", None, self._inverted, status_html(text, 0) + error)
         images = self.result.images if ended else step.images()
-        status = _status(job, state, psnr(images, self._inverted).item())
+        status = _status(job, state, step.number, psnr(images, self._inverted).item())
         below = status_html(status, step.number / len(job.iterator)) + error + loss_curve(job.history, PAGE)
         return _page("best result" if ended else f"step {step.number}", images, self._inverted, below)
 
@@ -278,9 +278,8 @@ def _set_weights(job: Job, weights: dict[str, float]) -> None:
     job.iterator.forget_best()
 
 
-def _status(job: Job, state: str, decibel: float) -> str:
-    number, total = len(job.history), len(job.iterator)
-    pace = job.seconds / number
+def _status(job: Job, state: str, number: int, decibel: float) -> str:
+    total, pace = len(job.iterator), job.seconds / len(job.history)
     texts = {
         "running": f"{1000 * pace:.0f} ms a step, {pace * (total - number):.0f} s left",
         "paused": "paused",

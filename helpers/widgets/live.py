@@ -41,8 +41,12 @@ function render({ model, el }) {
     asked = false;
     setTimeout(ask, message.wait);
   };
-  const still = () => { if (!asked) paint(model.get("html")); };
-  const run = () => { asked = false; ask(); };
+  const still = () => { if (!model.get("running")) paint(model.get("html")); };
+  const run = () => {
+    asked = false;
+    ask();
+    still();  // a last frame that was still being painted must not stay
+  };
   model.on("msg:custom", answer);
   model.on("change:html", still);
   model.on("change:running", run);

@@ -93,9 +93,13 @@ class PhotoUpload(widgets.VBox):
             self._setting = False
         self._show()
 
-    def _moved(self, _) -> None:
-        if not self._setting and self.photo is not None:
-            self._set(*(self.sliders[name].value for name in ("left", "top", "size")))
+    def _moved(self, change) -> None:
+        if self._setting or self.photo is None:
+            return
+        left, top, size = (self.sliders[name].value for name in ("left", "top", "size"))
+        if change["owner"] is self.sliders["size"]:  # about the middle of the box
+            left, top = (max(0, edge + (change["old"] - size) // 2) for edge in (left, top))
+        self._set(left, top, size)
 
     def _show(self) -> None:
         height, width = self.photo.shape[-2:]
