@@ -1,0 +1,211 @@
+"""Drive a notebook as a reader does: a JupyterLab server of its own and headless Chromium, real mouse and all.
+
+with Lab(notebook) as lab:
+    lab.run_all()                         # CellError with the traceback of a cell that failed
+    lab.press("Start")
+    lab.drag("perceptual", 100)
+    lab.kernel("panel.job.state")         # an expression, evaluated in the kernel
+"""
+
+import ast
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync"]
+SETTINGS = {  # of the throw-away JupyterLab: every cell in the page, nothing saved, no news fetched
+    "notebook-extension/tracker": {"windowingMode": "none", "kernelShutdown": True},
+    "docmanager-extension/plugin": {"autosave": False},
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
+}
+
+
+def find_browser() -> str | None:
+    """Path of Chromium or Chrome; the environment variable CHROME comes first."""
+    return os.environ.get("CHROME") or next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+class CellError(AssertionError):
+    """A cell of the notebook, or an expression in its kernel, failed."""
+
+
+class Lab:
+    """A notebook open in JupyterLab; ``errors`` are the JavaScript errors so far.
+
+    The environment variable KERNEL_PYTHON names another interpreter for the kernel, e.g. one with Colab's packages.
+    """
+
+    def __init__(self, notebook, *, viewport=(1280, 1000), timeout=300):
+        self.notebook, self.kernel_python = Path(notebook).resolve(), os.environ.get("KERNEL_PYTHON", sys.executable)
+        self.viewport, self.timeout = viewport, timeout  # seconds
+        self.errors: list[str] = []
+        self.stack = contextlib.ExitStack()
+
+    def __enter__(self):
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.stack.close)
+            folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+            address = self._start_server(folder)
+            self._open(address)
+            undo.pop_all()
+        return self
+
+    def __exit__(self, *exception):
+        self.stack.close()
+
+    # --- server and page --------------------------------------------------------------------------------------------
+
+    def _start_server(self, folder: Path) -> str:
+        self._write_settings(folder)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        token = secrets.token_hex(16)
+        places = {"CONFIG_DIR": "config", "PATH": "data", "RUNTIME_DIR": "runtime"}
+        environment = {
+            **os.environ,
+            **{f"JUPYTER_{name}": str(folder / place) for name, place in places.items()},
+            "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+            "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+            "IPYTHONDIR": str(folder / "ipython"),
+            "PYTHONPATH": str(ROOT),
+        }
+        options = ["--no-browser", "--allow-root", "--expose-app-in-browser", "--ServerApp.ip=127.0.0.1"]
+        options += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
+        options += [f"--ServerApp.root_dir={self.notebook.parent}", "--LabApp.extension_manager=readonly"]
+        with open(folder / "server.log", "w") as log:
+            self.server = subprocess.Popen(
+                [sys.executable, "-m", "jupyterlab", *options],
+                env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        self.stack.callback(self._stop_server, port, token)
+        self.until(lambda: self._answers(port, token), "JupyterLab did not start")
+        return f"http://127.0.0.1:{port}/lab/workspaces/test/tree/{self.notebook.name}?reset&token={token}"
+
+    def _write_settings(self, folder: Path) -> None:
+        for name, values in SETTINGS.items():
+            path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(values))
+        spec = folder / "data" / "kernels" / "python3"
+        spec.mkdir(parents=True)
+        command = [self.kernel_python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        spec.joinpath("kernel.json").write_text(
+            json.dumps({"argv": command, "display_name": "Python 3", "language": "python"})
+        )
+
+    def _answers(self, port: int, token: str) -> bool:
+        if self.server.poll() is not None:
+            raise RuntimeError("JupyterLab ended while it started")
+        with contextlib.suppress(OSError):
+            return urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status?token={token}", timeout=5).status == 200
+        return False
+
+    def _stop_server(self, port: int, token: str) -> None:
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/api/shutdown?token={token}", method="POST")
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # this way the kernel ends too
+            urllib.request.urlopen(request, timeout=10)
+            self.server.wait(30)
+        if self.server.poll() is None:
+            os.killpg(self.server.pid, signal.SIGKILL)
+            self.server.wait()
+
+    def _open(self, address: str) -> None:
+        playwright = self.stack.enter_context(sync_playwright())
+        browser = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS)
+        self.stack.callback(browser.close)
+        width, height = self.viewport
+        self.page = browser.new_page(viewport={"width": width, "height": height})
+        self.page.set_default_timeout(1000 * self.timeout)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", lambda line: line.type == "error" and self.errors.append(line.text))
+        self.page.goto(address)
+        self.page.wait_for_function(
+            """() => { const panel = window.jupyterapp?.shell?.currentWidget;
+                return panel?.sessionContext?.isReady && panel.context.isReady
+                    && panel.sessionContext.session?.kernel?.status === "idle"; }"""
+        )
+
+    def until(self, condition, message: str):
+        """Wait for a condition to hold; its value."""
+        end = time.monotonic() + self.timeout
+        while not (value := condition()):
+            if time.monotonic() > end:
+                raise TimeoutError(f"{message} within {self.timeout} s")
+            time.sleep(0.05)
+        return value
+
+    # --- notebook and kernel ----------------------------------------------------------------------------------------
+
+    def run_all(self) -> None:
+        """Run all cells and wait until their widgets are there."""
+        failed = self.page.evaluate(
+            """async () => {
+                await jupyterapp.commands.execute("notebook:run-all-cells").catch(() => {});
+                const cells = [...jupyterapp.shell.currentWidget.content.model.cells].map((cell) => cell.toJSON());
+                const outputs = cells.flatMap((cell) => cell.outputs ?? []);
+                return outputs.filter((o) => o.output_type === "error").map((o) => o.traceback.join("\\n")); }"""
+        )
+        if failed:
+            raise CellError("\n".join(failed))
+        self.page.wait_for_function("!document.querySelector('.jp-OutputArea-output.lm-Panel:empty')")
+
+    def kernel(self, expression: str):
+        """Value of an expression in the kernel, through JSON."""
+        dumped = f"__import__('json').dumps({expression})"
+        reply = self.page.evaluate(
+            """async (value) => {
+                const kernel = jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+                const options = {code: "", store_history: false, user_expressions: {value}};
+                return (await kernel.requestExecute(options).done).content.user_expressions.value; }""",
+            dumped,
+        )
+        if reply["status"] == "error":
+            raise CellError(f"{expression}: {reply['ename']}: {reply['evalue']}")
+        return json.loads(ast.literal_eval(reply["data"]["text/plain"]))
+
+    # --- widgets ----------------------------------------------------------------------------------------------------
+
+    def control(self, description: str):
+        """The widget with this label."""
+        return self.page.locator(f"div:has(> .widget-label:text-is({json.dumps(description)}))").first
+
+    def press(self, text: str) -> None:
+        """Click the button with this text."""
+        self.page.locator(f"button:text-is({json.dumps(text)})").first.click()
+
+    def drag(self, description: str, fraction: float) -> None:
+        """Drag the handle of a slider to a fraction of its range, in many small moves."""
+        slider = self.control(description)
+        slider.scroll_into_view_if_needed()
+        handle, base = (slider.locator(f".noUi-{part}").first.bounding_box() for part in ("handle", "base"))
+        y = handle["y"] + handle["height"] / 2
+        self.page.mouse.move(handle["x"] + handle["width"] / 2, y)
+        self.page.mouse.down()
+        self.page.mouse.move(base["x"] + fraction * base["width"], y, steps=10)
+        self.page.mouse.up()
+
+    def choose_file(self, text: str, path) -> None:
+        """Press an upload button and choose a file in the browser's dialog."""
+        with self.page.expect_file_chooser() as dialog:
+            self.page.locator(f"button:has-text({json.dumps(text)})").first.click()
+        dialog.value.set_files(path)
+
+    def screenshot(self, path, selector: str = "body") -> None:
+        """Write a PNG of the first element that fits."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self.page.locator(selector).first.screenshot(path=str(path))
