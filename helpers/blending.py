@@ -229,33 +229,21 @@ def embed(
 
 
 def fit_noise(
-    generator: Generator,
-    x: Tensor,
-    y: Tensor,
-    mask: Tensor,
-    latents: Latents,
-    steps: int = NOISE_STEPS,
-    keep: Tensor | None = None,
-    **options,
+    generator: Generator, x: Tensor, y: Tensor, mask: Tensor, latents: Latents, steps: int = NOISE_STEPS, **options
 ) -> Embedding:
     """Masked noise optimisation, Mk_n of the paper: x under the mask, y elsewhere; the code stays.
 
     For equal weights |M (G - x)|^2 + |(1 - M) (G - y)|^2 has the same gradient as |G - (M x + (1 - M) y)|^2 where M
-    is 0 or 1, and a feathered M makes the target a cross-fade of the two.
+    is 0 or 1, and a feathered M makes the target a cross-fade of the two. With the generator's own image as y, the
+    maps bring back x under the mask and leave the rest as the code has it.
 
     Args:
         x, y: (B, 3, R, R) in [0, 1].
         mask: (B or 1, 1, R, R) in [0, 1].
         latents: B codes, from ``embed``.
-        keep: (B or 1, 1, R, R) in [0, 1], where the generator's own image, as the latents give it, stays the target:
-            a seam between x and y that is left to the generator.
         options: of ``Embedding``.
     """
-    target = torch.lerp(y, x, mask)
-    if keep is not None:
-        with torch.no_grad():
-            target = torch.lerp(target, generator.synthesize(latents).clamp(0, 1), keep)
-    return Embedding(generator, PixelObjective(target), latents, steps=steps, **options)
+    return Embedding(generator, PixelObjective(torch.lerp(y, x, mask)), latents, steps=steps, **options)
 
 
 def activation_layers(generator: Generator) -> dict[str, int]:
@@ -441,7 +429,8 @@ def crossover(
     """Two-image blend: x inside the mask and y outside, in one face.
 
     W_l with pixel and perceptual terms for both images, under the blurred mask and its inverse; then Mk_n, which brings
-    back both photos on their sides and leaves the transition between them to the generator.
+    back both photos on their sides, to the last hair, while the colours of the transition between them stay those that
+    the generator found.
 
     Args:
         x, y: (B, 3, R, R) in [0, 1].
@@ -460,13 +449,25 @@ def crossover(
         Term("perceptual", "perceptual", y, invert(soft)),
     ]
     objective = Objective(terms, features, weights=weights)
-    between = (1 - inside - outside).clamp(0, 1)
-    share = inside / (inside + outside).clamp_min(1e-6)
-    blocks = [
-        (steps, lambda last, steps: embed(generator, objective, len(x), steps=steps)),
-        (noise_steps, lambda last, steps: fit_noise(generator, x, y, share, last.latents, steps, between)),
-    ]
+    photos = hard_paste(x, y, mask)
+
+    def noise(last: InversionResult, steps: int) -> Embedding:
+        between = exchange_details(last.images, x, y, mask, feather / 2)
+        return fit_noise(generator, photos, between, inside + outside, last.latents, steps)
+
+    blocks = [(steps, lambda last, steps: embed(generator, objective, len(x), steps=steps)), (noise_steps, noise)]
     return Edit("crossover", blocks, mask, weights)
+
+
+def exchange_details(image: Tensor, x: Tensor, y: Tensor, mask: Tensor, radius: float) -> Tensor:
+    """The image with its fine details, below ``radius`` pixels, replaced by those of x under the mask and y elsewhere.
+
+    Two bands of a multi-band blend (Burt and Adelson 1983): the generator decides on colours and shapes, and no strip
+    of blurred fur gives away where the photos meet. All (B, 3, H, W) in [0, 1]; mask (B or 1, 1, H, W).
+    """
+    share = masks.feather((mask >= 0.5).to(x), 1.0)
+    details = torch.lerp(y - masks.blur(y, radius), x - masks.blur(x, radius), share)
+    return (masks.blur(image, radius) + details).clamp(0, 1)
 
 
 def inpainting_rows(num_ws: int) -> list[int]:
@@ -511,7 +512,7 @@ def inpaint(
     rows = inpainting_rows(generator.num_ws) if rows is None else rows
     blocks = [
         (steps, lambda last, steps: embed(generator, objective, len(x), steps=steps, rows=rows)),
-        (noise_steps, lambda last, steps: fit_noise(generator, seen, seen, known, last.latents, steps, invert(known))),
+        (noise_steps, lambda last, steps: fit_noise(generator, seen, last.images, known, last.latents, steps)),
     ]
     return Edit("inpaint", blocks, hole, weights)
 
@@ -554,7 +555,7 @@ def scribble(
     blocks = [
         (steps, lambda last, steps: embed(generator, plain, len(x), steps=steps)),
         (steps, lambda last, steps: embed(generator, guided, len(x), last.latents, steps, rows)),
-        (noise_steps, lambda last, steps: fit_noise(generator, x, x, outside, last.latents, steps, invert(outside))),
+        (noise_steps, lambda last, steps: fit_noise(generator, x, last.images, outside, last.latents, steps)),
     ]
     return Edit("scribble", blocks, mask, weights)
 
@@ -594,7 +595,7 @@ def local_style(
     blocks = [
         (steps, lambda last, steps: embed(generator, plain, len(x), steps=steps)),
         (steps, lambda last, steps: embed(generator, styled, len(x), last.latents, steps)),
-        (noise_steps, lambda last, steps: fit_noise(generator, x, x, outside, last.latents, steps, invert(outside))),
+        (noise_steps, lambda last, steps: fit_noise(generator, x, last.images, outside, last.latents, steps)),
     ]
     return Edit("local-style", blocks, mask, weights)
 

@@ -243,10 +243,15 @@ def feather(mask: Tensor, radius: float) -> Tensor:
     """
     if radius < 0:
         raise MaskError(f"the feather radius must be 0 or more pixels, but {radius} came.")
-    if radius == 0:
-        return mask
-    blurred = ndimage.gaussian_filter(mask.cpu().numpy(), (0, 0, radius, radius), mode="nearest", truncate=3)
-    return torch.from_numpy(blurred).clamp(0, 1).to(mask.device)
+    return blur(mask, radius)
+
+
+def blur(values: Tensor, radius: float) -> Tensor:
+    """Gaussian blur of masks or images (B, C, H, W) in [0, 1], standard deviation ``radius`` pixels; no gradient."""
+    if radius <= 0:
+        return values
+    blurred = ndimage.gaussian_filter(values.detach().cpu().numpy(), (0, 0, radius, radius), mode="nearest", truncate=3)
+    return torch.from_numpy(blurred).clamp(0, 1).to(values.device)
 
 
 def edge_band(mask: Tensor, width: float = 1.0) -> Tensor:

@@ -237,11 +237,12 @@ def test_the_prior_holds_a_scribble_near_the_photo(generator, features):
 def test_local_style_moves_the_texture_of_its_region_towards_the_style(generator, features):
     style = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(7))
     term = Objective([Term("style", "style", style, HALF)], features)
-    edit = blending.local_style(generator, X, style, HALF, features, feather=0, steps=40, noise_steps=0)
-    edit.weights.update(style=10.0, content=0.0)
-    steps = list(edit)
-    losses = [term(step.images()).total.item() for step in (steps[39], steps[-1])]
-    assert losses[1] < 0.95 * losses[0]
+    losses = {}
+    for weight in (0.0, 1.0):
+        edit = blending.local_style(generator, X, style, HALF, features, feather=0, steps=40, noise_steps=0)
+        edit.weights.update(style=weight, content=0.0)
+        losses[weight] = term(edit.run().images).total.item()
+    assert losses[1.0] < 0.85 * losses[0.0]
 
 
 def test_transfer_gives_the_second_photo_with_a_part_of_the_first(generator, features):

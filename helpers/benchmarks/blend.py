@@ -1,4 +1,4 @@
-"""Two-image blends on pairs of validation faces: seam, fidelity on both sides, realism; three ways, three masks."""
+"""Two-image blends on pairs of validation faces: seam, fidelity on both sides, realism; four ways, three masks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from helpers import masks
-from helpers.blending import crossover, hard_paste, poisson_blend, region_psnr, seam, worst_seam
+from helpers.blending import FEATHER, crossover, hard_paste, poisson_blend, region_psnr, seam, worst_seam
 from helpers.features import load_features
 from helpers.figures import labelled_grid, results_table, save_figure
 from helpers.generators import Generator, load_discriminator, load_generator
-from helpers.metrics import feature_distance
+from helpers.metrics import feature_distance, psnr
 from helpers.photos import load_faces
 from helpers.runs import write_json
 
@@ -37,14 +37,16 @@ def bench_masks(size: int) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def blend_row(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, features, discriminator) -> dict:
-    """Means over the pairs: seam on the edge and the worst within 8 px of it, fidelity on both sides, realism.
+    """Means over the pairs: seam on the edge and the worst within 8 px of it, fidelity, realism.
 
-    Fidelity inside is the PSNR over the region, and the feature distance of the result, continued by the source
-    outside the region, to the source; realism is the discriminator's score, higher is more real.
+    ``psnr`` compares every pixel with the photo whose side it is on; the others are of one side. The feature distance
+    of a side is that of the result, continued by the photo beyond the edge, to the photo. Realism is the
+    discriminator's score, higher is more real.
     """
     hard = (mask >= 0.5).to(x)
     sides = {"x": (x, hard), "y": (y, 1 - hard)}
     row = {"seam": seam(images, x, y, mask).mean().item(), "worst_seam": worst_seam(images, x, y, mask).mean().item()}
+    row["psnr"] = psnr(images, torch.lerp(y, x, hard)).clamp(max=EXACT).mean().item()
     for name, (source, where) in sides.items():
         row[f"psnr_{name}"] = region_psnr(images, source, where).clamp(max=EXACT).mean().item()
     for name, (source, where) in sides.items():
@@ -63,7 +65,7 @@ def timed(function: Callable[[], Tensor]) -> tuple[Tensor, float]:
 def bench_blend(
     generator: Generator, x: Tensor, y: Tensor, features, discriminator=None, *, batch: int = BATCH, **options
 ) -> tuple[list[dict], dict[str, dict[str, Tensor]]]:
-    """Hard paste, Poisson and ours for every pair and mask.
+    """Hard and feathered paste, Poisson and ours for every pair and mask.
 
     Args:
         x, y: (N, 3, R, R) in [0, 1], the pairs.
@@ -84,6 +86,7 @@ def bench_blend(
         mask = mask.to(x.device)
         ways = {
             "hard paste": lambda mask=mask: hard_paste(x, y, mask),
+            "feathered paste": lambda mask=mask: torch.lerp(y, x, masks.feather(mask, FEATHER)),
             "Poisson": lambda mask=mask: poisson_blend(x, y, mask),
             "ours": lambda mask=mask: ours(mask),
         }
