@@ -1,0 +1,31 @@
+"""Commands of measuring: bench weights, inversion, ..."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import Data, Device, Out, bench_app, device_of
+
+
+@bench_app.command("weights")
+def bench_weights(
+    data: Data,
+    photos: Annotated[Path | None, typer.Option(help="Zip or folder that the feature network was trained on.")] = None,
+    out: Out = Path("output/bench"),
+    device: Device = None,
+) -> None:
+    """Figures of the model cards: Fréchet distances, w+ PSNR over 32 validation faces, top-1 of the features."""
+    from ..benchmarks.weights import run
+
+    typer.echo(run(data, photos, out, device_of(device)))
+
+
+@bench_app.command("inversion")
+def bench_inversion(data: Data, out: Out = Path("output/bench"), device: Device = None) -> None:
+    """Spaces, starts, optimizers and batch against single, on validation faces."""
+    from ..benchmarks.inversion import run
+
+    typer.echo(run(data, out, device_of(device)))

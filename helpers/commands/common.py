@@ -1,0 +1,46 @@
+"""What all commands share: the applications, common options, and the reading of their text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+train_app = typer.Typer(no_args_is_help=True, help="Train the bundled networks anew, or on your own photos.")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure, and write what README and model cards quote.")
+weights_app = typer.Typer(no_args_is_help=True, help="List, check and add weights.")
+app.add_typer(train_app, name="train")
+app.add_typer(bench_app, name="bench")
+app.add_typer(weights_app, name="weights")
+
+Out = Annotated[Path, typer.Option(help="Folder for the results.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best there is.")]
+Model = Annotated[str, typer.Option(help="Registered name or file of a generator.")]
+Space = Annotated[str, typer.Option(help="Latent space: z, w or w+.")]
+Steps = Annotated[int, typer.Option(min=1, help="Optimisation steps.")]
+Seed = Annotated[int, typer.Option(help="Seed of whatever is random.")]
+Data = Annotated[Path, typer.Option(help="Zip or folder of aligned face photos.")]
+
+
+def device_of(name: str | None):
+    from ..device import check_device, pick_device
+
+    device = pick_device(name)
+    check_device(device)
+    return device
+
+
+def layers_of(text: str) -> list[str | int]:
+    return [int(name) if name.strip().isdigit() else name.strip() for name in text.split(",")]
+
+
+def box_of(text: str | None) -> tuple[int, int, int, int] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.strip().lstrip("-").isdigit() for part in parts):
+        raise ValueError(f"--box must be LEFT,TOP,RIGHT,BOTTOM in whole pixels, but {text!r} came.")
+    left, top, right, bottom = map(int, parts)
+    return left, top, right, bottom

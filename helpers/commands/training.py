@@ -1,0 +1,77 @@
+"""Commands of training: train stylegan2, dcgan, features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import Device, Out, Seed, device_of, train_app
+
+DataArgument = Annotated[Path, typer.Argument(help="Zip or folder of photos.")]
+Images = Annotated[int | None, typer.Option(min=1, help="Real images to show in all.")]
+Minutes = Annotated[float | None, typer.Option(help="Stop after so many minutes; the same command goes on later.")]
+Split = Annotated[str, typer.Option(help="train leaves the last 500 photos out for validation; all uses every photo.")]
+
+
+def _train_gan(family, data, out, images, minutes, split, seed, device, batch, channels=None) -> None:
+    from ..training.gan import DEFAULTS, GanSettings, train_gan
+
+    defaults = DEFAULTS[family]
+    changed = {"images": images, "batch": batch}
+    settings = defaults | {name: value for name, value in changed.items() if value is not None}
+    if channels:
+        sizes = dict(zip(("resolution", "channel_base", "channel_max"), channels, strict=True))
+        settings["generator"], settings["discriminator"] = settings["generator"] | sizes, sizes
+    settings = GanSettings(family=family, seed=seed, **settings)
+    typer.echo(train_gan(data, out, settings, device=device_of(device), split=split, minutes=minutes))
+
+
+@train_app.command()
+def stylegan2(
+    data: DataArgument,
+    out: Out,
+    resolution: Annotated[int, typer.Option(help="Side of the images, a power of two.")] = 64,
+    channel_base: Annotated[int, typer.Option(help="Channels times resolution of the finest layers.")] = 1024,
+    channel_max: Annotated[int, typer.Option(help="Most channels of a layer.")] = 128,
+    images: Images = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
+    minutes: Minutes = None,
+    split: Split = "train",
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Train a StyleGAN2; call again to go on after a stop or a kill."""
+    _train_gan(
+        "stylegan2", data, out, images, minutes, split, seed, device, batch, (resolution, channel_base, channel_max)
+    )
+
+
+@train_app.command()
+def dcgan(
+    data: DataArgument,
+    out: Out,
+    images: Images = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
+    minutes: Minutes = None,
+    split: Split = "train",
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Train a DCGAN at 64x64; call again to go on after a stop or a kill."""
+    _train_gan("dcgan", data, out, images, minutes, split, seed, device, batch)
+
+
+@train_app.command()
+def features(
+    data: DataArgument,
+    out: Out,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the photos.")] = 60,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Train the slim VGG19 on CLASS/photo folders; call again to go on after a stop or a kill."""
+    from ..training.features import train_features
+
+    typer.echo(train_features(data, out, epochs=epochs, seed=seed, device=device_of(device)))
