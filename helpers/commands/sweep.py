@@ -1,0 +1,47 @@
+"""Command of sweeps: a table of jobs over processes or a Dask cluster."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import Out, app
+
+
+@app.command()
+def sweep(
+    spec: Annotated[Path, typer.Argument(help="YAML file: task, its inputs and options; every list is an axis.")],
+    out: Out,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes on this machine; one per two cores.")] = None,
+    dask: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, tcp://host:8786.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Jobs alike in all but their inputs that run as one batch.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of each worker; its share of the cores.")] = None,
+    log: Annotated[str | None, typer.Option(help="jsonl, tensorboard or wandb: every row and picture.")] = None,
+) -> None:
+    """Do every combination of a table of settings; call again to go on after a stop or a kill."""
+    from tqdm import tqdm
+
+    from ..logs import open_log
+    from ..runs import table
+    from ..sweep import Sweep, dask_cluster, expand, local_processes, read_spec
+    from ..tasks import TASKS
+
+    settings = read_spec(spec)
+    jobs = expand(settings, TASKS, spec.parent)
+    cores = os.cpu_count() or 1
+    make_executor, workers = dask_cluster(dask) if dask else (local_processes(n := workers or max(1, cores // 2)), n)
+    threads = threads or (None if dask else max(1, cores // workers))
+    run = Sweep(jobs, TASKS, out, make_executor, workers=workers, batch=batch, threads=threads)
+    with (
+        open_log(log, out / "log", settings) as logged,
+        tqdm(run, total=len(run), unit="job", file=sys.stderr, disable=not len(run)) as rows,
+    ):
+        for number, row in enumerate(rows):
+            logged.row(number, row, out)
+    typer.echo(table([{k: v for k, v in row.items() if k not in ("key", "files", "task")} for row in run.rows()]))
+    if failed := [row for row in run.rows() if "error" in row]:
+        raise ValueError(f"{len(failed)} of {len(jobs)} jobs failed; the first: {failed[0]['error']}")

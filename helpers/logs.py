@@ -1,0 +1,133 @@
+"""Logs of runs: settings, losses and pictures as JSON lines, for TensorBoard, or for Weights & Biases."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from torch import Tensor
+
+from .images import read_image, to_uint8, write_image
+
+KINDS = ("jsonl", "tensorboard", "wandb")
+
+
+class LogError(ValueError):
+    """An unknown kind of log, or one whose package is missing."""
+
+
+class RunLog:
+    """Where a run tells what it does; this one keeps nothing. Use it with ``with``."""
+
+    def settings(self, settings: dict) -> None:
+        """The run's settings, once."""
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Losses or figures of a step."""
+
+    def picture(self, step: int, name: str, image: Tensor) -> None:
+        """An image (1, 3, H, W) in [0, 1]."""
+
+    def row(self, step: int, row: dict, folder: Path) -> None:
+        """A row of results: its numbers, and its pictures among ``files`` in the folder."""
+        numbers = {k: v for k, v in row.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        self.scalars(step, numbers)
+        for name, file in row.get("files", {}).items():
+            if file.endswith(".png"):
+                self.picture(step, name.removesuffix(".png"), read_image(folder / file))
+
+    def close(self) -> None:
+        """Write what is left."""
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+class JsonLinesLog(RunLog):
+    """``log.jsonl`` with a line per call, and the pictures beside it."""
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.file = open(folder / "log.jsonl", "a", buffering=1)  # noqa: SIM115  (closed in close)
+
+    def _line(self, **values: object) -> None:
+        self.file.write(json.dumps(values, default=str) + "\n")
+
+    def settings(self, settings: dict) -> None:
+        self._line(settings=settings)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        self._line(step=step, **values)
+
+    def picture(self, step: int, name: str, image: Tensor) -> None:
+        file = f"{name}-{step:06d}.png"
+        write_image(self.folder / file, image)
+        self._line(step=step, picture=file)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class TensorBoardLog(RunLog):
+    """Event files: ``tensorboard --logdir FOLDER``."""
+
+    def __init__(self, folder: Path):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise LogError("--log tensorboard needs its package: pip install tensorboard.") from error
+        self.writer = SummaryWriter(str(folder))
+
+    def settings(self, settings: dict) -> None:
+        self.writer.add_text("settings", f"```\n{json.dumps(settings, indent=2, default=str)}\n```")
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, image: Tensor) -> None:
+        self.writer.add_image(name, to_uint8(image)[0], step, dataformats="HWC")
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WandbLog(RunLog):
+    """A run of Weights & Biases; offline unless WANDB_MODE says otherwise (``wandb sync`` sends it later)."""
+
+    def __init__(self, folder: Path):
+        try:
+            import wandb
+        except ImportError as error:
+            raise LogError("--log wandb needs its package: pip install wandb.") from error
+        folder.mkdir(parents=True, exist_ok=True)
+        mode = os.environ.get("WANDB_MODE", "offline")
+        self.wandb = wandb
+        self.run = wandb.init(dir=str(folder), project="gan-photo-editing", mode=mode)
+
+    def settings(self, settings: dict) -> None:
+        self.run.config.update(settings)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        self.run.log(values, step=step)
+
+    def picture(self, step: int, name: str, image: Tensor) -> None:
+        self.run.log({name: self.wandb.Image(to_uint8(image)[0])}, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+def open_log(kind: str | None, folder: str | Path, settings: dict) -> RunLog:
+    """A log of one of KINDS with the settings in it, or one that keeps nothing where ``kind`` is None."""
+    makers = {None: lambda _: RunLog(), "jsonl": JsonLinesLog, "tensorboard": TensorBoardLog, "wandb": WandbLog}
+    if kind not in makers:
+        raise LogError(f"--log must be one of {', '.join(KINDS)}, but {kind!r} came.")
+    log = makers[kind](Path(folder))
+    log.settings(settings)
+    return log

@@ -1,0 +1,299 @@
+"""Sweeps: what a table expands to, what is done again and what is not, and workers that are killed."""
+
+import json
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from helpers.images import write_image
+from helpers.sweep import (
+    Result,
+    Sweep,
+    SweepError,
+    Table,
+    Task,
+    dask_cluster,
+    expand,
+    job_key,
+    local_processes,
+    read_spec,
+)
+from helpers.tasks import TASKS
+
+INPUTS = {"texts": "text"}
+
+
+def measure_length(jobs, data):
+    """Length of each text times a factor; leaves a mark for every time it is done."""
+    results = []
+    for job, files in zip(jobs, data, strict=True):
+        with open(job["marks"], "a") as marks:
+            marks.write("x")
+        if files["text"] == b"bad":
+            raise ValueError("expected another text; change it")
+        results.append(Result({"length": len(files["text"]) * job["factor"]}, {"copy.txt": files["text"]}))
+    return results
+
+
+def die(jobs, data):
+    """Kills its own process where the text says so: once, or every time."""
+    for job, files in zip(jobs, data, strict=True):
+        marker = Path(job["marks"] + ".died")
+        if files["text"] == b"always" or (files["text"] == b"once" and not marker.exists()):
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    return measure_length(jobs, data)
+
+
+OPTIONS = frozenset({"factor", "marks"})
+LENGTH = {"length": Task(INPUTS, OPTIONS, measure_length), "die": Task(INPUTS, OPTIONS, die)}
+
+
+def threads():
+    return ThreadPoolExecutor(2)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, text in {"a": "one", "b": "three", "c": "seven"}.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    return tmp_path
+
+
+def jobs_of(folder, task="length", **options):
+    spec = {"task": task, "texts": "*.txt", "factor": [1, 10], "marks": str(folder / "marks")} | options
+    return expand(spec, LENGTH, folder)
+
+
+def marks(folder):
+    return len((folder / "marks").read_text()) if (folder / "marks").exists() else 0
+
+
+def run(folder, make_executor=threads, jobs=None, **options):
+    jobs = jobs_of(folder) if jobs is None else jobs
+    sweep = Sweep(jobs, LENGTH, folder / "out", make_executor, **options)
+    new = list(sweep)
+    return sweep.rows(), new
+
+
+def test_a_specification_gives_every_combination(folder):
+    jobs = jobs_of(folder)
+    assert [(Path(job["text"]).name, job["factor"]) for job in jobs] == [
+        (name, factor) for name in ("a.txt", "b.txt", "c.txt") for factor in (1, 10)
+    ]
+
+
+def test_a_list_as_value_stands_in_a_list_of_its_own(folder):
+    assert [job["factor"] for job in jobs_of(folder, factor=[[1, 2]], texts="a.txt")] == [[1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "fly"}, "one of die, length"),
+        ({"speed": 3}, "does not know speed"),
+        ({"factor": []}, "list of factor is empty"),
+        ({"texts": "*.md"}, "no file fits"),
+        ({"texts": None}, "must be a file pattern"),
+    ],
+)
+def test_a_bad_specification_is_one_sentence(folder, change, message):
+    spec = {"task": "length", "texts": "*.txt", "factor": 1, "marks": "m"} | change
+    with pytest.raises(SweepError, match=message):
+        expand(spec, LENGTH, folder)
+
+
+@pytest.mark.parametrize("text", ["a: [", "just words", "- 1\n- 2", "\x00"])
+def test_a_file_that_is_no_specification_is_refused(tmp_path, text):
+    (tmp_path / "spec.yaml").write_text(text)
+    with pytest.raises(SweepError):
+        read_spec(tmp_path / "spec.yaml")
+
+
+def test_rows_and_files_of_all_jobs(folder):
+    rows, new = run(folder)
+    assert [row["length"] for row in rows] == [3, 30, 5, 50, 5, 50]
+    assert sorted(row["key"] for row in new) == sorted(row["key"] for row in rows)
+    assert (folder / "out" / rows[2]["files"]["copy.txt"]).read_text() == "three"
+
+
+def test_a_finished_job_is_never_done_twice(folder):
+    first, _ = run(folder)
+    again, new = run(folder)
+    assert (again, new, marks(folder)) == (first, [], 6)
+
+
+def test_a_left_sweep_goes_on_where_it_was(folder):
+    sweep = Sweep(jobs_of(folder), LENGTH, folder / "out", lambda: ThreadPoolExecutor(1))
+    for _ in sweep:
+        break
+    assert 0 < len(sweep) < 6
+    rows, new = run(folder)
+    assert [row["length"] for row in rows] == [3, 30, 5, 50, 5, 50] and len(new) == len(sweep)
+
+
+def test_the_same_bytes_under_another_name_are_the_same_job(folder):
+    run(folder)
+    (folder / "a.txt").rename(folder / "z.txt")
+    _, new = run(folder)
+    assert new == []
+
+
+def test_another_content_is_another_job(folder):
+    run(folder)
+    (folder / "d.txt").write_text("eleven")
+    _, new = run(folder)
+    assert [row["length"] for row in new] == [6, 60]
+
+
+def test_twice_the_same_job_is_done_once(folder):
+    rows, new = run(folder, jobs=jobs_of(folder) * 2)
+    assert (len(rows), len(new), marks(folder)) == (12, 6, 6)
+
+
+def test_a_bad_job_is_a_row_with_its_error_and_is_tried_again(folder):
+    (folder / "b.txt").write_text("bad")
+    rows, _ = run(folder, batch=3)
+    assert [row.get("length") for row in rows] == [3, 30, None, None, 5, 50]
+    assert rows[2]["error"] == "expected another text; change it"
+    _, new = run(folder)
+    assert ["error" in row for row in new] == [True, True]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_batches_hold_jobs_that_differ_in_their_inputs_only(folder, batch):
+    seen = []
+
+    def spy(jobs, data):
+        seen.append([job["factor"] for job in jobs])
+        return measure_length(jobs, data)
+
+    tasks = {"length": Task(INPUTS, OPTIONS, spy)}
+    rows = list(Sweep(jobs_of(folder), tasks, folder / "out", threads, batch=batch))
+    assert len(rows) == 6
+    assert max(map(len, seen)) == min(batch, 3) and all(len(set(factors)) == 1 for factors in seen)
+
+
+def test_few_jobs_are_in_flight(folder):
+    flying = []
+
+    class Counting(ThreadPoolExecutor):
+        def submit(self, *arguments):
+            flying.append(sum(not f.done() for f in self.futures))
+            self.futures.append(super().submit(*arguments))
+            return self.futures[-1]
+
+        futures = []
+
+    for i in range(60):
+        (folder / f"{i}.txt").write_text(f"text {i}")
+    list(Sweep(jobs_of(folder, factor=1), LENGTH, folder / "out", lambda: Counting(1), workers=1))
+    assert len(flying) == 63 and max(flying) < 8
+
+
+def test_a_line_that_a_kill_cut_off_is_dropped(folder):
+    rows, _ = run(folder)
+    table = folder / "out" / "results.jsonl"
+    table.write_text(table.read_text()[:-20])
+    again, new = run(folder)
+    assert len(new) == 1 and [row["length"] for row in again] == [row["length"] for row in rows]
+    assert all(json.loads(line) for line in table.read_text().splitlines())
+
+
+def test_results_of_something_else_are_not_overwritten(folder):
+    (folder / "out").mkdir()
+    (folder / "out" / "results.jsonl").write_text('{"other": 1}\n{"other": 2}\n')
+    with pytest.raises(SweepError, match="line 1 of .* no result of a sweep"):
+        run(folder)
+    assert "other" in (folder / "out" / "results.jsonl").read_text()
+
+
+def test_a_row_is_on_disk_when_it_is_given(tmp_path):
+    table = Table(tmp_path / "t.jsonl")
+    table.add({"key": "1", "value": 2})
+    assert json.loads((tmp_path / "t.jsonl").read_text()) == {"key": "1", "value": 2}
+
+
+def test_a_killed_process_costs_only_time(folder):
+    (folder / "b.txt").write_text("once")
+    rows, _ = run(folder, local_processes(2), jobs_of(folder, "die"), workers=2)
+    assert [row["length"] for row in rows] == [3, 30, 4, 40, 5, 50]
+
+
+def test_a_job_that_kills_its_worker_each_time_is_given_up_and_no_other(folder):
+    (folder / "b.txt").write_text("always")
+    rows, _ = run(folder, local_processes(2), jobs_of(folder, "die", factor=1), workers=2)
+    assert [row.get("length") for row in rows] == [3, None, 5]
+    assert "died 3 times" in rows[1]["error"]
+
+
+# --- the real thing: inversions on a Dask cluster ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    torch = pytest.importorskip("torch")
+    folder = tmp_path_factory.mktemp("photos")
+    noise = torch.Generator().manual_seed(1)
+    for i in range(5):
+        write_image(folder / f"{i}.png", torch.rand(1, 3, 64, 64, generator=noise))
+    return folder
+
+
+def inversions(photos):
+    spec = {"task": "invert", "photos": "*.png", "space": ["z", "w"], "steps": 4, "weights": {"l1": 1.0}}
+    return expand(spec, TASKS, photos)
+
+
+def without_times(rows):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def sequential(photos, out):
+    sweep = Sweep(inversions(photos), TASKS, out, lambda: ThreadPoolExecutor(1), threads=1)
+    list(sweep)
+    return sweep.rows()
+
+
+def test_a_dask_cluster_that_loses_a_worker_gives_the_table_of_a_sequential_run(photos, tmp_path):
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'dask[distributed]'")
+    one_by_one = sequential(photos, tmp_path / "one")
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+        make_executor, workers = dask_cluster(cluster.scheduler_address)
+        assert workers == 2
+        sweep = Sweep(inversions(photos), TASKS, tmp_path / "many", make_executor, workers=workers, threads=1)
+        for number, _ in enumerate(sweep):
+            if number == 2:
+                pids = client.run(os.getpid)
+                victim = pids[sorted(pids)[0]]
+                os.kill(victim, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while victim in client.run(os.getpid).values() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert victim not in client.run(os.getpid).values()
+    assert without_times(sweep.rows()) == without_times(one_by_one)
+    for row in one_by_one:
+        for file in row["files"].values():
+            assert (tmp_path / "many" / file).read_bytes() == (tmp_path / "one" / file).read_bytes()
+
+
+def test_a_scheduler_that_does_not_answer_is_one_sentence(monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'dask[distributed]'")
+
+    def refuse(*_, **__):
+        raise OSError("refused")
+
+    monkeypatch.setattr(distributed, "Client", refuse)
+    with pytest.raises(SweepError, match="no Dask scheduler answers at tcp://nowhere:1"):
+        dask_cluster("tcp://nowhere:1")
+
+
+def test_the_key_depends_on_every_setting(folder):
+    job = jobs_of(folder)[0]
+    keys = {job_key(job | change, {"text"}) for change in ({}, {"factor": 2}, {"marks": "m"}, {"task": "die"})}
+    assert len(keys) == 4
