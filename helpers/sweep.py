@@ -14,10 +14,9 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from .images import atomic_path
 
 ATTEMPTS = 3  # of a job whose worker died; more often than that it is the job's own fault
 AHEAD = 4  # chunks in flight per worker: enough to keep it busy, few enough for a million jobs
@@ -119,6 +118,8 @@ class Table:
     """Rows as JSON lines, appended as they come; a line that a kill cut off is dropped at the next opening."""
 
     def __init__(self, path: str | Path):
+        from .images import atomic_path  # not above: it brings torch, which a worker may not need
+
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.rows = {row["key"]: row for row in self._read()}
@@ -169,9 +170,9 @@ def _chunks(pending: Iterable[tuple[str, dict]], inputs: set[str], size: int) ->
 
 def run_chunk(run: Callable, jobs: list[dict], data: list[dict[str, bytes]], threads: int | None) -> list[Result]:
     """Do a chunk where a worker is; a bad job becomes a row with its error and does not take the others with it."""
-    import torch
-
     if threads:
+        import torch
+
         torch.set_num_threads(threads)
     try:
         return run(jobs, data)
@@ -257,6 +258,8 @@ class Sweep:
 
     def _store(self, key: str, result: Result) -> dict:
         """Files first, then the row: a row means that its files are whole."""
+        from .images import atomic_path
+
         names = {name: f"files/{key}-{name}" for name in result.files}
         for name, content in result.files.items():
             with atomic_path(self.out / names[name]) as temporary:
@@ -276,8 +279,9 @@ def local_processes(workers: int) -> Callable[[], Executor]:
     return lambda: ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
 
 
-def dask_cluster(address: str) -> tuple[Callable[[], Executor], int]:
-    """The executor of a Dask cluster and the number of its workers; a lost worker's jobs are done again by Dask."""
+@contextmanager
+def dask_cluster(address: str) -> Iterator[tuple[Callable[[], Executor], int]]:
+    """Makers of a Dask cluster's executor, and the number of its workers; Dask does a lost worker's jobs again."""
     try:
         from distributed import Client
     except ImportError as error:
@@ -286,5 +290,6 @@ def dask_cluster(address: str) -> tuple[Callable[[], Executor], int]:
         client = Client(address, timeout="20s")
     except (OSError, TimeoutError) as error:
         raise SweepError(f"no Dask scheduler answers at {address}; start one with: dask scheduler.") from error
-    # a job's own errors come back as rows, so that what is raised is a loss
-    return lambda: client.get_executor(pure=False, retries=ATTEMPTS), max(1, len(client.scheduler_info()["workers"]))
+    with client:
+        workers = max(1, len(client.scheduler_info()["workers"]))
+        yield lambda: client.get_executor(pure=False, retries=ATTEMPTS), workers

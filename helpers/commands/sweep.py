@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -33,14 +34,15 @@ def sweep(
     settings = read_spec(spec)
     jobs = expand(settings, TASKS, spec.parent)
     cores = os.cpu_count() or 1
-    make_executor, workers = dask_cluster(dask) if dask else (local_processes(n := workers or max(1, cores // 2)), n)
-    threads = threads or (None if dask else max(1, cores // workers))
-    run = Sweep(jobs, TASKS, out, make_executor, workers=workers, batch=batch, threads=threads)
-    with (
-        open_log(log, out / "log", settings) as logged,
-        tqdm(run, total=len(run), unit="job", file=sys.stderr, disable=not len(run)) as rows,
-    ):
-        for number, row in enumerate(rows):
+    with ExitStack() as stack:
+        if dask:
+            make_executor, workers = stack.enter_context(dask_cluster(dask))
+        else:
+            workers = workers or max(1, cores // 2)
+            make_executor, threads = local_processes(workers), threads or max(1, cores // workers)
+        run = Sweep(jobs, TASKS, out, make_executor, workers=workers, batch=batch, threads=threads)
+        logged = stack.enter_context(open_log(log, out / "log", settings))
+        for number, row in enumerate(tqdm(run, total=len(run), unit="job", file=sys.stderr, disable=not len(run))):
             logged.row(number, row, out)
     typer.echo(table([{k: v for k, v in row.items() if k not in ("key", "files", "task")} for row in run.rows()]))
     if failed := [row for row in run.rows() if "error" in row]:
