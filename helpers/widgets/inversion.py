@@ -17,7 +17,7 @@ from helpers.metrics import psnr
 
 from .job import ALIVE, Job
 from .live import live_view
-from .pictures import error_html, figure_html, jpeg_url, loss_curve, row_html, status_html
+from .pictures import error_html, error_sentence, figure_html, jpeg_url, loss_curve, row_html, status_html
 
 WIDTH, PAGE = 192, 400  # pixels of each picture and of both on the screen
 SHARE = 0.1  # of the time may go into frames: the inversion keeps 90 % of its speed
@@ -99,7 +99,7 @@ class InversionPanel(widgets.VBox):
         try:
             function()
         except Exception as error:
-            self.message.value = error_html(_sentence(error))
+            self.message.value = error_html(error_sentence(error))
 
     # --- controls ---------------------------------------------------------------------------------------------------
 
@@ -241,7 +241,7 @@ class InversionPanel(widgets.VBox):
             try:
                 self._html = self._draw(job, state)
             except Exception as error:  # would vanish, as in any callback
-                self._html = error_html(_sentence(error))
+                self._html = error_html(error_sentence(error))
             self._wait = min(1.0, max(0.1, (time.perf_counter() - started) * (1 - SHARE) / SHARE))
             if state not in ALIVE:
                 self.view.html, self.view.running = self._html, False
@@ -249,7 +249,7 @@ class InversionPanel(widgets.VBox):
         return self._html, self._wait
 
     def _draw(self, job: Job, state: str) -> str:
-        error, step, ended = error_html(_sentence(job.error)), job.latest(), state not in ALIVE
+        error, step, ended = error_html(error_sentence(job.error)), job.latest(), state not in ALIVE
         if step is None:
             text = state if ended else "preparing the start …"
             return _page("inversion", None, self._inverted, status_html(text, 0) + error)
@@ -263,13 +263,6 @@ def _page(title: str, images: Tensor | None, target: Tensor, below: str) -> str:
     url = None if images is None else jpeg_url(images)
     pictures = row_html(figure_html(title, url, WIDTH), figure_html("target", jpeg_url(target), WIDTH))
     return f'<div style="width:{PAGE}px;max-width:100%">{pictures}{below}</div>'
-
-
-def _sentence(error: Exception | None) -> str:
-    """Our own errors are sentences for the reader; others are named."""
-    if error is None:
-        return ""
-    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
 def _set_weights(job: Job, weights: dict[str, float]) -> None:

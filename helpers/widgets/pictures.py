@@ -51,6 +51,13 @@ def error_html(text: str) -> str:
     return f'<div role="alert" style="color:#d32f2f;line-height:1.5">{escape(text)}</div>' if text else ""
 
 
+def error_sentence(error: Exception | None) -> str:
+    """Our own errors are sentences for the reader; others are named."""
+    if error is None:
+        return ""
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+
+
 def loss_curve(history: Sequence[Mapping[str, float]], width: int = 400, height: int = 200) -> str:
     """Losses over the steps as an SVG string: logarithmic axis, one line and its last value per loss.
 

@@ -22,6 +22,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import nbformat
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,9 +35,23 @@ SETTINGS = {  # of the throw-away JupyterLab: every cell in the page, nothing sa
 }
 
 
+def write_notebook(path, *cells):
+    """A notebook file with these code cells."""
+    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}  # without it, a dialog asks
+    cells = [nbformat.v4.new_code_cell(cell.strip()) for cell in cells]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": spec}), path)
+    return path
+
+
 def find_browser() -> str | None:
     """Path of Chromium or Chrome; the environment variable CHROME comes first."""
     return os.environ.get("CHROME") or next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def _in_small_steps(points, moves: int = 10):
+    """Points along a path, evenly between its corners."""
+    for (x, y), (u, v) in zip(points, points[1:], strict=False):
+        yield from ((x + (u - x) * i / moves, y + (v - y) * i / moves) for i in range(1, moves + 1))
 
 
 class CellError(AssertionError):
@@ -53,6 +68,7 @@ class Lab:
         self.notebook, self.kernel_python = Path(notebook).resolve(), os.environ.get("KERNEL_PYTHON", sys.executable)
         self.viewport, self.timeout = viewport, timeout  # seconds
         self.errors: list[str] = []
+        self.sent: list[str] = []  # what the page sent to the kernel
         self.stack = contextlib.ExitStack()
 
     def __enter__(self):
@@ -129,16 +145,38 @@ class Lab:
         browser = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS)
         self.stack.callback(browser.close)
         width, height = self.viewport
-        self.page = browser.new_page(viewport={"width": width, "height": height})
+        self.page = browser.new_page(viewport={"width": width, "height": height}, has_touch=True)
         self.page.set_default_timeout(1000 * self.timeout)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", lambda line: line.type == "error" and self.errors.append(line.text))
+        self.page.on("websocket", lambda socket: socket.on("framesent", self._keep))
         self.page.goto(address)
+        self._wait_until_ready()
+
+    def _keep(self, frame) -> None:
+        self.sent.append(frame if isinstance(frame, str) else frame.decode(errors="replace"))
+
+    def _wait_until_ready(self) -> None:
         self.page.wait_for_function(
             """() => { const panel = window.jupyterapp?.shell?.currentWidget;
                 return panel?.sessionContext?.isReady && panel.context.isReady
                     && panel.sessionContext.session?.kernel?.status === "idle"; }"""
         )
+
+    def reload(self) -> None:
+        """Save the notebook and load the page anew; the kernel lives on."""
+        self.page.evaluate("jupyterapp.commands.execute('docmanager:save')")
+        self.page.reload()
+        self._wait_until_ready()
+
+    def wait(self, condition, seconds: float) -> bool:
+        """Whether a condition comes to hold."""
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.05)
+        return True
 
     def until(self, condition, message: str):
         """Wait for a condition to hold; its value."""
@@ -178,6 +216,23 @@ class Lab:
             raise CellError(f"{expression}: {reply['ename']}: {reply['evalue']}")
         return json.loads(ast.literal_eval(reply["data"]["text/plain"]))
 
+    @contextlib.contextmanager
+    def busy(self):
+        """The kernel computes meanwhile and hears nothing."""
+        flag = Path(self.notebook.parent, "busy")
+        flag.touch()
+        code = f"import os, time\nwhile os.path.exists({str(flag)!r}): time.sleep(0.05)"
+        self.page.evaluate(
+            """(code) => {
+                jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({code});
+            }""",
+            code,
+        )
+        try:
+            yield
+        finally:
+            flag.unlink()
+
     # --- widgets ----------------------------------------------------------------------------------------------------
 
     def control(self, description: str):
@@ -199,10 +254,42 @@ class Lab:
         self.page.mouse.move(base["x"] + fraction * base["width"], y, steps=10)
         self.page.mouse.up()
 
-    def choose_file(self, text: str, path) -> None:
+    def _on(self, selector: str, points) -> list[tuple[float, float]]:
+        """Points of the page at fractions (x, y) of an element."""
+        self.page.locator(selector).first.scroll_into_view_if_needed()
+        box = self.page.locator(selector).first.bounding_box()
+        return [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+
+    def stroke(self, points, selector: str, *, moves: int = 10, release: bool = True) -> None:
+        """Press the mouse, draw through points, fractions (x, y) of an element, and let go."""
+        (x, y), *others = self._on(selector, points)
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        for x, y in others:
+            self.page.mouse.move(x, y, steps=moves)
+        if release:
+            self.page.mouse.up()
+
+    def touch(self, *fingers, selector: str) -> None:
+        """Touch with one or more fingers and lift them together; each is a list of points as in ``stroke``."""
+        session = self.page.context.new_cdp_session(self.page)
+        paths = [self._on(selector, points) for points in fingers]
+
+        def send(kind: str, spots) -> None:
+            spots = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(spots)]
+            session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": spots})
+
+        for last in range(1, len(paths) + 1):  # one finger comes after the other
+            send("touchStart", [path[0] for path in paths[:last]])
+        for spots in zip(*map(_in_small_steps, paths), strict=True):
+            send("touchMove", spots)
+        send("touchEnd", [])
+        session.detach()
+
+    def choose_file(self, text: str, path, root: str = "body") -> None:
         """Press an upload button and choose a file in the browser's dialog."""
         with self.page.expect_file_chooser() as dialog:
-            self.page.locator(f"button:has-text({json.dumps(text)})").first.click()
+            self.page.locator(f"{root} button:has-text({json.dumps(text)})").first.click()
         dialog.value.set_files(path)
 
     def screenshot(self, path, selector: str = "body") -> None:

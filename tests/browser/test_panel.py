@@ -1,20 +1,14 @@
 """The inversion panel in JupyterLab, pressed and dragged by mouse; needs Chromium and playwright."""
 
-import os
 from pathlib import Path
 
-import nbformat
 import pytest
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
-from jupyter_driver import Lab, find_browser
+from jupyter_driver import Lab, write_notebook
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif("BROWSER_TESTS" not in os.environ, reason="takes minutes; set BROWSER_TESTS=1 to run it"),
-    pytest.mark.skipif(find_browser() is None, reason="Chromium is not installed: apt-get install chromium"),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.long]
 OUTPUT = Path(__file__).resolve().parents[2] / "output" / "browser"
 
 SETUP = """
@@ -60,14 +54,6 @@ UNTIDY = """() => {
         ...all(".lm-Widget").filter(cut).map((e) => e.className),
         ...all(".jupyter-widgets-error-widget").map((e) => "a widget is broken"),
     ]; }"""
-
-
-def write_notebook(path, *cells):
-    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}  # without it, a dialog asks
-    cells = [nbformat.v4.new_code_cell(cell.strip()) for cell in cells]
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": spec})
-    nbformat.write(notebook, path)
-    return path
 
 
 @pytest.fixture(scope="module", params=["anywidget", "core"])
