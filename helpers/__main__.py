@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from .commands import benchmarks, inversion, sweep, training, weights  # noqa: F401  (each registers its commands)
+from .commands import benchmarks, inversion, sketch, sweep, training, weights  # noqa: F401  (each registers its own)
 from .commands.common import app
 
 

@@ -92,6 +92,55 @@ def _layer_distance(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
+def diversity(features: FeatureNetwork, images: torch.Tensor, layers: Sequence[Layer] = DISTANCE_LAYERS) -> float:
+    """Mean feature distance over all pairs of a set of images (N, 3, H, W) in [0, 1]; 0 where all are equal.
+
+    Raises ValueError for fewer than two images, and for NaN.
+    """
+    if len(images) < 2:
+        raise ValueError(f"expected at least 2 images to compare but got {len(images)}; give more")
+    ours = features(quantize(_finite(images)), layers)
+    count, distances = len(images), []
+    for values in ours.values():
+        unit = torch.nn.functional.normalize(values.float(), dim=1)
+        # sum of |u_i - u_j|² over all pairs: N Σ|u_i|² - |Σ u_i|²
+        pairs = count * unit.square().sum((0, 1)) - unit.sum(0).square().sum(0)
+        distances.append(pairs.mean().item() / (count * (count - 1) / 2))
+    return sum(distances) / len(distances)
+
+
+@torch.no_grad()
+def nearest_distance(
+    features: FeatureNetwork,
+    images: torch.Tensor,
+    others: torch.Tensor,
+    layers: Sequence[Layer] = DISTANCE_LAYERS,
+    batch: int = 64,
+) -> torch.Tensor:
+    """Smallest feature distance of each image (N, 3, H, W) to any of the others (M, 3, H, W), all in [0, 1]: (N,).
+
+    Raises ValueError for NaN and for sizes that differ.
+    """
+    _same_shape(images[:1], others[:1])
+    ours = _unit_features(features, images, layers)
+    smallest = images.new_full((len(images),), float("inf"))
+    for chunk in others.split(batch):
+        theirs = _unit_features(features, chunk, layers)
+        square = ours.square().sum(1)[:, None] + theirs.square().sum(1) - 2 * ours @ theirs.T
+        smallest = torch.minimum(smallest, square.clamp_min(0).amin(1))
+    return smallest
+
+
+def _unit_features(features: FeatureNetwork, images: torch.Tensor, layers: Sequence[Layer]) -> torch.Tensor:
+    """One row per image; the squared distance of two rows is the feature distance of their images."""
+    rows = []
+    for values in features(quantize(_finite(images)), layers).values():
+        unit = torch.nn.functional.normalize(values.float(), dim=1)
+        rows.append(unit.flatten(1) / (unit[0, 0].numel() * len(layers)) ** 0.5)
+    return torch.cat(rows, 1)
+
+
+@torch.no_grad()
 def feature_statistics(
     features: FeatureNetwork, batches: Iterable[torch.Tensor], layer: Layer
 ) -> tuple[torch.Tensor, torch.Tensor]:

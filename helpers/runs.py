@@ -88,7 +88,7 @@ def invert_photos(
     generator, features = load_generator(model, device), load_features(device=device)
     generator.check_space(space)
     good, bad = _read_all(photos, generator.resolution, box)
-    rows, names = [], _unique_stems([path for path, _ in good])
+    rows, names = [], unique_stems([path for path, _ in good])
     for start in range(0, len(good), batch):
         chunk = good[start : start + batch]
         targets = torch.cat([image for _, image in chunk]).to(device)
@@ -114,7 +114,7 @@ def _read_all(photos, size, box) -> tuple[list[tuple[Path, Tensor]], list[str]]:
     return good, bad
 
 
-def _unique_stems(paths: Iterable[Path]) -> list[str]:
+def unique_stems(paths: Iterable[Path]) -> list[str]:
     """File names without suffix, numbered where two are alike."""
     seen, stems = {}, []
     for path in paths:
@@ -154,7 +154,7 @@ def interpolate_photos(
     out = Path(out)
     invert_photos([a, b], out, model, space, **options)
     generator = load_generator(model, options.get("device", "cpu"))
-    stems = _unique_stems([Path(a), Path(b)])
+    stems = unique_stems([Path(a), Path(b)])
     ends = [load_latents(out / f"{s}-{model_stem(model)}-{space_stem(space)}.safetensors")[0] for s in stems]
     pictures = interpolation_frames(generator, *(end.to(generator.device) for end in ends), frames)
     pictures = torch.cat([pictures, pictures.flip(0)])

@@ -1,4 +1,4 @@
-"""Commands of training: train stylegan2, dcgan, features."""
+"""Commands of training: train stylegan2, dcgan, features, encoder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, Out, Seed, device_of, train_app
+from .common import Device, Model, Out, Seed, device_of, train_app
 
 DataArgument = Annotated[Path, typer.Argument(help="Zip or folder of photos.")]
 Images = Annotated[int | None, typer.Option(min=1, help="Real images to show in all.")]
@@ -75,3 +75,22 @@ def features(
     from ..training.features import train_features
 
     typer.echo(train_features(data, out, epochs=epochs, seed=seed, device=device_of(device)))
+
+
+@train_app.command()
+def encoder(
+    out: Out,
+    model: Model = "stylegan2-cats-64",
+    data: Annotated[Path | None, typer.Option(help="Zip or folder of aligned photos, to learn from them too.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps in all.")] = 4000,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures per step.")] = 16,
+    minutes: Minutes = None,
+    split: Split = "train",
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Train an encoder that predicts a generator's latents; call again to go on after a stop or a kill."""
+    from ..training.encoder import EncoderSettings, train_encoder
+
+    settings = EncoderSettings(model, steps=steps, batch=batch, seed=seed)
+    typer.echo(train_encoder(out, settings, data, device=device_of(device), split=split, minutes=minutes))

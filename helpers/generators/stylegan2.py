@@ -352,13 +352,17 @@ class DiscriminatorEpilogue(nn.Module):
         self.fc = FullyConnected(channels * 16, channels, activation=True)
         self.out = FullyConnected(channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = at_least_float32(self.conv(minibatch_stddev(x)))
+    def forward(self, x: Tensor, group_size: int = 4) -> Tensor:
+        x = at_least_float32(self.conv(minibatch_stddev(x, group_size)))
         return self.out(self.fc(x.contiguous().flatten(1)))
 
 
 class Discriminator(nn.Module):
-    """Residual StyleGAN2 discriminator: image (B, 3, R, R) in [0, 1] to a score (B,), higher is more real."""
+    """Residual StyleGAN2 discriminator: image (B, 3, R, R) in [0, 1] to a score (B,), higher is more real.
+
+    It also looks at how much the ``group_size`` images of a group differ. With groups of 1 every score is its image's
+    own affair; all are then lower by about the same amount.
+    """
 
     def __init__(self, resolution: int, channel_base: int = 32768, channel_max: int = 512):
         super().__init__()
@@ -370,8 +374,8 @@ class Discriminator(nn.Module):
             setattr(self, f"b{r}", DiscriminatorBlock(in_channels, channels[r], channels[r // 2]))
         self.b4 = DiscriminatorEpilogue(channels[4])
 
-    def forward(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    def forward(self, images: Tensor, dtype: torch.dtype = torch.float32, group_size: int = 4) -> Tensor:
         x = (images * 2 - 1).to(dtype).contiguous(memory_format=torch.channels_last)
         for r in self.resolutions:
             x = getattr(self, f"b{r}")(x)
-        return self.b4(x)[:, 0]
+        return self.b4(x, group_size)[:, 0]

@@ -1,0 +1,281 @@
+"""Constraints: what a sketch asks of a picture, small losses with own masks and weights (Zhu et al. 2016, sec. 4).
+
+z* = argmin of the sum over i of ||f_i(G(z)) - v_i||. A constraint is called with images (B, 3, R, R) in [0, 1] and
+their codes (B, ...), and returns one value per sample, (B,), normalised by the area of its mask: small and large
+strokes weigh the same. None sends a gradient outside its mask. They combine freely in ``Constraints``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .generators import Generator
+from .losses import LAYERS, Loss, lp_loss, masked_mean, perceptual_loss
+from .masks import as_mask, grow
+
+ORIENTATIONS, CELL = 8, 8  # of histograms of oriented gradients: bins over half a turn, pixels of a cell's side
+LUMA = (0.299, 0.587, 0.114)  # Rec. 601
+EDGE_REACH = 2 / 64  # of the side: so far from a stroke's rim an edge still counts as its own
+
+
+class ConstraintError(ValueError):
+    """A constraint that cannot be computed from what it was given."""
+
+
+# --- histograms of oriented gradients --------------------------------------------------------------------------------
+
+
+def gradients(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Central differences of the lightness of images (B, 3, H, W), in y and x, each (B, 1, H, W); 0 at the border."""
+    grey = (images * images.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    dy = F.pad(grey[..., 2:, :] - grey[..., :-2, :], (0, 0, 1, 1))
+    dx = F.pad(grey[..., 2:] - grey[..., :-2], (1, 1))
+    return dy, dx
+
+
+def hog(images: Tensor, mask: Tensor | None = None, orientations: int = ORIENTATIONS, cell: int = CELL) -> Tensor:
+    """Histograms of oriented gradients (Dalal and Triggs 2005), differentiable: (B, orientations, H / cell, W / cell).
+
+    Each pixel votes with the length of its gradient for its direction, modulo half a turn; the vote is shared by the
+    two nearest bins in proportion, so that the histogram changes smoothly. A cell's value is the mean over its pixels.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1]; a rest of less than a cell at the right and the bottom is left out.
+        mask: (B or 1, 1, H, W) in [0, 1], weight of each pixel's vote; None counts every pixel.
+
+    Raises:
+        ConstraintError: for images smaller than a cell.
+    """
+    if min(images.shape[-2:]) < cell:
+        raise ConstraintError(f"edges need images of at least {cell} pixels a side, but {tuple(images.shape)} came.")
+    dy, dx = gradients(images)
+    square = dy.square() + dx.square()
+    flat = square < 1e-10  # there, root and angle have no derivative
+    length = torch.where(flat, square, (square + flat * 1.0).sqrt())
+    angle = torch.atan2(dy, torch.where(flat, torch.ones_like(dx), dx)) / math.pi * orientations
+    centres = torch.arange(orientations, device=images.device).view(1, -1, 1, 1) + 0.5
+    away = (angle - centres) % orientations
+    away = torch.minimum(away, orientations - away)  # around the half turn
+    votes = length * (1 - away).clamp_min(0)
+    return F.avg_pool2d(votes if mask is None else votes * mask, cell)
+
+
+def normalised(histograms: Tensor, floor: float = 0.01) -> Tensor:
+    """Histograms (B, bins, h, w) over their lengths; cells much flatter than ``floor`` (per pixel) go to 0."""
+    return histograms / (histograms.square().sum(1, keepdim=True) + floor**2).sqrt()
+
+
+# --- constraints -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Constraint:
+    """What all constraints share.
+
+    Attributes:
+        mask: (1, 1, R, R) in [0, 1], where it counts and how much; None is everywhere.
+        weight: a number, or (B,) for a table of settings; may be changed while a search runs.
+        name: under which it is reported.
+        met_at: at or below this value it is met.
+    """
+
+    mask: Tensor | None = None
+    weight: float | Tensor = 1.0
+    name: ClassVar[str] = ""
+    met_at: ClassVar[float] = math.inf
+
+    def __post_init__(self):
+        if self.mask is not None:
+            self.mask = as_mask(self.mask, name=f"the mask of {self.name}")
+            if not (self.mask.sum((1, 2, 3)) > 0).all():
+                raise ConstraintError(f"the mask of {self.name} is empty, so it asks for nothing; mark what counts.")
+
+    def inside(self, images: Tensor) -> Tensor:
+        """The images with what is outside the mask as it is: seen, but without gradient."""
+        return images if self.mask is None else torch.where(self.mask > 0, images, images.detach())
+
+    def __call__(self, images: Tensor, codes: Tensor) -> Tensor:
+        """The loss (B,) of images (B, 3, R, R) in [0, 1] with their codes (B, ...)."""
+        raise NotImplementedError
+
+
+@dataclass
+class Colour(Constraint):
+    """Mean distance to the target's colours: L1 (``p`` 1) or squared (``p`` 2). target: (1, 3, R, R) in [0, 1]."""
+
+    target: Tensor = field(kw_only=True)
+    p: int = 1
+    name: ClassVar[str] = "colour"
+    met_at: ClassVar[float] = 0.06
+
+    def __call__(self, images: Tensor, codes: Tensor) -> Tensor:
+        return lp_loss(images, self.target, self.p, self.mask)
+
+
+@dataclass
+class Edge(Constraint):
+    """Squared distance of the directions of edges, cell by cell (``hog``), where the target has edges under the mask.
+
+    The histograms have unit length, so it is directions that count and not contrast: 0 is equal, 1 is a cell without
+    edges, 2 edges at right angles. target: (1, 3, R, R) in [0, 1].
+    """
+
+    target: Tensor = field(kw_only=True)
+    name: ClassVar[str] = "edge"
+    met_at: ClassVar[float] = 0.35
+
+    def __post_init__(self):
+        super().__post_init__()
+        found = hog(self.target, self.mask)
+        self.directions = normalised(found)
+        self.cells = found.square().sum(1, keepdim=True).sqrt()  # stronger edges count more
+        if self.cells.max() < 1e-3:
+            raise ConstraintError("the sketch has no edges under its mask; draw a line, or set the edge weight to 0.")
+
+    def __call__(self, images: Tensor, codes: Tensor) -> Tensor:
+        ours = normalised(hog(self.inside(images), self.mask))
+        return masked_mean((ours - self.directions).square().sum(1, keepdim=True), self.cells)
+
+
+@dataclass
+class Perceptual(Constraint):
+    """Relative distance of feature maps to those of the same image with the sketch painted in: what looks alike there.
+
+    target: (1, 3, R, R) in [0, 1]. features: network of ``load_features``.
+    """
+
+    target: Tensor = field(kw_only=True)
+    features: nn.Module = field(kw_only=True)
+    layers: Sequence[str | int] = LAYERS
+    name: ClassVar[str] = "perceptual"
+    met_at: ClassVar[float] = 0.5
+
+    def __call__(self, images: Tensor, codes: Tensor) -> Tensor:
+        with torch.no_grad():
+            painted = images if self.mask is None else torch.lerp(images, self.target, self.mask)
+            theirs = self.features(self.target.expand_as(images) if self.mask is None else painted, self.layers)
+        return perceptual_loss(self.features(self.inside(images), self.layers), theirs, self.mask)
+
+
+@dataclass
+class Warp(Constraint):
+    """What lies in a region of a picture shall lie ``shift`` pixels further: drag it there (L1 at the new place).
+
+    source: (1, 3, R, R) in [0, 1], the picture before. region: (1, 1, R, R) in [0, 1], what is dragged. shift: (x, y)
+    in pixels, right and down; parts of pixels too. The mask follows from them.
+    """
+
+    source: Tensor = field(kw_only=True)
+    region: Tensor = field(kw_only=True)
+    shift: tuple[float, float] = field(kw_only=True)
+    name: ClassVar[str] = "warp"
+    met_at: ClassVar[float] = 0.06
+
+    def __post_init__(self):
+        region = as_mask(self.region, tuple(self.source.shape[-2:]), "the region of warp")
+        self.target, self.mask = shifted(self.source, self.shift), shifted(region, self.shift)
+        if self.mask.sum() == 0:
+            raise ConstraintError(f"the region is empty, or {self.shift} drags all of it out of the picture.")
+
+    def __call__(self, images: Tensor, codes: Tensor) -> Tensor:
+        return lp_loss(images, self.target, 1, self.mask)
+
+
+@dataclass
+class Realism(Constraint):
+    """Does the discriminator take it for a photo? softplus(-score), the loss that the generator was trained with.
+
+    discriminator: of ``load_discriminator``. Each image is judged by itself. With a mask the gradient, not the
+    judgement, is limited to it.
+    """
+
+    discriminator: nn.Module = field(kw_only=True)
+    name: ClassVar[str] = "realism"
+
+    def __call__(self, images: Tensor, codes: Tensor) -> Tensor:
+        return F.softplus(-self.discriminator(self.inside(images), group_size=1))
+
+
+@dataclass
+class Prior(Constraint):
+    """Mean squared distance of the code from the mean of its space, in standard deviations: 1 is an ordinary sample.
+
+    generator, space: whose. The mask has no meaning here.
+    """
+
+    generator: Generator = field(kw_only=True)
+    space: str = field(kw_only=True)
+    name: ClassVar[str] = "prior"
+
+    def __post_init__(self):
+        self.mean, self.std = self.generator.mean(self.space), self.generator.std(self.space)
+
+    def __call__(self, images: Tensor, codes: Tensor) -> Tensor:
+        return ((codes - self.mean) / self.std).square().flatten(1).mean(1)
+
+
+class Constraints:
+    """Weighted sum of constraints; a part is the unweighted value of one.
+
+    Raises ConstraintError when there is none with a weight that ties the picture to anything but the model itself, for
+    two of one name, and for a weight that is negative or no number.
+    """
+
+    def __init__(self, constraints: Sequence[Constraint]):
+        self.constraints = {constraint.name: constraint for constraint in constraints}
+        if len(self.constraints) < len(constraints):
+            raise ConstraintError("two constraints have one name; give each kind once, with a mask that covers both.")
+        weights = {name: torch.as_tensor(c.weight, dtype=torch.float32) for name, c in self.constraints.items()}
+        bad = [name for name, w in weights.items() if not (w.isfinite() & (w >= 0)).all()]
+        if bad:
+            raise ConstraintError(f"the weight of {', '.join(bad)} must be a finite number of at least 0.")
+        if not any(weights[name].gt(0).any() for name in self.wishes):
+            raise ConstraintError(
+                "no constraint ties the picture to the sketch; give colour, edge, perceptual or warp a weight."
+            )
+        lengths = {len(w) for w in weights.values() if w.ndim}
+        if len(lengths) > 1:
+            raise ConstraintError(f"weights of one length make a table of settings, but lengths {lengths} came.")
+        self.settings = lengths.pop() if lengths else 1
+        self.setting_of = torch.arange(self.settings)  # the setting of each row of the batch
+
+    @property
+    def wishes(self) -> list[str]:
+        """Names of those that the sketch makes; realism and prior are the model's."""
+        return [name for name, constraint in self.constraints.items() if constraint.met_at < math.inf]
+
+    def __call__(self, images: Tensor, codes: Tensor, index=slice(None)) -> Loss:
+        """Loss of images (b, 3, R, R) and codes (b, ...), the rows ``index`` of the batch."""
+        parts, total, setting = {}, images.new_zeros(len(images)), self.setting_of.to(images.device)[index]
+        for name, constraint in self.constraints.items():
+            weight = torch.as_tensor(constraint.weight, dtype=images.dtype, device=images.device)
+            if not weight.gt(0).any():
+                continue
+            parts[name] = constraint(images, codes)
+            total = total + (weight[setting] if weight.ndim else weight) * parts[name]
+        return Loss(total, parts)
+
+    def met(self, parts: dict[str, Tensor]) -> Tensor:
+        """(B,) bool: all that the sketch wishes are at or below their ``met_at``."""
+        asked = [parts[name] <= self.constraints[name].met_at for name in self.wishes if name in parts]
+        return torch.stack(asked).all(0)
+
+
+def shifted(values: Tensor, shift: tuple[float, float]) -> Tensor:
+    """Values (B, C, H, W) moved by (x, y) pixels, right and down, bilinear; 0 comes in from outside."""
+    height, width = values.shape[-2:]
+    move = values.new_tensor([[1, 0, -2 * shift[0] / width], [0, 1, -2 * shift[1] / height]])
+    where = F.affine_grid(move.expand(len(values), 2, 3), list(values.shape), align_corners=False)
+    return F.grid_sample(values, where, align_corners=False)
+
+
+def edge_mask(mask: Tensor) -> Tensor:
+    """The strokes of a mask (1, 1, R, R) and a rim around them: a line's edges lie beside it."""
+    return grow((mask > 0).float(), max(1.0, EDGE_REACH * mask.shape[-1]))

@@ -1,0 +1,127 @@
+"""An encoder: the latent of a picture in one forward pass, as a first guess for a search (Zhu et al. 2016, sec. 3.2).
+
+It also reads pictures of which only a part is known, such as a sketch: it gets the picture and a mask of what counts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .generators import Generator
+from .images import resize
+from .latents import Latents
+from .masks import mask_pyramid
+from .weights import WeightsError, load_weights, registry
+
+GROUPS = 8  # of group norm: the samples of a batch stay independent
+
+
+class EncoderError(ValueError):
+    """There is no encoder for a generator or space, or it was given something else than a picture."""
+
+
+class Block(nn.Module):
+    """Residual block; ``stride`` 2 halves the size."""
+
+    def __init__(self, channels: int, width: int, stride: int):
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(GROUPS, channels), nn.GroupNorm(GROUPS, width)
+        self.conv1 = nn.Conv2d(channels, width, 3, stride, 1)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1)
+        self.stride, self.width = stride, width
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(F.relu(self.norm2(self.conv1(F.relu(self.norm1(x))))))
+        skip = F.avg_pool2d(x, 2) if self.stride == 2 else x
+        skip = F.pad(skip, (0, 0, 0, 0, 0, self.width - skip.shape[1]))  # new channels start at 0
+        return y + skip
+
+
+class Encoder(nn.Module):
+    """A small residual network from a picture and a mask to a code of one latent space.
+
+    Args:
+        space: latent space that it predicts, the widest of its generator.
+        shape: of one code: (z_dim,) or (num_ws, w_dim).
+        resolution: side that pictures are resized to, pixels; a multiple of 16.
+        widths: channels of the first convolution and of the blocks, each of which halves the size, the last apart.
+        hidden: width between the last feature map and the code.
+    """
+
+    def __init__(self, space: str, shape, resolution: int = 64, widths=(32, 64, 96, 128, 128), hidden: int = 256):
+        super().__init__()
+        self.space, self.shape, self.resolution = space, tuple(shape), resolution
+        self.config = {"space": space, "shape": list(shape), "resolution": resolution}
+        self.config |= {"widths": list(widths), "hidden": hidden}
+        strides = [2] * (len(widths) - 2) + [1]
+        self.stem = nn.Conv2d(4, widths[0], 3, 2, 1)
+        self.blocks = nn.Sequential(*(Block(a, b, s) for a, b, s in zip(widths[:-1], widths[1:], strides, strict=True)))
+        side = resolution // 2 ** (len(widths) - 1)
+        self.squeeze = nn.Conv2d(widths[-1], widths[-1] // 2, 1)
+        self.hidden = nn.Linear(widths[-1] // 2 * side**2, hidden)
+        self.out = nn.Linear(hidden, torch.Size(self.shape).numel())
+        nn.init.normal_(self.out.weight, std=0.001), nn.init.zeros_(self.out.bias)  # the first guess is the mean
+
+    def forward(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Offsets (B, *shape) from the mean code, in standard deviations of the space.
+
+        images: (B, 3, R, R) in [0, 1]; what the mask leaves out is not seen. mask: (B, 1, R, R) in [0, 1].
+        """
+        x = torch.cat([(images * 2 - 1) * mask, mask], 1)
+        x = F.relu(self.squeeze(F.relu(self.blocks(self.stem(x)))))
+        return self.out(F.relu(self.hidden(x.flatten(1)))).view(-1, *self.shape)
+
+    @torch.no_grad()
+    def encode(self, generator: Generator, images: Tensor, mask: Tensor | None = None) -> Latents:
+        """The latents that a picture, or the part of it under the mask, seems to have.
+
+        Args:
+            generator: the one that the encoder was trained with.
+            images: (B, 3, H, W) in [0, 1], square.
+            mask: (B or 1, 1, H, W) in [0, 1], 1 = known; None is everywhere.
+
+        Raises:
+            EncoderError: where picture and mask do not fit each other, or the codes do not fit the generator.
+        """
+        if self.space not in generator.spaces or generator.code_shape(self.space) != self.shape:
+            raise EncoderError(f"this encoder predicts {self.space} codes of {self.shape}; use its own generator.")
+        mask = images.new_ones(1, 1, *images.shape[-2:]) if mask is None else mask
+        if images.ndim != 4 or images.shape[1] != 3 or mask.shape[-2:] != images.shape[-2:]:
+            raise EncoderError(
+                f"the encoder takes pictures (B, 3, H, W) and a mask (B or 1, 1, H, W) of the same size, but "
+                f"{tuple(images.shape)} and {tuple(mask.shape)} came."
+            )
+        mask = mask.expand(len(images), -1, -1, -1)
+        if images.shape[-1] != self.resolution:
+            images, mask = resize(images, self.resolution), mask_pyramid(mask, [self.resolution])[0]
+        return Latents(self.space, generator.mean(self.space) + generator.std(self.space) * self(images, mask))
+
+
+def load_encoder(generator: Generator | str = "stylegan2-cats-64", device: torch.device | str | None = None) -> Encoder:
+    """Load the encoder of a generator in evaluation mode with frozen weights.
+
+    generator: a loaded generator or its name, to whose registered encoder ("NAME-encoder") this leads, or the path of
+    a safetensors file of ``python -m helpers train encoder``.
+    Raises EncoderError where no encoder is registered for the generator, WeightsError for a file that holds none.
+    """
+    source: str | Path = generator if isinstance(generator, str | Path) else getattr(generator, "name", "")
+    if not str(source).endswith(".safetensors"):
+        name = f"{source}-encoder"
+        if name not in registry():
+            raise EncoderError(
+                f"there is no encoder for the generator {str(source) or 'without a name'!r}; train one with "
+                "`python -m helpers train encoder` or choose another start."
+            )
+        source = name
+    device = device or (generator.device if isinstance(generator, Generator) else "cpu")
+    tensors, config = load_weights(source)
+    try:
+        encoder = Encoder(**config["encoder"])
+        encoder.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise WeightsError(f"{source} holds no encoder that fits its config; export it again.") from error
+    return encoder.to(device).eval().requires_grad_(False)
