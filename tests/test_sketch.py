@@ -233,7 +233,7 @@ def test_a_sketch_keeps_its_colours_when_it_is_resized(tmp_path):
     drawn = (sketch.mask > 0).expand_as(sketch.image)
     paint = torch.tensor([200, 100, 50]).view(1, 3, 1, 1) / 255
     torch.testing.assert_close(sketch.image[drawn], paint.expand_as(sketch.image)[drawn], atol=0.01, rtol=0)
-    assert sketch.mask[0, 0, 4:12, 4:12].min() > 0.9 and sketch.mask[0, 0, :3].max() == 0
+    assert sketch.mask[0, 0, 4:12, 4:12].min() > 0.7 and sketch.mask[0, 0, :3].max() == 0
 
 
 def test_partly_transparent_strokes_are_weights_and_nearly_transparent_ones_nothing(tmp_path):

@@ -91,7 +91,7 @@ def flat_colours(paper: Paper) -> None:
     """A cream cat in flat areas, the background left to the model."""
     paper.spot((0.505, 0.48), (0.45, 0.48), SAND)
     paper.spot((0.505, 0.80), (0.24, 0.17), CREAM)
-    paper.eyes(BLUE)
+    paper.eyes(GREEN)
     paper.nose()
 
 
