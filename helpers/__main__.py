@@ -6,7 +6,15 @@ import sys
 
 import typer
 
-from .commands import benchmarks, inversion, sketch, sweep, training, weights  # noqa: F401  (each registers its own)
+from .commands import (  # noqa: F401  (each registers its own)
+    benchmarks,
+    blending,
+    inversion,
+    sketch,
+    sweep,
+    training,
+    weights,
+)
 from .commands.common import app
 
 

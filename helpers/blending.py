@@ -28,20 +28,23 @@ from torch import Tensor
 
 from . import masks
 from .generators import Generator
-from .images import atomic_path, quantize
+from .images import atomic_path, quantize, resize
 from .inversion import PHASES, InversionResult, InversionStep
 from .latents import Latents
 from .losses import Loss, delta_loss, gram_matrix, lp_loss, perceptual_loss, style_loss
 from .masks import as_mask, grow, invert, mask_pyramid
+from .metrics import feature_distance, psnr
 from .noise import Embedding, PixelObjective, Stage
 
 PERCEPTUAL_LAYERS = ("conv1_1", "conv1_2", "conv2_2", "conv3_3")
 STYLE_LAYERS = ("conv3_3",)
 STEPS = 300  # of w+
 NOISE_STEPS = 200
-FEATHER = 4.0  # pixels at 64 x 64, standard deviation of the blurred edge
+FEATHER = 4.0  # pixels at 64 x 64 and in proportion elsewhere, standard deviation of the blurred edge
+SMALLEST_VARIANCE = 1e-3  # of the largest
+STROKE = 0.06  # above what saving a photo as JPEG changes
 RECONSTRUCTION_WEIGHTS = {"first": 1.0, "perceptual": 0.02}
-BLEND_WEIGHTS = {"first": 1.0, "second": 1.0, "perceptual": 0.02}
+BLEND_WEIGHTS = {"first": 1.0, "second": 1.0, "perceptual": 0.02, "style": 0.0}
 SCRIBBLE_WEIGHTS = {"first": 1.0, "stroke": 1.0, "perceptual": 0.02}
 STYLE_WEIGHTS = {"first": 1.0, "perceptual": 0.02, "content": 0.002, "style": 0.02}
 
@@ -85,6 +88,7 @@ class Objective:
         terms: what to sum.
         features: a network of ``load_features``, for perceptual and style terms.
         prior: weight of the squared offset of the code from its start; 0 leaves the term out for good.
+        metric: (w_dim, w_dim) of ``whitening``, to measure that offset in units of what is likely.
         weights: a dict to read the weights from, so that several objectives share what a slider moves; by default
             those of the terms. Weights may change while an optimisation runs.
 
@@ -98,6 +102,7 @@ class Objective:
         terms: Sequence[Term],
         features=None,
         prior: float = 0.0,
+        metric: Tensor | None = None,
         weights: dict | None = None,
         perceptual_layers: Sequence[str | int] = PERCEPTUAL_LAYERS,
         style_layers: Sequence[str | int] = STYLE_LAYERS,
@@ -109,7 +114,7 @@ class Objective:
         self.weights = {} if weights is None else weights
         for term in terms:
             self.weights.setdefault(term.name, term.weight)
-        self.has_prior = prior > 0
+        self.has_prior, self.metric = prior > 0, metric
         if self.has_prior:
             self.weights.setdefault("prior", prior)
         self.targets = [self._prepare(term) for term in self.terms]
@@ -138,10 +143,12 @@ class Objective:
             weight = self._weight(term.name, index, images)
             if not weight.gt(0).any():
                 continue
-            parts[term.name] = self._value(term, target, images, index)
-            total = total + weight * parts[term.name]
+            value = self._value(term, target, images, index)
+            parts[term.name] = parts.get(term.name, 0) + value  # both sides of a blend have one of the same name
+            total = total + weight * value
         if self.has_prior and delta is not None:
-            parts["prior"] = delta_loss(delta)
+            whitened = self.metric is not None
+            parts["prior"] = (delta @ self.metric).square().flatten(1).mean(1) if whitened else delta_loss(delta)
             total = total + self._weight("prior", index, images) * parts["prior"]
         return Loss(total, parts)
 
@@ -160,6 +167,18 @@ class Objective:
     def _weight(self, name: str, index, images: Tensor) -> Tensor:
         weight = torch.as_tensor(self.weights[name], dtype=images.dtype, device=images.device)
         return weight[index] if weight.ndim else weight
+
+
+@torch.no_grad()
+def whitening(generator: Generator, samples: int = 8000) -> Tensor:
+    """Matrix (w_dim, w_dim) W that makes w white: the components of (w - mean) W are uncorrelated, of variance 1.
+
+    So |delta W|^2 / w_dim, a squared Mahalanobis distance, is about 1 for a typical w, while an offset in a direction
+    that no w ever takes costs much: the Gaussian prior on w of Wulff and Torralba (2020).
+    """
+    values, vectors = torch.linalg.eigh(torch.cov(generator.sample("w", samples).T.double()))
+    # directions that hardly occur at all would be forbidden, and rounding would decide which
+    return (vectors / values.clamp_min(SMALLEST_VARIANCE * values[-1]).sqrt()).to(generator.mean("w"))
 
 
 def _pick(values: Tensor, index) -> Tensor:
@@ -321,15 +340,24 @@ class Edit:
         name: of the application.
         blocks: of each, its steps and a function from the result so far (None at first) and the steps to its
             ``Embedding``; blocks of no steps are left out.
-        mask: (B or 1, 1, R, R) in [0, 1], the region, for previews.
+        mask: (B or 1, 1, R, R) in [0, 1], the region.
+        inside, outside: (B or 1, 3, R, R) in [0, 1], what a paste takes from under the mask and from elsewhere.
         weights: of the terms; may be changed while it runs.
         finish: function from the last result to the final images, where they are not simply those of the latents.
     """
 
     def __init__(
-        self, name: str, blocks: list[Block], mask: Tensor, weights: dict | None = None, finish: Finish | None = None
+        self,
+        name: str,
+        blocks: list[Block],
+        mask: Tensor,
+        inside: Tensor,
+        outside: Tensor,
+        weights: dict | None = None,
+        finish: Finish | None = None,
     ):
         self.name, self.mask, self.finish = name, mask, finish
+        self.inside, self.outside = inside.expand_as(outside), outside
         self.blocks = [(steps, build) for steps, build in blocks if steps]
         self.weights = {} if weights is None else weights
         self.embedding: Embedding | None = None
@@ -368,6 +396,16 @@ class Edit:
             pass
         return self.result()
 
+    def ways(self, images: Tensor) -> dict[str, Tensor]:
+        """The same edit without a generator, beside the images (B, 3, R, R) that it found: name to (B, 3, R, R)."""
+        sides = self.inside, self.outside, self.mask
+        return {"hard paste": hard_paste(*sides), "Poisson": poisson_blend(*sides), "ours": images}
+
+
+def feather_of(generator: Generator, feather: float | None = None) -> float:
+    """The feather in pixels; None is the default, in proportion to the generator's images."""
+    return FEATHER * generator.resolution / 64 if feather is None else feather
+
 
 def transition(mask: Tensor, radius: float) -> tuple[Tensor, Tensor]:
     """Where each side of an edit is to be exact, and what lies between: masks (inside, outside) with soft edges.
@@ -401,13 +439,13 @@ def reconstruct(
     x: (B, 3, R, R) in [0, 1]. weights: of "first" (pixels) and "perceptual".
     """
     full = torch.ones_like(x[:1, :1])
-    weights = dict(weights or RECONSTRUCTION_WEIGHTS)
+    weights = RECONSTRUCTION_WEIGHTS | (weights or {})
     objective = Objective(_photo_terms(x, full), features, weights=weights)
     blocks = [
         (steps, lambda last, steps: embed(generator, objective, len(x), steps=steps)),
         (noise_steps, lambda last, steps: fit_noise(generator, x, x, full, last.latents, steps)),
     ]
-    return Edit("reconstruct", blocks, full, weights)
+    return Edit("reconstruct", blocks, full, x, x, weights)
 
 
 def _photo_terms(x: Tensor, mask: Tensor) -> list[Term]:
@@ -421,7 +459,7 @@ def crossover(
     mask: Tensor,
     features,
     *,
-    feather: float = FEATHER,
+    feather: float | None = None,
     weights: dict | None = None,
     steps: int = STEPS,
     noise_steps: int = NOISE_STEPS,
@@ -437,16 +475,18 @@ def crossover(
         mask: (B or 1, 1, R, R) in [0, 1].
         features: network of ``load_features``.
         feather: blur of the mask's edge, standard deviation in pixels; the transition is twice as wide on each side.
-        weights: of "first" (pixels of x), "second" (pixels of y) and "perceptual" (both, each on its side).
+        weights: of "first" (pixels of x), "second" (pixels of y), "perceptual" (both, each on its side) and "style"
+            (the texture of y for what shows x, seen where the noise leaves room for it).
         steps, noise_steps: of the two blocks; with no noise steps the second is left out.
     """
-    mask = as_mask(mask, generator.resolution)
+    mask, feather = as_mask(mask, generator.resolution), feather_of(generator, feather)
     soft, (inside, outside) = masks.feather(mask, feather), transition(mask, 2 * feather)
-    weights = dict(weights or BLEND_WEIGHTS)
+    weights = BLEND_WEIGHTS | (weights or {})
     terms = [
         *_photo_terms(x, soft),
         Term("second", "pixel", y, invert(soft)),
         Term("perceptual", "perceptual", y, invert(soft)),
+        Term("style", "style", y, soft, target_mask=invert(soft)),
     ]
     objective = Objective(terms, features, weights=weights)
     photos = hard_paste(x, y, mask)
@@ -456,7 +496,7 @@ def crossover(
         return fit_noise(generator, photos, between, inside + outside, last.latents, steps)
 
     blocks = [(steps, lambda last, steps: embed(generator, objective, len(x), steps=steps)), (noise_steps, noise)]
-    return Edit("crossover", blocks, mask, weights)
+    return Edit("crossover", blocks, mask, x, y, weights)
 
 
 def exchange_details(image: Tensor, x: Tensor, y: Tensor, mask: Tensor, radius: float) -> Tensor:
@@ -465,7 +505,7 @@ def exchange_details(image: Tensor, x: Tensor, y: Tensor, mask: Tensor, radius: 
     Two bands of a multi-band blend (Burt and Adelson 1983): the generator decides on colours and shapes, and no strip
     of blurred fur gives away where the photos meet. All (B, 3, H, W) in [0, 1]; mask (B or 1, 1, H, W).
     """
-    share = masks.feather((mask >= 0.5).to(x), 1.0)
+    share = masks.feather((mask >= 0.5).to(x), radius / 2)
     details = torch.lerp(y - masks.blur(y, radius), x - masks.blur(x, radius), share)
     return (masks.blur(image, radius) + details).clamp(0, 1)
 
@@ -481,21 +521,24 @@ def inpaint(
     hole: Tensor,
     features,
     *,
-    feather: float = FEATHER,
+    feather: float | None = None,
     rows: Sequence[int] | None = None,
+    prior: float = 0.03,
     weights: dict | None = None,
     steps: int = STEPS,
     noise_steps: int = NOISE_STEPS,
 ) -> Edit:
     """Fill a hole with what the generator finds likely: W_l on what is known, then Mk_n there.
 
-    Few rows of w+ are free and the others stay at the mean, so the filling stays a likely face; the noise brings the
+    Few rows of w+ are free, the others stay at the mean, and a prior keeps the free ones where the w of faces are:
+    without it the rows serve the known pixels alone, and the hole shows whatever comes of that. The noise brings the
     known part back and fades out in a ring of twice ``feather`` pixels around the hole.
 
     Args:
         x: (B, 3, R, R) in [0, 1]; what is inside the hole is never looked at.
         hole: (B or 1, 1, R, R) in [0, 1], 1 = to be filled.
         rows: free rows; by default ``inpainting_rows``.
+        prior: weight of the squared distance from the mean, 1 for a typical face (``whitening``).
 
     Raises:
         BlendError: for a hole that is empty or covers the whole image.
@@ -503,18 +546,19 @@ def inpaint(
     hole = as_mask(hole, generator.resolution)
     if not (0 < hole.mean() < 1):
         raise BlendError("the hole must cover a part of the image, but it is empty or covers all of it.")
-    _, known = transition(hole, 2 * feather)
-    weights = dict(weights or RECONSTRUCTION_WEIGHTS)
+    _, known = transition(hole, 2 * feather_of(generator, feather))
+    weights = RECONSTRUCTION_WEIGHTS | (weights or {})
     anywhere = hole.gt(0).float()
     # the network looks over the edge: there it is to see a smooth fill, not the content of the hole
     seen = poisson_blend(torch.zeros_like(x), x, anywhere)
-    objective = Objective(_photo_terms(seen, invert(anywhere)), features, weights=weights)
+    terms, metric = _photo_terms(seen, invert(anywhere)), whitening(generator) if prior else None
+    objective = Objective(terms, features, prior, metric, weights)
     rows = inpainting_rows(generator.num_ws) if rows is None else rows
     blocks = [
         (steps, lambda last, steps: embed(generator, objective, len(x), steps=steps, rows=rows)),
         (noise_steps, lambda last, steps: fit_noise(generator, seen, last.images, known, last.latents, steps)),
     ]
-    return Edit("inpaint", blocks, hole, weights)
+    return Edit("inpaint", blocks, hole, torch.full_like(x, 0.5), x, weights)
 
 
 def scribble(
@@ -524,7 +568,7 @@ def scribble(
     mask: Tensor,
     features,
     *,
-    feather: float = FEATHER,
+    feather: float | None = None,
     rows: Sequence[int] | None = None,
     prior: float = 0.001,
     weights: dict | None = None,
@@ -539,25 +583,55 @@ def scribble(
     Args:
         x: (B, 3, R, R) in [0, 1], the photo.
         drawn: (B, 3, R, R) in [0, 1], the photo with the strokes.
-        mask: (B or 1, 1, R, R) in [0, 1], where the strokes may change it.
+        mask: (B or 1, 1, R, R) in [0, 1], the strokes; ``stroke_mask`` finds them. They may change the photo up to
+            ``feather`` pixels around them, and beyond within twice that, more and more weakly.
         rows: free rows in the second block; by default the first half.
         prior: weight of the squared offset from w0.
         weights: of "first" (the photo), "stroke" and "perceptual".
     """
     mask = as_mask(mask, generator.resolution)
-    _, outside = transition(mask, 2 * feather)
-    weights = dict(weights or SCRIBBLE_WEIGHTS)
-    plain = Objective(_photo_terms(x, torch.ones_like(mask)), features, weights=weights)
-    guided = Objective(
-        [*_photo_terms(x, outside), Term("stroke", "pixel", drawn, mask)], features, prior, weights=weights
-    )
+    weights = SCRIBBLE_WEIGHTS | (weights or {})
+    feather = feather_of(generator, feather)
+    stroke, region = Term("stroke", "pixel", drawn, mask), grow(mask, feather)
     rows = list(range(generator.num_ws // 2)) if rows is None else rows
-    blocks = [
-        (steps, lambda last, steps: embed(generator, plain, len(x), steps=steps)),
-        (steps, lambda last, steps: embed(generator, guided, len(x), last.latents, steps, rows)),
-        (noise_steps, lambda last, steps: fit_noise(generator, x, last.images, outside, last.latents, steps)),
+    blocks = _photo_then(
+        generator, x, region, [stroke], features, feather, weights, (steps, noise_steps), prior=prior, rows=rows
+    )
+    return Edit("scribble", blocks, mask, drawn, x, weights)
+
+
+def stroke_mask(x: Tensor, drawn: Tensor) -> Tensor:
+    """Where a photo was painted on: (B, 1, R, R), 1 where any channel differs by more than ``STROKE``.
+
+    x, drawn: (B, 3, R, R) in [0, 1]. Raises BlendError for two that are the same.
+    """
+    mask = ((drawn - x).abs().amax(1, keepdim=True) > STROKE).to(x)
+    if not mask.any():
+        raise BlendError("the drawn photo equals the photo, so there is no stroke; paint on a copy of the same file.")
+    return mask
+
+
+def _photo_then(
+    generator: Generator,
+    x: Tensor,
+    mask: Tensor,
+    terms: list[Term],
+    features,
+    feather: float | None,
+    weights: dict,
+    steps: tuple[int, int],
+    prior: float = 0.0,
+    rows: Sequence[int] | None = None,
+) -> list[Block]:
+    """W_l of the photo; from there W_l with more terms in the region; Mk_n, which brings back the photo around it."""
+    _, outside = transition(mask, 2 * feather_of(generator, feather))
+    plain = Objective(_photo_terms(x, torch.ones_like(mask)), features, weights=weights)
+    changed = Objective([*_photo_terms(x, outside), *terms], features, prior, weights=weights)
+    return [
+        (steps[0], lambda last, n: embed(generator, plain, len(x), steps=n)),
+        (steps[0], lambda last, n: embed(generator, changed, len(x), last.latents, n, rows)),
+        (steps[1], lambda last, n: fit_noise(generator, x, last.images, outside, last.latents, n)),
     ]
-    return Edit("scribble", blocks, mask, weights)
 
 
 def local_style(
@@ -568,7 +642,7 @@ def local_style(
     features,
     *,
     style_mask: Tensor | None = None,
-    feather: float = FEATHER,
+    feather: float | None = None,
     weights: dict | None = None,
     steps: int = STEPS,
     noise_steps: int = NOISE_STEPS,
@@ -583,21 +657,13 @@ def local_style(
         weights: of "first" (pixels outside), "perceptual" (outside), "content" (perceptual, inside) and "style".
     """
     mask = as_mask(mask, generator.resolution)
-    _, outside = transition(mask, 2 * feather)
-    weights = dict(weights or STYLE_WEIGHTS)
-    plain = Objective(_photo_terms(x, torch.ones_like(mask)), features, weights=weights)
+    weights = STYLE_WEIGHTS | (weights or {})
     terms = [
-        *_photo_terms(x, outside),
         Term("content", "perceptual", x, mask),
         Term("style", "style", style, mask, target_mask=style_mask),
     ]
-    styled = Objective(terms, features, weights=weights)
-    blocks = [
-        (steps, lambda last, steps: embed(generator, plain, len(x), steps=steps)),
-        (steps, lambda last, steps: embed(generator, styled, len(x), last.latents, steps)),
-        (noise_steps, lambda last, steps: fit_noise(generator, x, last.images, outside, last.latents, steps)),
-    ]
-    return Edit("local-style", blocks, mask, weights)
+    blocks = _photo_then(generator, x, mask, terms, features, feather, weights, (steps, noise_steps))
+    return Edit("local-style", blocks, mask, resize(style, generator.resolution), x, weights)
 
 
 def transfer(
@@ -609,7 +675,7 @@ def transfer(
     *,
     layer: str = "b16.conv1",
     amount: float = 1.0,
-    feather: float = FEATHER,
+    feather: float | None = None,
     weights: dict | None = None,
     steps: int = STEPS,
     noise_steps: int = NOISE_STEPS,
@@ -622,14 +688,14 @@ def transfer(
         layer, amount: see ``copy_activations``.
     """
     mask = as_mask(mask, generator.resolution)
-    soft, both = masks.feather(mask, feather), torch.cat([x, y])
+    soft, both = masks.feather(mask, feather_of(generator, feather)), torch.cat([x, y])
     edit = reconstruct(generator, both, features, weights=weights, steps=steps, noise_steps=noise_steps)
 
     def finish(result: InversionResult) -> Tensor:
         first, second = result.latents[: len(x)], result.latents[len(x) :]
         return copy_activations(generator, first, second, soft, layer, amount)
 
-    return Edit("transfer", edit.blocks, mask, edit.weights, finish)
+    return Edit("transfer", edit.blocks, mask, x, y, edit.weights, finish)
 
 
 # --- other ways, to compare ------------------------------------------------------------------------------------------
@@ -725,6 +791,28 @@ def region_psnr(images: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """PSNR (B,) in dB over the pixels of a mask (at least 0.5), after 8-bit rounding; inf where they are equal."""
     hard = (mask >= 0.5).to(images)
     return -10 * torch.log10(lp_loss(quantize(images), quantize(targets), 2, hard))
+
+
+@torch.no_grad()
+def measure(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, features=None) -> dict[str, Tensor]:
+    """Figures of a blend of x inside the mask (at least 0.5) and y outside, each (B,).
+
+    "seam" on the edge and "worst_seam" near it; "psnr" of every pixel to the photo whose side it is on, and "psnr_x",
+    "psnr_y" of one side; with features "feature_distance_x" and "..._y": of the result on that side, continued by the
+    photo beyond the edge, to the photo.
+
+    images, x, y: (B, 3, H, W) in [0, 1]. mask: (B or 1, 1, H, W).
+    """
+    hard = (mask >= 0.5).to(x)
+    sides = {"x": (x, hard), "y": (y, 1 - hard)}
+    values = {"seam": seam(images, x, y, mask), "worst_seam": worst_seam(images, x, y, mask)}
+    values["psnr"] = psnr(images, torch.lerp(y, x, hard))
+    values |= {f"psnr_{name}": region_psnr(images, *side) for name, side in sides.items()}
+    if features is not None:
+        for name, (source, where) in sides.items():
+            continued = torch.lerp(source, images, where)
+            values[f"feature_distance_{name}"] = feature_distance(features, continued, source)
+    return values
 
 
 # --- keep ------------------------------------------------------------------------------------------------------------

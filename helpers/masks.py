@@ -6,7 +6,8 @@ Shapes take fractions of the image's sides, so one description fits every resolu
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -157,6 +158,43 @@ def brush(size: Size, points: Sequence[tuple[float, float]], width: float) -> Te
 
 def _pooled(samples: Tensor) -> Tensor:
     return torch.nn.functional.avg_pool2d(samples.float()[None, None], SUPERSAMPLING)
+
+
+# name to (size) -> mask; the faces' places are those of photos.FACE_LANDMARKS
+SHAPES: dict[str, Callable[[Size], Tensor]] = {
+    "half": half,
+    **{side: partial(half, side=side) for side in SIDES},
+    "ellipse": partial(ellipse, centre=(0.5, 0.52), radii=(0.28, 0.34)),  # eyes, nose and mouth
+    "eyes": partial(box, edges=(0.08, 0.26, 0.92, 0.56)),
+    "mouth": partial(box, edges=(0.25, 0.6, 0.75, 1.0)),
+}
+DESCRIBED = {  # what numbers, fractions of the sides, describe
+    "box": lambda size, numbers: box(size, numbers),
+    "ellipse": lambda size, numbers: ellipse(size, numbers[:2], numbers[2:4], *numbers[4:]),
+    "polygon": lambda size, numbers: polygon(size, list(zip(numbers[::2], numbers[1::2], strict=True))),
+}
+
+
+def mask_from_text(text: str, size: int) -> Tensor:
+    """A mask (1, 1, size, size) from what a command line says: a name, a description, or an image file.
+
+    text: a name of ``SHAPES``; "box:LEFT,TOP,RIGHT,BOTTOM", "ellipse:X,Y,RADIUS,RADIUS[,DEGREES]" or
+    "polygon:X,Y,X,Y,..." in fractions of the sides; else the path of a file for ``mask_from_file``.
+    Raises MaskError for what is none of these.
+    """
+    if text in SHAPES:
+        return SHAPES[text](size)
+    kind, _, numbers = text.partition(":")
+    if kind in DESCRIBED and numbers:
+        try:
+            return DESCRIBED[kind](size, [float(number) for number in numbers.split(",")])
+        except (TypeError, ValueError, IndexError) as error:
+            raise MaskError(f"{text!r} describes no {kind}: {error}") from error
+    if not os.path.exists(text):
+        raise MaskError(
+            f"a mask is {', '.join(SHAPES)}, box:…, ellipse:…, polygon:… or an image file, but {text!r} is neither."
+        )
+    return mask_from_file(text, size)
 
 
 # --- from pictures ---------------------------------------------------------------------------------------------------

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from helpers import masks
-from helpers.blending import FEATHER, crossover, hard_paste, poisson_blend, region_psnr, seam, worst_seam
+from helpers.blending import crossover, feather_of, hard_paste, measure, poisson_blend
 from helpers.features import load_features
 from helpers.figures import labelled_grid, results_table, save_figure
 from helpers.generators import Generator, load_discriminator, load_generator
-from helpers.metrics import feature_distance, psnr
 from helpers.photos import load_faces
 from helpers.runs import write_json
 
@@ -30,31 +29,18 @@ def bench_masks(size: int) -> dict[str, Tensor]:
     strokes = [[(0.15, 0.2), (0.4, 0.45), (0.3, 0.75)], [(0.62, 0.3), (0.82, 0.42), (0.7, 0.8)]]
     return {
         "half": masks.half(size),
-        "ellipse": masks.ellipse(size, (0.5, 0.52), (0.28, 0.34)),
+        "ellipse": masks.SHAPES["ellipse"](size),
         "painted": masks.union(*(masks.brush(size, points, 0.24) for points in strokes)),
     }
 
 
 @torch.no_grad()
-def blend_row(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, features, discriminator) -> dict:
-    """Means over the pairs: seam on the edge and the worst within 8 px of it, fidelity, realism.
-
-    ``psnr`` compares every pixel with the photo whose side it is on; the others are of one side. The feature distance
-    of a side is that of the result, continued by the photo beyond the edge, to the photo. Realism is the
-    discriminator's score, higher is more real.
-    """
-    hard = (mask >= 0.5).to(x)
-    sides = {"x": (x, hard), "y": (y, 1 - hard)}
-    row = {"seam": seam(images, x, y, mask).mean().item(), "worst_seam": worst_seam(images, x, y, mask).mean().item()}
-    row["psnr"] = psnr(images, torch.lerp(y, x, hard)).clamp(max=EXACT).mean().item()
-    for name, (source, where) in sides.items():
-        row[f"psnr_{name}"] = region_psnr(images, source, where).clamp(max=EXACT).mean().item()
-    for name, (source, where) in sides.items():
-        continued = torch.lerp(source, images, where)
-        row[f"feature_distance_{name}"] = feature_distance(features, continued, source).mean().item()
-    if discriminator is not None:
-        row["realism"] = discriminator(images).mean().item()
-    return row
+def blend_row(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, features, discriminator) -> dict[str, float]:
+    """Means over the pairs of ``measure``, and realism: the discriminator's score, higher is more real."""
+    row = {
+        name: values.clamp(max=EXACT).mean().item() for name, values in measure(images, x, y, mask, features).items()
+    }
+    return row if discriminator is None else row | {"realism": discriminator(images).mean().item()}
 
 
 def timed(function: Callable[[], Tensor]) -> tuple[Tensor, float]:
@@ -86,7 +72,7 @@ def bench_blend(
         mask = mask.to(x.device)
         ways = {
             "hard paste": lambda mask=mask: hard_paste(x, y, mask),
-            "feathered paste": lambda mask=mask: torch.lerp(y, x, masks.feather(mask, FEATHER)),
+            "feathered paste": lambda mask=mask: torch.lerp(y, x, masks.feather(mask, feather_of(generator))),
             "Poisson": lambda mask=mask: poisson_blend(x, y, mask),
             "ours": lambda mask=mask: ours(mask),
         }

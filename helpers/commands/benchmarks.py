@@ -29,3 +29,16 @@ def bench_inversion(data: Data, out: Out = Path("output/bench"), device: Device 
     from ..benchmarks.inversion import run
 
     typer.echo(run(data, out, device_of(device)))
+
+
+@bench_app.command("blend")
+def bench_blend(
+    data: Data,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of validation faces.")] = 16,
+    out: Out = Path("output/bench"),
+    device: Device = None,
+) -> None:
+    """Hard paste, feathered paste, Poisson and ours under three masks: seam, fidelity, realism."""
+    from ..benchmarks.blend import run
+
+    typer.echo(run(data, out, device_of(device), pairs))

@@ -1,0 +1,252 @@
+"""Commands of local edits: blend, inpaint, scribble, local-style, transfer; and the function that runs and writes one.
+
+An edit writes what ``invert`` writes, the picture, its latents with noise maps and ``results.json``, and a sheet that
+compares it with a hard paste and with Poisson blending.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .common import Device, Model, Out, app, device_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..blending import Edit
+    from ..generators import Generator
+
+Mask = Annotated[
+    str,
+    typer.Option(help="half, left, right, top, bottom, ellipse, eyes, mouth, box:…, ellipse:…, polygon:… or a file."),
+]
+Feather = Annotated[float | None, typer.Option(min=0, help="Deviation of the mask's edge in pixels; 4 at 64 x 64.")]
+CodeSteps = Annotated[int, typer.Option(min=1, help="Steps of each search of the w+ code.")]
+NoiseSteps = Annotated[int, typer.Option(min=0, help="Steps of the noise maps; 0 leaves them out.")]
+Photo = Annotated[Path, typer.Argument(help="Photo file.")]
+First = Annotated[float, typer.Option(min=0, help="Weight of the photo's pixels; with two photos, of the first's.")]
+Perceptual = Annotated[float, typer.Option(min=0, help="Weight of the perceptual loss.")]
+
+
+def run_edit(edit: Edit):
+    """Run an edit with a progress bar on the terminal; its InversionResult."""
+    from tqdm import tqdm
+
+    with tqdm(edit, total=len(edit), desc=edit.name, unit="step", leave=False, file=sys.stderr) as bar:
+        for step in bar:
+            if step.number % 10 == 0:
+                bar.set_postfix(loss=f"{step.total.mean().item():.4f}", refresh=False)
+    return edit.result()
+
+
+def edit_photos(
+    files: dict[str, Path],
+    out: Path,
+    model: str,
+    make: Callable[[Generator, dict[str, Tensor], object], Edit],
+    settings: dict,
+    device=None,
+) -> list[dict]:
+    """Read photos, run an edit of them and write it; the rows of its table.
+
+    Args:
+        files: what they are ("x", "y", "style", ...) to photo files, cut to their central square.
+        make: from the generator, the photos (1, 3, R, R) by name and the feature network to the ``Edit``.
+        settings: columns of the table that say how it was made.
+    """
+    from ..features import load_features
+    from ..figures import save_figure, show_images
+    from ..generators import load_generator
+    from ..images import read_image, write_image
+    from ..latents import save_latents
+    from ..masks import overlay
+    from ..runs import model_stem, write_json
+
+    device = device_of(device)
+    generator, features = load_generator(model, device), load_features(device=device)
+    photos = {name: read_image(path, size=generator.resolution).to(device) for name, path in files.items()}
+    edit = make(generator, photos, features)
+    result = run_edit(edit)
+    stem = "-".join([edit.name, *(path.stem for path in files.values()), model_stem(model)])
+    write_image(out / f"{stem}.png", result.images)
+    if len(result.latents) == 1:
+        save_latents(out / f"{stem}.safetensors", result.latents, model=str(model))
+    else:  # activations were copied between them
+        for name, latents in zip(files, result.latents, strict=True):
+            save_latents(out / f"{stem}-{name}.safetensors", latents, model=str(model))
+    ways = edit.ways(result.images)
+    pictures = {**photos, "mask": overlay(edit.outside, edit.mask), **ways}
+    save_figure(show_images(list(pictures.values()), list(pictures), columns=len(pictures)), out / f"{stem}-sheet.png")
+    row = {"edit": edit.name, **{name: str(path) for name, path in files.items()}, "model": str(model), **settings}
+    rows = [row | {"way": way} | _figures(edit, images, features) for way, images in ways.items()]
+    losses = {name: round(value.mean().item(), 6) for name, value in result.parts.items()}
+    rows[-1] |= {"steps": result.steps, "seconds": round(result.seconds, 2), "losses": losses, "image": f"{stem}.png"}
+    write_json(out / "results.json", rows)
+    return rows
+
+
+def _figures(edit: Edit, images: Tensor, features) -> dict[str, float]:
+    """The measures that mean something: inside a hole or under a stroke there is no photo to be near to."""
+    from ..blending import measure
+
+    two = edit.name in ("crossover", "transfer")
+    values = measure(images, edit.inside if two else edit.outside, edit.outside, edit.mask, features)
+    kept = {name: round(value.item(), 4) for name, value in values.items() if two or not name.endswith(("_x", "psnr"))}
+    return {name: None if value == float("inf") else value for name, value in kept.items()}
+
+
+def _show(rows: list[dict], out: Path) -> None:
+    from ..figures import results_table
+
+    hidden = ("losses", "image", "edit", "model")
+    typer.echo(results_table([{k: v for k, v in row.items() if k not in hidden} for row in rows]))
+    typer.echo(f"\nThe pictures: {out}")
+
+
+def _mask(text: str, generator: Generator, invert: bool = False) -> Tensor:
+    from ..masks import invert as inverted
+    from ..masks import mask_from_text
+
+    mask = mask_from_text(text, generator.resolution).to(generator.device)
+    return inverted(mask) if invert else mask
+
+
+@app.command()
+def blend(
+    a: Annotated[Path, typer.Argument(help="Photo that shows inside the mask.")],
+    b: Annotated[Path, typer.Argument(help="Photo that shows outside.")],
+    out: Out,
+    mask: Mask = "half",
+    feather: Feather = None,
+    invert_mask: Annotated[bool, typer.Option("--invert-mask", help="Exchange inside and outside.")] = False,
+    model: Model = "stylegan2-cats-64",
+    steps: CodeSteps = 300,
+    noise_steps: NoiseSteps = 200,
+    first: First = 1.0,
+    second: Annotated[float, typer.Option(min=0, help="Weight of the second photo's pixels.")] = 1.0,
+    perceptual: Perceptual = 0.02,
+    style: Annotated[float, typer.Option(min=0, help="Weight of the first photo's texture inside.")] = 0.0,
+    device: Device = None,
+) -> None:
+    """Blend two photos in one face: A inside the mask, B outside."""
+    from ..blending import crossover
+
+    def make(generator, photos, features):
+        weights = {"first": first, "second": second, "perceptual": perceptual, "style": style}
+        region = _mask(mask, generator, invert_mask)
+        options = {"feather": feather, "weights": weights, "steps": steps, "noise_steps": noise_steps}
+        return crossover(generator, photos["a"], photos["b"], region, features, **options)
+
+    settings = {"mask": f"not {mask}" if invert_mask else mask, "feather": feather}
+    _show(edit_photos({"a": a, "b": b}, out, model, make, settings, device), out)
+
+
+@app.command()
+def inpaint(
+    photo: Photo,
+    out: Out,
+    mask: Annotated[str, typer.Option(help="The hole: a shape as for blend, or a file (white is filled).")] = "mouth",
+    feather: Feather = None,
+    model: Model = "stylegan2-cats-64",
+    steps: CodeSteps = 300,
+    noise_steps: NoiseSteps = 200,
+    perceptual: Perceptual = 0.02,
+    prior: Annotated[float, typer.Option(min=0, help="Weight of how likely the face is.")] = 0.03,
+    device: Device = None,
+) -> None:
+    """Fill a hole in a photo with a likely face."""
+    from .. import blending
+
+    def make(generator, photos, features):
+        weights = blending.RECONSTRUCTION_WEIGHTS | {"perceptual": perceptual}
+        options = {"feather": feather, "weights": weights, "steps": steps, "noise_steps": noise_steps, "prior": prior}
+        return blending.inpaint(generator, photos["photo"], _mask(mask, generator), features, **options)
+
+    _show(edit_photos({"photo": photo}, out, model, make, {"mask": mask, "feather": feather}, device), out)
+
+
+@app.command()
+def scribble(
+    photo: Photo,
+    drawn: Annotated[Path, typer.Argument(help="The same photo with strokes painted on it.")],
+    out: Out,
+    mask: Annotated[str, typer.Option(help="Where the strokes are: auto finds it, or as for blend.")] = "auto",
+    feather: Feather = None,
+    prior: Annotated[float, typer.Option(min=0, help="Weight of staying near the photo's code.")] = 0.001,
+    model: Model = "stylegan2-cats-64",
+    steps: CodeSteps = 300,
+    noise_steps: NoiseSteps = 200,
+    perceptual: Perceptual = 0.02,
+    device: Device = None,
+) -> None:
+    """Turn strokes painted on a photo into a likely change of the face."""
+    from .. import blending
+
+    def make(generator, photos, features):
+        x, painted = photos["photo"], photos["drawn"]
+        region = blending.stroke_mask(x, painted) if mask == "auto" else _mask(mask, generator)
+        weights = blending.SCRIBBLE_WEIGHTS | {"perceptual": perceptual}
+        options = {"feather": feather, "prior": prior, "weights": weights, "steps": steps, "noise_steps": noise_steps}
+        return blending.scribble(generator, x, painted, region, features, **options)
+
+    settings = {"mask": mask, "feather": feather, "prior": prior}
+    _show(edit_photos({"photo": photo, "drawn": drawn}, out, model, make, settings, device), out)
+
+
+@app.command("local-style")
+def local_style(
+    photo: Photo,
+    style_image: Annotated[Path, typer.Argument(help="Image whose texture and colours are taken.")],
+    out: Out,
+    mask: Mask = "ellipse",
+    invert_mask: Annotated[bool, typer.Option("--invert-mask", help="Style everything but the shape.")] = False,
+    feather: Feather = None,
+    model: Model = "stylegan2-cats-64",
+    steps: CodeSteps = 300,
+    noise_steps: NoiseSteps = 200,
+    style: Annotated[float | None, typer.Option(min=0, help="Weight of the style.")] = None,
+    content: Annotated[float | None, typer.Option(min=0, help="Weight of what the region showed.")] = None,
+    device: Device = None,
+) -> None:
+    """Give a region the texture and colours of a second image."""
+    from .. import blending
+
+    def make(generator, photos, features):
+        given = {"style": style, "content": content}
+        weights = blending.STYLE_WEIGHTS | {name: value for name, value in given.items() if value is not None}
+        options = {"feather": feather, "weights": weights, "steps": steps, "noise_steps": noise_steps}
+        region = _mask(mask, generator, invert_mask)
+        return blending.local_style(generator, photos["photo"], photos["style"], region, features, **options)
+
+    settings = {"mask": f"not {mask}" if invert_mask else mask, "feather": feather}
+    _show(edit_photos({"photo": photo, "style": style_image}, out, model, make, settings, device), out)
+
+
+@app.command()
+def transfer(
+    a: Annotated[Path, typer.Argument(help="Photo that an attribute is taken from.")],
+    b: Annotated[Path, typer.Argument(help="Photo that gets it.")],
+    out: Out,
+    mask: Mask = "eyes",
+    feather: Feather = None,
+    layer: Annotated[str, typer.Option(help="Layer whose activations are copied, e.g. b8.conv1.")] = "b16.conv1",
+    amount: Annotated[float, typer.Option(min=0, max=1, help="1 copies, 0.5 averages.")] = 1.0,
+    model: Model = "stylegan2-cats-64",
+    steps: CodeSteps = 300,
+    noise_steps: NoiseSteps = 200,
+    device: Device = None,
+) -> None:
+    """Carry an attribute of A, e.g. its eyes, into B by copying activations."""
+    from .. import blending
+
+    def make(generator, photos, features):
+        options = {"layer": layer, "amount": amount, "feather": feather, "steps": steps, "noise_steps": noise_steps}
+        return blending.transfer(generator, photos["a"], photos["b"], _mask(mask, generator), features, **options)
+
+    settings = {"mask": mask, "feather": feather, "layer": layer, "amount": amount}
+    _show(edit_photos({"a": a, "b": b}, out, model, make, settings, device), out)
