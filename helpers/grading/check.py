@@ -1,12 +1,13 @@
 """Checks that a student runs below each exercise: quick, on a tiny random generator, with readable messages.
 
 Each takes the student's function, prints one line when all is well and raises CheckFailed with what is wrong.
+Those of lesson 3 are in ``checks_blending``.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from helpers.generators.dcgan import DCGAN
 from helpers.generators.stylegan2 import StyleGAN2
@@ -15,50 +16,13 @@ from helpers.latents import interpolate as reference_interpolate
 from helpers.losses import Criterion as ReferenceCriterion
 from helpers.noise import fresh_noise_psnr as reference_fresh_noise_psnr
 
-
-class CheckFailed(AssertionError):
-    """The exercise is not right yet; the message says in which respect."""
-
-
-def _expect(condition: bool, message: str) -> None:
-    if not condition:
-        raise CheckFailed(message)
-
-
-def _expect_shape(name: str, value, shape: tuple[int, ...]) -> None:
-    _expect(isinstance(value, Tensor), f"{name} should be a torch.Tensor, but it is a {type(value).__name__}.")
-    _expect(tuple(value.shape) == shape, f"{name} should have the shape {shape}, but it has {tuple(value.shape)}.")
-    _expect(value.is_floating_point(), f"{name} should hold floating point numbers, but it holds {value.dtype}.")
-    _expect(bool(value.isfinite().all()), f"{name} holds NaN or infinite numbers.")
-
-
-def _passed(name: str) -> None:
-    print(f"{name}: passed")
-
-
-def _tiny() -> StyleGAN2:
-    """A StyleGAN2 of 16 px with random weights, always the same."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
-        generator = StyleGAN2(16, z_dim=12, w_dim=8, mapping_layers=2, channel_base=128, channel_max=8)
-    generator.compute_statistics(2_000)
-    return generator.eval().requires_grad_(False)
-
-
-class _TinyFeatures(nn.Module):
-    """Two layers of random features that count how often they are asked."""
-
-    def __init__(self):
-        super().__init__()
-        generator = torch.Generator().manual_seed(3)
-        self.kernels = [torch.randn(4, 3, 3, 3, generator=generator), torch.randn(6, 4, 3, 3, generator=generator)]
-        self.calls = 0
-
-    def forward(self, images: Tensor, layers) -> dict:
-        self.calls += 1
-        first = torch.relu(nn.functional.conv2d(images, self.kernels[0], padding=1))
-        second = torch.relu(nn.functional.conv2d(nn.functional.avg_pool2d(first, 2), self.kernels[1], padding=1))
-        return dict(zip(layers, (first, second), strict=False))
+from .checks_blending import blend_loss, mask_pyramid, seam  # noqa: F401  (checks of the notebooks, too)
+from .expect import CheckFailed  # noqa: F401
+from .expect import TinyFeatures as _TinyFeatures
+from .expect import expect as _expect
+from .expect import expect_shape as _expect_shape
+from .expect import passed as _passed
+from .expect import tiny as _tiny
 
 
 def sample_noise(function) -> None:
