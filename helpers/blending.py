@@ -38,15 +38,15 @@ from .noise import Embedding, PixelObjective, Stage
 
 PERCEPTUAL_LAYERS = ("conv1_1", "conv1_2", "conv2_2", "conv3_3")
 STYLE_LAYERS = ("conv3_3",)
-STEPS = 300  # of w+
-NOISE_STEPS = 200
+STEPS = 200  # of w+
+NOISE_STEPS = 150
 FEATHER = 4.0  # pixels at 64 x 64 and in proportion elsewhere, standard deviation of the blurred edge
 SMALLEST_VARIANCE = 1e-3  # of the largest
 STROKE = 0.06  # above what saving a photo as JPEG changes
 RECONSTRUCTION_WEIGHTS = {"first": 1.0, "perceptual": 0.02}
-BLEND_WEIGHTS = {"first": 1.0, "second": 1.0, "perceptual": 0.02, "style": 0.0}
+BLEND_WEIGHTS = {"first": 1.0, "second": 1.0, "perceptual": 0.1, "style": 0.0}
 SCRIBBLE_WEIGHTS = {"first": 1.0, "stroke": 1.0, "perceptual": 0.02}
-STYLE_WEIGHTS = {"first": 1.0, "perceptual": 0.02, "content": 0.002, "style": 0.02}
+STYLE_WEIGHTS = {"first": 1.0, "perceptual": 0.02, "content": 0.002, "style": 0.2}
 
 
 class BlendError(ValueError):
@@ -293,11 +293,7 @@ def copy_activations(
     Raises:
         BlendError: for an unknown layer or an amount outside [0, 1].
     """
-    sides = activation_layers(generator)
-    if layer not in sides:
-        raise BlendError(f"the layer must be one of {', '.join(sides)}, but {layer!r} came.")
-    if not 0 <= amount <= 1:
-        raise BlendError(f"the amount must be in [0, 1], but {amount} came.")
+    _check_copy(generator, layer, amount)
     mask = as_mask(mask, generator.resolution).to(generator.device) * amount
     block = generator.synthesis.get_submodule(layer.split(".")[0])
     modules = [generator.synthesis.get_submodule(layer)]
@@ -315,6 +311,14 @@ def copy_activations(
     with torch.no_grad():
         _with_hooks(modules, read, lambda: generator.synthesize(first))
         return _with_hooks(modules, write, lambda: generator.synthesize(second)).clamp(0, 1)
+
+
+def _check_copy(generator: Generator, layer: str, amount: float) -> None:
+    sides = activation_layers(generator)
+    if layer not in sides:
+        raise BlendError(f"the layer must be one of {', '.join(sides)}, but {layer!r} came.")
+    if not 0 <= amount <= 1:
+        raise BlendError(f"the amount must be in [0, 1], but {amount} came.")
 
 
 def _with_hooks(modules, hook, function):
@@ -621,12 +625,13 @@ def _photo_then(
     weights: dict,
     steps: tuple[int, int],
     prior: float = 0.0,
+    metric: Tensor | None = None,
     rows: Sequence[int] | None = None,
 ) -> list[Block]:
     """W_l of the photo; from there W_l with more terms in the region; Mk_n, which brings back the photo around it."""
     _, outside = transition(mask, 2 * feather_of(generator, feather))
     plain = Objective(_photo_terms(x, torch.ones_like(mask)), features, weights=weights)
-    changed = Objective([*_photo_terms(x, outside), *terms], features, prior, weights=weights)
+    changed = Objective([*_photo_terms(x, outside), *terms], features, prior, metric, weights)
     return [
         (steps[0], lambda last, n: embed(generator, plain, len(x), steps=n)),
         (steps[0], lambda last, n: embed(generator, changed, len(x), last.latents, n, rows)),
@@ -643,6 +648,7 @@ def local_style(
     *,
     style_mask: Tensor | None = None,
     feather: float | None = None,
+    prior: float = 0.01,
     weights: dict | None = None,
     steps: int = STEPS,
     noise_steps: int = NOISE_STEPS,
@@ -654,6 +660,8 @@ def local_style(
         style: (B or 1, 3, H, W) in [0, 1].
         mask: (B or 1, 1, R, R) in [0, 1], the region.
         style_mask: (B or 1, 1, H, W), from where the style is taken; None is the whole image.
+        prior: weight of the squared distance from the photo's code (``whitening``): what the style makes of the region
+            is to be a coat.
         weights: of "first" (pixels outside), "perceptual" (outside), "content" (perceptual, inside) and "style".
     """
     mask = as_mask(mask, generator.resolution)
@@ -662,7 +670,8 @@ def local_style(
         Term("content", "perceptual", x, mask),
         Term("style", "style", style, mask, target_mask=style_mask),
     ]
-    blocks = _photo_then(generator, x, mask, terms, features, feather, weights, (steps, noise_steps))
+    metric = whitening(generator) if prior else None
+    blocks = _photo_then(generator, x, mask, terms, features, feather, weights, (steps, noise_steps), prior, metric)
     return Edit("local-style", blocks, mask, resize(style, generator.resolution), x, weights)
 
 
@@ -673,29 +682,43 @@ def transfer(
     mask: Tensor,
     features,
     *,
-    layer: str = "b16.conv1",
+    layer: str = "b16.conv0",
     amount: float = 1.0,
     feather: float | None = None,
+    prior: float = 0.005,
     weights: dict | None = None,
     steps: int = STEPS,
     noise_steps: int = NOISE_STEPS,
 ) -> Edit:
-    """Carry an attribute of x, e.g. its eyes, into y: embed both photos, then copy activations in the region (I_att).
+    """Carry an attribute of x, e.g. its eyes, into y: W_l of both, activations copied in the region (I_att), Mk_n of y.
+
+    The copy is made between the two codes, before any noise is fitted: maps that were fitted to one network's
+    activations are salt and pepper on another's. The noise brings y back around the region.
 
     Args:
         x, y: (B, 3, R, R) in [0, 1].
-        mask: (B or 1, 1, R, R) in [0, 1], the region; its edge is blurred by ``feather`` pixels.
+        mask: (B or 1, 1, R, R) in [0, 1], the region; its edge is blurred by half of ``feather`` pixels.
         layer, amount: see ``copy_activations``.
+        prior: weight of the codes' squared distance from the mean (``whitening``): parts of likely faces fit together.
     """
-    mask = as_mask(mask, generator.resolution)
-    soft, both = masks.feather(mask, feather_of(generator, feather)), torch.cat([x, y])
-    edit = reconstruct(generator, both, features, weights=weights, steps=steps, noise_steps=noise_steps)
+    _check_copy(generator, layer, amount)  # now, not after the search
+    mask, feather = as_mask(mask, generator.resolution), feather_of(generator, feather)
+    soft, (_, outside), both = masks.feather(mask, feather / 2), transition(mask, feather), torch.cat([x, y])
+    weights = RECONSTRUCTION_WEIGHTS | (weights or {})
+    metric = whitening(generator) if prior else None
+    objective = Objective(_photo_terms(both, torch.ones_like(mask)), features, prior, metric, weights)
+
+    def copied(latents: Latents) -> Tensor:
+        return copy_activations(generator, latents[: len(x)], latents[len(x) :], soft, layer, amount)
+
+    def noise(last: InversionResult, steps: int) -> Embedding:
+        return fit_noise(generator, y, copied(last.latents), outside, last.latents[len(x) :], steps)
 
     def finish(result: InversionResult) -> Tensor:
-        first, second = result.latents[: len(x)], result.latents[len(x) :]
-        return copy_activations(generator, first, second, soft, layer, amount)
+        return copied(result.latents) if len(result.latents) == len(both) else result.images
 
-    return Edit("transfer", edit.blocks, mask, x, y, edit.weights, finish)
+    blocks = [(steps, lambda last, n: embed(generator, objective, len(both), steps=n)), (noise_steps, noise)]
+    return Edit("transfer", blocks, mask, x, y, weights, finish)
 
 
 # --- other ways, to compare ------------------------------------------------------------------------------------------

@@ -165,7 +165,7 @@ SHAPES: dict[str, Callable[[Size], Tensor]] = {
     "half": half,
     **{side: partial(half, side=side) for side in SIDES},
     "ellipse": partial(ellipse, centre=(0.5, 0.52), radii=(0.28, 0.34)),  # eyes, nose and mouth
-    "eyes": partial(box, edges=(0.08, 0.26, 0.92, 0.56)),
+    "eyes": lambda size: union(*(ellipse(size, (x, 0.41), (0.16, 0.13)) for x in (0.29, 0.73))),
     "mouth": partial(box, edges=(0.25, 0.6, 0.75, 1.0)),
 }
 DESCRIBED = {  # what numbers, fractions of the sides, describe

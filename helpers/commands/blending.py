@@ -74,11 +74,7 @@ def edit_photos(
     result = run_edit(edit)
     stem = "-".join([edit.name, *(path.stem for path in files.values()), model_stem(model)])
     write_image(out / f"{stem}.png", result.images)
-    if len(result.latents) == 1:
-        save_latents(out / f"{stem}.safetensors", result.latents, model=str(model))
-    else:  # activations were copied between them
-        for name, latents in zip(files, result.latents, strict=True):
-            save_latents(out / f"{stem}-{name}.safetensors", latents, model=str(model))
+    save_latents(out / f"{stem}.safetensors", result.latents, model=str(model))
     ways = edit.ways(result.images)
     pictures = {**photos, "mask": overlay(edit.outside, edit.mask), **ways}
     save_figure(show_images(list(pictures.values()), list(pictures), columns=len(pictures)), out / f"{stem}-sheet.png")
@@ -125,12 +121,12 @@ def blend(
     feather: Feather = None,
     invert_mask: Annotated[bool, typer.Option("--invert-mask", help="Exchange inside and outside.")] = False,
     model: Model = "stylegan2-cats-64",
-    steps: CodeSteps = 300,
-    noise_steps: NoiseSteps = 200,
+    steps: CodeSteps = 200,
+    noise_steps: NoiseSteps = 150,
     first: First = 1.0,
     second: Annotated[float, typer.Option(min=0, help="Weight of the second photo's pixels.")] = 1.0,
-    perceptual: Perceptual = 0.02,
-    style: Annotated[float, typer.Option(min=0, help="Weight of the first photo's texture inside.")] = 0.0,
+    perceptual: Perceptual = 0.1,
+    style: Annotated[float, typer.Option(min=0, help="Weight of B's texture for what shows A.")] = 0.0,
     device: Device = None,
 ) -> None:
     """Blend two photos in one face: A inside the mask, B outside."""
@@ -153,8 +149,8 @@ def inpaint(
     mask: Annotated[str, typer.Option(help="The hole: a shape as for blend, or a file (white is filled).")] = "mouth",
     feather: Feather = None,
     model: Model = "stylegan2-cats-64",
-    steps: CodeSteps = 300,
-    noise_steps: NoiseSteps = 200,
+    steps: CodeSteps = 200,
+    noise_steps: NoiseSteps = 150,
     perceptual: Perceptual = 0.02,
     prior: Annotated[float, typer.Option(min=0, help="Weight of how likely the face is.")] = 0.03,
     device: Device = None,
@@ -179,8 +175,8 @@ def scribble(
     feather: Feather = None,
     prior: Annotated[float, typer.Option(min=0, help="Weight of staying near the photo's code.")] = 0.001,
     model: Model = "stylegan2-cats-64",
-    steps: CodeSteps = 300,
-    noise_steps: NoiseSteps = 200,
+    steps: CodeSteps = 200,
+    noise_steps: NoiseSteps = 150,
     perceptual: Perceptual = 0.02,
     device: Device = None,
 ) -> None:
@@ -207,8 +203,8 @@ def local_style(
     invert_mask: Annotated[bool, typer.Option("--invert-mask", help="Style everything but the shape.")] = False,
     feather: Feather = None,
     model: Model = "stylegan2-cats-64",
-    steps: CodeSteps = 300,
-    noise_steps: NoiseSteps = 200,
+    steps: CodeSteps = 200,
+    noise_steps: NoiseSteps = 150,
     style: Annotated[float | None, typer.Option(min=0, help="Weight of the style.")] = None,
     content: Annotated[float | None, typer.Option(min=0, help="Weight of what the region showed.")] = None,
     device: Device = None,
@@ -234,11 +230,11 @@ def transfer(
     out: Out,
     mask: Mask = "eyes",
     feather: Feather = None,
-    layer: Annotated[str, typer.Option(help="Layer whose activations are copied, e.g. b8.conv1.")] = "b16.conv1",
+    layer: Annotated[str, typer.Option(help="Layer whose activations are copied, e.g. b8.conv1.")] = "b16.conv0",
     amount: Annotated[float, typer.Option(min=0, max=1, help="1 copies, 0.5 averages.")] = 1.0,
     model: Model = "stylegan2-cats-64",
-    steps: CodeSteps = 300,
-    noise_steps: NoiseSteps = 200,
+    steps: CodeSteps = 200,
+    noise_steps: NoiseSteps = 150,
     device: Device = None,
 ) -> None:
     """Carry an attribute of A, e.g. its eyes, into B by copying activations."""
