@@ -216,6 +216,22 @@ def test_inpaint_frees_only_its_rows(generator, features):
     assert moved.tolist() == [True, False, False, False, False, True]
 
 
+def test_whitened_w_is_uncorrelated_and_the_prior_holds_a_filling_near_the_mean(generator, features):
+    w = generator.sample("w", 4000, seed=9)
+    white = torch.cov(((w - generator.mean("w")) @ blending.whitening(generator)).T)
+    large = (
+        torch.linalg.eigvalsh(torch.cov(w.T))
+        > 2 * blending.SMALLEST_VARIANCE * torch.linalg.eigvalsh(torch.cov(w.T))[-1]
+    )
+    assert (white.diagonal()[large] - 1).abs().max() < 0.2
+    assert (white - white.diagonal().diag()).abs().max() < 0.1
+    hole, distances = masks.box(SIZE, (0, 0, 0.5, 0.5)), {}
+    for prior in (0.001, 1.0):
+        edit = blending.inpaint(generator, X, hole, features, prior=prior, steps=20, noise_steps=0)
+        distances[prior] = edit.run().parts["prior"].item()
+    assert 0 < distances[1.0] < 0.3 * distances[0.001]
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_a_hole_must_be_a_part_of_the_image(value, generator, features):
     with pytest.raises(BlendError, match="a part of the image"):
@@ -232,6 +248,15 @@ def test_the_prior_holds_a_scribble_near_the_photo(generator, features):
         codes[prior] = steps[-1].latents.code - steps[12].latents.code
     assert codes[0.0].norm() > 3 * codes[10.0].norm()
     assert codes[0.0][:, 2:].abs().max() < 1e-6 + codes[0.0][:, :2].abs().max() / 2
+
+
+def test_strokes_are_found_where_the_photo_was_painted_on():
+    drawn = X.clone()
+    drawn[..., 2:5, 7:12] = 1 - drawn[..., 2:5, 7:12].round()
+    mask = blending.stroke_mask(X, drawn + 0.02)
+    assert mask[..., 2:5, 7:12].all() and mask.sum() == 15
+    with pytest.raises(BlendError, match="no stroke"):
+        blending.stroke_mask(X, X + 0.01)
 
 
 def test_local_style_moves_the_texture_of_its_region_towards_the_style(generator, features):
@@ -310,6 +335,30 @@ def test_poisson_at_the_image_border_and_without_an_edge():
         assert torch.equal(blending.poisson_blend(X, Y, mask), wanted)
 
 
+def test_an_edit_knows_what_a_paste_and_poisson_would_do(generator, features):
+    hole = masks.box(SIZE, (0.25, 0.25, 0.75, 0.75))
+    for edit, inside in (
+        (blending.crossover(generator, X, Y, HALF, features), X),
+        (blending.inpaint(generator, Y, hole, features), torch.full_like(Y, 0.5)),
+        (blending.local_style(generator, Y, X[..., :8, :8], hole, features), None),
+    ):
+        ways = edit.ways(X)
+        assert list(ways) == ["hard paste", "Poisson", "ours"] and torch.equal(ways["ours"], X)
+        outside = edit.mask.expand_as(Y) == 0
+        assert all(torch.allclose(ways[name][outside], Y[outside], atol=1e-6) for name in ("hard paste", "Poisson"))
+        within = edit.mask.expand_as(Y) == 1
+        assert inside is None or torch.equal(ways["hard paste"][within], inside[within])
+
+
+def test_details_come_from_each_side_and_colours_from_the_image():
+    flat = torch.full_like(X, 0.5)
+    stripes = 0.5 + 0.1 * (torch.arange(SIZE) % 2 * 2 - 1).view(1, 1, -1, 1).expand_as(X)
+    mixed = blending.exchange_details(flat - 0.2, stripes, flat, HALF, 1.0)
+    inner = slice(2, -2)  # at the border a blur takes stripes for a slope
+    assert (mixed[..., inner, :4] - (stripes[..., inner, :4] - 0.2)).abs().max() < 0.02
+    assert (mixed[..., 12:] - 0.3).abs().max() < 1e-3
+
+
 # --- measures --------------------------------------------------------------------------------------------------------
 
 
@@ -331,6 +380,14 @@ def test_region_psnr_sees_only_its_region():
     quantized = [(v * 255).round() / 255 for v in (image, X)]
     mse = (quantized[0] - quantized[1])[..., :8].square().mean().item()
     assert blending.region_psnr(image, X, HALF).item() == pytest.approx(-10 * math.log10(mse), abs=1e-3)
+
+
+def test_measures_name_the_side_that_is_wrong(features):
+    shifted = blending.hard_paste((X + 0.1).clamp(0, 1), Y, HALF)
+    values = blending.measure(shifted, X, Y, HALF, features)
+    assert values["psnr_y"].item() == math.inf and values["feature_distance_y"].item() == pytest.approx(0, abs=1e-6)
+    assert 15 < values["psnr_x"].item() < 25 and values["feature_distance_x"] > 1e-4
+    assert values["psnr_x"].item() + 3 == pytest.approx(values["psnr"].item(), abs=0.1)  # half of the pixels are exact
 
 
 # --- keep ------------------------------------------------------------------------------------------------------------

@@ -202,3 +202,26 @@ def test_the_overlay_tints_only_the_region():
     assert shown[1, :, 0, 0].tolist() == pytest.approx([0.75, 0.25, 0.25])
     with pytest.raises(MaskError, match="size"):
         masks.overlay(image, masks.half(16))
+
+
+def test_a_text_names_describes_or_points_to_a_mask(tmp_path):
+    assert torch.equal(masks.mask_from_text("half", 8), masks.half(8))
+    assert torch.equal(masks.mask_from_text("bottom", 8), masks.half(8, "bottom"))
+    assert torch.equal(masks.mask_from_text("box:0.25,0,0.5,1", 8), masks.box(8, (0.25, 0, 0.5, 1)))
+    assert torch.equal(
+        masks.mask_from_text("ellipse:0.5,0.5,0.3,0.2,30", 8), masks.ellipse(8, (0.5, 0.5), (0.3, 0.2), 30)
+    )
+    corners = [(0.1, 0.1), (0.9, 0.2), (0.5, 0.9)]
+    assert torch.equal(masks.mask_from_text("polygon:0.1,0.1,0.9,0.2,0.5,0.9", 8), masks.polygon(8, corners))
+    write_image(tmp_path / "mask.png", masks.half(8).expand(-1, 3, -1, -1))
+    assert torch.equal(masks.mask_from_text(str(tmp_path / "mask.png"), 8), masks.half(8))
+    for text, message in (("circle", "half, left"), ("box:1,2", "describes no box"), ("polygon:0,0,1", "no polygon")):
+        with pytest.raises(MaskError, match=message):
+            masks.mask_from_text(text, 8)
+
+
+@pytest.mark.parametrize("name", masks.SHAPES)
+def test_named_shapes_fit_every_size(name):
+    small, large = (masks.SHAPES[name](size) for size in (64, 256))
+    assert small.shape == (1, 1, 64, 64) and 0.05 < small.mean() < 0.6
+    assert abs(small.mean() - large.mean()) < 0.005
