@@ -114,13 +114,23 @@ def _slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     return torch.where(angle > math.pi - 1e-4, over, direction) * torch.lerp(length_a, length_b, t)
 
 
-def save_latents(path: str | Path, latents: Latents, **metadata: str) -> None:
-    """Write latents as safetensors (float32), whole or not at all; metadata are strings, e.g. the model's name."""
+def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors by name as safetensors, whole or not at all."""
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def save_latents(
+    path: str | Path, latents: Latents, *, extra: dict[str, Tensor] | None = None, **metadata: str
+) -> None:
+    """Write latents as safetensors (float32), whole or not at all; metadata are strings, e.g. the model's name.
+
+    extra: more tensors for the same file, by names other than "code" and "noise."; ``load_latents`` leaves them.
+    """
     tensors = {"code": latents.code.detach().cpu().float().contiguous()}
     for i, noise in enumerate(latents.noise or []):
         tensors[f"noise.{i:02d}"] = noise.detach().cpu().float().contiguous()
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"space": latents.space, **metadata})
+    save_tensors(path, {**(extra or {}), **tensors}, {"space": latents.space, **metadata})
 
 
 def load_latents(path: str | Path) -> tuple[Latents, dict[str, str]]:
@@ -128,8 +138,8 @@ def load_latents(path: str | Path) -> tuple[Latents, dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-        code = tensors.pop("code")
-        return Latents(metadata.pop("space"), code, list(tensors.values()) or None), metadata
+            code = file.get_tensor("code")
+            noise = [file.get_tensor(name) for name in sorted(file.keys()) if name.startswith("noise.")]
+        return Latents(metadata.pop("space"), code, noise or None), metadata
     except (OSError, SafetensorError, KeyError) as error:
         raise LatentsError(f"expected latents that this project wrote (.safetensors), got {path}: {error}") from error

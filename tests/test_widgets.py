@@ -21,8 +21,8 @@ from helpers.generators import DCGAN, StyleGAN2
 from helpers.inversion import Inversion, project
 from helpers.latents import Latents, LatentsError, interpolate
 from helpers.widgets import Job, interpolation_slider, inversion_panel, loss_curve, photo_upload
-from helpers.widgets.inversion import log_options
 from helpers.widgets.live import PlayView
+from helpers.widgets.parts import log_options
 from helpers.widgets.pictures import figure_html, jpeg_url
 
 PATIENCE = 120  # seconds: until a thread that does not come is given up
@@ -411,7 +411,7 @@ def test_an_error_in_the_thread_is_shown(panel, monkeypatch):
 
 
 def test_an_error_while_drawing_is_shown(panel, monkeypatch):
-    monkeypatch.setattr("helpers.widgets.inversion.psnr", lambda *_: 1 / 0)
+    monkeypatch.setattr("helpers.widgets.panel.psnr", lambda *_: 1 / 0)
     assert "ZeroDivisionError" in run(panel)
 
 

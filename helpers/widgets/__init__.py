@@ -1,20 +1,32 @@
-"""Panels for the lessons: thin, over plain functions that run without them."""
+"""Panels for the lessons: thin, over plain functions that run without them. How to build one: panel.py."""
 
 from .canvas import CoreCanvas, drawing_canvas, photo_palette
 from .interpolation import interpolation_slider
 from .inversion import InversionPanel, inversion_panel
 from .job import Job
+from .panel import RunBox, RunPanel
+from .parts import BeforeAfter, Gallery, dropdown, float_slider, int_slider, log_slider, seed_box, settings_code
 from .pictures import loss_curve
 from .upload import photo_upload
 
 __all__ = [
+    "BeforeAfter",
     "CoreCanvas",
+    "Gallery",
     "InversionPanel",
     "Job",
+    "RunBox",
+    "RunPanel",
     "drawing_canvas",
+    "dropdown",
+    "float_slider",
+    "int_slider",
     "interpolation_slider",
     "inversion_panel",
+    "log_slider",
     "loss_curve",
     "photo_palette",
     "photo_upload",
+    "seed_box",
+    "settings_code",
 ]

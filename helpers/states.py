@@ -1,0 +1,83 @@
+"""One file for all that a session with a panel made: latents, drawings, pictures and settings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .latents import Latents, LatentsError, load_latents, save_latents, save_tensors
+
+PREFIX = "state."  # of the names of pictures and drawings in the file
+
+
+class StateError(ValueError):
+    """A file that holds no state."""
+
+
+@dataclass
+class State:
+    """What a panel was set to and what it found.
+
+    Attributes:
+        latents: of the result, None where none belong to it.
+        pictures: name to tensor: images (B, 3, H, W) and masks (B, 1, H, W) in [0, 1], drawings uint8 (H, W, 4).
+        settings: numbers, texts and lists of them by name, as JSON has them.
+    """
+
+    latents: Latents | None = None
+    pictures: dict[str, Tensor] = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)
+
+
+def plain(settings: dict) -> dict:
+    """The part of the settings that JSON can hold; other values are left out, tuples become lists."""
+    kept = {}
+    for name, value in settings.items():
+        try:
+            kept[name] = json.loads(json.dumps(plain(value) if isinstance(value, dict) else value, allow_nan=False))
+        except (TypeError, ValueError):
+            continue
+    return kept
+
+
+def save_state(path: str | Path, state: State, **metadata: str) -> None:
+    """Write a state as safetensors, whole or not at all; ``load_latents`` reads its latents too.
+
+    metadata: strings, e.g. the model's name.
+    """
+    extra = {PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in state.pictures.items()}
+    metadata["settings"] = json.dumps(plain(state.settings))
+    if state.latents is None:
+        save_tensors(path, extra, metadata)
+    else:
+        save_latents(path, state.latents, extra=extra, **metadata)
+
+
+def load_state(path: str | Path) -> tuple[State, dict[str, str]]:
+    """Read what ``save_state`` or ``save_latents`` wrote: the state and the other metadata.
+
+    Raises StateError for any other file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata, names = dict(file.metadata() or {}), list(file.keys())
+            pictures = {n.removeprefix(PREFIX): file.get_tensor(n) for n in names if n.startswith(PREFIX)}
+        settings = json.loads(metadata.pop("settings", "{}"))
+        latents = load_latents(path)[0] if "code" in names else None
+    except (OSError, SafetensorError, LatentsError, json.JSONDecodeError) as error:
+        raise StateError(f"expected a state that a panel saved (.safetensors), got {path}: {error}") from error
+    if latents is None and not pictures or not isinstance(settings, dict):
+        raise StateError(f"expected a state that a panel saved (.safetensors), but {path} holds no state.")
+    metadata.pop("space", None)
+    return State(latents, {name: _checked(name, value) for name, value in pictures.items()}, settings), metadata
+
+
+def _checked(name: str, picture: Tensor) -> Tensor:
+    if picture.is_floating_point() and not torch.isfinite(picture).all():
+        raise StateError(f"the picture {name} of this state holds NaN or infinity; save it anew.")
+    return picture

@@ -1,0 +1,67 @@
+"""State files: what goes in comes out, also as plain latents."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from helpers.latents import Latents, LatentsError, load_latents, save_latents
+from helpers.states import State, StateError, load_state, plain, save_state
+
+
+@pytest.fixture
+def state():
+    rng = torch.Generator().manual_seed(0)
+    noise = [torch.randn(1, 1, 4, 4, generator=rng), torch.randn(1, 1, 8, 8, generator=rng)]
+    pictures = {
+        "image": torch.rand(1, 3, 8, 8, generator=rng),
+        "drawing.mask": torch.randint(0, 256, (8, 8, 4), generator=rng, dtype=torch.uint8),
+    }
+    settings = {"space": "w+", "steps": 300, "layers": ["conv1_2", 3], "weights": {"l1": 1.0}, "start": None}
+    return State(Latents("w+", torch.randn(1, 4, 8, generator=rng), noise), pictures, settings)
+
+
+def test_a_state_comes_back(state, tmp_path):
+    save_state(tmp_path / "a.safetensors", state, model="cats")
+    again, metadata = load_state(tmp_path / "a.safetensors")
+    assert again.settings == state.settings and metadata == {"model": "cats"}
+    assert again.latents.space == "w+" and torch.equal(again.latents.code, state.latents.code)
+    assert all(torch.equal(a, b) for a, b in zip(again.latents.noise, state.latents.noise, strict=True))
+    assert set(again.pictures) == set(state.pictures)
+    assert all(torch.equal(again.pictures[name], state.pictures[name]) for name in state.pictures)
+
+
+def test_its_latents_are_latents(state, tmp_path):
+    save_state(tmp_path / "a.safetensors", state, model="cats")
+    latents, metadata = load_latents(tmp_path / "a.safetensors")
+    assert torch.equal(latents.code, state.latents.code) and len(latents.noise) == 2
+    assert metadata["model"] == "cats"
+
+
+def test_latents_alone_are_a_state(state, tmp_path):
+    save_latents(tmp_path / "a.safetensors", state.latents, model="cats")
+    again, metadata = load_state(tmp_path / "a.safetensors")
+    assert torch.equal(again.latents.code, state.latents.code) and len(again.latents.noise) == 2
+    assert again.pictures == {} and again.settings == {} and metadata == {"model": "cats"}
+
+
+def test_a_state_needs_no_latents(state, tmp_path):
+    save_state(tmp_path / "a.safetensors", State(None, state.pictures, {"steps": 3}))
+    again, _ = load_state(tmp_path / "a.safetensors")
+    assert again.latents is None and torch.equal(again.pictures["image"], state.pictures["image"])
+    with pytest.raises(LatentsError, match="a.safetensors"):
+        load_latents(tmp_path / "a.safetensors")
+
+
+def test_settings_that_json_has_not_are_left_out():
+    settings = {"features": object(), "lr": 0.1, "layers": ("a", 1), "bad": float("nan"), "weights": {"f": object()}}
+    assert plain(settings) == {"lr": 0.1, "layers": ["a", 1], "weights": {}}
+
+
+def test_other_files_are_refused_in_one_sentence(tmp_path):
+    (tmp_path / "text.safetensors").write_text("no state")
+    save_file({"weight": torch.zeros(2)}, tmp_path / "weights.safetensors")
+    save_file({"state.image": torch.full((1, 3, 2, 2), torch.nan)}, tmp_path / "nan.safetensors")
+    save_file({"state.image": torch.zeros(1)}, tmp_path / "settings.safetensors", metadata={"settings": "{"})
+    for name in ("missing", "text", "weights", "nan", "settings"):
+        with pytest.raises(StateError, match="expected a state|NaN"):
+            load_state(tmp_path / f"{name}.safetensors")
