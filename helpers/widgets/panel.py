@@ -4,7 +4,7 @@ Everything that runs is a plain iterator of the lesson's module, with
 
 - ``len(run)`` and steps that have ``number``, ``total`` (B,), ``parts`` and ``images()`` (B, 3, H, W) in [0, 1];
 - ``run.result()`` with ``images`` and, where there are any, ``latents``;
-- ``run.weights`` or ``run.criterion.weights`` and ``run.forget_best()``, if the weights may change under way.
+- ``run.criterion.weights``, or else ``run.weights``, and ``run.forget_best()``, if the weights may change under way.
 
 A lesson's panel is then little more than its controls:
 
@@ -77,8 +77,7 @@ FRAMES = 120  # kept for a GIF or MP4; a longer run keeps every second, every fo
 
 def change_weights(run, weights: dict[str, float]) -> None:
     """Change the weights of a running optimisation; the best under the old ones means nothing now."""
-    holder = run if isinstance(getattr(run, "weights", None), dict) else run.criterion
-    holder.weights.update(weights)
+    getattr(run, "criterion", run).weights.update(weights)  # the criterion's where there is one: a run may keep its own
     if hasattr(run, "forget_best"):
         run.forget_best()
 
