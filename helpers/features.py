@@ -1,5 +1,6 @@
 """VGG feature networks: VGG19, VGG16 and our own VGG19 at a quarter of its width, as one class."""
 
+import copy
 import operator
 import pickle
 import re
@@ -140,13 +141,35 @@ class Features(nn.Module):
         last = max(index for index, _ in places.values())
         self.check(images, last)
         pool = F.max_pool2d if self.pooling == "max" else F.avg_pool2d
-        found, x, block = {}, self.normalize(images), 1
+        found, x, block = {}, self.normalize(images).to(self.convs[0].weight.dtype), 1
         for index, (conv, (b, _, _)) in enumerate(zip(self.convs[: last + 1], self.config.convs, strict=False)):
             x = conv(pool(x, 2) if b > block else x)
             found[index, False] = x
             x, block = F.relu(x), b
             found[index, True] = x
         return {layer: found[place] for layer, place in places.items()}
+
+
+def fast_copy(features: Features, dtype: torch.dtype | None = None) -> Features:
+    """The same network laid out for speed: channels last, and convolutions in ``dtype`` where that is given.
+
+    In bfloat16 the activations have 8 bits of precision, so sums over them belong in float32. ``fast_dtype`` says
+    where it pays.
+    """
+    copied = copy.deepcopy(features)
+    copied.convs.to(dtype=dtype, memory_format=torch.channels_last)
+    return copied
+
+
+def fast_dtype(device: str | torch.device) -> torch.dtype:
+    """bfloat16 where the processor multiplies it (AVX-512 BF16, AMX, CUDA from capability 8.0), else float32."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:  # private in torch 2.6 … 2.15; where they are missing float32 is right, only slower
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        native = device.type == "cpu" and any(getattr(torch.cpu, probe, bool)() for probe in probes)
+    return torch.bfloat16 if native else torch.float32
 
 
 def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ class OptimizationError(ValueError):
     """The optimisation cannot start or cannot go on; ``best`` parameters stay available on the Optimization."""
 
 
+OPTIMIZERS = ("adam", "lbfgs", "lbfgs-batch")
 Schedule = Callable[[float], float]
 
 
@@ -56,6 +57,58 @@ class Step:
     lr: float
 
 
+class BatchLBFGS(torch.optim.Optimizer):
+    """L-BFGS without line search for B problems at once, none of which touches another.
+
+    The two-loop recursion of Nocedal & Wright (2006, alg. 7.4) with inner products per sample. A step has the length
+    that the curvature says, at most ``reach``; it costs one evaluation. A line search would stop at once where the
+    gradient is noisy, as it is in bfloat16. Several parameters are taken as problems of their own.
+
+    Args:
+        parameters: tensors (B, ...); changed by others between two steps (a clamp), they are taken as they are.
+        reach: longest step, root mean square over a sample's components.
+        history: pairs of steps and gradient differences that are kept.
+    """
+
+    def __init__(self, parameters: list[Tensor], reach: float = 0.1, history: int = 12):
+        super().__init__(parameters, {"reach": reach, "history": history})
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                self._move(p, self.state[p], group["reach"], group["history"])
+
+    def _move(self, p: Tensor, state: dict, reach: float, history: int) -> None:
+        x, g = p.flatten(1).clone(), p.grad.flatten(1).clone()
+        if not state:
+            state |= {"pairs": [], "scale": g.new_zeros(len(g), 1)}
+        else:
+            s, y = x - state["x"], g - state["g"]
+            product, square = ((a * b).sum(1, keepdim=True) for a, b in ((s, y), (y, y)))
+            # a pair of negative curvature has weight 0
+            good = product > 1e-8 * square.sqrt() * s.norm(dim=1, keepdim=True)
+            weight = torch.where(good, 1 / product, 0.0)
+            state["scale"] = torch.where(good, product / square, state["scale"])
+            state["pairs"] = [*state["pairs"], (s, y, weight)][-history:]
+        state["x"], state["g"] = x, g
+        step = -self._solve(g, state["pairs"], state["scale"])
+        size = step.square().mean(1, keepdim=True).sqrt()
+        p += (step * (reach / size.clamp_min(1e-30)).clamp_max(1.0)).view_as(p)
+
+    @staticmethod
+    def _solve(g: Tensor, pairs: list, scale: Tensor) -> Tensor:
+        """The inverse Hessian's estimate times the gradient; a scale of 0, none known yet, makes a full step of it."""
+        q, factors = g, []
+        for s, y, weight in reversed(pairs):
+            factors.append(weight * (s * q).sum(1, keepdim=True))
+            q = q - factors[-1] * y
+        q = q * torch.where(scale > 0, scale, 1 / g.square().mean(1, keepdim=True).sqrt().clamp_min(1e-30))
+        for (s, y, weight), factor in zip(pairs, reversed(factors), strict=True):
+            q = q + s * (factor - weight * (y * q).sum(1, keepdim=True))
+        return q
+
+
 class Optimization:
     """Minimise B independent problems as one batch; iterate over it for the steps, leave the loop to stop.
 
@@ -67,7 +120,8 @@ class Optimization:
         loss: ``loss(parameters, index)`` gives the Loss of the samples ``index`` of the batch.
         steps: number of steps; L-BFGS makes up to 20 evaluations in each.
         lr: learning rate, one number or one per parameter.
-        optimizer: "adam" or "lbfgs" (torch's, with strong Wolfe line search).
+        optimizer: "adam", "lbfgs" (torch's, with strong Wolfe line search, sample by sample) or "lbfgs-batch" (all
+            samples at once, one evaluation a step; see BatchLBFGS, of which ``lr`` is the longest step).
         schedule: factor of the learning rate over the progress (Adam only).
 
     Attributes:
@@ -96,7 +150,10 @@ class Optimization:
         self.schedule = schedule or cosine()
         self.number, self.history = 0, {}
         self.forget_best()
-        self.optimizers = self._lbfgs() if optimizer == "lbfgs" else [self._adam()]
+        self.optimizers = self._lbfgs() if optimizer == "lbfgs" else [self._joint()]
+
+    def _joint(self):
+        return self._adam() if self.kind == "adam" else BatchLBFGS(self.parameters, reach=self.rates[0])
 
     def _adam(self):
         groups = [{"params": [p], "lr": r} for p, r in zip(self.parameters, self.rates, strict=True)]
@@ -125,22 +182,23 @@ class Optimization:
     def step(self) -> Step:
         """Take one step and return it."""
         with torch.enable_grad():  # grad mode is per thread: a panel's worker may start without it
-            loss, lr = self._lbfgs_step() if self.kind == "lbfgs" else self._adam_step()
+            loss, lr = self._lbfgs_step() if self.kind == "lbfgs" else self._joint_step()
         self.number += 1
         for name, value in {"total": loss.total, **loss.parts}.items():
             self.history.setdefault(name, []).append(value.detach())
         return Step(self.number, loss.total.detach(), {k: v.detach() for k, v in loss.parts.items()}, lr)
 
-    def _adam_step(self) -> tuple[Loss, float]:
-        factor = self.schedule((self.number + 0.5) / self.steps)
-        (adam,) = self.optimizers
-        for group, rate in zip(adam.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
-        adam.zero_grad(set_to_none=True)
+    def _joint_step(self) -> tuple[Loss, float]:
+        (optimizer,) = self.optimizers
+        factor = self.schedule((self.number + 0.5) / self.steps) if self.kind == "adam" else 1.0
+        if self.kind == "adam":
+            for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = rate * factor
+        optimizer.zero_grad(set_to_none=True)
         loss = self.loss(self.parameters, slice(None))
         self._keep(self.parameters, loss, slice(None))
         loss.total.sum().backward(inputs=self.parameters)
-        adam.step()
+        optimizer.step()
         return loss, self.rates[0] * factor
 
     def _lbfgs_step(self) -> tuple[Loss, float]:
@@ -209,8 +267,8 @@ def optimize(parameters: list[Tensor], loss, **options) -> Optimization:
 
 
 def _check(optimizer: str, steps: int, rates: list[float]) -> None:
-    if optimizer not in ("adam", "lbfgs"):
-        raise OptimizationError(f"the optimizer must be adam or lbfgs, but {optimizer!r} came.")
+    if optimizer not in OPTIMIZERS:
+        raise OptimizationError(f"the optimizer must be one of {', '.join(OPTIMIZERS)}, but {optimizer!r} came.")
     if steps < 1:
         raise OptimizationError(f"the number of steps must be at least 1, but {steps} came.")
     if not all(math.isfinite(rate) and rate > 0 for rate in rates):

@@ -9,7 +9,16 @@ from torchvision.models import vgg
 
 from helpers import features as module
 from helpers import weights
-from helpers.features import CONFIGS, FeatureConfig, FeatureError, Features, from_torchvision, load_features
+from helpers.features import (
+    CONFIGS,
+    FeatureConfig,
+    FeatureError,
+    Features,
+    fast_copy,
+    fast_dtype,
+    from_torchvision,
+    load_features,
+)
 from helpers.weights import WeightsError
 
 
@@ -242,3 +251,23 @@ def test_weights_of_another_kind_or_shape(tmp_path):
     path = weights.save_weights(tmp_path / "b.safetensors", {"x": torch.zeros(1)}, {"widths": [2], "depths": [1]})
     with pytest.raises(FeatureError, match="do not fit"):
         load_features(path)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(None, 1e-5), (torch.bfloat16, 0.03)])
+def test_the_fast_copy_gives_the_same_features(slim, images, dtype, tolerance):
+    fast = fast_copy(slim, dtype)
+    assert slim.convs[0].weight.dtype == torch.float32 and fast.name == slim.name
+    for layer, expected in slim(images, [1, 5, 13, "relu4_1"]).items():
+        found = fast(images, [layer])[layer]
+        assert found.dtype == (dtype or torch.float32)
+        assert (found.float() - expected).norm() < tolerance * expected.norm()
+
+
+def test_half_precision_is_chosen_by_what_the_processor_has(monkeypatch):
+    for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, probe, lambda: False, raising=False)
+    assert fast_dtype("cpu") == torch.float32
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    assert fast_dtype("cpu") == torch.bfloat16
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    assert fast_dtype("cuda") == torch.float32

@@ -9,7 +9,7 @@ import torch
 from helpers.losses import Loss
 from helpers.optimizers import Optimization, OptimizationError, constant, cosine, optimize
 
-KINDS = ("adam", "lbfgs")
+KINDS = ("adam", "lbfgs", "lbfgs-batch")
 TARGETS = torch.tensor([[1.0, -2.0], [0.3, 0.5], [-1.5, 0.0]])
 
 
@@ -42,7 +42,7 @@ def run(optimization):
 # --- batches ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "steps"), [("adam", 60), ("lbfgs", 5)])
+@pytest.mark.parametrize(("kind", "steps"), [("adam", 60), ("lbfgs", 5), ("lbfgs-batch", 30)])
 def test_a_batch_gives_what_its_samples_give(kind, steps):
     together = optimize([start()], banana, steps=steps, optimizer=kind)
     totals = torch.stack(run(together))
@@ -55,7 +55,8 @@ def test_a_batch_gives_what_its_samples_give(kind, steps):
 
 def test_the_minimum_is_found():
     adam, lbfgs = optimize([start()], bowl, steps=150), optimize([start()], banana, steps=8, optimizer="lbfgs")
-    for optimization, minimum in ((adam, TARGETS), (lbfgs, TARGETS + 1)):
+    batch = optimize([start()], banana, steps=80, lr=0.5, optimizer="lbfgs-batch")
+    for optimization, minimum in ((adam, TARGETS), (lbfgs, TARGETS + 1), (batch, TARGETS + 1)):
         run(optimization)
         assert torch.allclose(optimization.best[0], minimum, atol=0.02)
         assert (optimization.best_total < 1e-3).all()
@@ -257,7 +258,7 @@ def test_the_rate_follows_the_schedule():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"optimizer": "sgd"}, "optimizer must be adam or lbfgs, but 'sgd' came"),
+        ({"optimizer": "sgd"}, "optimizer must be one of adam, lbfgs, lbfgs-batch, but 'sgd' came"),
         ({"steps": 0}, "number of steps must be at least 1, but 0 came"),
         ({"lr": 0.0}, "learning rate must be a positive number"),
         ({"lr": math.nan}, "learning rate must be a positive number"),
@@ -267,3 +268,27 @@ def test_the_rate_follows_the_schedule():
 def test_bad_options_are_one_sentence(options, message):
     with pytest.raises(OptimizationError, match=message):
         Optimization([start()], bowl, **options)
+
+
+def test_steps_without_line_search_are_no_longer_than_the_rate():
+    optimization = optimize([start()], banana, steps=20, lr=0.05, optimizer="lbfgs-batch")
+    before, lengths = start(), []
+    for _ in optimization:
+        lengths.append((optimization.parameters[0].detach() - before).square().mean(1).sqrt())
+        before = optimization.parameters[0].detach().clone()
+    assert max(length.max().item() for length in lengths) <= 0.05 * 1.0001
+    assert lengths[0].min().item() == pytest.approx(0.05, rel=1e-4)  # nothing is known of the curvature yet
+
+
+def test_a_flat_place_and_a_saddle_do_not_break_the_steps_without_line_search():
+    def loss(parameters, index):
+        (p,) = parameters
+        return Loss(torch.stack([p[0].sum() * 0, p[1].cos().sum(), p[2].square().sum()]), {})
+
+    p = torch.tensor([[0.2, 0.1], [0.2, 0.1], [0.2, 0.1]])
+    optimization = optimize([p], loss, steps=60, lr=0.3, optimizer="lbfgs-batch")
+    run(optimization)
+    assert torch.equal(p[0], torch.tensor([0.2, 0.1])) and p[2].abs().max() < 1e-3
+    assert torch.allclose(
+        p[1].cos(), torch.tensor(-1.0), atol=1e-3
+    )  # down from the top, where the curvature is negative
