@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from helpers.generators import DCGAN, StyleGAN2
+from helpers.generators import DCGAN, StyleGAN1, StyleGAN2
 
 STYLEGAN2 = {
     "resolution": 16,
@@ -28,7 +28,23 @@ def stylegan2(seed=0, dtype=torch.float32, **changes):
                 parameter.data += 0.1 * torch.randn(parameter.shape)
             elif ".torgb.weight" in name:
                 parameter.data *= 0.2  # most pixels lie in [0, 1]
-    generator.compute_statistics(2_000)
+    if not generator.c_dim:
+        generator.compute_statistics(2_000)
+    return generator.to(dtype).eval().requires_grad_(False)
+
+
+def stylegan1(seed=0, dtype=torch.float32, **changes):
+    """A frozen StyleGAN in which noise and biases count, as they do after training; statistics of w are set."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        generator = StyleGAN1(**STYLEGAN2 | changes)
+        for name, parameter in generator.named_parameters():
+            if name.endswith((".noise_strength", "bias", ".const")):
+                parameter.data += 0.1 * torch.randn(parameter.shape)
+            elif name.endswith("rgb_weight"):
+                parameter.data *= 0.2  # most pixels lie in [0, 1]
+    if not generator.c_dim:
+        generator.compute_statistics(2_000)
     return generator.to(dtype).eval().requires_grad_(False)
 
 

@@ -7,82 +7,157 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from helpers.weights import WeightsError, load_weights
+from helpers.checkpoints import Checkpoint, Part, read_checkpoint
+from helpers.weights import WeightsError, weights_path
 
 from .base import Generator, GeneratorError
 from .dcgan import DCGAN, DCGANDiscriminator
-from .stylegan2 import Discriminator, StyleGAN2
+from .stylegan1 import StyleGAN1
+from .stylegan2 import Discriminator, StyleGAN2, fir_kernel
 
-FAMILIES = {"stylegan2": (StyleGAN2, Discriminator), "dcgan": (DCGAN, DCGANDiscriminator)}
+FAMILIES = {
+    "stylegan2": (StyleGAN2, Discriminator),
+    "stylegan1": (StyleGAN1, None),
+    "dcgan": (DCGAN, DCGANDiscriminator),
+}
 DEFAULT = "stylegan2-cats-64"
+NOISE_SEED = 0  # of fixed noise maps where a checkpoint has none
 
-__all__ = ["DCGAN", "DEFAULT", "Generator", "GeneratorError", "StyleGAN2", "load_discriminator", "load_generator"]
+__all__ = [
+    "DCGAN",
+    "DEFAULT",
+    "Generator",
+    "GeneratorError",
+    "StyleGAN1",
+    "StyleGAN2",
+    "build_generator",
+    "checkpoint_path",
+    "load_discriminator",
+    "load_generator",
+]
 
 
-def load_generator(name_or_path: str | Path = DEFAULT, device: torch.device | str | None = None) -> Generator:
-    """Load a generator in evaluation mode with frozen weights.
+def load_generator(
+    name_or_path: str | Path = DEFAULT, device: torch.device | str | None = None, label: int | None = None
+) -> Generator:
+    """Load a generator of any known format, in evaluation mode with frozen weights. No code of the file is run.
 
     Args:
-        name_or_path: a registered name ("stylegan2-cats-64", "dcgan-cats-64"), a safetensors file that
-            ``python -m helpers train`` exported, or a ``.pth``/``.pt`` state dict of the course's vanilla generator.
+        name_or_path: a registered name (``python -m helpers weights list``) or a file: safetensors of this project,
+            pickles of the official StyleGAN, StyleGAN2, StyleGAN2-ADA and StyleGAN3 releases (StyleGAN2 there),
+            rosinality's .pt, the .pt conversion of StyleGAN, the course's vanilla .ckpt. "NAME@3" is label 3.
         device: where to put it; the CPU by default.
+        label: the class of a conditional generator; it can be changed with ``set_label``.
 
     Raises:
         WeightsError: for a name or file that holds no such generator.
+        GeneratorError: for a conditional generator without a label, or a label that does not exist.
     """
-    path = Path(name_or_path)
-    if path.suffix in (".pt", ".pth", ".pkl"):
-        generator = _load_vanilla(path)
-    else:
-        tensors, config = load_weights(name_or_path)
-        generator = _build(name_or_path, config, "generator", tensors)
-        statistics = tensors.get("statistics.w_std")
-        if statistics is not None:
-            generator.w_std = statistics
-        else:
-            generator.compute_statistics()
+    name_or_path, label = _split_label(name_or_path, label)
+    path = checkpoint_path(name_or_path)
+    generator = build_generator(read_checkpoint(path), str(name_or_path))
+    if generator.c_dim or label is not None:
+        if label is None:
+            raise GeneratorError(
+                f"{name_or_path} knows {generator.c_dim} classes; choose one: {name_or_path}@0 to "
+                f"{name_or_path}@{generator.c_dim - 1}."
+            )
+        generator.set_label(label)
     generator.name = path.stem
     return generator.to(device or "cpu").eval().requires_grad_(False)
 
 
 def load_discriminator(name_or_path: str | Path = DEFAULT, device: torch.device | str | None = None) -> nn.Module:
-    """Load the discriminator that was trained with a generator; higher scores are more real."""
-    tensors, config = load_weights(name_or_path)
-    return _build(name_or_path, config, "discriminator", tensors).to(device or "cpu").eval().requires_grad_(False)
+    """Load the discriminator that was trained with a generator; higher scores are more real.
+
+    name_or_path: a registered name or file of this project, or an official PyTorch pickle.
+    """
+    name_or_path, _ = _split_label(name_or_path, None)
+    checkpoint = read_checkpoint(checkpoint_path(name_or_path))
+    if checkpoint.read_discriminator is None:
+        raise WeightsError(f"{name_or_path} holds no discriminator; choose another file.")
+    part = checkpoint.read_discriminator()
+    network = _build(str(name_or_path), checkpoint.family, "discriminator", part)
+    return network.to(device or "cpu").eval().requires_grad_(False)
 
 
-def _build(name, config: dict, part: str, tensors: dict[str, Tensor]) -> nn.Module:
-    if config.get("family") not in FAMILIES or part not in config:
-        raise WeightsError(f"{name} holds no {part} of a known family ({', '.join(FAMILIES)}); choose another file.")
-    state = {k.removeprefix(f"{part}."): v for k, v in tensors.items() if k.startswith(f"{part}.")}
-    try:
-        network = FAMILIES[config["family"]][part == "discriminator"](**config[part])
-        network.load_state_dict(state)
-    except (RuntimeError, TypeError, GeneratorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise WeightsError(f"{name} does not fit the {part} that its config describes: {reason}") from error
-    return network
+def checkpoint_path(name_or_path: str | Path) -> Path:
+    """The file of a registered name (a str without suffix, and no file), or the path itself."""
+    if isinstance(name_or_path, str) and not Path(name_or_path).suffix and not Path(name_or_path).is_file():
+        return weights_path(name_or_path)
+    return Path(name_or_path)
 
 
-def _load_vanilla(path: Path) -> DCGAN:
-    """Read a state dict of the CMU 16-726 starter's ``DCGenerator`` (up_conv1 … up_conv5); shapes say the widths."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise WeightsError(f"there is no file {path}; check the path.") from error
-    except Exception as error:  # torch.load raises nearly anything for a file that is none of its own
-        raise WeightsError(
-            f"{path} is damaged or holds more than tensors, so nothing in it was run; expected a state dict of the "
-            "course's vanilla generator, saved with torch.save(generator.state_dict(), path)."
-        ) from error
-    try:
-        first, last = state["up_conv1.0.weight"], state["up_conv5.1.weight"]
-        multiplier = first.shape[0] // last.shape[1]
-        generator = DCGAN(z_dim=first.shape[1], conv_dim=last.shape[1], first_multiplier=multiplier)
-        generator.load_state_dict(state)
-    except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise WeightsError(
-            f"{path} is no state dict of the course's vanilla generator (up_conv1 to up_conv5): {reason}"
-        ) from error
+def _split_label(name_or_path: str | Path, label: int | None) -> tuple[str | Path, int | None]:
+    """ "NAME@3" into NAME and 3; an own argument wins."""
+    if isinstance(name_or_path, str) and not Path(name_or_path).exists():
+        name, at, number = name_or_path.rpartition("@")
+        if at and number.isdecimal():
+            return name, int(number) if label is None else label
+    return name_or_path, label
+
+
+def build_generator(checkpoint: Checkpoint, name: str) -> Generator:
+    """Our generator with the weights of a checkpoint, and what its format lacks.
+
+    Noise maps that are not stored are drawn with a fixed seed. The mean of w is the stored one, else it is measured as
+    its standard deviation is; of a generator with classes both wait for ``set_label``.
+    """
+    if checkpoint.generator is None:
+        raise WeightsError(f"{name} holds no generator of a known family ({', '.join(FAMILIES)}); choose another file.")
+    part = checkpoint.generator
+    has_mean = "mapping.w_avg" in part.tensors
+    if checkpoint.family in ("stylegan1", "stylegan2"):
+        part = Part(part.config, _with_noise(part, checkpoint.family))
+    generator = _build(name, checkpoint.family, "generator", part)
+    generator.has_mean = has_mean
+    if checkpoint.w_std is not None:
+        generator.w_std = checkpoint.w_std
+    elif not generator.c_dim:
+        generator.compute_statistics(keep_mean=has_mean)
     return generator
+
+
+def _with_noise(part: Part, family: str) -> dict[str, Tensor]:
+    """The tensors with a map for every layer and a mean of w, as the network has them."""
+    tensors, random = dict(part.tensors), torch.Generator().manual_seed(NOISE_SEED)
+    for name in [n for n in part.tensors if n.endswith("noise_strength")]:
+        size = int(name.split(".")[1].removeprefix("b"))
+        tensors.setdefault(name.replace("strength", "const"), torch.randn(size, size, generator=random))
+    if "w_dim" in part.config:
+        tensors.setdefault("mapping.w_avg", torch.zeros(part.config["w_dim"]))
+    for r in [n.split(".")[1] for n in part.tensors if n.endswith("conv1.weight")]:
+        if family == "stylegan2":  # the low-pass filters, fixed ones, are not in all formats
+            for layer in ("", "conv0.", "conv1.") if r != "b4" else ("", "conv1."):
+                tensors.setdefault(f"synthesis.{r}.{layer}resample_filter", fir_kernel())
+    return tensors
+
+
+def _build(name: str, family: str, kind: str, part: Part) -> nn.Module:
+    """Our network for a part, checked by name and shape before any memory is taken for it."""
+    network = FAMILIES.get(family, (None, None))[kind == "discriminator"]
+    if network is None:
+        raise WeightsError(f"{name} holds no {kind} of a known family ({', '.join(FAMILIES)}); choose another file.")
+    try:
+        with torch.device("meta"):
+            expected = {k: tuple(v.shape) for k, v in network(**part.config).state_dict().items()}
+        _compare(expected, {k: tuple(v.shape) for k, v in part.tensors.items()})
+        with torch.random.fork_rng(devices=[]):
+            built = network(**part.config)
+        built.load_state_dict(part.tensors)
+    except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(f"{name} does not fit the {kind} that its config describes: {reason}") from error
+    return built
+
+
+def _compare(expected: dict[str, tuple], found: dict[str, tuple]) -> None:
+    """WeightsError that names the first tensor that is missing, too many or of another shape."""
+    for name, shape in expected.items():
+        if name not in found:
+            raise WeightsError(f"{name} is missing.")
+        if found[name] != shape:
+            raise WeightsError(f"{name} has the shape {found[name]} in place of {shape}.")
+    extra = next((name for name in found if name not in expected), None)
+    if extra is not None:
+        raise WeightsError(f"{extra[:80]} has no place in it.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,10 @@ class Generator(nn.Module):
         w_dim: length of a w row (0 where there is no w).
         num_ws: rows of a w+ code (0 where there is no w+).
         noise_shapes: ``(h, w)`` of every noise map, coarse to fine (empty where there are none).
+        layer_names: name of the layer that each w+ row styles, coarse to fine.
+        c_dim: number of classes of a conditional generator, else 0.
+        label: the class that z is mapped to; see ``set_label``.
+        has_mean: whether the mean of w came with the weights.
     """
 
     spaces: tuple[str, ...] = ("z",)
@@ -29,6 +35,10 @@ class Generator(nn.Module):
     w_dim: int = 0
     num_ws: int = 0
     noise_shapes: tuple[tuple[int, int], ...] = ()
+    layer_names: Sequence[str] = ()
+    c_dim: int = 0
+    label: int | None = None
+    has_mean = False
 
     @property
     def device(self) -> torch.device:
@@ -84,6 +94,33 @@ class Generator(nn.Module):
             return torch.ones(1, self.z_dim, device=self.device)
         return self.convert(self.w_std[None], "w", space)
 
+    def set_label(self, label: int) -> None:
+        """Choose the class of a conditional generator, 0 to c_dim - 1; the deviation of w becomes that of the class.
+
+        The mean of w, to which truncation pulls, stays that of all classes where the checkpoint had one.
+
+        Raises GeneratorError for another number, or a generator without classes.
+        """
+        if not self.c_dim:
+            raise GeneratorError(f"this {self.family} generator has no classes, so label {label} cannot be chosen.")
+        if not isinstance(label, int) or not 0 <= label < self.c_dim:
+            raise GeneratorError(f"a label must be from 0 to {self.c_dim - 1} for this generator, but {label} came.")
+        self.label = label
+        self.compute_statistics(keep_mean=self.has_mean)
+
+    def label_vectors(self, n: int) -> Tensor | None:
+        """The chosen class as one-hot rows (n, c_dim); None for a generator without classes."""
+        if not self.c_dim:
+            return None
+        if self.label is None:
+            raise GeneratorError(
+                f"this generator has {self.c_dim} classes; choose one with set_label(0 … {self.c_dim - 1}), or by its "
+                f'name when it is loaded: "NAME@0".'
+            )
+        rows = torch.zeros(n, self.c_dim, device=self.device, dtype=next(self.parameters()).dtype)
+        rows[:, self.label] = 1
+        return rows
+
     def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
         """Map z ``(B, z_dim)`` to w ``(B, w_dim)``; truncation < 1 pulls w towards the mean."""
         raise GeneratorError(f"this {self.family} generator has no mapping network; its only space is z.")
@@ -123,12 +160,17 @@ class Generator(nn.Module):
     def render(self, code: Tensor, space: str, noise: list[Tensor] | None) -> Tensor:
         raise NotImplementedError
 
-    def compute_statistics(self, n: int = 10_000) -> None:
-        """Set the mean and the standard deviation of w from ``n`` mapped z (no-op without a mapping network)."""
+    def compute_statistics(self, n: int = 10_000, keep_mean: bool = False) -> None:
+        """Set the mean and the standard deviation of w from ``n`` mapped z (no-op without a mapping network).
+
+        keep_mean: leave the mean as it is: the average over the training that a checkpoint brings along.
+        """
         if "w" not in self.spaces:
             return
         w = torch.cat([self.sample("w", min(2_000, n - i), seed=i) for i in range(0, n, 2_000)])
-        self.w_mean, self.w_std = w.mean(0), w.std(0)
+        self.w_std = w.std(0)
+        if not keep_mean:
+            self.w_mean = w.mean(0)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

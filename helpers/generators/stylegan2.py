@@ -17,6 +17,11 @@ from .base import Generator, GeneratorError, at_least_float32
 LRELU_GAIN = math.sqrt(2)  # keeps the variance of a unit normal through leaky_relu(0.2)
 
 
+def clamped(x: Tensor, limit: float | None) -> Tensor:
+    """Activations held within ±limit (the official ``conv_clamp``, for float16's sake), or untouched with None."""
+    return x if limit is None else x.clamp(-limit, limit)
+
+
 def fir_kernel() -> Tensor:
     """The 4x4 binomial low-pass filter [1, 3, 3, 1]^2, sum 1, of all StyleGAN2 resampling."""
     row = torch.tensor([1.0, 3.0, 3.0, 1.0])
@@ -122,19 +127,56 @@ class FullyConnected(nn.Module):
         return F.leaky_relu(x, 0.2) * LRELU_GAIN if self.activation else x
 
 
+def unit_second_moment(x: Tensor) -> Tensor:
+    """Rows of x (B, n) scaled to a mean square of 1."""
+    return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
+
+
 class MappingNetwork(nn.Module):
-    """z (B, z_dim) to w (B, w_dim): normalisation, then ``num_layers`` fully connected layers."""
+    """z (B, z_dim), and a label (B, c_dim) where there are classes, to w (B, w_dim).
 
-    def __init__(self, z_dim: int, w_dim: int, num_layers: int = 8, lr_multiplier: float = 0.01):
+    Args:
+        z_dim: 0 maps the label alone (a conditional discriminator).
+        c_dim: number of classes; 0 is unconditional.
+        labels: how a label comes in. "embed": a linear layer, normalised by itself (StyleGAN2-ADA). "concat": a matrix
+            of ``c_dim`` rows as long as z, appended to z before both are normalised together (StyleGAN, StyleGAN2).
+        averaged: keep a buffer for the mean w.
+    """
+
+    def __init__(
+        self,
+        z_dim: int,
+        w_dim: int,
+        num_layers: int = 8,
+        lr_multiplier: float = 0.01,
+        c_dim: int = 0,
+        labels: str = "embed",
+        averaged: bool = True,
+    ):
         super().__init__()
-        self.num_layers = num_layers
+        self.num_layers, self.c_dim = num_layers, c_dim
+        in_features = z_dim
+        if c_dim and labels == "embed":
+            self.embed = FullyConnected(c_dim, w_dim)
+            in_features += w_dim
+        elif c_dim:
+            self.label_weight = nn.Parameter(torch.randn(c_dim, z_dim))
+            in_features += z_dim
         for i in range(num_layers):
-            layer = FullyConnected(z_dim if i == 0 else w_dim, w_dim, activation=True, lr_multiplier=lr_multiplier)
+            layer = FullyConnected(in_features, w_dim, activation=True, lr_multiplier=lr_multiplier)
             setattr(self, f"fc{i}", layer)
-        self.register_buffer("w_avg", torch.zeros(w_dim))
+            in_features = w_dim
+        if averaged:
+            self.register_buffer("w_avg", torch.zeros(w_dim))
 
-    def forward(self, z: Tensor) -> Tensor:
-        x = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
+    def forward(self, z: Tensor | None, label: Tensor | None = None) -> Tensor:
+        x = [] if z is None else [z]
+        if self.c_dim and not hasattr(self, "embed"):
+            x = [torch.cat([*x, label @ self.label_weight], 1)]
+        x = [unit_second_moment(part) for part in x]
+        if hasattr(self, "embed"):
+            x.append(unit_second_moment(self.embed(label)))
+        x = torch.cat(x, 1)
         for i in range(self.num_layers):
             x = getattr(self, f"fc{i}")(x)
         return x
@@ -143,9 +185,9 @@ class MappingNetwork(nn.Module):
 class SynthesisLayer(nn.Module):
     """Modulated 3x3 convolution, noise, bias, leaky ReLU; doubles the size with ``up``."""
 
-    def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int, up: bool = False):
+    def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int, up=False, clamp=None):
         super().__init__()
-        self.up = up
+        self.up, self.clamp = up, clamp
         self.register_buffer("resample_filter", fir_kernel())
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1)
         self.weight = nn.Parameter(
@@ -161,14 +203,15 @@ class SynthesisLayer(nn.Module):
         x = modulated_convolution(x, self.weight, self.affine(w), up_kernel=kernel, gain=LRELU_GAIN)
         noise = self.noise_const if noise is None else noise
         x = x + (noise * (self.noise_strength * LRELU_GAIN)).to(x.dtype)
-        return F.leaky_relu(x + (self.bias * LRELU_GAIN).to(x.dtype)[:, None, None], 0.2)
+        return clamped(F.leaky_relu(x + (self.bias * LRELU_GAIN).to(x.dtype)[:, None, None], 0.2), self.clamp)
 
 
 class ToRGB(nn.Module):
     """Modulated 1x1 convolution to an image in [-1, 1], without demodulation."""
 
-    def __init__(self, in_channels: int, w_dim: int):
+    def __init__(self, in_channels: int, w_dim: int, clamp: float | None = None):
         super().__init__()
+        self.clamp = clamp
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1)
         self.weight = nn.Parameter(torch.randn(3, in_channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(3))
@@ -176,34 +219,34 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         x = modulated_convolution(x, self.weight, self.affine(w) * self.weight_gain, demodulate=False)
-        return at_least_float32(x + self.bias.to(x.dtype)[:, None, None])
+        return at_least_float32(clamped(x + self.bias.to(x.dtype)[:, None, None], self.clamp))
 
 
 class SynthesisBlock(nn.Module):
     """All layers of one resolution: conv0 (doubles the size, absent at 4x4), conv1, torgb."""
 
-    def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int):
+    def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int, clamp: float | None = None):
         super().__init__()
         self.resolution = resolution
         self.register_buffer("resample_filter", fir_kernel())
         if in_channels == 0:
             self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
         else:
-            self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, up=True)
-        self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution)
-        self.torgb = ToRGB(out_channels, w_dim)
+            self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, up=True, clamp=clamp)
+        self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, clamp=clamp)
+        self.torgb = ToRGB(out_channels, w_dim, clamp)
         self.convs = (["conv0"] if in_channels else []) + ["conv1"]
 
 
 class SynthesisNetwork(nn.Module):
     """w+ (B, num_ws, w_dim) to an image in [-1, 1], with skip connections between the torgb outputs."""
 
-    def __init__(self, w_dim: int, resolution: int, channel_base: int, channel_max: int):
+    def __init__(self, w_dim: int, resolution: int, channel_base: int, channel_max: int, clamp: float | None = None):
         super().__init__()
         self.resolutions = [2**i for i in range(2, int(math.log2(resolution)) + 1)]
         channels = {r: min(channel_base // r, channel_max) for r in self.resolutions}
         for r in self.resolutions:
-            setattr(self, f"b{r}", SynthesisBlock(channels[r // 2] if r > 4 else 0, channels[r], w_dim, r))
+            setattr(self, f"b{r}", SynthesisBlock(channels[r // 2] if r > 4 else 0, channels[r], w_dim, r, clamp))
         self.num_ws = 2 * len(self.resolutions)
 
     def layers(self):
@@ -228,7 +271,7 @@ class SynthesisNetwork(nn.Module):
 
 
 class StyleGAN2(Generator):
-    """StyleGAN2 generator, unconditional.
+    """StyleGAN2 generator.
 
     Args:
         resolution: image side, a power of two from 16 to 1024.
@@ -237,6 +280,9 @@ class StyleGAN2(Generator):
         channel_base: channels at resolution r are ``min(channel_base // r, channel_max)``; the official models have
             16384 at 256 (or 32768) and 32768 at 512 and 1024.
         channel_max: see channel_base.
+        c_dim: number of classes; 0 is unconditional.
+        conv_clamp: activations are held within ± this; None does not. The official models with float16 layers have 256.
+        labels, lr_multiplier: of the MappingNetwork.
 
     Raises:
         GeneratorError: for a resolution that is not such a power of two.
@@ -245,7 +291,19 @@ class StyleGAN2(Generator):
     spaces = ("z", "w", "w+")
     family = "stylegan2"
 
-    def __init__(self, resolution=256, z_dim=512, w_dim=512, mapping_layers=8, channel_base=32768, channel_max=512):
+    def __init__(
+        self,
+        resolution=256,
+        z_dim=512,
+        w_dim=512,
+        mapping_layers=8,
+        channel_base=32768,
+        channel_max=512,
+        c_dim=0,
+        conv_clamp=None,
+        labels="embed",
+        lr_multiplier=0.01,
+    ):
         super().__init__()
         if resolution not in (16, 32, 64, 128, 256, 512, 1024):
             raise GeneratorError(f"resolution must be a power of two from 16 to 1024, but {resolution} came.")
@@ -257,9 +315,11 @@ class StyleGAN2(Generator):
             "channel_base": channel_base,
             "channel_max": channel_max,
         }
-        self.resolution, self.z_dim, self.w_dim = resolution, z_dim, w_dim
-        self.mapping = MappingNetwork(z_dim, w_dim, mapping_layers)
-        self.synthesis = SynthesisNetwork(w_dim, resolution, channel_base, channel_max)
+        if (c_dim, conv_clamp, labels, lr_multiplier) != (0, None, "embed", 0.01):
+            self.config |= {"c_dim": c_dim, "conv_clamp": conv_clamp, "labels": labels, "lr_multiplier": lr_multiplier}
+        self.resolution, self.z_dim, self.w_dim, self.c_dim = resolution, z_dim, w_dim, c_dim
+        self.mapping = MappingNetwork(z_dim, w_dim, mapping_layers, lr_multiplier, c_dim, labels)
+        self.synthesis = SynthesisNetwork(w_dim, resolution, channel_base, channel_max, conv_clamp)
         self.num_ws = self.synthesis.num_ws
         self.noise_shapes = tuple(tuple(layer.noise_const.shape) for _, layer in self.synthesis.layers())
         self.register_buffer("w_std", torch.ones(w_dim), persistent=False)
@@ -273,11 +333,16 @@ class StyleGAN2(Generator):
         self.mapping.w_avg.copy_(value)
 
     def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
-        w = self.mapping(z)
+        w = self.mapping(z, self.label_vectors(len(z)))
         return w if truncation == 1 else self.w_mean + truncation * (w - self.w_mean)
 
     def fixed_noise(self, n: int = 1) -> list[Tensor]:
         return [layer.noise_const.expand(n, 1, -1, -1).clone() for _, layer in self.synthesis.layers()]
+
+    @property
+    def layer_names(self) -> list[str]:
+        """Name of the layer that each w+ row styles first, coarse to fine; a torgb shares the row that follows."""
+        return [*(name for name, _ in self.synthesis.layers()), f"b{self.resolution}.torgb"]
 
     @property
     def noise_strengths(self) -> list[Tensor]:
@@ -292,9 +357,9 @@ class StyleGAN2(Generator):
 class Conv2dLayer(nn.Module):
     """Convolution with equalised learning rate; ``down`` filters and halves the size."""
 
-    def __init__(self, in_channels, out_channels, kernel_size, *, bias=True, activation=True, down=False):
+    def __init__(self, in_channels, out_channels, kernel_size, *, bias=True, activation=True, down=False, clamp=None):
         super().__init__()
-        self.down, self.activation = down, activation
+        self.down, self.activation, self.clamp = down, activation, clamp
         if down:
             self.register_buffer("resample_filter", fir_kernel())
         weight = torch.randn(out_channels, in_channels, kernel_size, kernel_size)
@@ -303,6 +368,7 @@ class Conv2dLayer(nn.Module):
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        limit = None if self.clamp is None else self.clamp * gain
         gain = gain * LRELU_GAIN if self.activation else gain
         weight, k = (self.weight * (self.weight_gain * gain)).to(x.dtype), self.weight.shape[-1]
         bias = None if self.bias is None else (self.bias * gain).to(x.dtype)
@@ -313,18 +379,18 @@ class Conv2dLayer(nn.Module):
             x = F.conv2d(depthwise(x, self.resample_filter, (2, 2, 2, 2)), weight, bias, stride=2)
         else:
             x = F.conv2d(x, weight, bias, padding=k // 2)
-        return F.leaky_relu(x, 0.2) if self.activation else x
+        return clamped(F.leaky_relu(x, 0.2) if self.activation else x, limit)
 
 
 class DiscriminatorBlock(nn.Module):
     """Residual block that halves the size; the first one also reads the image."""
 
-    def __init__(self, in_channels: int, middle: int, out_channels: int):
+    def __init__(self, in_channels: int, middle: int, out_channels: int, clamp: float | None = None):
         super().__init__()
         if in_channels == 0:
-            self.fromrgb = Conv2dLayer(3, middle, 1)
-        self.conv0 = Conv2dLayer(middle, middle, 3)
-        self.conv1 = Conv2dLayer(middle, out_channels, 3, down=True)
+            self.fromrgb = Conv2dLayer(3, middle, 1, clamp=clamp)
+        self.conv0 = Conv2dLayer(middle, middle, 3, clamp=clamp)
+        self.conv1 = Conv2dLayer(middle, out_channels, 3, down=True, clamp=clamp)
         self.skip = Conv2dLayer(middle, out_channels, 1, bias=False, activation=False, down=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -344,16 +410,17 @@ def minibatch_stddev(x: Tensor, group_size: int = 4) -> Tensor:
 
 
 class DiscriminatorEpilogue(nn.Module):
-    """Minibatch standard deviation, convolution, two fully connected layers: the score at 4x4."""
+    """Minibatch standard deviation, convolution, two fully connected layers: scores at 4x4, (B, scores)."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, clamp: float | None = None, group_size: int = 4, scores: int = 1):
         super().__init__()
-        self.conv = Conv2dLayer(channels + 1, channels, 3)
+        self.group_size = group_size
+        self.conv = Conv2dLayer(channels + 1, channels, 3, clamp=clamp)
         self.fc = FullyConnected(channels * 16, channels, activation=True)
-        self.out = FullyConnected(channels, 1)
+        self.out = FullyConnected(channels, scores)
 
-    def forward(self, x: Tensor, group_size: int = 4) -> Tensor:
-        x = at_least_float32(self.conv(minibatch_stddev(x, group_size)))
+    def forward(self, x: Tensor, group_size: int | None = None) -> Tensor:
+        x = at_least_float32(self.conv(minibatch_stddev(x, group_size or self.group_size)))
         return self.out(self.fc(x.contiguous().flatten(1)))
 
 
@@ -362,20 +429,50 @@ class Discriminator(nn.Module):
 
     It also looks at how much the ``group_size`` images of a group differ. With groups of 1 every score is its image's
     own affair; all are then lower by about the same amount.
+
+    Args:
+        resolution, channel_base, channel_max, conv_clamp: as in StyleGAN2.
+        c_dim: number of classes. Their score is the projection onto the mapped label (Miyato and Koyama 2018).
+        group_size: samples that the minibatch standard deviation looks at together.
+        mapping_layers: of the label's mapping network.
     """
 
-    def __init__(self, resolution: int, channel_base: int = 32768, channel_max: int = 512):
+    def __init__(
+        self,
+        resolution: int,
+        channel_base: int = 32768,
+        channel_max: int = 512,
+        conv_clamp: float | None = None,
+        c_dim: int = 0,
+        group_size: int = 4,
+        mapping_layers: int = 8,
+    ):
         super().__init__()
         self.config = {"resolution": resolution, "channel_base": channel_base, "channel_max": channel_max}
+        if (conv_clamp, c_dim, group_size) != (None, 0, 4):
+            self.config |= {"conv_clamp": conv_clamp, "c_dim": c_dim, "group_size": group_size}
+            self.config |= {"mapping_layers": mapping_layers}
         self.resolutions = [2**i for i in range(int(math.log2(resolution)), 2, -1)]
         channels = {r: min(channel_base // r, channel_max) for r in [*self.resolutions, 4]}
         for r in self.resolutions:
             in_channels = 0 if r == resolution else channels[r]
-            setattr(self, f"b{r}", DiscriminatorBlock(in_channels, channels[r], channels[r // 2]))
-        self.b4 = DiscriminatorEpilogue(channels[4])
+            setattr(self, f"b{r}", DiscriminatorBlock(in_channels, channels[r], channels[r // 2], conv_clamp))
+        self.c_dim, width = c_dim, channels[4]
+        if c_dim:
+            self.mapping = MappingNetwork(0, width, mapping_layers, c_dim=c_dim, averaged=False)
+        self.b4 = DiscriminatorEpilogue(width, conv_clamp, group_size, width if c_dim else 1)
 
-    def forward(self, images: Tensor, dtype: torch.dtype = torch.float32, group_size: int = 4) -> Tensor:
+    def forward(
+        self,
+        images: Tensor,
+        dtype: torch.dtype = torch.float32,
+        group_size: int | None = None,
+        label: Tensor | None = None,
+    ) -> Tensor:
         x = (images * 2 - 1).to(dtype).contiguous(memory_format=torch.channels_last)
         for r in self.resolutions:
             x = getattr(self, f"b{r}")(x)
-        return self.b4(x, group_size)[:, 0]
+        scores = self.b4(x, group_size)
+        if self.c_dim:
+            scores = scores * self.mapping(None, label) / math.sqrt(scores.shape[1])
+        return scores.sum(1)

@@ -1,0 +1,243 @@
+"""StyleGAN in plain PyTorch (Karras et al., "A Style-Based Generator Architecture for GANs", CVPR 2019).
+
+What sets it apart from StyleGAN2: styles act by adaptive instance normalisation after each layer, noise has a learned
+strength per channel, each resolution has two styles of its own (18 at 1024 pixels), and only the last resolution is
+turned into colours. Inside, images are in [-1, 1]; ``StyleGAN1.synthesize`` returns [0, 1].
+
+The official network doubles sizes in two ways: below 128 pixels by repeating pixels before the convolution, from 128
+on by a transposed convolution. The second is the first with the kernel turned by 180 degrees; readers of checkpoints
+turn it, so that there is one way here.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .base import Generator, GeneratorError, at_least_float32
+from .stylegan2 import depthwise, unit_second_moment
+
+GAIN = math.sqrt(2)  # of He's initialisation, multiplied into the weights of all layers with a leaky ReLU
+
+
+class Dense(nn.Module):
+    """Linear layer with equalised learning rate: weights times ``gain / sqrt(inputs)``, all times the multiplier."""
+
+    def __init__(self, in_features: int, out_features: int, gain: float = 1.0, lr_multiplier: float = 1.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.bias = nn.Parameter(torch.zeros(out_features))
+        self.weight_gain, self.bias_gain = gain * lr_multiplier / math.sqrt(in_features), lr_multiplier
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
+
+
+class Mapping(nn.Module):
+    """z (B, z_dim), and a label (B, c_dim) where there are classes, to w (B, w_dim)."""
+
+    def __init__(self, z_dim: int, w_dim: int, num_layers: int = 8, lr_multiplier: float = 0.01, c_dim: int = 0):
+        super().__init__()
+        self.num_layers, in_features = num_layers, z_dim
+        if c_dim:
+            self.label_weight = nn.Parameter(torch.randn(c_dim, z_dim))
+            in_features += z_dim
+        for i in range(num_layers):
+            setattr(self, f"fc{i}", Dense(in_features if i == 0 else w_dim, w_dim, GAIN, lr_multiplier))
+        self.register_buffer("w_avg", torch.zeros(w_dim))
+
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        x = z if label is None else torch.cat([z, label @ self.label_weight], 1)
+        x = unit_second_moment(x)
+        for i in range(self.num_layers):
+            x = F.leaky_relu(getattr(self, f"fc{i}")(x), 0.2)
+        return x
+
+
+def repeat_and_convolve(x: Tensor, weight: Tensor) -> Tensor:
+    """Each pixel four times, then a 3x3 convolution: (B, I, H, W), (O, I, 3, 3) -> (B, O, 2H, 2W).
+
+    Repeated pixels share taps, so each of the four output phases is a 2x2 convolution of the small image.
+    """
+    first, middle, last = weight.unbind(2)
+    rows = torch.stack([first + middle, last, first, middle + last], 2)  # taps of the odd row, then of the even one
+    first, middle, last = rows.unbind(3)
+    taps = torch.stack([first + middle, last, first, middle + last], 3)
+    phases = taps.reshape(*weight.shape[:2], 2, 2, 2, 2).permute(0, 2, 4, 1, 3, 5)
+    phases = phases.reshape(-1, weight.shape[1], 2, 2).contiguous(memory_format=torch.channels_last)
+    return F.pixel_shuffle(F.conv2d(x, phases, padding=1), 2)[:, :, 1:-1, 1:-1]
+
+
+def adaptive_instance_norm(x: Tensor, style: Tensor, eps: float) -> Tensor:
+    """Every channel of x (B, C, H, W) to mean 0 and variance 1, then scaled and shifted by its style (B, 2C)."""
+    scale, shift = style.chunk(2, 1)
+    wide = at_least_float32(x)  # the variance of bfloat16 activations needs more digits than they have
+    mean = wide.mean((2, 3), keepdim=True)
+    factor = torch.rsqrt((wide - mean).square().mean((2, 3), keepdim=True) + eps) * (scale + 1)[:, :, None, None]
+    return ((wide - mean) * factor + shift[:, :, None, None]).to(x.dtype)
+
+
+class Layer(nn.Module):
+    """Convolution (absent in the first layer), noise, bias, leaky ReLU, style; doubles the size with ``up``."""
+
+    def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int, up: bool, eps: float):
+        super().__init__()
+        self.up, self.eps = up, eps
+        if in_channels:
+            weight = torch.randn(out_channels, in_channels, 3, 3)
+            self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+            self.weight_gain = GAIN / math.sqrt(in_channels * 9)
+        if up:
+            row = torch.tensor([0.25, 0.5, 0.25])
+            self.register_buffer("blur", torch.outer(row, row), persistent=False)
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.noise_strength = nn.Parameter(torch.zeros(out_channels))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.style = Dense(w_dim, 2 * out_channels)
+
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
+        if hasattr(self, "weight"):
+            weight = (self.weight * self.weight_gain).to(x.dtype)
+            if self.up:
+                x = depthwise(repeat_and_convolve(x, weight), self.blur, (1, 1, 1, 1))
+            else:
+                x = F.conv2d(x, weight, padding=1)
+        noise = self.noise_const if noise is None else noise
+        x = x + (noise * self.noise_strength[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+        return adaptive_instance_norm(F.leaky_relu(x, 0.2), self.style(w), self.eps)
+
+
+class Block(nn.Module):
+    """The two layers of one resolution."""
+
+    def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int, eps: float):
+        super().__init__()
+        self.conv0 = Layer(in_channels, out_channels, w_dim, resolution, bool(in_channels), eps)
+        self.conv1 = Layer(out_channels, out_channels, w_dim, resolution, False, eps)
+
+    def forward(self, x: Tensor, ws: Tensor, noise: list[Tensor | None]) -> Tensor:
+        return self.conv1(self.conv0(x, ws[:, 0], noise[0]), ws[:, 1], noise[1])
+
+
+class Synthesis(nn.Module):
+    """w+ (B, num_ws, w_dim) to an image in [-1, 1]."""
+
+    def __init__(self, w_dim: int, resolution: int, channel_base: int, channel_max: int, eps: float):
+        super().__init__()
+        self.resolutions = [2**i for i in range(2, int(math.log2(resolution)) + 1)]
+        channels = {r: min(channel_base // r, channel_max) for r in self.resolutions}
+        self.const = nn.Parameter(torch.ones(channels[4], 4, 4))
+        for r in self.resolutions:
+            setattr(self, f"b{r}", Block(channels[r // 2] if r > 4 else 0, channels[r], w_dim, r, eps))
+        self.rgb_weight = nn.Parameter(torch.randn(3, channels[resolution], 1, 1))
+        self.rgb_bias = nn.Parameter(torch.zeros(3))
+        self.rgb_gain = 1 / math.sqrt(channels[resolution])
+        self.num_ws = 2 * len(self.resolutions)
+
+    def layers(self):
+        """Yield every layer as (name, layer), coarse to fine; each has a style and a noise map."""
+        for r in self.resolutions:
+            for name in ("conv0", "conv1"):
+                yield f"b{r}.{name}", getattr(getattr(self, f"b{r}"), name)
+
+    def forward(self, ws, noise=None, dtype=torch.float32, checkpointing=False) -> Tensor:
+        x = self.const.to(dtype)[None].expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        noise = noise or [None] * self.num_ws
+        for i, r in enumerate(self.resolutions):
+            block, inputs = getattr(self, f"b{r}"), (x, ws[:, 2 * i : 2 * i + 2], noise[2 * i : 2 * i + 2])
+            again = {"use_reentrant": False, "preserve_rng_state": False}  # nothing of the forward pass is random
+            x = checkpoint(block, *inputs, **again) if checkpointing else block(*inputs)
+        weight = (self.rgb_weight * self.rgb_gain).to(dtype)
+        return at_least_float32(F.conv2d(x, weight, self.rgb_bias.to(dtype)))
+
+
+class StyleGAN1(Generator):
+    """StyleGAN generator.
+
+    Args:
+        resolution: image side, a power of two from 16 to 1024.
+        z_dim, w_dim: lengths of z and of a w row.
+        mapping_layers: fully connected layers of the mapping network.
+        channel_base: channels at resolution r are ``min(channel_base // r, channel_max)``; 16384 in the official ones.
+        channel_max: see channel_base.
+        c_dim: number of classes; 0 is unconditional.
+        eps: added to the variance by the instance norm: 1e-8 officially, 1e-5 in the common PyTorch conversion.
+        lr_multiplier: of the mapping network.
+
+    Attributes:
+        dtype, checkpointing: of the synthesis network, see StyleGAN2.
+
+    Raises:
+        GeneratorError: for a resolution that is not such a power of two.
+    """
+
+    spaces = ("z", "w", "w+")
+    family = "stylegan1"
+    dtype = torch.float32
+    checkpointing = False
+
+    def __init__(
+        self,
+        resolution=1024,
+        z_dim=512,
+        w_dim=512,
+        mapping_layers=8,
+        channel_base=16384,
+        channel_max=512,
+        c_dim=0,
+        eps=1e-8,
+        lr_multiplier=0.01,
+    ):
+        super().__init__()
+        if resolution not in (16, 32, 64, 128, 256, 512, 1024):
+            raise GeneratorError(f"resolution must be a power of two from 16 to 1024, but {resolution} came.")
+        self.config = {
+            "resolution": resolution,
+            "z_dim": z_dim,
+            "w_dim": w_dim,
+            "mapping_layers": mapping_layers,
+            "channel_base": channel_base,
+            "channel_max": channel_max,
+            "c_dim": c_dim,
+            "eps": eps,
+            "lr_multiplier": lr_multiplier,
+        }
+        self.resolution, self.z_dim, self.w_dim, self.c_dim = resolution, z_dim, w_dim, c_dim
+        self.mapping = Mapping(z_dim, w_dim, mapping_layers, lr_multiplier, c_dim)
+        self.synthesis = Synthesis(w_dim, resolution, channel_base, channel_max, eps)
+        self.num_ws = self.synthesis.num_ws
+        self.noise_shapes = tuple(tuple(layer.noise_const.shape) for _, layer in self.synthesis.layers())
+        self.register_buffer("w_std", torch.ones(w_dim), persistent=False)
+
+    @property
+    def w_mean(self) -> Tensor:
+        return self.mapping.w_avg
+
+    @w_mean.setter
+    def w_mean(self, value: Tensor) -> None:
+        self.mapping.w_avg.copy_(value)
+
+    @property
+    def layer_names(self) -> list[str]:
+        """Name of the layer that each w+ row styles, coarse to fine."""
+        return [name for name, _ in self.synthesis.layers()]
+
+    @property
+    def noise_strengths(self) -> list[Tensor]:
+        """Learned strength of each noise map, coarse to fine: the root mean square over its layer's channels."""
+        return [layer.noise_strength.square().mean().sqrt() for _, layer in self.synthesis.layers()]
+
+    def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
+        w = self.mapping(z, self.label_vectors(len(z)))
+        return w if truncation == 1 else self.w_mean + truncation * (w - self.w_mean)
+
+    def fixed_noise(self, n: int = 1) -> list[Tensor]:
+        return [layer.noise_const.expand(n, 1, -1, -1).clone() for _, layer in self.synthesis.layers()]
+
+    def render(self, code, space, noise, dtype: torch.dtype | None = None) -> Tensor:
+        ws = self.convert(code, space, "w+")
+        return self.synthesis(ws, noise, dtype or self.dtype, self.checkpointing) / 2 + 0.5
