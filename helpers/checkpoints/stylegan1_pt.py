@@ -3,8 +3,8 @@
 Names: ``g_mapping.dense0.weight`` …; ``g_synthesis.blocks.4x4.const`` (1, C, 4, 4), ``.bias``, ``.conv.weight``;
 ``g_synthesis.blocks.8x8.conv0_up.weight``, ``.conv1.weight``; in each block ``epi1`` and ``epi2`` with
 ``top_epi.noise.weight`` (C,) and ``style_mod.lin.weight`` (2C, w_dim); ``g_synthesis.torgb.weight``. Fixed noise maps
-are not stored, nor, as a rule, the mean of w (``truncation.avg_latent`` where there is one): the maps are drawn with seed 0,
-the mean is measured. The instance norm of this conversion adds 1e-5 to the variance, the official one 1e-8.
+are not stored, nor, as a rule, the mean of w (``truncation.avg_latent`` where there is one): the maps are drawn with
+seed 0, the mean is measured. The instance norm of this conversion adds 1e-5 to the variance, the official one 1e-8.
 """
 
 from __future__ import annotations

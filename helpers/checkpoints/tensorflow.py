@@ -7,13 +7,14 @@ the original code executes and that is never looked at here), ``build_func_name`
 array). ``Gs`` is the averaged generator.
 
 Weights are stored (in, out) and (height, width, in, out). The convolutions that double the size in StyleGAN2 are
-stored turned by 180 degrees, biases of style layers without their 1. StyleGAN (the first) doubles sizes from 128 on with a
+stored turned by 180 degrees, biases of style layers without their 1. The first StyleGAN doubles sizes from 128 on by a
 transposed convolution, which is ours with the kernel turned (``fused_scale`` "auto").
 
 Names: ``dlatent_avg``, ``mapping/Dense0/weight``, ``mapping/LabelConcat/weight`` (or, in ADA, ``LabelEmbed``),
 ``synthesis/noise0``. StyleGAN2: ``synthesis/4x4/Const/const``, ``4x4/Conv/weight``, ``mod_weight``, ``mod_bias``,
-``noise_strength``, ``8x8/Conv0_up``, ``8x8/Conv1``, ``8x8/ToRGB``. StyleGAN: ``4x4/Const/const``,
-``4x4/Const/Noise/weight``, ``4x4/Const/StyleMod/weight``, ``4x4/Conv``, ``8x8/Conv0_up``, ``8x8/Conv1``, ``ToRGB_lod0``.
+``noise_strength``, ``8x8/Conv0_up``, ``8x8/Conv1``, ``8x8/ToRGB``. StyleGAN:
+``4x4/Const/const``, ``4x4/Const/Noise/weight``, ``4x4/Const/StyleMod/weight``, ``4x4/Conv``, ``8x8/Conv0_up``,
+``8x8/Conv1``, ``ToRGB_lod0``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Files of ``torch.save``, zip and legacy, and the storages inside official pickles, read without ``torch.load``.
 
-``torch.load(weights_only=True)`` runs no code either, but leaves memory to the file: what a compressed member grows to,
-how large a legacy storage is, how often one storage is expanded; and the storages inside official pickles are out of its
-reach. Here every storage must fit into the bytes that there are, tensors are views that are read when they are asked
-for, and nothing is built but tensors, dicts, lists, numbers and strings.
+``torch.load(weights_only=True)`` runs no code either, but leaves memory to the file: what a compressed member grows
+to, how large a legacy storage is, how often one storage is expanded; and the storages inside official pickles are out
+of its reach. Here every storage must fit into the bytes that there are, tensors are views that are read when they are
+asked for, and nothing is built but tensors, dicts, lists, numbers and strings.
 
 Zip: ``NAME/data.pkl`` refers to storages by ``("storage", type, key, location, numel)`` in ``NAME/data/KEY``, stored
 without compression. Legacy: five pickles one after the other (magic number, protocol, system, object, list of keys),
@@ -23,7 +23,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from .safe_pickle import STORAGES, SPARE_BYTES, Budget, CheckpointError, Name, check_shape, read_pickle, shown
+from .safe_pickle import SPARE_BYTES, STORAGES, Budget, CheckpointError, Name, check_shape, read_pickle, shown
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
