@@ -55,7 +55,7 @@ def main(folder: str, count: int) -> None:
             return str(error)
         return None
 
-    b"".decode("cp437")  # Python's own codec of names in zip files, imported when it is first needed
+    b"a".decode("cp437")  # Python's own codec of names in zip files, imported when it is first needed
     for data in originals:  # the same holds for our readers
         read(data)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
