@@ -2,11 +2,15 @@
 
 import hashlib
 import json
+import os
 import sys
+import time
 from pathlib import Path
 
 import pooch
+import requests
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
@@ -33,7 +37,11 @@ def sha256(path: str | Path) -> str:
 
 
 def registry() -> dict[str, dict]:
-    """Entries of weights/registry.json by name: file, sha256, kind, summary, size in bytes and, if any, url.
+    """Entries of weights/registry.json by name.
+
+    Each has file, kind (generator, features), summary, licence and restricted (whether the licence restricts use).
+    Where known: title, resolution in pixels, domain (what the photos must show), url, mirrors, size in bytes, sha256
+    (64 hexadecimal digits, or as many as are known of its beginning) and cite.
 
     Raises WeightsError when the file is not JSON; an absent file is an empty registry.
     """
@@ -59,30 +67,125 @@ def register(name: str, path: str | Path, *, kind: str, summary: str, url: str |
         raise WeightsError(f"Expected a file in {FOLDER}, got {path}; move it there before it is registered.")
     entry = {"file": path.relative_to(FOLDER.resolve()).as_posix(), "sha256": sha256(path), "kind": kind}
     entry |= {"summary": summary, "size": path.stat().st_size} | ({"url": url} if url else {})
-    entries = dict(sorted((registry() | {name: entry}).items()))
+    entries = dict(sorted((registry() | {name: registry().get(name, {}) | entry}).items()))
     with atomic_path(FOLDER / "registry.json") as partial:
-        partial.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return entry
 
 
-def download(url: str, path: str | Path, checksum: str) -> Path:
+def page_or_pointer(head: bytes) -> str | None:
+    """What a file is that begins like a web page or a Git LFS pointer, as a sentence; None for anything else."""
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:64].lower()
+    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")):
+        return "it is a web page, not weights, as comes when a download quota is used up or a login is missing."
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, not the weights themselves; run `git lfs pull`."
+    return None
+
+
+class _Transfer:
+    """One request into an open file: it goes on where the file ends if the server can, else it starts anew."""
+
+    def __init__(self, file, seconds: float):
+        self.file, self.start = file, file.seek(0, 2)
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={self.start}-"} if self.start else {})
+        options = {"timeout": seconds, "headers": headers, "hooks": {"response": self.look}, "chunk_size": 2**16}
+        self.downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), **options)
+
+    def run(self, url: str) -> None:
+        self.downloader(url, self.file, None)
+
+    def look(self, response, **_) -> None:
+        """See the answer before its body: a page is no file, and not every server can go on in the middle."""
+        if response.is_redirect or response.status_code >= 400:
+            return
+        if "html" in response.headers.get("Content-Type", ""):
+            raise WeightsError("a web page came, as when a download quota is used up or a login is missing")
+        if self.start and response.headers.get("Content-Range", "").split("-")[0] != f"bytes {self.start}":
+            self.file.seek(0)
+            self.file.truncate()
+
+
+def download(
+    url: str | list[str], path: str | Path, checksum: str = "", *, seconds: float = 30, pause: float = 1, tries: int = 4
+) -> Path:
     """Fetch `url` to `path` unless it is there; its SHA-256 must begin with `checksum` (hexadecimal).
 
-    The file gets its name only when it is whole and checked. Raises WeightsError when it cannot be
-    fetched or differs.
+    The file gets its name only when it is whole and checked; until then it is NAME.part, from which the next try, in
+    this call or a later one, goes on. Of several processes one fetches while the others wait. Proxies are those of
+    the usual environment variables.
+
+    Args:
+        url: one address, or several: the file and its mirrors, in their order.
+        checksum: without one, the SHA-256 that came is written to stderr, to be pinned in the registry.
+        seconds: without any data before a try is given up.
+        pause: seconds before the second try, doubled before each further one.
+        tries: of each address.
+
+    Raises WeightsError when it cannot be fetched, is a web page, or differs.
     """
-    path = Path(path)
+    path, urls = Path(path), [url] if isinstance(url, str) else list(url)
     if path.exists():
         return path
-    with atomic_path(path) as partial:
-        try:
-            pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)(url, str(partial), None)
-        except (OSError, ValueError) as error:  # what requests raises are OSErrors
-            reason = f"could not be fetched ({type(error).__name__})"
-            raise WeightsError(f"{url} {reason}; check the network, or put the file at {path} by hand.") from error
-        if not sha256(partial).startswith(checksum):
-            raise WeightsError(f"{url} gave SHA-256 {sha256(partial)[:8]}…, expected {checksum[:8]}…; try again later.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            if not path.exists():  # another process may have fetched it while this one waited
+                _fetch(urls, path, checksum, seconds, pause, tries)
+    except OSError as error:
+        raise WeightsError(
+            f"{path} cannot be written: {error.strerror}; choose another folder or free space."
+        ) from error
     return path
+
+
+def _fetch(urls: list[str], path: Path, checksum: str, seconds: float, pause: float, tries: int) -> None:
+    part, reasons = path.with_name(f"{path.name}.part"), []
+    for url in urls:
+        for attempt in range(tries):
+            reason = _try(url, part, seconds)
+            if reason is None:
+                _accept(url, part, path, checksum)
+                return
+            reasons.append(f"{url} could not be fetched ({reason})")
+            if reason.startswith(("a web page", "HTTP 4")):
+                break  # asking again gives the same
+            time.sleep(pause * 2**attempt if attempt < tries - 1 else 0)
+    if part.exists() and not part.stat().st_size:
+        part.unlink()
+    raise WeightsError(f"{reasons[-1]}; check the network, or put the file at {path} by hand.")
+
+
+def _try(url: str, part: Path, seconds: float) -> str | None:
+    """One try; None when the file came to its end, else why it did not."""
+    with open(part, "ab+") as file:
+        try:
+            _Transfer(file, seconds).run(url)
+        except WeightsError as error:
+            return str(error)
+        except requests.HTTPError as error:
+            if error.response.status_code == 416:  # what is there is longer than the file: another one
+                file.truncate(0)
+            return f"HTTP {error.response.status_code}"
+        except (requests.RequestException, ValueError) as error:
+            return type(error).__name__
+    return None
+
+
+def _accept(url: str, part: Path, path: Path, checksum: str) -> None:
+    """Give a fetched file its name if it is what was expected; else delete it and raise WeightsError."""
+    with open(part, "rb") as file:
+        page = page_or_pointer(file.read(512))
+    found = sha256(part)
+    if page or not found.startswith(checksum):
+        part.unlink()
+        raise WeightsError(
+            f"{url} gave no weights: {page}" if page
+            else f"{url} gave SHA-256 {found[:8]}…, expected {checksum[:8]}…; try again later."
+        )  # fmt: skip
+    if not checksum:
+        print(f'{path.name} has "sha256": "{found}"; pin it in weights/registry.json.', file=sys.stderr)
+    os.replace(part, path)
 
 
 def weights_path(name: str) -> Path:
@@ -95,20 +198,29 @@ def weights_path(name: str) -> Path:
     if name not in entries:
         raise WeightsError(f"Unknown weights {name!r}; known are: {', '.join(entries) or 'none yet'}.")
     entry = entries[name]
-    path = FOLDER / entry["file"]
+    path, checksum = FOLDER / entry["file"], entry.get("sha256", "")
     if not path.exists() and entry.get("url"):
-        download(entry["url"], path, entry["sha256"])
+        download([entry["url"], *entry.get("mirrors", [])], path, checksum)
     if not path.is_file():
         raise WeightsError(
             f"Weights {name!r} should be in {path}, which is missing; get it with `git checkout {path}`."
         )
-    if sha256(path) != entry["sha256"]:
+    if not sha256(path).startswith(checksum):
         remedy = "delete it, it is then downloaded again" if entry.get("url") else f"restore it: `git checkout {path}`"
         raise WeightsError(
-            f"{path} has SHA-256 {sha256(path)[:8]}…, the registry says {entry['sha256'][:8]}…: it is damaged or "
+            f"{path} has SHA-256 {sha256(path)[:8]}…, the registry says {checksum[:8]}…: it is damaged or "
             f"was replaced; {remedy}."
         )
     return path
+
+
+def pin(name: str) -> str:
+    """Enter the SHA-256 of a fetched file into the registry; returns it. WeightsError for an unknown name."""
+    path, entries = weights_path(name), registry()
+    entries[name] |= {"sha256": sha256(path), "size": path.stat().st_size}
+    with atomic_path(FOLDER / "registry.json") as partial:
+        partial.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return entries[name]["sha256"]
 
 
 def read_config(name_or_path: str | Path) -> dict:
@@ -143,18 +255,21 @@ def _read(name_or_path: str | Path, tensors: bool) -> tuple[dict[str, Tensor], d
     return {name: t.float() if t.is_floating_point() else t for name, t in found.items()}, config
 
 
-def save_weights(path: str | Path, tensors: dict[str, Tensor], config: dict) -> Path:
-    """Write tensors, floating ones rounded to float16, and a JSON config as one safetensors file, atomically.
+def save_weights(
+    path: str | Path, tensors: dict[str, Tensor], config: dict, dtype: torch.dtype = torch.float16
+) -> Path:
+    """Write tensors, floating ones rounded to `dtype`, and a JSON config as one safetensors file, atomically.
 
-    Raises WeightsError when a value is not finite or leaves float16's range of ±65504.
+    Raises WeightsError when a value is not finite or leaves the range of the type (±65504 for float16).
     """
     path = Path(path)
     rounded = {}
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu()
-        half = tensor.half() if tensor.is_floating_point() else tensor
+        half = tensor.to(dtype) if tensor.is_floating_point() else tensor
         if not torch.isfinite(half).all():
-            raise WeightsError(f"Tensor {name!r} has values that are not finite as float16; {path} was not written.")
+            kind = str(dtype).removeprefix("torch.")
+            raise WeightsError(f"Tensor {name!r} has values that are not finite as {kind}; {path} was not written.")
         rounded[name] = half.clone(memory_format=torch.contiguous_format)
     with atomic_path(path) as partial:
         partial.write_bytes(serialize(rounded, metadata={"config": json.dumps(config)}))

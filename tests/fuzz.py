@@ -55,7 +55,8 @@ def main(folder: str, count: int) -> None:
             return str(error)
         return None
 
-    b"a".decode("cp437")  # Python's own codec of names in zip files, imported when it is first needed
+    for codec in ("cp437", "raw_unicode_escape", "unicode_escape", "latin-1", "ascii"):
+        b"a".decode(codec)  # Python's own codecs of texts in zip files and pickles are imported when they are needed
     for data in originals:  # the same holds for our readers
         read(data)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from helpers.checkpoints import read_checkpoint
 from helpers.checkpoints.torch_file import read_torch_legacy, read_torch_zip
-from helpers.generators import Discriminator, GeneratorError, load_discriminator, load_generator
+from helpers.generators import Discriminator, GeneratorError, convert_checkpoint, load_discriminator, load_generator
 from helpers.inversion import project
 from helpers.latents import Latents
 from helpers.weights import WeightsError
@@ -302,3 +302,32 @@ def test_networks_of_another_kind_are_one_sentence(tmp_path, write, message):
 def test_a_file_is_known_by_its_content_not_by_its_name(tmp_path):
     path = files.rosinality_pt(tmp_path / "weights.pkl", tiny.stylegan2())
     assert read_checkpoint(path).format == "rosinality .pt (StyleGAN2)"
+
+
+# --- conversion ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_converted_checkpoint_gives_the_same_images(tmp_path, half):
+    original = tiny.stylegan2(conv_clamp=0.5)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        judge = trained(Discriminator(16, 256, 16, conv_clamp=0.5))
+    source = files.official_pickle(tmp_path / "a.pkl", original, judge)
+    path = convert_checkpoint(source, tmp_path / "b.safetensors", half)
+    loaded, images = load_generator(path), original.synthesize(original.sample("w", 2))
+    assert same_images(original, loaded) < (0.02 if half else 1e-5)
+    assert half == (same_images(original, loaded) > 1e-5)
+    assert torch.allclose(load_discriminator(path)(images), judge(images), rtol=0.05 if half else 1e-5, atol=1e-3)
+    assert path.stat().st_size < source.stat().st_size
+    with pytest.raises(WeightsError, match="safetensors already"):
+        convert_checkpoint(path, path)
+
+
+def test_a_converted_stylegan_keeps_its_noise_and_its_labels(tmp_path):
+    first = load_generator(files.stylegan1_pt(tmp_path / "a.pt", tiny.stylegan1()))
+    again = load_generator(convert_checkpoint(tmp_path / "a.pt", tmp_path / "a.safetensors"))
+    assert same_images(first, again) == 0 and torch.equal(first.std("w"), again.std("w"))
+    files.official_pickle(tmp_path / "c.pkl", tiny.stylegan2(c_dim=3))
+    path = convert_checkpoint(tmp_path / "c.pkl", tmp_path / "c.safetensors")
+    assert same_images(load_generator(tmp_path / "c.pkl", label=2), load_generator(f"{path}@2")) == 0

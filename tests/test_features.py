@@ -217,7 +217,7 @@ def test_no_network_says_what_to_do_and_leaves_nothing(folder, monkeypatch):
     monkeypatch.setitem(module.DOWNLOADS, "vgg19", "http://127.0.0.1:9/vgg19-dcbb9e9d.pth")
     with pytest.raises(WeightsError, match="check the network.*or use vgg19-slim, which is bundled"):
         load_features("vgg19")
-    assert not list((folder / "downloads").iterdir())
+    assert {path.suffix for path in (folder / "downloads").iterdir()} <= {".lock"}
 
 
 def test_damaged_download_is_refused(folder, monkeypatch):

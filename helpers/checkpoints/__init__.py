@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from pathlib import Path
 
-from helpers.weights import WeightsError
+from helpers.weights import WeightsError, page_or_pointer
 
 from . import official, own, rosinality, stylegan1_pt, tensorflow, vanilla
 from .layout import Checkpoint, Part
@@ -16,7 +16,7 @@ MAX_BYTES = 8 * 2**30  # rosinality's with optimizers have 1 GB
 READERS = (official, tensorflow, rosinality, stylegan1_pt, vanilla)  # of pickles and torch files
 KNOWN = "official StyleGAN2-ADA/3, StyleGAN1/2 (TensorFlow), rosinality, g_mapping/g_synthesis and vanilla checkpoints"
 
-__all__ = ["Checkpoint", "CheckpointError", "Part", "page_or_pointer", "read_checkpoint"]
+__all__ = ["Checkpoint", "CheckpointError", "Part", "read_checkpoint"]
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -79,13 +79,3 @@ def _interpret(root: object) -> Checkpoint:
     names = [name for name in root if isinstance(name, str)][:3] if isinstance(root, dict) else []
     found = f"a dict with {', '.join(names)[:80]}" if names else f"a {type(root).__name__}"
     raise CheckpointError(f"it holds {found}, which is none of the formats that are read: {KNOWN}.")
-
-
-def page_or_pointer(head: bytes) -> str | None:
-    """What a file is that begins like a web page or a Git LFS pointer, as a sentence; None for anything else."""
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:64].lower()
-    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")):
-        return "it is a web page, not weights, as comes when a download quota is used up or a login is missing."
-    if start.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer, not the weights themselves; run `git lfs pull`."
-    return None

@@ -1,4 +1,4 @@
-"""Commands of weights: list, verify, add."""
+"""Commands of weights: list, fetch, verify, convert, add."""
 
 from __future__ import annotations
 
@@ -12,25 +12,72 @@ from .common import weights_app
 
 @weights_app.command("list")
 def weights_list() -> None:
-    """Known weights with size and state."""
+    """Known weights: what they show, size, licence, and whether they are here."""
     from ..figures import results_table
     from ..weights import FOLDER, registry
 
     rows = [
-        {"name": name, "kind": entry["kind"], "MB": entry["size"] / 1e6, "here": (FOLDER / entry["file"]).is_file()}
-        | {"summary": entry["summary"]}
+        {
+            "name": name,
+            "kind": entry["kind"],
+            "pixels": entry.get("resolution", ""),
+            "MB": round(entry["size"] / 1e6, 1) if "size" in entry else "?",
+            "here": (FOLDER / entry["file"]).is_file(),
+            "use": "restricted" if entry.get("restricted") else "free",
+            "licence": entry.get("licence", ""),
+            "summary": entry["summary"],
+        }
         for name, entry in registry().items()
     ]
     typer.echo(results_table(rows))
 
 
+@weights_app.command("fetch")
+def weights_fetch(
+    name: Annotated[str, typer.Argument(help="A name of `weights list`.")],
+    pin: Annotated[bool, typer.Option(help="Enter the SHA-256 that came into the registry.")] = False,
+) -> None:
+    """Download weights; an interrupted download goes on where it stopped."""
+    from .. import weights
+
+    path, entry = weights.weights_path(name), weights.registry()[name]
+    typer.echo(f"{name}: {path}")
+    typer.echo(
+        f"licence: {entry.get('licence', 'unknown')}" + (", its use is restricted" if entry.get("restricted") else "")
+    )
+    if "cite" in entry:
+        typer.echo(f"cite: {entry['cite']}")
+    if pin:
+        typer.echo(f"pinned: {weights.pin(name)}")
+
+
 @weights_app.command("verify")
 def weights_verify() -> None:
-    """Check every bundled file against the registry."""
-    from ..weights import registry, weights_path
+    """Check every file that is here against the registry."""
+    from ..weights import FOLDER, registry, weights_path
 
-    for name in registry():
-        typer.echo(f"{name}: {weights_path(name)} is whole")
+    for name, entry in registry().items():
+        if entry.get("url") and not (FOLDER / entry["file"]).exists():
+            typer.echo(f"{name}: not fetched")
+        elif "sha256" in entry:
+            typer.echo(f"{name}: {weights_path(name)} is whole")
+        else:
+            typer.echo(f"{name}: {weights_path(name)} is here; its SHA-256 is not pinned")
+
+
+@weights_app.command("convert")
+def weights_convert(
+    file: Annotated[str, typer.Argument(help="A checkpoint of any known format, or a registered name.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write; by default beside the file.")] = None,
+    half: Annotated[
+        bool, typer.Option(help="Round to float16: half the size, pictures differ in the last bits.")
+    ] = False,
+) -> None:
+    """Write a checkpoint as safetensors of this project: smaller, faster to load, and no pickle any more."""
+    from ..generators import checkpoint_path, convert_checkpoint
+
+    source = checkpoint_path(file)
+    typer.echo(convert_checkpoint(source, out or source.with_suffix(".safetensors"), half=half))
 
 
 @weights_app.command("add")

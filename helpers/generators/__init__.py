@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.checkpoints import Checkpoint, Part, read_checkpoint
-from helpers.weights import WeightsError, weights_path
+from helpers.weights import WeightsError, save_weights, weights_path
 
 from .base import Generator, GeneratorError
 from .dcgan import DCGAN, DCGANDiscriminator
@@ -32,6 +32,7 @@ __all__ = [
     "StyleGAN2",
     "build_generator",
     "checkpoint_path",
+    "convert_checkpoint",
     "load_discriminator",
     "load_generator",
 ]
@@ -116,6 +117,27 @@ def build_generator(checkpoint: Checkpoint, name: str) -> Generator:
     elif not generator.c_dim:
         generator.compute_statistics(keep_mean=has_mean)
     return generator
+
+
+def convert_checkpoint(path: str | Path, out: str | Path, half: bool = False) -> Path:
+    """Write the generator of a checkpoint (and its discriminator, if it is read) as safetensors; returns ``out``.
+
+    half: round to float16; without it the images are the same. Raises WeightsError for a file that is not read, or
+    when ``out`` is the file itself.
+    """
+    if Path(path).resolve() == Path(out).resolve():
+        raise WeightsError(f"{path} is safetensors already; name another file to write with --out.")
+    checkpoint = read_checkpoint(path)
+    generator = build_generator(checkpoint, str(path))
+    tensors = {f"generator.{name}": value for name, value in generator.state_dict().items()}
+    if "w" in generator.spaces and not generator.c_dim:
+        tensors["statistics.w_std"] = generator.w_std
+    config = {"family": generator.family, "generator": generator.config, "source": checkpoint.format}
+    if checkpoint.read_discriminator is not None:
+        part = checkpoint.read_discriminator()
+        config["discriminator"] = part.config
+        tensors |= {f"discriminator.{name}": value for name, value in part.tensors.items()}
+    return save_weights(out, tensors, config, torch.float16 if half else torch.float32)
 
 
 def _with_noise(part: Part, family: str) -> dict[str, Tensor]:
