@@ -81,7 +81,7 @@ class Constraint:
 
     Attributes:
         mask: (1, 1, R, R) in [0, 1], where it counts and how much; None is everywhere.
-        weight: a number, or (B,) for a table of settings; may be changed while a search runs.
+        weight: a number, or (B,) for a table of settings.
         name: under which it is reported.
         met_at: at or below this value it is met.
     """
@@ -222,7 +222,7 @@ class Prior(Constraint):
 
 
 class Constraints:
-    """Weighted sum of constraints; a part is the unweighted value of one.
+    """Weighted sum of constraints; a part is the unweighted value of one. ``weights`` may be changed under way.
 
     Raises ConstraintError when there is none with a weight that ties the picture to anything but the model itself, for
     two of one name, and for a weight that is negative or no number.
@@ -232,7 +232,8 @@ class Constraints:
         self.constraints = {constraint.name: constraint for constraint in constraints}
         if len(self.constraints) < len(constraints):
             raise ConstraintError("two constraints have one name; give each kind once, with a mask that covers both.")
-        weights = {name: torch.as_tensor(c.weight, dtype=torch.float32) for name, c in self.constraints.items()}
+        self.weights = {name: constraint.weight for name, constraint in self.constraints.items()}
+        weights = {name: torch.as_tensor(weight, dtype=torch.float32) for name, weight in self.weights.items()}
         bad = [name for name, w in weights.items() if not (w.isfinite() & (w >= 0)).all()]
         if bad:
             raise ConstraintError(f"the weight of {', '.join(bad)} must be a finite number of at least 0.")
@@ -255,7 +256,7 @@ class Constraints:
         """Loss of images (b, 3, R, R) and codes (b, ...), the rows ``index`` of the batch."""
         parts, total, setting = {}, images.new_zeros(len(images)), self.setting_of.to(images.device)[index]
         for name, constraint in self.constraints.items():
-            weight = torch.as_tensor(constraint.weight, dtype=images.dtype, device=images.device)
+            weight = torch.as_tensor(self.weights[name], dtype=images.dtype, device=images.device)
             if not weight.gt(0).any():
                 continue
             parts[name] = constraint(images, codes)

@@ -76,17 +76,22 @@ class Encoder(nn.Module):
         return self.out(F.relu(self.hidden(x.flatten(1)))).view(-1, *self.shape)
 
     @torch.no_grad()
-    def encode(self, generator: Generator, images: Tensor, mask: Tensor | None = None) -> Latents:
+    def encode(
+        self, generator: Generator, images: Tensor, mask: Tensor | None = None, space: str | None = None
+    ) -> Latents:
         """The latents that a picture, or the part of it under the mask, seems to have.
 
         Args:
             generator: the one that the encoder was trained with.
             images: (B, 3, H, W) in [0, 1], square.
             mask: (B or 1, 1, H, W) in [0, 1], 1 = known; None is everywhere.
+            space: of the latents, by default the encoder's own. The w nearest to a w+ is the mean of its rows.
 
         Raises:
-            EncoderError: where picture and mask do not fit each other, or the codes do not fit the generator.
+            EncoderError: where picture and mask do not fit each other, the codes do not fit the generator, or no way
+                leads to the space.
         """
+        space = space or self.space
         if self.space not in generator.spaces or generator.code_shape(self.space) != self.shape:
             raise EncoderError(f"this encoder predicts {self.space} codes of {self.shape}; use its own generator.")
         mask = images.new_ones(1, 1, *images.shape[-2:]) if mask is None else mask
@@ -98,7 +103,14 @@ class Encoder(nn.Module):
         mask = mask.expand(len(images), -1, -1, -1)
         if images.shape[-1] != self.resolution:
             images, mask = resize(images, self.resolution), mask_pyramid(mask, [self.resolution])[0]
-        return Latents(self.space, generator.mean(self.space) + generator.std(self.space) * self(images, mask))
+        code = generator.mean(self.space) + generator.std(self.space) * self(images, mask)
+        if (self.space, space) == ("w+", "w"):
+            code = code.mean(1)
+        elif space != self.space:
+            raise EncoderError(
+                f"the encoder predicts {self.space}, from which no way leads to {space}; choose w or w+."
+            )
+        return Latents(space, code)
 
 
 def load_encoder(generator: Generator | str = "stylegan2-cats-64", device: torch.device | str | None = None) -> Encoder:

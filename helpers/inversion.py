@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .encoder import Encoder, load_encoder
 from .generators import Generator
 from .latents import Latents
 from .losses import LAYERS, Criterion, Loss
 from .optimizers import Optimization, cosine
 
-STARTS = ("mean", "sample", "best")
+STARTS = ("mean", "sample", "best", "encoder")
 
 
 class InversionError(ValueError):
@@ -94,8 +95,9 @@ class Inversion:
         layers: layers of the perceptual loss.
         mask: (B or 1, 1, R, R), where the image terms count.
         start: "mean" of the space, a "sample" (the same for every target), the "best" of ``candidates`` samples by the
-            criterion, or Latents, whose noise maps are kept. None is the best where z comes first, or with restarts,
-            else the mean; z has no mean to start at.
+            criterion, what the "encoder" predicts, or Latents, whose noise maps are kept. The last two skip all phases
+            but those of the space itself. None is the best where z comes first, or with restarts, else the mean; z
+            has no mean to start at.
         steps: steps over all phases, at least one in each.
         optimizer: "adam" or "lbfgs" (up to 20 evaluations a step).
         lr: rate in standard deviations of the space in place of each phase's own (Adam).
@@ -103,8 +105,10 @@ class Inversion:
         restarts: starts per target ("sample" or "best"); the best run of each target is returned.
         candidates: number of samples for start="best".
         seed: of all samples.
+        encoder: for start="encoder", of ``load_encoder``; by default the one that belongs to the generator.
 
     Raises:
+        EncoderError: for start="encoder" where no encoder fits the generator and the space.
         InversionError: for targets of another size, with NaN or outside [0, 1], batches that do not agree, an unknown
             start, no steps, or phases that do not lead to the space.
         GeneratorError: for a space that the generator does not have.
@@ -126,6 +130,7 @@ class Inversion:
     restarts: int = 1
     candidates: int = 64
     seed: int = 0
+    encoder: Encoder | None = None
     criterion: Criterion = field(init=False)
 
     def __post_init__(self):
@@ -184,6 +189,9 @@ class Inversion:
     # --- start ------------------------------------------------------------------------------------------------------
 
     def _first_latents(self) -> Latents:
+        if self.start == "encoder":
+            encoder = self.encoder or load_encoder(self.generator)
+            self.start = encoder.encode(self.generator, self.targets, self.mask, self.space)
         space, rows = self.phases[0].space, self.batch * self.restarts
         if isinstance(self.start, Latents):
             code = self.generator.convert(self.start.code, self.start.space, self.space)

@@ -144,7 +144,7 @@ def sketch_constraints(
     discriminator=None,
     features=None,
 ) -> list[Constraint]:
-    """The constraints of a sketch by the weights of their names; what has no weight is left out.
+    """The constraints of a sketch by the weights of their names; a weight of 0 may be raised while a search runs.
 
     Args:
         weights: of "colour", "edge", "perceptual", "realism" and "prior", each a number or (B,) for a table of
@@ -158,7 +158,6 @@ def sketch_constraints(
     if weights is None:
         weights = default_weights(sketch)
         weights = {k: v for k, v in weights.items() if k != "realism" or discriminator is not None}
-    on = {name: weight for name, weight in weights.items() if torch.as_tensor(weight).ne(0).any()}
     device = generator.device
     image, mask = sketch.image.to(device), sketch.mask.to(device)
     makers = {
@@ -168,10 +167,10 @@ def sketch_constraints(
         "realism": lambda w: Realism(None, w, discriminator=_given(discriminator, "realism")),
         "prior": lambda w: Prior(None, w, generator=generator, space=space),
     }
-    unknown = sorted(set(on) - set(makers))
+    unknown = sorted(set(weights) - set(makers))
     if unknown:
         raise ConstraintError(f"unknown constraint {', '.join(unknown)}; a sketch has {', '.join(makers)}.")
-    return [makers[name](weight) for name, weight in on.items()]
+    return [makers[name](weight) for name, weight in weights.items()]
 
 
 def _given(network, name: str):
@@ -305,8 +304,8 @@ class SketchSearch:
         if self.sketch is None:
             raise SketchError('start="encoder" needs the sketch itself; pass sketch=..., or choose another start.')
         encoder, device = self.encoder or load_encoder(self.generator), self.generator.device
-        found = encoder.encode(self.generator, self.sketch.image.to(device), self.sketch.mask.to(device))
-        return narrowed(found, self.space).code
+        image, mask = self.sketch.image.to(device), self.sketch.mask.to(device)
+        return encoder.encode(self.generator, image, mask, self.space).code
 
     # --- run --------------------------------------------------------------------------------------------------------
 
@@ -363,28 +362,18 @@ class SketchSearch:
         )
 
 
-def narrowed(latents: Latents, space: str) -> Latents:
-    """Latents in a space that may be narrower: the w nearest to a w+ is the mean of its rows. SketchError for z."""
-    if latents.space == space:
-        return latents
-    if (latents.space, space) != ("w+", "w"):
-        raise SketchError(f"the encoder predicts {latents.space}, from which no way leads to {space}; use w or w+.")
-    return Latents("w", latents.code.mean(1), latents.noise)
-
-
 def near(generator: Generator, latents: Latents, n: int = 16, radius: float = 0.3, seed: int = 0) -> Latents:
-    """``n`` codes around one, to go on from it: itself first, then that with normal steps of ``radius`` times the
-    standard deviation of its space.
+    """``n`` codes to go on from: the given one first, then random ones around it.
 
-    latents: a batch of 1. Raises SketchError for another number.
+    latents: a batch of 1. radius: standard deviation of the offsets, in standard deviations of the space.
+    Raises SketchError for another number of latents.
     """
     if len(latents) != 1:
         raise SketchError(f"pick one candidate, latents[i]; {len(latents)} came.")
     random = torch.Generator().manual_seed(seed)
-    steps = torch.randn(n, *latents.code.shape[1:], generator=random).to(latents.code) * (torch.arange(n) > 0).view(
-        -1, *[1] * (latents.code.ndim - 1)
-    ).to(latents.code)
-    return Latents(latents.space, latents.code + radius * generator.std(latents.space) * steps)
+    offsets = torch.randn(n, *latents.code.shape[1:], generator=random).to(latents.code)
+    offsets[0] = 0
+    return Latents(latents.space, latents.code + radius * generator.std(latents.space) * offsets)
 
 
 def search(generator: Generator, sketch: Sketch, space: str = "w", weights=None, **options) -> Candidates:

@@ -16,7 +16,8 @@ Delta = Annotated[float, typer.Option(min=0, help="Weight of the squared latent 
 Layers = Annotated[str, typer.Option(help="Perceptual layers, names or numbers with commas between.")]
 Optimizer = Annotated[str, typer.Option(help="adam, or lbfgs (each of its steps takes up to 20 evaluations).")]
 Start = Annotated[
-    str | None, typer.Option(help="mean (of w), sample, or best (of 64 samples); by default best for z, else mean.")
+    str | None,
+    typer.Option(help="mean (of w), sample, best (of 64 samples), or encoder; by default best for z, else mean."),
 ]
 LearningRate = Annotated[float | None, typer.Option(help="Rate in standard deviations of the space (Adam).")]
 Restarts = Annotated[int, typer.Option(min=1, help="Starts per photo, of which the best is kept.")]
