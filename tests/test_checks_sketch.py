@@ -38,7 +38,10 @@ def in_place(rgba, threshold=0.1):
     [
         (lambda rgba, threshold=0.1: sketch_mask(rgba, 0.1), "threshold that is given"),
         (lambda rgba, threshold=0.1: sketch_mask(rgba, 0.0), "below the threshold"),
-        (lambda rgba, threshold=0.1: (sketch_mask(rgba, threshold)[0], sketch_mask(rgba, threshold)[1].ceil()), "alpha"),
+        (
+            lambda rgba, threshold=0.1: (sketch_mask(rgba, threshold)[0], sketch_mask(rgba, threshold)[1].ceil()),
+            "alpha",
+        ),
         (lambda rgba, threshold=0.1: [t * 255 for t in sketch_mask(rgba, threshold)], r"in \[0, 1\]"),
         (lambda rgba, threshold=0.1: [t[0] for t in sketch_mask(rgba, threshold)], "shape"),
         (in_place, "stay as it was"),

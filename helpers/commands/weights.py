@@ -84,7 +84,7 @@ def weights_convert(
 def weights_add(
     file: Annotated[Path, typer.Argument(help="Exported safetensors file of a training.")],
     name: Annotated[str, typer.Argument(help="Name to load it by.")],
-    kind: Annotated[str, typer.Option(help="generator or features.")],
+    kind: Annotated[str, typer.Option(help="generator, features or encoder.")],
     summary: Annotated[str, typer.Option(help="One line for the list.")],
 ) -> None:
     """Copy a file into weights/ and enter it into the registry."""

@@ -415,8 +415,8 @@ class RunPanel(widgets.VBox):
         self.chosen = number
         image = self.result.images[number : number + 1]
         self.box.show(image, f"no. {number}")
-        if self.box._before is not None:
-            self.compare.show(self.box._before[:1], image)
+        if self.box.before is not None:
+            self.compare.show(self.box.before[:1], image)
 
     # --- states and files -------------------------------------------------------------------------------------------
 
