@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+import tiny
 import torch
 
-import tiny
 from helpers.masks import ellipse
 from helpers.sketch import Sketch, search
 from helpers.widgets.sketch import sketch_panel
