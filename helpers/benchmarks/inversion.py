@@ -19,6 +19,7 @@ from helpers.runs import DEMO, write_json
 from .common import circumstances
 
 FACES = 16
+GAIN_STEPS = (25, 50, 100, 200, 300)  # of the comparison of the encoder with the mean
 
 
 def summary(result: InversionResult, faces: Tensor, features) -> dict:
@@ -42,6 +43,17 @@ def single_against_batch(generator: Generator, faces: Tensor, features, steps: i
     return {"faces": len(faces), "seconds_single": single, "seconds_batch": batch, "ratio": single / batch}
 
 
+def encoder_gain(generator: Generator, faces: Tensor, features) -> list[dict]:
+    """Loss and PSNR of w+ inversions from the mean and from the encoder's prediction, by the number of steps."""
+    rows = []
+    for steps in GAIN_STEPS:
+        for start in ("mean", "encoder"):
+            result = project(generator, faces, "w+", features=features, start=start, steps=steps)
+            figures = {"loss": result.total.mean().item(), "psnr": psnr(result.images, faces).mean().item()}
+            rows.append({"start": start, "steps": steps, **figures})
+    return rows
+
+
 def run(data: str | Path, out: str | Path, device: torch.device) -> str:
     """Measure; write ``inversion.json`` and a sheet of the faces; return the tables as text."""
     out, features = Path(out), load_features("vgg19-slim", device)
@@ -63,6 +75,7 @@ def run(data: str | Path, out: str | Path, device: torch.device) -> str:
     }.items():
         result = project(generator, few, features=features, **options)
         report["choices"].append({"choice": name, **summary(result, few, features)})
+    report["encoder"] = encoder_gain(generator, faces[:8], features)
     report["batch"] = [single_against_batch(generator, faces, features)]
     write_json(out / "inversion.json", report)
     save_figure(labelled_grid(list(sheet.values()), list(sheet)), out / "inversion.png")

@@ -42,3 +42,11 @@ def bench_blend(
     from ..benchmarks.blend import run
 
     typer.echo(run(data, out, device_of(device), pairs))
+
+
+@bench_app.command("sketch")
+def bench_sketch(data: Data, out: Out = Path("output/bench"), device: Device = None) -> None:
+    """Every shipped sketch with the defaults; spaces, starts, realism and prior on three of them."""
+    from ..benchmarks.sketch import run
+
+    typer.echo(run(data, out, device_of(device)))
