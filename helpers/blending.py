@@ -574,7 +574,7 @@ def scribble(
     *,
     feather: float | None = None,
     rows: Sequence[int] | None = None,
-    prior: float = 0.001,
+    prior: float = 0.01,
     weights: dict | None = None,
     steps: int = STEPS,
     noise_steps: int = NOISE_STEPS,

@@ -173,7 +173,7 @@ def scribble(
     out: Out,
     mask: Annotated[str, typer.Option(help="Where the strokes are: auto finds it, or as for blend.")] = "auto",
     feather: Feather = None,
-    prior: Annotated[float, typer.Option(min=0, help="Weight of staying near the photo's code.")] = 0.001,
+    prior: Annotated[float, typer.Option(min=0, help="Weight of staying near the photo's code.")] = 0.01,
     model: Model = "stylegan2-cats-64",
     steps: CodeSteps = 200,
     noise_steps: NoiseSteps = 150,
