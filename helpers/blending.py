@@ -13,22 +13,18 @@ call ``run()``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from scipy import ndimage, sparse
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
 from . import masks
 from .generators import Generator
-from .images import atomic_path, quantize, resize
+from .images import quantize, resize
 from .inversion import PHASES, InversionResult, InversionStep
 from .latents import Latents
 from .losses import Loss, delta_loss, gram_matrix, lp_loss, perceptual_loss, style_loss
@@ -50,7 +46,7 @@ STYLE_WEIGHTS = {"first": 1.0, "perceptual": 0.02, "content": 0.002, "style": 0.
 
 
 class BlendError(ValueError):
-    """An edit that cannot start, or a file that holds none; the message says what was expected."""
+    """An edit that cannot start; the message says what was expected."""
 
 
 # --- the objective ---------------------------------------------------------------------------------------------------
@@ -836,32 +832,3 @@ def measure(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, features=None) -
             continued = torch.lerp(source, images, where)
             values[f"feature_distance_{name}"] = feature_distance(features, continued, source)
     return values
-
-
-# --- keep ------------------------------------------------------------------------------------------------------------
-
-
-def save_edit(path: str | Path, tensors: dict[str, Tensor], latents: Latents | None, settings: dict) -> None:
-    """Write an edit as one file: pictures and masks by name, latents with noise, settings that JSON can hold."""
-    tensors = {f"picture.{name}": values for name, values in tensors.items()}
-    if latents is not None:
-        tensors["code"] = latents.code
-        tensors |= {f"noise.{i:02d}": map_ for i, map_ in enumerate(latents.noise or [])}
-    metadata = {"settings": json.dumps(settings), "space": latents.space if latents is not None else ""}
-    tensors = {name: values.detach().cpu().float().contiguous() for name, values in tensors.items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
-
-
-def load_edit(path: str | Path) -> tuple[dict[str, Tensor], Latents | None, dict]:
-    """Read what ``save_edit`` wrote: (pictures and masks, latents or None, settings). BlendError for another file."""
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-        settings, space = json.loads(metadata["settings"]), metadata["space"]
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise BlendError(f"expected a saved edit (.safetensors), but {path} is none: {error}") from error
-    pictures = {name.removeprefix("picture."): v for name, v in tensors.items() if name.startswith("picture.")}
-    noise = [values for name, values in tensors.items() if name.startswith("noise.")]
-    return pictures, Latents(space, tensors["code"], noise or None) if space else None, settings

@@ -388,20 +388,3 @@ def test_measures_name_the_side_that_is_wrong(features):
     assert values["psnr_y"].item() == math.inf and values["feature_distance_y"].item() == pytest.approx(0, abs=1e-6)
     assert 15 < values["psnr_x"].item() < 25 and values["feature_distance_x"] > 1e-4
     assert values["psnr_x"].item() + 3 == pytest.approx(values["psnr"].item(), abs=0.1)  # half of the pixels are exact
-
-
-# --- keep ------------------------------------------------------------------------------------------------------------
-
-
-def test_an_edit_is_kept_in_one_file(tmp_path, generator, features):
-    result = blending.crossover(generator, X, Y, HALF, features, steps=3, noise_steps=2).run()
-    settings = {"edit": "crossover", "feather": 3.0, "weights": {"first": 1.0}}
-    blending.save_edit(tmp_path / "a.safetensors", {"image": result.images, "mask": HALF}, result.latents, settings)
-    kept, latents, read = blending.load_edit(tmp_path / "a.safetensors")
-    assert read == settings and torch.equal(kept["mask"], HALF) and torch.equal(kept["image"], result.images)
-    assert torch.equal(generator.synthesize(latents).clamp(0, 1), result.images)
-    blending.save_edit(tmp_path / "b.safetensors", {"mask": HALF}, None, {})
-    assert blending.load_edit(tmp_path / "b.safetensors")[1] is None
-    (tmp_path / "c.safetensors").write_bytes(b"nothing")
-    with pytest.raises(BlendError, match="expected a saved edit"):
-        blending.load_edit(tmp_path / "c.safetensors")

@@ -1,5 +1,6 @@
 """Panels for the lessons: thin, over plain functions that run without them. How to build one: panel.py."""
 
+from .blending import BlendingPanel, blending_panel
 from .canvas import CoreCanvas, drawing_canvas, photo_palette
 from .interpolation import interpolation_slider
 from .inversion import InversionPanel, inversion_panel
@@ -11,12 +12,14 @@ from .upload import photo_upload
 
 __all__ = [
     "BeforeAfter",
+    "BlendingPanel",
     "CoreCanvas",
     "Gallery",
     "InversionPanel",
     "Job",
     "RunBox",
     "RunPanel",
+    "blending_panel",
     "drawing_canvas",
     "dropdown",
     "float_slider",
