@@ -96,12 +96,12 @@ class BlendingPanel(RunPanel):
 
     def _place(self) -> None:
         """Put the chosen shape and photo on the canvas, and the hard paste beside it."""
-        shape, restoring = self.controls["shape"].value, self._placing
+        shape, before = self.controls["shape"].value, self._placing
         self.canvas.set_background(self.y)
-        if shape != DRAWN and not restoring:
-            self._placing = True
+        self._placing = True
+        if shape != DRAWN:
             self.canvas.set_mask(masks.SHAPES[shape](self.generator.resolution))
-            self._placing = False
+        self._placing = before
         self.box.show_reference()
 
     def _drew(self) -> None:
