@@ -9,6 +9,7 @@ import typer
 from .commands import (  # noqa: F401  (each registers its own)
     benchmarks,
     blending,
+    grading,
     inversion,
     sketch,
     sweep,

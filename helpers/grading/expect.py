@@ -28,21 +28,23 @@ def passed(name: str) -> None:
     print(f"{name}: passed")
 
 
-def tiny() -> StyleGAN2:
-    """A StyleGAN2 of 16 px with random weights, always the same."""
+def tiny(seed: int = 7, noise: float | None = None) -> StyleGAN2:
+    """A StyleGAN2 of 16 px with random weights; ``noise`` gives its layers strengths that fall from the first on."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
+        torch.manual_seed(seed)
         generator = StyleGAN2(16, z_dim=12, w_dim=8, mapping_layers=2, channel_base=128, channel_max=8)
     generator.compute_statistics(2_000)
+    for i, strength in enumerate(generator.noise_strengths if noise else ()):
+        strength.data.fill_(noise / (i + 1))
     return generator.eval().requires_grad_(False)
 
 
 class TinyFeatures(nn.Module):
     """Two layers of random features that count how often they are asked."""
 
-    def __init__(self):
+    def __init__(self, seed: int = 3):
         super().__init__()
-        generator = torch.Generator().manual_seed(3)
+        generator = torch.Generator().manual_seed(seed)
         self.kernels = [torch.randn(4, 3, 3, 3, generator=generator), torch.randn(6, 4, 3, 3, generator=generator)]
         self.calls = 0
 

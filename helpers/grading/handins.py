@@ -1,0 +1,134 @@
+"""Results of long optimisations: handed in as latents and masks, rendered with the reference generator, and measured.
+
+Nothing is optimised again while grading. A file holds numbers only (safetensors); it is small, and of one picture.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from helpers.generators import Generator, load_generator
+from helpers.latents import Latents, load_latents
+from helpers.metrics import psnr, ssim
+from helpers.photos import demo_cat
+
+from .lessons import LessonError
+from .probe import Verdict
+
+MODEL = "stylegan2-cats-64"
+MOST_BYTES = 4_000_000
+
+
+class HandInError(ValueError):
+    """A file that was handed in and cannot be measured; the message says why."""
+
+
+@dataclass
+class Measured:
+    """Pictures (1, 3, H, W) by name, what was handed in first; and the verdicts."""
+
+    pictures: dict[str, Tensor]
+    verdicts: list[Verdict] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class HandIn:
+    """One file that students hand in: the item's id, its name, how it is measured, what is expected."""
+
+    item: str
+    file: str
+    measure: Callable[[Path], Measured]
+    expected: str
+
+
+@functools.cache
+def _generator() -> Generator:
+    return load_generator(MODEL, "cpu")
+
+
+def read(path: Path, space: str, noise: bool) -> Latents:
+    """Latents of one picture that fit the reference generator. HandInError for anything else."""
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_BYTES:
+        raise HandInError(f"{path.name} is no plain file of at most {MOST_BYTES / 1e6:.0f} MB")
+    generator = _generator()
+    latents, _ = load_latents(path)
+    shape = (1, *generator.code_shape(space))
+    if latents.space != space or tuple(latents.code.shape) != shape:
+        raise HandInError(f"expected one {space} code of shape {shape}, but {tuple(latents.code.shape)} came")
+    tensors = [latents.code, *(latents.noise or [])]
+    if not all(t.dtype == torch.float32 and t.isfinite().all() for t in tensors):
+        raise HandInError("the latents hold NaN or are no float32")
+    if noise:
+        generator.check_noise(latents.noise, 1)
+        if latents.noise is None:
+            raise HandInError("the noise maps are missing")
+        return latents
+    return Latents(space, latents.code)
+
+
+@torch.no_grad()
+def render(latents: Latents, noise: list[Tensor] | None = None) -> Tensor:
+    """Picture (1, 3, 64, 64) in [0, 1] by the reference generator."""
+    return _generator().synthesize(latents, noise).clamp(0, 1)
+
+
+def between(value: float, low: float, high: float) -> float:
+    """0 below ``low``, 1 from ``high`` on, linear in between."""
+    return float(min(1.0, max(0.0, (value - low) / (high - low))))
+
+
+def measure_inversion(path: Path) -> Measured:
+    """Lesson 1: chelsea in w+, without noise maps of its own."""
+    target, image = demo_cat(64), render(read(path, "w+", noise=False))
+    value, structure = psnr(image, target).item(), ssim(image, target).item()
+    reason = f"PSNR {value:.1f} dB, SSIM {structure:.2f}; full points from 25.5 dB"
+    return Measured({"yours": image, "photo": target}, [Verdict("PSNR", 1.0, between(value, 20, 25.5), reason)])
+
+
+def measure_noise(path: Path) -> Measured:
+    """Lesson 2: chelsea with fitted noise maps, and a code that is still a cat without them."""
+    latents, target, generator = read(path, "w+", noise=True), demo_cat(64), _generator()
+    image = render(latents)
+    draws = [render(latents, generator.fresh_noise(1, seed)) for seed in range(8)]
+    fitted, fresh = psnr(image, target).item(), sum(psnr(draw, target).item() for draw in draws) / len(draws)
+    return Measured(
+        {"yours": image, "fresh noise": draws[0], "photo": target},
+        [
+            Verdict("fitted", 0.5, between(fitted, 30, 38), f"PSNR {fitted:.1f} dB; full points from 38 dB"),
+            Verdict("fresh noise", 0.5, between(fresh, 18, 21.5), f"PSNR {fresh:.1f} dB; full points from 21.5 dB"),
+        ],
+    )
+
+
+HAND_INS: dict[str, HandIn] = {
+    "1.6": HandIn("1.6", "01_inversion.safetensors", measure_inversion, "A w+ code whose picture is near chelsea."),
+    "2.4": HandIn(
+        "2.4",
+        "02_noise.safetensors",
+        measure_noise,
+        "w+ code and noise maps that give chelsea, and a cat without them.",
+    ),
+}
+
+
+def judge(hand_in: HandIn, folder: Path) -> Measured:
+    """Measure what lies in a submission's folder; a file that is missing or no good scores 0, with the reason."""
+    path = next((p for p in sorted(folder.rglob(hand_in.file)) if not p.is_symlink()), None)
+    if path is None:
+        return Measured({}, [Verdict("", 1.0, 0.0, f"{hand_in.file} was not handed in")])
+    try:
+        return hand_in.measure(path)
+    except (ValueError, OSError, RuntimeError) as error:
+        return Measured({}, [Verdict("", 1.0, 0.0, str(error).split("\n")[0][:300])])
+
+
+def check_items(items: set[str]) -> None:
+    """LessonError where a lesson asks for a file that nobody can measure."""
+    if unknown := sorted(items - set(HAND_INS)):
+        raise LessonError(f"no measure for {', '.join(unknown)}; add it to helpers/grading/handins.py.")

@@ -1,0 +1,195 @@
+"""A submission is data: its cells are matched to those of the lesson, and a notebook to be graded is built from both.
+
+Cell metadata dies in copy and paste, cell ids die in format conversions, first lines die by hand; one of the three is
+enough. What is not an exercise comes from the lesson, never from the submission.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .lessons import MARK, Cell, Lesson, LessonError, hash_of, normal, read_cells
+
+SIMILAR = 0.8  # share of equal text from which a cell without id counts as the lesson's, edited
+NBVAL = re.compile(r"^\s*#+\s*(NBVAL_\w+|PYTEST_VALIDATE_IGNORE_OUTPUT)\s*$")
+MOST_CELLS = 500
+MOST_TEXT = 10_000  # characters of a text cell that the page shows
+
+
+@dataclass
+class Submission:
+    """A student's notebook, taken apart.
+
+    Attributes:
+        answers: exercise id to the student's cells that belong to it, in order.
+        order: the student's own code in order: (exercise id or "", source).
+        edited: (title, difference) of each locked cell that was changed; it is graded as it was.
+        missing: what is not there any more: an exercise's id or a locked cell's title.
+        marks: number of nbval marks that were dropped.
+        texts: the student's own text cells, or the lesson's with something written into them.
+    """
+
+    answers: dict[str, list[str]] = field(default_factory=dict)
+    order: list[tuple[str, str]] = field(default_factory=list)
+    edited: list[tuple[str, str]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    marks: int = 0
+    texts: list[str] = field(default_factory=list)
+
+
+def read_submission(path: str | Path, lesson: Lesson) -> Submission:
+    """Read and match a submitted notebook. LessonError for a file that is no notebook."""
+    return match(read_cells(path), lesson)
+
+
+def match(cells: list[dict], lesson: Lesson) -> Submission:
+    """Match plain cells (of ``read_cells``) to a lesson."""
+    if len(cells) > MOST_CELLS:
+        raise LessonError(f"the notebook has {len(cells)} cells; {MOST_CELLS} are the most.")
+    found, seen, edited = Submission(), {}, {}
+    locked = _Locked(lesson)
+    printed = {hash_of(cell.source) for cell in lesson.of_kind("text", "manual")}
+    for cell in cells:
+        if cell["type"] == "markdown" and cell["source"].strip() and hash_of(cell["source"]) not in printed:
+            found.texts.append(cell["source"][:MOST_TEXT])
+        source, dropped = drop_marks(cell["source"])
+        found.marks += dropped + len(_tags(cell))
+        if cell["type"] != "code" or not source.strip():
+            continue
+        if exercise := _exercise(cell, source, lesson):
+            found.answers.setdefault(exercise.item, []).append(source)
+            found.order.append((exercise.item, source))
+        elif original := locked.find(cell, source):
+            seen[original.id] = True
+            if hash_of(source) != hash_of(original.source):
+                edited[original.id] = (original, source)
+            else:
+                edited.pop(original.id, None)
+        else:
+            found.order.append(("", source))
+    found.edited = [(_label(cell), _difference(cell.source, source)) for cell, source in edited.values()]
+    found.missing = [cell.item for cell in lesson.exercises if cell.item not in found.answers]
+    found.missing += [_label(cell) for cell in lesson.of_kind("setup", "check") if cell.id not in seen]
+    return found
+
+
+def _exercise(cell: dict, source: str, lesson: Lesson) -> Cell | None:
+    """Which exercise a cell answers: by metadata, then id, then first line, then by what it defines."""
+    course = cell["metadata"].get("course")
+    item = str(course.get("id")) if isinstance(course, dict) and not course.get("kind") else None
+    first = next((line for line in source.splitlines() if line.strip()), "")
+    name = MARK.match(first)[1] if MARK.match(first) else None
+    defined = _defined(source)
+    tests = (
+        lambda e: e.item == item,
+        lambda e: e.id == cell["id"],
+        lambda e: e.name == name,
+        lambda e: e.name in defined,
+    )
+    return next((e for test in tests for e in lesson.exercises if test(e)), None)
+
+
+def _defined(source: str) -> set[str]:
+    """Names of functions and classes on the top level; none where the cell is no plain Python."""
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set()
+    return {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+class _Locked:
+    """The cells that are the lesson's alone, found by id, by equal text, or by similar text."""
+
+    def __init__(self, lesson: Lesson):
+        self.cells = lesson.of_kind("setup", "lesson", "check", "handin")
+        self.by_id = {cell.id: cell for cell in self.cells}
+        self.by_hash = {hash_of(cell.source): cell for cell in self.cells}
+
+    def find(self, cell: dict, source: str) -> Cell | None:
+        if (known := self.by_hash.get(hash_of(source))) or (known := self.by_id.get(cell["id"])):
+            return known
+        ours = normal(source)
+        for other in self.cells:
+            theirs = normal(other.source)
+            longest, shortest = max(len(ours), len(theirs)), min(len(ours), len(theirs))
+            if longest > 20_000 or shortest < 60 or shortest < SIMILAR * longest / (2 - SIMILAR):
+                continue
+            matcher = difflib.SequenceMatcher(None, theirs, ours, autojunk=False)
+            if matcher.real_quick_ratio() > SIMILAR and matcher.quick_ratio() > SIMILAR and matcher.ratio() > SIMILAR:
+                return other
+        return None
+
+
+def drop_marks(source: str) -> tuple[str, int]:
+    """Without the comments by which nbval would skip a cell or let it fail, and how many there were."""
+    lines = source.splitlines()
+    kept = [line for line in lines if not NBVAL.match(line)]
+    return "\n".join(kept), len(lines) - len(kept)
+
+
+def _tags(cell: dict) -> list:
+    tags = cell["metadata"].get("tags")
+    names = [str(tag) for tag in tags] if isinstance(tags, list) else []
+    return [tag for tag in names if tag.startswith(("nbval", "raises-exception", "skip"))]
+
+
+def _label(cell: Cell) -> str:
+    first = next((line for line in cell.source.splitlines() if line.strip()), "")
+    return f"{cell.title}: {first[:60]}" if cell.title else first[:60]
+
+
+def _difference(before: str, after: str) -> str:
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), "lesson", "submission", lineterm="", n=1)
+    return "\n".join(line[:200] for _, line in zip(range(60), lines, strict=False))
+
+
+def graded_cells(lesson: Lesson, submission: Submission, probes: dict[str, str], alone: bool = False) -> list[dict]:
+    """Code cells of the notebook that is run: (id, source).
+
+    Args:
+        probes: exercise id to the source of its hidden probe.
+        alone: without the student's further cells, each probe right below its exercise: for a submission whose other
+            cells ended the first run.
+    """
+    cells = [{"id": f"setup-{i}", "source": cell.source} for i, cell in enumerate(lesson.of_kind("setup"))]
+    if not alone:
+        student = [{"id": item_id("answer", item, i), "source": s} for i, (item, s) in enumerate(submission.order)]
+        return [*cells, *student, *({"id": item_id("probe", item), "source": s} for item, s in probes.items())]
+    for exercise in lesson.exercises:
+        sources = submission.answers.get(exercise.item, [])
+        cells += [{"id": item_id("answer", exercise.item, i), "source": source} for i, source in enumerate(sources)]
+        if exercise.item in probes:
+            cells.append({"id": item_id("probe", exercise.item), "source": probes[exercise.item]})
+    return cells
+
+
+def item_id(*parts) -> str:
+    """Cell id of a part of the graded notebook: letters, digits and hyphens only."""
+    return "-".join(str(part).replace(".", "_") for part in parts if part != "")
+
+
+def notebook_of(cells: list[dict]) -> dict:
+    """A notebook in format 4.5 with these code cells, no outputs and no metadata but the kernel's."""
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    code = [
+        {**cell, "cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
+        for cell in cells
+    ]  # fmt: skip
+    return {"cells": code, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def pick_lesson(path: str | Path, lessons: list[Lesson]) -> Lesson | None:
+    """The lesson that a notebook answers: most of its exercises, by name of the file where that is a draw."""
+    cells = [cell for cell in read_cells(path) if cell["type"] == "code"][:MOST_CELLS]
+
+    def hits(lesson: Lesson) -> tuple[int, bool]:
+        found = {e.item for cell in cells if (e := _exercise(cell, cell["source"], lesson))}
+        return len(found), lesson.stem in Path(path).stem
+
+    best = max(lessons, key=hits, default=None)
+    return best if best and hits(best)[0] else next((x for x in lessons if x.stem in Path(path).stem), None)

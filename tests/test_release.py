@@ -1,0 +1,308 @@
+"""The real lessons: what students get, and that every exercise can be graded."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+
+from helpers.grading import cuts, handins
+from helpers.grading.check_notebook import check_notebook, table
+from helpers.grading.lessons import Lesson, LessonError, lessons_of, manifest_of, read_course, read_lesson, stub
+from helpers.grading.probe import pack, unpack
+from helpers.grading.probes import probes_of
+from helpers.grading.release import ROOT, release, solutions
+from helpers.grading.submission import match, read_submission
+from helpers.latents import Latents, save_latents
+from tests import tiny_course
+from tests.tiny_course import Notebook
+
+LESSONS = read_course(ROOT)
+EXERCISES = [(lesson, exercise) for lesson in LESSONS for exercise in lesson.exercises]
+NAMES = [f"{exercise.item}-{exercise.name}" for _, exercise in EXERCISES]
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    out = tmp_path_factory.mktemp("release") / "course"
+    release(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def answers():
+    return {lesson.stem: solutions(lesson) for lesson in LESSONS}
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    tiny_course.make_course(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+# --- exercises ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("lesson", "exercise"), EXERCISES, ids=NAMES)
+def test_a_stub_is_its_solution_without_the_answer(lesson, exercise):
+    lines = stub(exercise.source, exercise.item).splitlines()
+    raised = [line for line in lines if "NotImplementedError" in line]
+    assert {line.strip() for line in raised} == {f'raise NotImplementedError("Exercise {exercise.item}")'}
+    outside = re.sub(r"(?s) *### BEGIN SOLUTION.*?### END SOLUTION\n?", "", exercise.source + "\n").splitlines()
+    assert [line for line in lines if line not in raised] == outside
+    compile("\n".join(lines), exercise.item, "exec")
+
+
+def emitted(probe, namespace, folder, seed=3):
+    """What the inserted cell writes, run here as it is run in the kernel."""
+    (folder / "results").mkdir(exist_ok=True)
+    (folder / f"inputs-{probe.file}").write_bytes(pack(probe.draw(seed)))
+    with redirect_stdout(StringIO()):
+        exec(compile(probe.cell(), probe.item, "exec"), namespace)
+    return unpack((folder / "results" / probe.file).read_bytes())
+
+
+@pytest.mark.parametrize(("lesson", "exercise"), EXERCISES, ids=NAMES)
+def test_a_probe_gives_the_solution_full_points_and_nothing_to_others(lesson, exercise, answers, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    probe = probes_of(lesson)[exercise.item]
+    assert probe.name == exercise.name
+    want, inputs = emitted(probe, dict(answers[lesson.stem]), tmp_path), probe.draw(3)
+    verdicts = probe.verdicts(want, want, inputs)
+    assert sum(v.share for v in verdicts) == pytest.approx(1) and all(v.right == 1 for v in verdicts), verdicts
+    random = np.random.default_rng(0)
+    wrong = {
+        "zeros": {name: value * 0 for name, value in want.items()},
+        "ones": {name: value * 0 + 1 for name, value in want.items()},
+        "noise": {name: random.normal(size=value.shape) for name, value in want.items()},
+        "NaN": {name: value * np.nan for name, value in want.items()},
+        "empty": {name: value.ravel()[:0] for name, value in want.items()},
+        "flat": {name: value.ravel()[:1] for name, value in want.items()},
+        "nothing": {},
+    }
+    scored = {name: sum(v.share * v.right for v in probe.verdicts(got, want, inputs)) for name, got in wrong.items()}
+    assert {name: score for name, score in scored.items() if score > 0} == {}
+    assert probe.verdicts(None, want, inputs)[0].right == 0
+
+
+@pytest.mark.parametrize(("lesson", "exercise"), EXERCISES, ids=NAMES)
+def test_a_stub_fails_with_not_implemented_alone(lesson, exercise, answers, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = dict(answers[lesson.stem])
+    exec(compile(stub(exercise.source, exercise.item), exercise.item, "exec"), namespace)
+    with pytest.raises(NotImplementedError, match=f"Exercise {exercise.item}"):
+        emitted(probes_of(lesson)[exercise.item], namespace, tmp_path)
+
+
+def test_ids_are_unique_and_points_follow_the_rubric_of_the_assignment():
+    items = [cell.item for lesson in LESSONS for cell in lesson.items]
+    assert len(items) == len(set(items))
+    parts: dict[str, float] = {}
+    for lesson in LESSONS:
+        for cell in lesson.items:
+            if not cell.bonus:
+                parts[cell.part] = parts.get(cell.part, 0) + cell.points
+    assert (parts["inversion"], parts["interpolation"]) == (30, 10)
+
+
+# --- release --------------------------------------------------------------------------------------------------------
+
+
+def test_a_release_holds_no_solution_no_probe_and_no_output(released):
+    names = {path.relative_to(released).as_posix() for path in released.rglob("*")}
+    assert not any(name.startswith(("tests", "helpers/grading/probes", ".git/")) for name in names)
+    for lesson in LESSONS:
+        book = nbformat.read(released / "notebooks" / f"{lesson.stem}.ipynb", as_version=4)
+        sources = {cell.id: cell.source for cell in book.cells}
+        assert not any(cell.get("outputs") or cell.get("execution_count") for cell in book.cells)
+        for exercise in lesson.exercises:
+            assert sources[exercise.id] == stub(exercise.source, exercise.item)
+        assert "SOLUTION" not in "".join(sources.values())
+
+
+def test_the_manifest_tells_cells_points_and_version(released):
+    manifest = json.loads((released / "manifest.json").read_text())
+    assert manifest["version"] and [x["stem"] for x in manifest["lessons"]] == [x.stem for x in LESSONS]
+    read = read_course(released)
+    assert [(c.item, c.points, c.kind) for x in read for c in x.items] == [
+        (c.item, c.points, c.kind) for x in LESSONS for c in x.items
+    ]
+    assert all(cell["hash"] for x in manifest["lessons"] for cell in x["cells"])
+    assert "### BEGIN" not in (released / "manifest.json").read_text()
+
+
+def test_the_checks_of_a_release_still_tell_right_from_wrong(released, tmp_path):
+    """In the release itself, where the bodies that they compared with are gone."""
+    lesson = LESSONS[0]
+    cells = [c.source for c in lesson.exercises] + [c.source for c in lesson.of_kind("check")]
+    imports = "import torch\nfrom tqdm.auto import tqdm\nfrom helpers.grading import check\n"
+    imports += "from helpers.latents import Latents\nfrom helpers.optimizers import cosine\n"
+    wrong = "def interpolate(a, b, t, space):\n    return torch.lerp(a, b, t.reshape(-1, *[1] * (a.ndim - 1)))\n"
+    tail = "try:\n    check.interpolate(interpolate)\nexcept check.CheckFailed as error:\n    print(error)\n"
+    (tmp_path / "run.py").write_text("\n".join([imports, *cells, wrong, tail]))
+    done = subprocess.run(
+        [sys.executable, tmp_path / "run.py"],
+        env={"PYTHONPATH": str(released), "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.endswith(": passed")] == [f"{e.name}: passed" for e in lesson.exercises], (
+        done
+    )
+    assert "sphere" in lines[-1]
+
+
+def test_a_release_goes_only_to_a_new_folder_and_only_from_the_authored_course(released):
+    with pytest.raises(LessonError, match="not empty"):
+        release(released)
+    with pytest.raises(LessonError, match="student release"):
+        release(released.parent / "other", root=released)
+
+
+def test_every_body_of_the_tables_is_there_and_is_closed(tmp_path):
+    files = {*(cut.file for cut in cuts.CUTS), *cuts.CLOSED}
+    for file in files:
+        path = tmp_path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text((ROOT / file).read_text())
+    cuts.cut_release(tmp_path)
+    cuts.close_for_grading(tmp_path)
+    for file in files:
+        compile((tmp_path / file).read_text(), file, "exec")
+    closed = (tmp_path / "helpers/metrics.py").read_text()
+    assert cuts.CLOSED_BODY in closed and "Peak signal-to-noise ratio" in closed
+    with pytest.raises(LessonError, match="has no nothing"):
+        cuts.replace_body(tmp_path / "helpers/metrics.py", "nothing", "pass")
+
+
+def test_a_cut_body_takes_the_students_function(monkeypatch):
+    with pytest.raises(NotImplementedError, match="Exercise 9.9"):
+        cuts.yours("not_there_yet", "9.9")
+    monkeypatch.setattr(sys.modules["__main__"], "not_there_yet", abs, raising=False)
+    assert cuts.yours("not_there_yet", "9.9") is abs
+
+
+@pytest.mark.parametrize("cut", cuts.CUTS, ids=lambda cut: cut.function)
+def test_a_cut_names_an_exercise_and_a_reference_that_exist(cut):
+    name, item = re.search(r'yours\("(\w+)", "([\d.]+)"\)', cut.body).groups()
+    module, _, function = cut.reference.rpartition(".")
+    assert hasattr(importlib.import_module(module), function)
+    known = {exercise.item: exercise.name for _, exercise in EXERCISES}
+    if item not in known:
+        pytest.skip(f"lesson {item[0]} is not there yet")
+    assert known[item] == name
+
+
+# --- marking up -----------------------------------------------------------------------------------------------------
+
+
+def lesson_of(tmp_path, *cells):
+    path = tmp_path / "01_x.ipynb"
+    path.write_text(json.dumps({"cells": [{"cell_type": "code", **cell} for cell in cells], "nbformat": 4}))
+    return read_lesson(path)
+
+
+@pytest.mark.parametrize(
+    ("source", "course", "says"),
+    [
+        ("# EXERCISE: f\ndef f():\n    pass", {"id": "1", "points": 1}, "BEGIN SOLUTION"),
+        ("# EXERCISE: f\n### BEGIN SOLUTION\npass", {"id": "1", "points": 1}, "END SOLUTION"),
+        ("# EXERCISE: f\n### END SOLUTION\n### BEGIN SOLUTION", {"id": "1", "points": 1}, "do not pair"),
+        ("# EXERCISE: f\n### BEGIN SOLUTION\n### END SOLUTION", {"id": "1"}, "no points"),
+    ],
+)
+def test_wrong_mark_up_is_refused(tmp_path, source, course, says):
+    with pytest.raises(LessonError, match=says):
+        lesson_of(tmp_path, {"source": source, "metadata": {"course": course}})
+
+
+def test_no_notebook_no_course_and_no_submissions_are_one_sentence(tmp_path):
+    (tmp_path / "x.ipynb").write_text("not json")
+    with pytest.raises(LessonError, match="no notebook that can be read"):
+        read_lesson(tmp_path / "x.ipynb")
+    with pytest.raises(LessonError, match="notebooks with exercises"):
+        read_course(tmp_path)
+
+
+def test_a_manifest_is_read_back(tiny):
+    (lesson,) = read_course(tiny)
+    (again,) = lessons_of(json.loads(json.dumps(manifest_of([lesson], "1"))))
+    assert isinstance(again, Lesson) and [c.kind for c in again.cells] == [c.kind for c in lesson.cells]
+    assert again.exercises[0].source == stub(lesson.exercises[0].source, "1.1")
+
+
+# --- submissions ----------------------------------------------------------------------------------------------------
+
+
+def test_changed_missing_and_written_cells_are_told(tiny):
+    (lesson,) = read_course(tiny)
+    book = Notebook(tiny)
+    changed = book.find("lesson-1")
+    changed["source"] = changed["source"].replace("0.5", "0.75")
+    changed["id"] = "lost"  # found by its text all the same
+    book.cells.remove(book.find("check-3"))
+    book.find("question")["source"] += "\n\nBecause."
+    book.find("exercise-2")["cell_type"] = "markdown"
+    book.write(tiny / "student.ipynb")
+    found = read_submission(tiny / "student.ipynb", lesson)
+    assert ["+print(mix1(np.zeros(2), np.ones(2), 0.75)" in d for _, d in found.edited] == [True]
+    assert found.missing[0] == "1.2" and "check.mix3" in found.missing[1] and len(found.missing) == 2
+    assert found.texts[-1].endswith("Because.")
+    assert [item for item, _ in found.order] == [f"1.{n}" for n in (1, *range(3, 11))]
+    with pytest.raises(LessonError, match="500"):
+        match([{"type": "code", "id": "", "source": "1", "metadata": {}}] * 501, lesson)
+
+
+def test_the_self_check_says_what_passes_and_what_does_not(tiny):
+    book = Notebook(tiny)
+    book.answer(2, 'raise NotImplementedError("Exercise 1.2")')
+    book.answer(3, "return a")
+    book.cells.remove(book.find("exercise-4"))
+    book.write(tiny / "student.ipynb")
+    rows = {row["exercise"]: row["result"] for row in check_notebook(tiny / "student.ipynb", tiny)}
+    assert rows["1.1"] == "passed" and rows["1.2"] == "NotImplementedError: Exercise 1.2"
+    assert rows["1.3"] == "AssertionError: mix3 is wrong" and rows["1.4"] == "its code cell is not there"
+    assert not list(tiny.glob(".check-*"))
+    assert table([{"exercise": "1.1", "title": "t", "points": 2, "result": "passed"}]).endswith(
+        "2 of 2 points pass the visible checks"
+    )
+
+
+# --- hand-ins -------------------------------------------------------------------------------------------------------
+
+
+def test_handed_in_latents_are_drawn_and_measured(tmp_path):
+    generator = handins._generator()
+    target = Latents("w+", generator.mean("w+"))
+    save_latents(tmp_path / "handin" / "01_inversion.safetensors", target)
+    measured = handins.judge(handins.HAND_INS["1.6"], tmp_path)
+    assert set(measured.pictures) == {"yours", "photo"} and 0 <= measured.verdicts[0].right < 1
+    noise = Latents("w+", generator.mean("w+"), generator.fresh_noise(1, 5))
+    save_latents(tmp_path / "02_noise.safetensors", noise)
+    fitted, fresh = handins.judge(handins.HAND_INS["2.4"], tmp_path).verdicts
+    assert "dB" in fitted.reason and "dB" in fresh.reason
+
+
+def test_what_cannot_be_measured_scores_nothing(tmp_path):
+    hand_in, path = handins.HAND_INS["1.6"], tmp_path / "01_inversion.safetensors"
+    assert "not handed in" in handins.judge(hand_in, tmp_path).verdicts[0].reason
+    code = handins._generator().mean("w+")
+    for bad in (Latents("w", code[:, 0]), Latents("w+", code.repeat(3, 1, 1)), Latents("w+", code * torch.nan)):
+        save_latents(path, bad)
+        assert handins.judge(hand_in, tmp_path).verdicts[0].right == 0
+    path.write_bytes(b"\xff" * 100)
+    assert handins.judge(hand_in, tmp_path).verdicts[0].right == 0
+    path.write_bytes(bytes(handins.MOST_BYTES + 1))
+    assert "plain file" in handins.judge(hand_in, tmp_path).verdicts[0].reason
+    path.unlink()
+    path.symlink_to(Path(ROOT / "data" / "generated" / "stylegan2-cats-64" / "latents.safetensors"))
+    assert "not handed in" in handins.judge(hand_in, tmp_path).verdicts[0].reason
