@@ -18,8 +18,8 @@ from helpers.grading.grade import grade
 from helpers.grading.lessons import LessonError, read_course
 from helpers.grading.sandbox import MEBI, Limits
 from tests import tiny_course
-from tests.honest import HONEST, write_all
 from tests.cheats import LOUD, QUIET, TOGETHER
+from tests.honest import HONEST, write_all
 from tests.tiny_course import NAMES, POINTS, Notebook
 
 LIMITS = Limits(seconds=45, memory=700 * MEBI, processes=60, file=64 * MEBI, disk=64)
