@@ -281,7 +281,8 @@ def test_processes_files_and_results_are_bounded(course):
     large = "open('results/large', 'wb').write(bytes(9 << 20))\n"
     assert "large" not in attempt(course, large, results=4 * MEBI).files
     assert b"File too large" in attempt(course, large, file=4 * MEBI).files["log.txt"]
-    assert b"No space left" in attempt(course, "open('/dev/shm/x', 'wb').write(bytes(9 << 20))", disk=4).files["log.txt"]
+    shared = "open('/dev/shm/x', 'wb').write(bytes(9 << 20))"
+    assert b"No space left" in attempt(course, shared, disk=4).files["log.txt"]
 
 
 def test_without_a_sandbox_grading_needs_to_be_told(monkeypatch):
