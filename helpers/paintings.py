@@ -1,0 +1,101 @@
+"""Public-domain paintings to take styles from: title, painter, year, link; fetched on request, never bundled."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import pooch
+import torch
+
+from .images import ImageError, atomic_path, read_image
+
+FOLDER = Path(__file__).resolve().parent.parent / "data" / "downloads"
+WIDTH = 1024  # pixels of the scan that is asked for
+COMMONS = "https://commons.wikimedia.org/wiki/"
+
+
+@dataclass(frozen=True)
+class Painting:
+    """A painting whose painter died more than 70 years ago."""
+
+    title: str
+    painter: str
+    year: str
+    file: str  # its scan on Wikimedia Commons
+
+    @property
+    def link(self) -> str:
+        """The page with origin and licence."""
+        return f"{COMMONS}File:{quote(self.file.replace(' ', '_'))}"
+
+    @property
+    def download(self) -> str:
+        return f"{COMMONS}Special:FilePath/{quote(self.file)}?width={WIDTH}"
+
+
+PAINTINGS = {
+    "starry_night": Painting(
+        "The Starry Night", "Vincent van Gogh", "1889", "Van Gogh - Starry Night - Google Art Project.jpg"
+    ),
+    "great_wave": Painting(
+        "The Great Wave off Kanagawa", "Katsushika Hokusai", "c. 1831", "Tsunami by hokusai 19th century.jpg"
+    ),
+    "composition_vii": Painting(
+        "Composition VII", "Wassily Kandinsky", "1913", "Vassily Kandinsky, 1913 - Composition 7.jpg"
+    ),
+    "scream": Painting(
+        "The Scream",
+        "Edvard Munch",
+        "1893",
+        "Edvard Munch, 1893, The Scream, oil, tempera and pastel on cardboard, 91 x 73 cm, National Gallery of Norway.jpg",
+    ),
+    "grande_jatte": Painting(
+        "A Sunday on La Grande Jatte",
+        "Georges Seurat",
+        "1884–1886",
+        "A Sunday on La Grande Jatte, Georges Seurat, 1884.jpg",
+    ),
+    "impression": Painting("Impression, Sunrise", "Claude Monet", "1872", "Monet - Impression, Sunrise.jpg"),
+    "rain_steam_speed": Painting(
+        "Rain, Steam and Speed", "J. M. W. Turner", "1844", "Turner - Rain, Steam and Speed - National Gallery file.jpg"
+    ),
+    "kiss": Painting("The Kiss", "Gustav Klimt", "1907–1908", "The Kiss - Gustav Klimt - Google Cultural Institute.jpg"),
+}
+
+
+def painting_path(name: str, folder: str | Path = FOLDER) -> Path:
+    """Where a painting lies, or will lie. Raises ImageError for a name not in PAINTINGS."""
+    if name not in PAINTINGS:
+        raise ImageError(f"expected a painting of {', '.join(PAINTINGS)} but got {name!r}")
+    return Path(folder) / f"{name}.jpg"
+
+
+def fetch(name: str, folder: str | Path = FOLDER) -> Path:
+    """Download a painting unless it is there; its path.
+
+    The file gets its name only when it is whole and a picture. Raises ImageError when it cannot be fetched.
+    """
+    path, painting = painting_path(name, folder), PAINTINGS[name]
+    if path.exists():
+        return path
+    with atomic_path(path) as partial:
+        agent = {"User-Agent": "gan-photo-editing course"}  # the server turns away clients without a name
+        downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30, headers=agent)
+        try:
+            downloader(painting.download, str(partial), None)
+        except (OSError, ValueError) as error:  # what requests raises are OSErrors
+            raise ImageError(
+                f"{painting.title} could not be fetched ({type(error).__name__}); check the network, or save the scan "
+                f"of {painting.link} as {path}"
+            ) from error
+        read_image(partial, name=painting.title)
+    return path
+
+
+def fetched(size: int | None = None, folder: str | Path = FOLDER) -> dict[str, torch.Tensor]:
+    """The paintings that are on disk, by name: (1, 3, H, W), or their squares of that size."""
+    paths = {name: painting_path(name, folder) for name in PAINTINGS}
+    return {name: read_image(path, size) for name, path in paths.items() if path.is_file()}
