@@ -50,7 +50,8 @@ PAINTINGS = {
         "The Scream",
         "Edvard Munch",
         "1893",
-        "Edvard Munch, 1893, The Scream, oil, tempera and pastel on cardboard, 91 x 73 cm, National Gallery of Norway.jpg",
+        "Edvard Munch, 1893, The Scream, oil, tempera and pastel on cardboard, 91 x 73 cm, "
+        "National Gallery of Norway.jpg",
     ),
     "grande_jatte": Painting(
         "A Sunday on La Grande Jatte",
@@ -62,7 +63,9 @@ PAINTINGS = {
     "rain_steam_speed": Painting(
         "Rain, Steam and Speed", "J. M. W. Turner", "1844", "Turner - Rain, Steam and Speed - National Gallery file.jpg"
     ),
-    "kiss": Painting("The Kiss", "Gustav Klimt", "1907–1908", "The Kiss - Gustav Klimt - Google Cultural Institute.jpg"),
+    "kiss": Painting(
+        "The Kiss", "Gustav Klimt", "1907–1908", "The Kiss - Gustav Klimt - Google Cultural Institute.jpg"
+    ),
 }
 
 

@@ -14,7 +14,7 @@ from .colours import grey
 from .style_transfer import Layers, StyleError, StyleResult, StyleTransfer
 
 GROUPS = tuple(tuple(range(first, first + 5)) for first in range(1, 12))  # style layers 1–5, 2–6, … 11–15
-MOVED = 0.04  # grey levels by which a warped frame may differ where it counts as the same thing
+MOVED = 0.06  # by which a channel of a warped frame may differ where it counts as the same thing
 
 Run = Callable[[StyleTransfer], StyleResult]
 
@@ -150,7 +150,7 @@ def follow(photo: Tensor, frame: Tensor, picture: Tensor) -> tuple[Tensor, Tenso
         return F.grid_sample(images, where, padding_mode="border", align_corners=False)
 
     inside = ((x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1))[None, None]
-    error = (grey(moved(photo)) - grey(frame)).abs()[:, :1]
+    error = (moved(photo) - frame).abs().amax(1, keepdim=True)
     return moved(picture), ((error < MOVED) & inside).to(photo)
 
 

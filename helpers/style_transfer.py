@@ -22,6 +22,7 @@ from .style_statistics import statistic_of
 CONTENT_LAYERS = ("conv4_2",)
 STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 STYLE_WEIGHT = 30.0  # with content 1; see the sweep of lesson 05
+PATCH_WEIGHT = 3.0  # of a patch bank, whose moments hold far more than a Gram matrix: at 30 it copies the style
 COLOURS = ("style", "luminance", "linear", "histogram")
 RATES = {"adam": 0.03, "lbfgs": 1.0, "lbfgs-batch": 0.1}
 BASE = 128  # pixels, short side of the coarsest scale of a pyramid
@@ -47,7 +48,7 @@ class StyleCriterion:
         contents: (B or 1, 3, H, W) in [0, 1].
         styles: pictures (1 or B, 3, h, w) in [0, 1] of any size; a picture of length B differs from sample to sample.
         content_layers, style_layers: numbers or names, or a dict of layer to weight, a number or (B,).
-        content_weight, style_weight, tv_weight: numbers or (B,).
+        content_weight, style_weight, tv_weight: numbers or (B,). The style's is STYLE_WEIGHT, PATCH_WEIGHT for patches.
         style_weights: (S,) or (B, S), how much of each of the S styles; divided by their sum. Equal by default.
         masks: (S, 1, H, W) in [0, 1], where each style goes; None is everywhere.
         statistic: name in STATISTICS, or "patches": a bank of each style's own patches in the place of the network.
@@ -66,18 +67,20 @@ class StyleCriterion:
         content_layers: Layers = CONTENT_LAYERS,
         style_layers: Layers | None = None,
         content_weight: float | Tensor = 1.0,
-        style_weight: float | Tensor = STYLE_WEIGHT,
+        style_weight: float | Tensor | None = None,
         tv_weight: float | Tensor = 0.0,
         style_weights: Tensor | Sequence[float] | None = None,
         masks: Tensor | None = None,
         statistic: str = "gram",
     ):
         self.features, self.contents, self.masks = features, contents, masks
+        self.patches = statistic == "patches"
+        if style_weight is None:
+            style_weight = PATCH_WEIGHT if self.patches else STYLE_WEIGHT
         self.weights = {"content": content_weight, "style": style_weight, "tv": tv_weight}
         if not styles:
             self.weights["style"] = 0.0
         check_weights(self.weights)
-        self.patches = statistic == "patches"
         if style_layers is None:
             style_layers = PatchBank.LAYERS if self.patches else STYLE_LAYERS
         self.content_layers, self.style_layers = _layer_weights(content_layers), _layer_weights(style_layers)
@@ -135,24 +138,34 @@ class StyleCriterion:
         return _mean(distances, self.content_layers, index)
 
     def _style(self, images: Tensor, found: dict | None, index) -> Tensor:
-        """Sum over the styles of their share times their distance."""
+        """Sum over the styles of their share times their distance; a style is compared where it has a share only."""
         described = None if found is None else {k: self.statistic.describe(found[k]) for k in self.style_layers}
-        total = 0
+        rows = torch.arange(self._length(images, index), device=images.device)[index]
+        total = images.new_zeros(len(images))
         for number, targets in enumerate(self.style_targets):
-            ours = self._region(images, number, index) if described is None else described
+            share = _at(self.style_weights[:, number], images, index).expand(len(images))
+            here = share.nonzero()[:, 0]
+            if not len(here):
+                continue
+            ours = {k: v[here] for k, v in described.items()} if described else self._region(images, number, here, rows)
             distances = {
-                layer: self.statistic.distance(ours[layer], _rows(targets[layer], index)) for layer in self.style_layers
+                layer: self.statistic.distance(ours[layer], _rows(targets[layer], rows[here]))
+                for layer in self.style_layers
             }
-            value = _mean(distances, self.style_layers, index)
-            total = total + _at(self.style_weights[:, number], value, index) * value
+            value = share[here] * _mean(distances, self.style_layers, rows[here])
+            total = total.index_add(0, here, value)
         return total
 
-    def _region(self, images: Tensor, number: int, index) -> dict:
+    def _length(self, images: Tensor, index) -> int:
+        """Length of the whole batch, of which ``images`` are the samples ``index``."""
+        return max(len(images), index.stop or 0)
+
+    def _region(self, images: Tensor, number: int, here: Tensor, rows: Tensor) -> dict:
         """Statistics of one style's region; around it stands the photo, so that nothing leaks in or out."""
-        network, mask = self.networks[number], None
+        network, mask, images = self.networks[number], None, images[here]
         if self.masks is not None:
             mask = self.masks[number : number + 1].to(images)
-            photos = _rows(self.contents, index).to(images)
+            photos = _rows(self.contents, rows[here]).to(images)
             images = photos + (images - photos) * mask
         found = _full(network(images, list(self.style_layers)))
         return {k: self.statistic.describe(v, mask) for k, v in found.items()}
@@ -290,7 +303,7 @@ class StyleTransfer:
     content_layers: Layers = CONTENT_LAYERS
     style_layers: Layers | None = None
     content_weight: float | Tensor = 1.0
-    style_weight: float | Tensor = STYLE_WEIGHT
+    style_weight: float | Tensor | None = None
     tv_weight: float | Tensor = 0.0
     style_weights: Tensor | Sequence[float] | None = None
     masks: Tensor | None = None
@@ -337,7 +350,8 @@ class StyleTransfer:
         for layers in (self.content_layers, self.style_layers):
             weights |= {f"layer {k}": w for k, w in layers.items()} if isinstance(layers, Mapping) else {}
         lengths = {"contents": len(self.contents)}
-        lengths |= {f"weights of {k}": len(w) for k, w in weights.items() if torch.as_tensor(w).ndim}
+        tables = {k: w for k, w in weights.items() if isinstance(w, Tensor) and w.ndim}
+        lengths |= {f"weights of {k}": len(w) for k, w in tables.items()}
         mixture = None if self.style_weights is None else torch.as_tensor(self.style_weights)
         lengths |= {"weights of styles": len(mixture)} if mixture is not None and mixture.ndim == 2 else {}
         lengths |= {"starts": len(self.init)} if isinstance(self.init, Tensor) else {}

@@ -11,9 +11,11 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 train_app = typer.Typer(no_args_is_help=True, help="Train the bundled networks anew, or on your own photos.")
 bench_app = typer.Typer(no_args_is_help=True, help="Measure, and write what README and model cards quote.")
 weights_app = typer.Typer(no_args_is_help=True, help="List, check and add weights.")
+data_app = typer.Typer(no_args_is_help=True, help="Style pictures: ours, and public-domain paintings.")
 app.add_typer(train_app, name="train")
 app.add_typer(bench_app, name="bench")
 app.add_typer(weights_app, name="weights")
+app.add_typer(data_app, name="data")
 
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best there is.")]

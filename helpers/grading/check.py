@@ -1,7 +1,7 @@
 """Checks that a student runs below each exercise: quick, on a tiny random generator, with readable messages.
 
 Each takes the student's function, prints one line when all is well and raises CheckFailed with what is wrong.
-Those of lesson 3 are in ``checks_blending``, of lesson 4 in ``checks_sketch``.
+Those of lesson 3 are in ``checks_blending``, of lesson 4 in ``checks_sketch``, of lesson 5 in ``checks_style``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from helpers.noise import fresh_noise_psnr as reference_fresh_noise_psnr
 
 from .checks_blending import blend_loss, mask_pyramid, seam  # noqa: F401  (checks of the notebooks, too)
 from .checks_sketch import masked_l1, rank, sketch_mask  # noqa: F401
+from .checks_style import content_loss, gram_matrix, style_loss, transfer  # noqa: F401
 from .expect import CheckFailed  # noqa: F401
 from .expect import TinyFeatures as _TinyFeatures
 from .expect import expect as _expect

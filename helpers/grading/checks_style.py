@@ -69,7 +69,7 @@ def style_loss(function) -> None:
 
 
 def transfer(function) -> None:
-    """Exercise 5.4: ``transfer(features, content, style, start, content_layers, style_layers, style_weight, steps)``."""
+    """Exercise 5.4: ``transfer(features, content, style, start, content_layers, style_layers, weight, steps)``."""
     random = torch.Generator().manual_seed(6)
     content, style = torch.rand(2, 1, 3, 8, 8, generator=random)
     start, features = 0.5 + 0.1 * torch.randn(2, 3, 8, 8, generator=random), TinyFeatures()
@@ -78,7 +78,7 @@ def transfer(function) -> None:
     expect_shape("the picture", images, (2, 3, 8, 8))
     expect(not images.requires_grad, "the picture should be detached from the graph.")
     expect(torch.equal(start, kept), "the start was changed in place; optimise a copy of it.")
-    expect(bool(images.min() >= 0 and images.max() <= 1), "the picture should stay in [0, 1]; clamp it after each step.")
+    expect(bool(images.min() >= 0 and images.max() <= 1), "the picture should stay in [0, 1]; clamp it.")
     expect(tuple(history.shape) == (40, 2), f"the history should be (steps, B) = (40, 2), not {tuple(history.shape)}.")
     expect(features.calls <= 44, "the features of content and style are needed once, before the loop.")
     targets = features(content, LAYERS)

@@ -8,6 +8,7 @@ from .job import Job
 from .panel import RunBox, RunPanel
 from .parts import BeforeAfter, Gallery, dropdown, float_slider, int_slider, log_slider, seed_box, settings_code
 from .pictures import loss_curve
+from .style import StylePanel, style_panel
 from .upload import photo_upload
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Job",
     "RunBox",
     "RunPanel",
+    "StylePanel",
     "blending_panel",
     "drawing_canvas",
     "dropdown",
@@ -32,4 +34,5 @@ __all__ = [
     "photo_upload",
     "seed_box",
     "settings_code",
+    "style_panel",
 ]

@@ -1,0 +1,257 @@
+"""Figures of style transfer: speed against a plain loop, precision, starts, independence of size, flicker."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from helpers.features import CONFIGS, Features, load_features, torchvision_file
+from helpers.figures import labelled_grid, results_table, save_figure
+from helpers.images import resize
+from helpers.metrics import feature_distance, psnr
+from helpers.photos import demo_photos
+from helpers.runs import write_json
+from helpers.style_sheets import flicker, stylize_frames, transfer_grid
+from helpers.style_transfer import StyleCriterion, StyleTransfer, stylize
+from helpers.styles import own_styles
+
+from .common import circumstances
+
+CONTENT, STYLES = 10, (1, 3, 5, 9, 13)  # conv4_2; conv1_1, conv2_1, conv3_1, conv4_1, conv5_1
+PARTS = ("speed", "precision", "starts", "scales", "film")
+
+
+# --- speed -----------------------------------------------------------------------------------------------------------
+
+
+def plain_loop(network: Features, content: Tensor, style: Tensor) -> Iterator[float]:
+    """The loop of the well-known tutorial: frozen network, float32, contiguous, L-BFGS; yields each loss.
+
+    Gram matrices divided by their number of activations, mean squared errors, style weight one million; it runs the
+    network to its last needed layer. One item is one evaluation of loss and gradient with its update.
+    """
+
+    def activations(x: Tensor) -> dict[int, Tensor]:
+        found, x = {}, network.normalize(x)
+        for number, conv in enumerate(network.convs[: max(STYLES)], 1):
+            if number > 1 and network.config.convs[number - 1][0] > network.config.convs[number - 2][0]:
+                x = F.max_pool2d(x, 2)
+            found[number] = conv(x)
+            x = F.relu(found[number])
+        return found
+
+    def gram(x: Tensor) -> Tensor:
+        rows = x.flatten(0, 1).flatten(1)
+        return rows @ rows.T / x.numel()
+
+    with torch.no_grad():
+        target = activations(content)[CONTENT]
+        grams = {number: gram(activations(style)[number]) for number in STYLES}
+    image, losses = content.clone().requires_grad_(), []
+    optimizer = torch.optim.LBFGS([image], max_iter=1, history_size=12)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        found = activations(image)
+        loss = F.mse_loss(found[CONTENT], target)
+        loss = loss + 1e6 * sum(F.mse_loss(gram(found[number]), grams[number]) for number in STYLES)
+        loss.backward()
+        losses.append(loss.detach())
+        return loss
+
+    while True:
+        with torch.no_grad():
+            image.clamp_(0, 1)
+        optimizer.step(closure)
+        yield losses[-1]
+
+
+def our_loop(network: Features, content: Tensor, style: Tensor) -> Iterator[float]:
+    """StyleTransfer with its defaults, evaluation by evaluation."""
+    for step in StyleTransfer(
+        network, content, [style], content_layers=CONTENT, style_layers=STYLES, steps=10**6, optimizer="lbfgs-batch"
+    ):
+        yield step.total
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[Callable[[], float]]:
+    """Gives a function: GB above the start that were in use at most, of the GPU or of this process."""
+    process, done = psutil.Process(os.getpid()), threading.Event()
+    start = process.memory_info().rss
+    seen = [start]
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            seen.append(process.memory_info().rss)
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield lambda: (torch.cuda.max_memory_allocated(device) if device.type == "cuda" else max(seen) - start) / 2**30
+    finally:
+        done.set()
+        thread.join()
+
+
+def timed(loop: Iterator, device: torch.device, evaluations: int) -> list[float]:
+    """Seconds of each evaluation."""
+    seconds = []
+    for _ in range(evaluations):
+        started = time.perf_counter()
+        next(loop)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def network_of(name: str, device: torch.device, pooling: str = "max") -> tuple[Features, str]:
+    """The network, and a note; the speed of vgg19 does not depend on its weights, so random ones do where it is not."""
+    if name in ("auto", "vgg19-slim") or torchvision_file(name).is_file():
+        return load_features(name, device, pooling), ""
+    network = Features(CONFIGS[name], name, pooling)
+    random = torch.Generator().manual_seed(0)
+    for conv in network.convs:
+        conv.weight.copy_(torch.randn(conv.weight.shape, generator=random) * (2 / conv.weight[0].numel()) ** 0.5)
+        conv.bias.zero_()
+    return network.to(device), "random weights"
+
+
+def bench_speed(sizes: list[int], device: torch.device, rounds: int = 4) -> list[dict]:
+    """Median milliseconds of an evaluation; both loops take turns, so that a busy machine slows both."""
+    rows = []
+    full, note = network_of("vgg19", device)
+    slim = load_features("vgg19-slim", device)
+    for size in sizes:
+        content = demo_photos(size, ["astronaut"])["astronaut"].to(device)
+        style = own_styles(size)["strokes"].to(device)
+        loops = {
+            f"plain loop, vgg19{f' ({note})' if note else ''}": plain_loop(full, content, style),
+            "ours, vgg19": our_loop(full, content, style),
+            "ours, vgg19-slim": our_loop(slim, content, style),
+        }
+        seconds, memory = {name: [] for name in loops}, {}
+        for name, loop in loops.items():  # the first evaluations allocate and choose kernels
+            with peak_memory(device) as peak:
+                timed(loop, device, 2)
+                memory[name] = peak()
+        for _ in range(rounds):
+            for name, loop in loops.items():
+                seconds[name] += timed(loop, device, 2 if "plain" in name else 3)
+        median = {name: sorted(values)[len(values) // 2] for name, values in seconds.items()}
+        base = next(iter(median.values()))
+        for name, value in median.items():
+            row = {"size": size, "loop": name, "ms": 1000 * value, "per_second": 1 / value, "ratio": base / value}
+            rows.append({**row, "memory_GB": memory[name]})
+    return rows
+
+
+# --- quality ---------------------------------------------------------------------------------------------------------
+
+
+def pairs(size: int, device: torch.device) -> tuple[Tensor, list[Tensor]]:
+    contents = torch.cat(list(demo_photos(size, ["chelsea", "astronaut", "coffee"]).values()))
+    styles = own_styles(size)
+    return contents.to(device), [styles[name].to(device) for name in ("strokes", "waves", "glass")]
+
+
+def bench_precision(device: torch.device, size: int = 128, steps: int = 150) -> list[dict]:
+    """Final loss, judged in float32, and PSNR between the two pictures."""
+    network = load_features("vgg19-slim", device, "avg")
+    contents, styles = pairs(size, device)
+    mixture, found = torch.eye(len(styles)), {}
+    exact = StyleCriterion(network, contents, styles, style_weights=mixture)
+    rows = []
+    for precision in ("float32", "bfloat16"):
+        result = stylize(network, contents, styles, style_weights=mixture, steps=steps, precision=precision)
+        with torch.no_grad():
+            found[precision] = result.images, exact(result.images).total.mean().item()
+        row = {"precision": precision, "steps": steps, "size": size, "final_loss": found[precision][1]}
+        row["loss_ratio"] = found[precision][1] / found["float32"][1]
+        row["psnr_to_float32"] = psnr(result.images, found["float32"][0]).mean().item()
+        rows.append({**row, "seconds": result.seconds})
+    return rows
+
+
+def bench_starts(device: torch.device, size: int = 128) -> list[dict]:
+    """Losses and seconds of nine pairs from content and from noise."""
+    network, rows = load_features("vgg19-slim", device, "avg"), []
+    contents, styles = pairs(size, device)
+    for init in ("content", "noise"):
+        for steps in (50, 150):
+            _, result = transfer_grid(network, contents, styles, init=init, steps=steps)
+            row = {"start": init, "steps": steps, "seconds": result.seconds, "loss": result.total.mean().item()}
+            rows.append(row | {name: value.mean().item() for name, value in result.parts.items()})
+    return rows
+
+
+def bench_scales(out: Path, device: torch.device, sizes=(128, 256, 384)) -> list[dict]:
+    """How far a result at another size is from the one at the smallest, seen at that one: feature distance."""
+    network, rows, shown = load_features("vgg19-slim", device, "avg"), [], []
+    for name, base in (("single scale", None), ("pyramid", sizes[0])):
+        pictures = []
+        for size in sizes:
+            content = demo_photos(size, ["astronaut"])["astronaut"].to(device)
+            result = stylize(network, content, [own_styles(400)["waves"].to(device)], pyramid=base, steps=80)
+            pictures.append(resize(result.images, sizes[0]))
+            distance = feature_distance(network, pictures[-1], pictures[0]).item()
+            row = {"scales": name, "size": size, "seconds": result.seconds, "distance_to_smallest": distance}
+            rows.append(
+                {**row, "psnr_to_smallest": psnr(pictures[-1], pictures[0]).item() if size > sizes[0] else None}
+            )
+        shown.append(pictures)
+    titles = [f"{size} px, shown at {sizes[0]}" for size in sizes]
+    save_figure(labelled_grid(shown, ["single scale", "pyramid"], titles), out / "style-scales.png")
+    return rows
+
+
+def pan(count: int, size: int) -> list[Tensor]:
+    """A film: a window that moves over a photo by one and a half pixels a frame."""
+    photo = demo_photos(size + 64, ["astronaut"])["astronaut"]
+    return [photo[..., 20 : 20 + size, start : start + size] for start in [round(1.5 * i) for i in range(count)]]
+
+
+def bench_film(device: torch.device, size: int = 128, count: int = 8) -> list[dict]:
+    """Flicker of a film frame by frame, each from its photo or from the frame before."""
+    network, rows = load_features("vgg19-slim", device, "avg"), []
+    frames = [frame.to(device) for frame in pan(count, size)]
+    style = own_styles(size)["strokes"].to(device)
+    for name, warm in (("each from its photo", False), ("warm start", True)):
+        started = time.perf_counter()
+        pictures = list(stylize_frames(network, frames, [style], warm=warm))
+        criterion = StyleCriterion(network, torch.cat(frames), [style])
+        with torch.no_grad():
+            loss = criterion(torch.cat(pictures)).total.mean().item()
+        row = {"film": name, "frames": count, "flicker": flicker(frames, pictures), "loss": loss}
+        rows.append({**row, "seconds": time.perf_counter() - started})
+    return rows + [{"film": "the photos themselves", "frames": count, "flicker": flicker(frames, frames)}]
+
+
+def run(out: str | Path, parts: list[str], sizes: list[int], device: torch.device) -> str:
+    """Measure the parts asked for; write ``style.json``, sheets; return the tables as text."""
+    out, report = Path(out), {"circumstances": circumstances(device)}
+    measures = {
+        "speed": lambda: bench_speed(sizes, device),
+        "precision": lambda: bench_precision(device),
+        "starts": lambda: bench_starts(device),
+        "scales": lambda: bench_scales(out, device),
+        "film": lambda: bench_film(device),
+    }
+    if unknown := sorted(set(parts) - set(PARTS)):
+        raise ValueError(f"the parts are {', '.join(PARTS)}, but {', '.join(unknown)} came.")
+    for name in parts:
+        report[name] = measures[name]()
+        write_json(out / "style.json", report)  # what is done is on disk
+    return "\n\n".join(results_table(rows) for rows in report.values() if isinstance(rows, list))
