@@ -58,7 +58,7 @@ def style_panel(features, contents: dict[str, Tensor], styles: dict[str, Tensor]
         "size": dropdown("size", list(SIZES)),
         "content_layer": dropdown("content layer", list(features.layers)),
         "style_layers": dropdown("style layers", list(GROUPS.items())),
-        "statistic": dropdown("statistic", list(STATISTICS)),
+        "statistic": dropdown("statistic", [*STATISTICS, "patches"]),
         "colour": dropdown("colour", list(COLOURS)),
         "style_scale": float_slider("style scale", 1.0, 0.5, 2.0, 0.25),
         "init": dropdown("start", ["content", "noise"]),
