@@ -135,10 +135,13 @@ def result_sheet(
     return _sheet([[first if index == 0 else _Cell(None), *line] for index, line in enumerate(lines)], scale, suptitle)
 
 
-def plot_losses(history: Mapping[str, Sequence[float]], log: bool = True, suptitle: str | None = None) -> Figure:
+def plot_losses(
+    history: Mapping[str, Sequence[float]], log: bool = True, suptitle: str | None = None, label: str = "loss"
+) -> Figure:
     """Curves over the steps, one per name; `log` gives a logarithmic axis, on which values of 0 or less are gaps.
 
-    history: name -> one value per step, in any unit. Raises ImageError when it holds no finite value.
+    history: name -> one value per step, in any unit; NaN is a gap. label: of the values. Raises ImageError when it
+    holds no finite value.
     """
     curves = {name: np.asarray(values, dtype=float) for name, values in history.items()}
     curves = {name: np.where(values > 0, values, np.nan) if log else values for name, values in curves.items()}
@@ -154,7 +157,7 @@ def plot_losses(history: Mapping[str, Sequence[float]], log: bool = True, suptit
     if log:
         axes.set_yscale("log")
     axes.set_xlabel("step", fontsize=9, color=INK)
-    axes.set_ylabel("loss", fontsize=9, color=INK)
+    axes.set_ylabel(label, fontsize=9, color=INK)
     axes.tick_params(labelsize=8, colors=FAINT, which="both")
     axes.grid(True, color="#e4e4e4", linewidth=0.8)
     axes.set_axisbelow(True)

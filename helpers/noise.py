@@ -21,7 +21,7 @@ from .latents import Latents
 from .losses import Loss, lp_loss
 from .masks import mask_pyramid
 from .metrics import psnr
-from .optimizers import Optimization, cosine
+from .optimizers import Optimization, Schedule, cosine
 
 STEPS = 300
 NOISE_LR = 0.1  # Adam, in units of activations (noise times strength), which a demodulated layer keeps near 1
@@ -43,6 +43,12 @@ class Stage:
     free: tuple[str, ...]
     share: float = 1.0
     space: str | None = None
+
+
+def check_noise_maps(generator: Generator) -> None:
+    """Raise NoiseError for a generator without noise maps."""
+    if not generator.noise_shapes:
+        raise NoiseError(f"this {generator.family} generator has no noise maps; take a StyleGAN2.")
 
 
 def order_stages(order: str, rounds: int = 4) -> tuple[Stage, ...]:
@@ -81,9 +87,12 @@ class Embedding:
         rows: indices of the w+ rows that are free; None frees all.
         where: (B or 1, 1, R, R) in [0, 1], where the maps may change; None is everywhere.
         regularise: weight of ``noise_autocorrelation``. Above 0 the maps are also held at mean 0 and variance 1.
+        per_layer: False takes ``lr`` as it is for every map, in standard deviations of the noise.
+        schedule: factor of the rates in the stages that move the noise; None is a cosine over the whole stage.
+        reduction: of the loss over the pixels for the gradient, "sum" or "mean"; see ``_Search.scale``.
 
     Raises:
-        NoiseError: for a generator without noise maps where they are to be free.
+        NoiseError: for a generator without noise maps where they are to be free, or an unknown reduction.
         GeneratorError: for latents of another generator.
         OptimizationError: for a loss that becomes NaN; ``result()`` still gives the best so far.
     """
@@ -99,12 +108,17 @@ class Embedding:
     rows: Sequence[int] | None = None
     where: Tensor | None = None
     regularise: float = 0.0
+    per_layer: bool = True
+    schedule: Schedule | None = None
+    reduction: str = "sum"
 
     def __post_init__(self):
+        if self.reduction not in ("sum", "mean"):
+            raise NoiseError(f"the reduction must be sum or mean, but {self.reduction!r} came.")
         space, code, noise = unpack(self.generator, self.latents)
         self.has_noise = bool(self.generator.noise_shapes)
-        if not self.has_noise and any("noise" in stage.free for stage in self.stages):
-            raise NoiseError(f"this {self.generator.family} generator has no noise maps; take a StyleGAN2.")
+        if any("noise" in stage.free for stage in self.stages):
+            check_noise_maps(self.generator)
         if noise is None and self.has_noise:
             noise = self.generator.fixed_noise(len(code))
         self.current = Latents(space, code, noise).detach()
@@ -122,15 +136,16 @@ class Embedding:
     def _run_stage(self, stage: Stage, steps: int) -> Iterator[InversionStep]:
         started = time.perf_counter()
         search = _Search(self, stage)
+        schedule = (self.schedule or cosine(0.05, 1.0)) if "noise" in stage.free else cosine(0.05, 0.5)
         run = Optimization(
             search.parameters,
             search.loss,
             steps=steps,
             lr=search.rates,
             optimizer=self.optimizer,
-            schedule=cosine(0.05, 1.0 if "noise" in stage.free else 0.5),
+            schedule=schedule,
         )
-        self.run, self.search = run, search
+        self.optimization, self.search = run, search
         try:
             for step in run:
                 self.number += 1
@@ -150,7 +165,7 @@ class Embedding:
     def forget_best(self) -> None:
         """Start the best-so-far anew; call it when the objective has changed under way."""
         if self.number:
-            self.run.forget_best()
+            self.optimization.forget_best()
 
     def run(self) -> InversionResult:
         """Take all steps and return the result."""
@@ -161,7 +176,7 @@ class Embedding:
     @torch.no_grad()
     def result(self) -> InversionResult:
         """The best latents so far, with their noise maps, and the images of exactly these."""
-        latents = self.search.latents(self.run.best).detach() if self.number else self.current
+        latents = self.search.latents(self.optimization.best).detach() if self.number else self.current
         images = self.generator.synthesize(latents)
         base = self.generator.convert(self.base.code, self.base.space, latents.space)
         loss = self.objective(images, latents.code - base, slice(None))
@@ -195,11 +210,13 @@ class _Search:
         if "noise" in self.free:
             regularised = embedding.regularise > 0
             lr = embedding.lr or (NOISE_LR_REGULARISED if regularised else NOISE_LR)
-            self.noise_scales = [1.0] * len(self.noise) if regularised else noise_scales(generator)
+            plain = regularised or not embedding.per_layer
+            self.noise_scales = [1.0] * len(self.noise) if plain else noise_scales(generator)
             self.parameters += [torch.zeros_like(map_) for map_ in self.noise]
             self.rates += [lr] * len(self.noise)
         # sums, not means: the gradient of one noise pixel in the mean over a large image falls to Adam's epsilon
-        self.scale = 3 * generator.resolution**2 if "noise" in self.free else 1
+        summed = "noise" in self.free and embedding.reduction == "sum"
+        self.scale = 3 * generator.resolution**2 if summed else 1
 
     def latents(self, parameters: list[Tensor], index=slice(None)) -> Latents:
         """Latents of the parameters; both for the samples ``index`` of the batch."""
@@ -338,6 +355,21 @@ def optimize_noise(
     return noise_inversion(generator, targets, latents, mask, **options).run()
 
 
+def partly_fitted(generator: Generator, latents: Latents, amount: float = 1.0, levels: int | None = None) -> Latents:
+    """The code with part of its fitted noise: maps on the way from the fixed ones (amount 0) to its own (1).
+
+    levels: how many of the maps take part, counted from the coarsest; the others are the fixed ones. None is all.
+    Raises NoiseError for latents without noise maps.
+    """
+    if latents.noise is None:
+        raise NoiseError("these latents have no noise maps; fit some with optimize_noise().")
+    levels = len(latents.noise) if levels is None else levels
+    amounts = [amount if i < levels else 0.0 for i in range(len(latents.noise))]
+    fixed = generator.fixed_noise(len(latents))
+    noise = [torch.lerp(a, b, t) for a, b, t in zip(fixed, latents.noise, amounts, strict=True)]
+    return Latents(latents.space, latents.code, noise)
+
+
 # --- is it a cheat? --------------------------------------------------------------------------------------------------
 
 
@@ -345,13 +377,15 @@ def optimize_noise(
 def fresh_noise_psnr(generator: Generator, targets: Tensor, latents: Latents, draws: int = 8, seed: int = 0) -> Tensor:
     """PSNR (B,) in dB of the code with new random noise, mean over ``draws``: what the code itself holds of the photo.
 
+    Each draw serves all B, so that a photo's figure does not depend on what it was measured with.
+
     targets: (B, 3, R, R) in [0, 1]. Noise maps in the latents are left aside. Raises NoiseError for no draws.
     """
     if draws < 1:
         raise NoiseError(f"at least one draw of noise is needed, but {draws} came.")
     values = []
     for draw in range(draws):
-        noise = generator.fresh_noise(len(targets), seed=seed + draw)
+        noise = generator.fresh_noise(1, seed=seed + draw)
         values.append(psnr(generator.synthesize(Latents(latents.space, latents.code), noise), targets))
     return torch.stack(values).mean(0)
 

@@ -18,6 +18,7 @@ from .images import ImageError, atomic_path, quantize, read_image, write_gif, wr
 from .inversion import Inversion, InversionResult
 from .latents import Latents, interpolate, load_latents, save_latents
 from .metrics import feature_distance, psnr, ssim
+from .noise import check_noise_maps, fresh_noise_psnr, noise_inversion
 from .photos import demo_cat
 
 DEMO = (("dcgan-cats-64", "z"), ("stylegan2-cats-64", "z"), ("stylegan2-cats-64", "w"), ("stylegan2-cats-64", "w+"))
@@ -29,12 +30,34 @@ class RunError(ValueError):
 
 def run_inversion(generator: Generator, targets: Tensor, space: str, label: str = "", **options) -> InversionResult:
     """``project`` with a progress bar on the terminal."""
-    inversion = Inversion(generator, targets, space, **options)
-    with tqdm(inversion, total=len(inversion), desc=label or space, unit="step", leave=False, file=sys.stderr) as bar:
+    return _with_bar(Inversion(generator, targets, space, **options), label or space)
+
+
+def run_noise(
+    generator: Generator, targets: Tensor, found: InversionResult, steps: int
+) -> tuple[InversionResult, list]:
+    """``optimize_noise`` after an inversion, with a progress bar; also a row of figures per target.
+
+    The seconds are those of both stages. The rows tell the PSNR before the noise stage (with the fixed maps) and with
+    fresh noise: what of the photo is in the code.
+    """
+    result = _with_bar(noise_inversion(generator, targets, found.latents, steps=steps), "noise")
+    result.seconds, result.steps = result.seconds + found.seconds, found.steps
+    fresh = fresh_noise_psnr(generator, targets, result.latents).tolist()
+    before = psnr(found.images, targets).tolist()
+    rows = [
+        {"noise_steps": steps, "psnr_before_noise": round(b, 4), "psnr_fresh_noise": round(f, 4)}
+        for b, f in zip(before, fresh, strict=True)
+    ]
+    return result, rows
+
+
+def _with_bar(search, label: str) -> InversionResult:
+    with tqdm(search, total=len(search), desc=label, unit="step", leave=False, file=sys.stderr) as bar:
         for step in bar:
             if step.number % 10 == 0:
                 bar.set_postfix(loss=f"{step.total.mean().item():.4f}", refresh=False)
-    return inversion.result()
+    return search.result()
 
 
 def measure(result: InversionResult, targets: Tensor, features) -> list[dict]:
@@ -65,6 +88,7 @@ def invert_photos(
     model: str = "stylegan2-cats-64",
     space: str = "w+",
     *,
+    noise_steps: int = 0,
     batch: int = 8,
     box: tuple[int, int, int, int] | None = None,
     device: str | torch.device = "cpu",
@@ -76,25 +100,33 @@ def invert_photos(
     resolution. ``batch`` photos run together; after every batch its results are on disk.
 
     Args:
+        noise_steps: above 0 the noise maps are fitted after the code, and stored in the file of the latents.
         options: of ``Inversion`` (weights, steps, optimizer, start, ...).
 
     Returns:
-        Rows of file, model, space, steps, seconds (share of the batch), psnr, ssim, feature_distance, losses.
+        Rows of file, model, space, steps, seconds (share of the batch), psnr, ssim, feature_distance, losses; after
+        a noise stage also noise_steps, psnr_before_noise and psnr_fresh_noise.
 
     Raises:
+        NoiseError: for a noise stage with a generator that has no noise maps.
         RunError: when files could not be read, after all others are done; it names each with its reason.
     """
     out = Path(out)
     generator, features = load_generator(model, device), load_features(device=device)
     generator.check_space(space)
+    if noise_steps:
+        check_noise_maps(generator)
     good, bad = _read_all(photos, generator.resolution, box)
     rows, names = [], unique_stems([path for path, _ in good])
     for start in range(0, len(good), batch):
         chunk = good[start : start + batch]
         targets = torch.cat([image for _, image in chunk]).to(device)
         result = run_inversion(generator, targets, space, f"{model} {space}", features=features, **options)
+        more = [{}] * len(chunk)
+        if noise_steps:
+            result, more = run_noise(generator, targets, result, noise_steps)
         for i, row in enumerate(measure(result, targets, features)):
-            stem = f"{names[start + i]}-{model_stem(model)}-{space_stem(space)}"
+            row, stem = row | more[i], result_stem(names[start + i], model, space, noise_steps)
             write_image(out / f"{stem}.png", result.images[i : i + 1])
             save_latents(out / f"{stem}.safetensors", result.latents[i], model=str(model))
             rows.append({"file": str(chunk[i][0]), "model": str(model), "space": space, **row, "image": f"{stem}.png"})
@@ -132,6 +164,11 @@ def space_stem(space: str) -> str:
     return space.replace("+", "plus")
 
 
+def result_stem(photo: str, model: str | Path, space: str, noise_steps: int = 0) -> str:
+    """Name of the files of one result, without suffix."""
+    return f"{photo}-{model_stem(model)}-{space_stem(space)}" + ("-noise" if noise_steps else "")
+
+
 def interpolation_frames(generator: Generator, a: Latents, b: Latents, frames: int = 60, batch: int = 16) -> Tensor:
     """Images (frames, 3, H, W) of the latents from ``a`` to ``b``, both ends included."""
     with torch.no_grad():
@@ -148,17 +185,22 @@ def interpolate_photos(
     *,
     frames: int = 60,
     fps: int = 30,
+    noise_steps: int = 0,
     **options,
 ) -> list[Path]:
-    """Invert two photos and write the way between them, there and back, as GIF and MP4; returns both paths."""
+    """Invert two photos and write the way between them, there and back, as GIF and MP4; returns both paths.
+
+    With ``noise_steps`` the fitted noise maps are interpolated too; the other options are those of ``invert_photos``.
+    """
     out = Path(out)
-    invert_photos([a, b], out, model, space, **options)
+    invert_photos([a, b], out, model, space, noise_steps=noise_steps, **options)
     generator = load_generator(model, options.get("device", "cpu"))
     stems = unique_stems([Path(a), Path(b)])
-    ends = [load_latents(out / f"{s}-{model_stem(model)}-{space_stem(space)}.safetensors")[0] for s in stems]
+    files = [out / f"{result_stem(stem, model, space, noise_steps)}.safetensors" for stem in stems]
+    ends = [load_latents(file)[0] for file in files]
     pictures = interpolation_frames(generator, *(end.to(generator.device) for end in ends), frames)
     pictures = torch.cat([pictures, pictures.flip(0)])
-    stem = f"{stems[0]}-to-{stems[1]}-{space_stem(space)}"
+    stem = f"{stems[0]}-to-{stems[1]}-{space_stem(space)}" + ("-noise" if noise_steps else "")
     write_gif(out / f"{stem}.gif", pictures, fps=fps)
     write_mp4(out / f"{stem}.mp4", pictures, fps=fps)
     return [out / f"{stem}.gif", out / f"{stem}.mp4"]

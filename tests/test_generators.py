@@ -407,6 +407,34 @@ def test_half_precision_gives_the_same_picture_in_float32():
     assert not torch.equal(half, images)
 
 
+def test_checkpointing_keeps_less_and_gives_the_same_gradient():
+    generator = tiny.stylegan2(resolution=32)
+    code, noise = generator.sample("w+", 2, seed=3), generator.fresh_noise(2, seed=4)
+    gradients, kept = [], []
+    for checkpointing in (False, True):
+        generator.checkpointing = checkpointing
+        inputs, sizes = [code.clone().requires_grad_(), *(m.clone().requires_grad_() for m in noise)], []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t):
+            image = generator.synthesize(Latents("w+", inputs[0]), inputs[1:])
+        gradients.append(torch.autograd.grad(image.square().sum(), inputs))
+        kept.append(sum(sizes))
+    assert kept[1] < kept[0] / 3
+    for plain, again in zip(*gradients, strict=True):
+        assert_close(again, plain, 1e-5)
+
+
+def test_activations_in_bfloat16_give_nearly_the_same_float32_image():
+    generator = tiny.stylegan2()
+    code = generator.sample("w+", 2, seed=3)
+    plain, dtypes = generator.synthesize(code), set()
+    handle = generator.synthesis.b16.conv1.register_forward_hook(lambda _, __, output: dtypes.add(output.dtype))
+    generator.dtype = torch.bfloat16
+    image = generator.synthesize(code)
+    handle.remove()
+    assert dtypes == {torch.bfloat16} and image.dtype == torch.float32
+    assert 0 < (image - plain).abs().max() < 0.05
+
+
 # --- batches ---------------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from helpers.inversion import project
 from helpers.latents import Latents
 from helpers.metrics import psnr
 from helpers.noise import NoiseError, noise_inversion, optimize_noise
+from helpers.optimizers import constant
 
 SIZE = 16
 
@@ -57,15 +58,25 @@ def test_the_noise_adds_many_decibels_and_leaves_the_code(generator, targets, st
 def test_the_rate_follows_the_strength(generator, targets, start):
     """At one rate for all maps those of weak layers stay where they are, and the fit is far worse."""
     scaled = psnr(optimize_noise(generator, targets, start, steps=80).images, targets)
-    alike = noise_inversion(generator, targets, start, steps=80, lr=0.01)
-    original = noise.noise_scales
-    try:
-        noise.noise_scales = lambda generator: [1.0] * len(generator.noise_shapes)
-        for _ in alike:
-            pass
-    finally:
-        noise.noise_scales = original
-    assert (scaled > psnr(alike.result().images, targets) + 3).all()
+    alike = psnr(optimize_noise(generator, targets, start, steps=80, lr=0.01, per_layer=False).images, targets)
+    assert (scaled > alike + 3).all()
+
+
+def test_without_scaling_a_step_is_the_rate_in_every_map(generator, targets, start):
+    result = optimize_noise(generator, targets, start, steps=1, lr=0.25, per_layer=False, schedule=constant())
+    for map_, fixed in zip(result.latents.noise, generator.fixed_noise(2), strict=True):
+        step = (map_ - fixed).abs()
+        assert step.median().item() == pytest.approx(0.25, rel=1e-2)
+
+
+def test_the_sum_makes_the_gradient_as_many_times_larger_as_there_are_numbers(generator, targets, start):
+    gradients = {}
+    for reduction in ("sum", "mean"):
+        run = noise_inversion(generator, targets, start, steps=2, reduction=reduction)
+        first = next(iter(run))
+        gradients[reduction] = run.optimization.parameters[0].grad
+        assert torch.allclose(first.total, first.parts["l2"])  # what is told is the mean either way
+    assert torch.allclose(gradients["sum"], gradients["mean"] * 3 * SIZE**2, rtol=1e-3)
 
 
 def test_a_layer_without_strength_does_no_harm(generator, targets, start):
@@ -156,6 +167,19 @@ def test_regularised_maps_keep_unit_variance_and_stay_white(generator, targets, 
     assert free.latents.noise[1].std() > 3
 
 
+def test_partly_fitted_maps_go_from_the_fixed_to_the_fitted_ones_coarse_first(generator, targets, start):
+    fitted = optimize_noise(generator, targets, start, steps=10).latents
+    fixed = generator.fixed_noise(2)
+    none, half, all_ = (noise.partly_fitted(generator, fitted, amount).noise for amount in (0.0, 0.5, 1.0))
+    two = noise.partly_fitted(generator, fitted, levels=2).noise
+    for i, (theirs, own) in enumerate(zip(fixed, fitted.noise, strict=True)):
+        assert torch.equal(none[i], theirs) and torch.equal(all_[i], own)
+        assert torch.allclose(half[i], (theirs + own) / 2, rtol=1e-4, atol=1e-4)
+        assert torch.equal(two[i], own if i < 2 else theirs)
+    with pytest.raises(NoiseError, match="no noise maps"):
+        noise.partly_fitted(generator, start)
+
+
 # --- stopping and weights --------------------------------------------------------------------------------------------
 
 
@@ -174,8 +198,10 @@ def test_leaving_the_loop_keeps_the_best(generator, targets, start):
 
 def test_fresh_noise_psnr_is_the_mean_of_its_draws_and_ignores_fitted_maps(generator, targets, start):
     value = noise.fresh_noise_psnr(generator, targets, start, draws=2, seed=5)
-    by_hand = [psnr(generator.synthesize(start.code, generator.fresh_noise(2, seed=seed)), targets) for seed in (5, 6)]
+    by_hand = [psnr(generator.synthesize(start.code, generator.fresh_noise(1, seed=seed)), targets) for seed in (5, 6)]
     assert torch.allclose(value, (by_hand[0] + by_hand[1]) / 2)
+    alone = noise.fresh_noise_psnr(generator, targets[1:], start[1], draws=2, seed=5)
+    assert torch.allclose(alone, value[1:], atol=0.01)
     fitted = optimize_noise(generator, targets, start, steps=20)
     assert torch.equal(noise.fresh_noise_psnr(generator, targets, fitted.latents, draws=2, seed=5), value)
     assert (psnr(fitted.images, targets) > value).all()
@@ -216,6 +242,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence(generator, targets, start)
         ({"targets": targets[..., :8]}, "targets must be"),
         ({"targets": targets * math.nan}, "NaN"),
         ({"order": "backwards"}, "sequential, joint, alternating"),
+        ({"reduction": "max"}, "sum or mean"),
         ({"targets": targets[[0, 1, 0]]}, "one per target"),
         (
             {"generator": DCGAN(), "latents": Latents("z", torch.zeros(2, 100)), "targets": torch.zeros(2, 3, 64, 64)},

@@ -31,6 +31,33 @@ def bench_inversion(data: Data, out: Out = Path("output/bench"), device: Device 
     typer.echo(run(data, out, device_of(device)))
 
 
+@bench_app.command("noise")
+def bench_noise(
+    data: Data,
+    out: Out = Path("output/bench"),
+    parts: Annotated[str, typer.Option(help="What to measure, with commas between.")] = "stages,choices,seconds",
+    device: Device = None,
+) -> None:
+    """The noise stage on validation faces: orders with fresh-noise figures, residual, choices, seconds."""
+    from ..benchmarks.noise import run
+
+    typer.echo(run(data, out, device_of(device), [part.strip() for part in parts.split(",")]))
+
+
+@bench_app.command("full-size")
+def bench_full_size(
+    resolution: Annotated[int, typer.Option(help="Side of the images: 256, 512 or 1024.")] = 1024,
+    steps: Annotated[int, typer.Option(min=1, help="Steps per setting; of several the first is not timed.")] = 3,
+    need_gb: Annotated[float, typer.Option(help="Do not begin with less free memory.")] = 12.0,
+    out: Out = Path("output/bench"),
+    device: Device = None,
+) -> None:
+    """Memory and steps per second of w+ and noise at the official size (random weights): bf16, checkpointing."""
+    from ..benchmarks.full_size import run
+
+    typer.echo(run(out, device_of(device), resolution, steps, need_gb))
+
+
 @bench_app.command("blend")
 def bench_blend(
     data: Data,

@@ -20,6 +20,8 @@ Start = Annotated[
     typer.Option(help="mean (of w), sample, best (of 64 samples), or encoder; by default best for z, else mean."),
 ]
 LearningRate = Annotated[float | None, typer.Option(help="Rate in standard deviations of the space (Adam).")]
+Noise = Annotated[bool, typer.Option("--noise", help="Fit the noise maps too, after the code (StyleGAN2).")]
+NoiseSteps = Annotated[int, typer.Option(min=1, help="Steps of the noise stage.")]
 Restarts = Annotated[int, typer.Option(min=1, help="Starts per photo, of which the best is kept.")]
 
 
@@ -54,6 +56,8 @@ def invert(
     restarts: Restarts = 1,
     lr: LearningRate = None,
     seed: Seed = 0,
+    noise: Noise = False,
+    noise_steps: NoiseSteps = 300,
     batch: Annotated[int, typer.Option(min=1, help="Photos that run together.")] = 8,
     box: Annotated[
         str | None, typer.Option(help="LEFT,TOP,RIGHT,BOTTOM of the face in pixels, for every photo.")
@@ -69,6 +73,7 @@ def invert(
         "layers": layers_of(layers),
         "box": box_of(box),
         "batch": batch,
+        "noise_steps": noise_steps if noise else 0,
     }
     rows = runs.invert_photos(photos, out, model, space, device=device_of(device), **options)
     typer.echo(runs.table(rows))
@@ -84,14 +89,15 @@ def interpolate(
     steps: Steps = 300,
     frames: Annotated[int, typer.Option(min=2, help="Pictures from one end to the other.")] = 60,
     fps: Annotated[int, typer.Option(min=1, help="Pictures per second.")] = 30,
+    noise: Noise = False,
+    noise_steps: NoiseSteps = 300,
     device: Device = None,
 ) -> None:
     """Invert two photos and write the way between them as GIF and MP4."""
     from .. import runs
 
-    for path in runs.interpolate_photos(
-        a, b, out, model, space, frames=frames, fps=fps, steps=steps, device=device_of(device)
-    ):
+    options = {"frames": frames, "fps": fps, "steps": steps, "noise_steps": noise_steps if noise else 0}
+    for path in runs.interpolate_photos(a, b, out, model, space, device=device_of(device), **options):
         typer.echo(path)
 
 

@@ -11,6 +11,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .base import Generator, GeneratorError, at_least_float32
 
@@ -237,6 +238,13 @@ class SynthesisBlock(nn.Module):
         self.torgb = ToRGB(out_channels, w_dim, clamp)
         self.convs = (["conv0"] if in_channels else []) + ["conv1"]
 
+    def forward(self, x: Tensor, image: Tensor | None, ws: Tensor, noise: list[Tensor | None]):
+        """Activations and image of the block below to those of this one; ws has a row per layer, torgb's last."""
+        for row, (name, map_) in enumerate(zip(self.convs, noise, strict=True)):
+            x = getattr(self, name)(x, ws[:, row], map_)
+        rgb = self.torgb(x, ws[:, len(self.convs)])
+        return x, rgb if image is None else upsample(image, self.resample_filter) + rgb
+
 
 class SynthesisNetwork(nn.Module):
     """w+ (B, num_ws, w_dim) to an image in [-1, 1], with skip connections between the torgb outputs."""
@@ -256,17 +264,24 @@ class SynthesisNetwork(nn.Module):
             for name in block.convs:
                 yield f"b{r}.{name}", getattr(block, name)
 
-    def forward(self, ws: Tensor, noise: list[Tensor] | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    def forward(
+        self,
+        ws: Tensor,
+        noise: list[Tensor] | None = None,
+        dtype: torch.dtype = torch.float32,
+        checkpointing: bool = False,
+    ) -> Tensor:
         x = self.b4.const.to(dtype)[None].expand(len(ws), -1, -1, -1)
         x = x.contiguous(memory_format=torch.channels_last)
         image, row, noise = None, 0, iter(noise or [])
         for r in self.resolutions:
             block = getattr(self, f"b{r}")
-            for name in block.convs:
-                x = getattr(block, name)(x, ws[:, row], next(noise, None))
-                row += 1
-            rgb = block.torgb(x, ws[:, row])  # shares its w row with the next block's first layer
-            image = rgb if image is None else upsample(image, block.resample_filter) + rgb
+            maps = [next(noise, None) for _ in block.convs]
+            inputs = x, image, ws[:, row : row + len(maps) + 1], maps
+            # nothing of the forward pass is random, so there is no state of a random generator to bring back
+            again = {"use_reentrant": False, "preserve_rng_state": False}
+            x, image = checkpoint(block, *inputs, **again) if checkpointing else block(*inputs)
+            row += len(maps)  # torgb shares its w row with the next block's first layer
         return image
 
 
@@ -284,12 +299,20 @@ class StyleGAN2(Generator):
         conv_clamp: activations are held within ± this; None does not. The official models with float16 layers have 256.
         labels, lr_multiplier: of the MappingNetwork.
 
+    Attributes:
+        dtype: of the synthesis network's activations; ``torch.bfloat16`` halves their memory, and rounds. The image
+            and the latents stay float32.
+        checkpointing: keep only each resolution's input for the backward pass and compute the rest again: less memory,
+            a third more work, the same gradient (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016).
+
     Raises:
         GeneratorError: for a resolution that is not such a power of two.
     """
 
     spaces = ("z", "w", "w+")
     family = "stylegan2"
+    dtype = torch.float32
+    checkpointing = False
 
     def __init__(
         self,
@@ -349,9 +372,9 @@ class StyleGAN2(Generator):
         """Learned strength of each noise map, coarse to fine, scalars."""
         return [layer.noise_strength for _, layer in self.synthesis.layers()]
 
-    def render(self, code, space, noise, dtype: torch.dtype = torch.float32) -> Tensor:
+    def render(self, code, space, noise, dtype: torch.dtype | None = None) -> Tensor:
         ws = self.convert(code, space, "w+")
-        return self.synthesis(ws, noise, dtype) / 2 + 0.5
+        return self.synthesis(ws, noise, dtype or self.dtype, self.checkpointing) / 2 + 0.5
 
 
 class Conv2dLayer(nn.Module):
