@@ -77,7 +77,14 @@ def align(image: torch.Tensor, landmarks: Sequence[tuple[float, float]], size: i
     """
     points = _checked_landmarks(image, landmarks)
     template = np.array(FACE_LANDMARKS[: len(points)]) * size
-    scaled_turn, shift = _similarity(points, template)
+    return cut_square(image, *_similarity(points, template), size)
+
+
+def cut_square(image: torch.Tensor, scaled_turn: complex, shift: complex, size: int) -> torch.Tensor:
+    """The square (1, 3, size, size) onto whose point t = scaled_turn p + shift the photo's point p (x + iy) falls.
+
+    Antialiased: the photo is sampled at least once per pixel and then averaged; outside it is mirrored at its edge.
+    """
     factor = max(1, math.ceil(1 / abs(scaled_turn) - 0.01))  # photo pixels per output pixel; 1.001 are one
     centres = (np.arange(size * factor) + 0.5) / factor
     targets = centres[None, :] + 1j * centres[:, None]  # x + iy of every sample

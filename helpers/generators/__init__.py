@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.checkpoints import Checkpoint, Part, read_checkpoint
-from helpers.weights import WeightsError, save_weights, weights_path
+from helpers.weights import WeightsError, registry, save_weights, weights_path
 
 from .base import Generator, GeneratorError
 from .dcgan import DCGAN, DCGANDiscriminator
@@ -65,6 +65,7 @@ def load_generator(
             )
         generator.set_label(label)
     generator.name = path.stem
+    generator.domain = registry().get(str(name_or_path), {}).get("domain", "")
     return generator.to(device or "cpu").eval().requires_grad_(False)
 
 

@@ -25,6 +25,7 @@ class Generator(nn.Module):
         layer_names: name of the layer that each w+ row styles, coarse to fine.
         c_dim: number of classes of a conditional generator, else 0.
         label: the class that z is mapped to; see ``set_label``.
+        domain: what the model shows, in words, where the registry knows.
         has_mean: whether the mean of w came with the weights.
     """
 
@@ -38,6 +39,7 @@ class Generator(nn.Module):
     layer_names: Sequence[str] = ()
     c_dim: int = 0
     label: int | None = None
+    domain: str = ""
     has_mean = False
 
     @property
