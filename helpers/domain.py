@@ -38,7 +38,7 @@ def domain_distance(generator: Generator, images: Tensor, features, samples: int
 
 def _described(images: Tensor, features) -> Tensor:
     """Mean and standard deviation of every channel of the layers: (B, n)."""
-    layers = [layer for layer in LAYERS if layer in features.layers]
+    layers = [layer for layer in LAYERS if layer in features.layers] or list(features.layers)[-1:]
     rows = []
     for part in images.split(8):
         maps = features(part, layers).values()

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .domain import out_of_domain
+from .faces import align_ffhq, find_faces
 from .features import load_features
 from .figures import Figure, result_sheet, results_table, save_figure
 from .generators import Generator, load_generator
 from .images import ImageError, atomic_path, quantize, read_image, write_gif, write_image, write_mp4
 from .inversion import Inversion, InversionResult
 from .latents import Latents, interpolate, load_latents, save_latents
+from .memory import check_memory
 from .metrics import feature_distance, psnr, ssim
 from .noise import check_noise_maps, fresh_noise_psnr, noise_inversion
 from .photos import demo_cat
@@ -91,15 +94,22 @@ def invert_photos(
     noise_steps: int = 0,
     batch: int = 8,
     box: tuple[int, int, int, int] | None = None,
+    align: bool = False,
+    precision: str = "fp32",
+    checkpointing: bool = False,
     device: str | torch.device = "cpu",
     **options,
 ) -> list[dict]:
     """Invert photo files; write each image, its latents and ``results.json`` to a folder.
 
     Photos are cut to their central square, or to ``box`` (left, top, right, bottom), and resized to the model's
-    resolution. ``batch`` photos run together; after every batch its results are on disk.
+    resolution. ``batch`` photos run together; after every batch its results are on disk. Photos that are unlike what
+    the model shows are told on stderr, and inverted all the same.
 
     Args:
+        align: find the largest face of each photo and align it as FFHQ's are (needs the extra ``faces``).
+        precision: "fp32" or "bf16" activations; checkpointing: compute activations twice to keep fewer. Both are for
+            large generators.
         noise_steps: above 0 the noise maps are fitted after the code, and stored in the file of the latents.
         options: of ``Inversion`` (weights, steps, optimizer, start, ...).
 
@@ -108,6 +118,7 @@ def invert_photos(
         a noise stage also noise_steps, psnr_before_noise and psnr_fresh_noise.
 
     Raises:
+        NotEnoughMemory: before anything is run, for a generator or batch too large for the device.
         NoiseError: for a noise stage with a generator that has no noise maps.
         RunError: when files could not be read, after all others are done; it names each with its reason.
     """
@@ -116,11 +127,16 @@ def invert_photos(
     generator.check_space(space)
     if noise_steps:
         check_noise_maps(generator)
-    good, bad = _read_all(photos, generator.resolution, box)
+    set_precision(generator, precision, checkpointing)
+    good, bad = _read_all(photos, generator.resolution, box, align)
+    check_memory(generator, space, min(batch, len(good)), bool(noise_steps))
     rows, names = [], unique_stems([path for path, _ in good])
     for start in range(0, len(good), batch):
         chunk = good[start : start + batch]
         targets = torch.cat([image for _, image in chunk]).to(device)
+        for (path, _), warning in zip(chunk, out_of_domain(generator, targets, features), strict=True):
+            if warning:
+                print(f"{path}: {warning}", file=sys.stderr)
         result = run_inversion(generator, targets, space, f"{model} {space}", features=features, **options)
         more = [{}] * len(chunk)
         if noise_steps:
@@ -136,11 +152,34 @@ def invert_photos(
     return rows
 
 
-def _read_all(photos, size, box) -> tuple[list[tuple[Path, Tensor]], list[str]]:
+def set_precision(generator: Generator, precision: str, checkpointing: bool) -> None:
+    """Choose how a generator computes: "fp32" or "bf16" activations, kept or computed twice.
+
+    Raises RunError for another word, or for a generator whose size leaves nothing to save.
+    """
+    if precision not in ("fp32", "bf16"):
+        raise RunError(f"the precision must be fp32 or bf16, but {precision} came.")
+    if (precision != "fp32" or checkpointing) and not hasattr(generator, "checkpointing"):
+        raise RunError(f"a {generator.family} generator has neither bf16 nor checkpointing; leave both away.")
+    if hasattr(generator, "checkpointing"):
+        generator.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        generator.checkpointing = checkpointing
+
+
+def _read_aligned(path: Path, size: int) -> Tensor:
+    """The largest face of a photo, aligned as in FFHQ: (1, 3, size, size)."""
+    image = read_image(path)
+    found = find_faces(image)
+    if not found:
+        raise ImageError(f"{path} shows no face that the detector finds; cut it with --box instead of --align")
+    return align_ffhq(image, found[0], size)
+
+
+def _read_all(photos, size, box, align=False) -> tuple[list[tuple[Path, Tensor]], list[str]]:
     good, bad = [], []
     for path in map(Path, photos):
         try:
-            good.append((path, read_image(path, size=size, box=box)))
+            good.append((path, _read_aligned(path, size) if align else read_image(path, size=size, box=box)))
         except ImageError as error:
             bad.append(str(error))
     return good, bad

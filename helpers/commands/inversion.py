@@ -62,6 +62,9 @@ def invert(
     box: Annotated[
         str | None, typer.Option(help="LEFT,TOP,RIGHT,BOTTOM of the face in pixels, for every photo.")
     ] = None,
+    align: Annotated[bool, typer.Option(help="Align human faces as FFHQ models know them (extra `faces`).")] = False,
+    precision: Annotated[str, typer.Option(help="fp32, or bf16 for half the memory of a large generator.")] = "fp32",
+    checkpointing: Annotated[bool, typer.Option(help="Less memory for a third more time.")] = False,
     device: Device = None,
 ) -> None:
     """Find the latents of photos; write images, latents and results.json."""
@@ -74,6 +77,9 @@ def invert(
         "box": box_of(box),
         "batch": batch,
         "noise_steps": noise_steps if noise else 0,
+        "align": align,
+        "precision": precision,
+        "checkpointing": checkpointing,
     }
     rows = runs.invert_photos(photos, out, model, space, device=device_of(device), **options)
     typer.echo(runs.table(rows))
