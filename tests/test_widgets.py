@@ -20,7 +20,7 @@ from helpers.features import FeatureConfig, Features
 from helpers.generators import DCGAN, StyleGAN2
 from helpers.inversion import Inversion, project
 from helpers.latents import Latents, LatentsError, interpolate
-from helpers.widgets import Job, interpolation_slider, inversion_panel, loss_curve, photo_upload
+from helpers.widgets import Job, interpolation_slider, inversion_panel, loss_curve, photo_upload, truncation_slider
 from helpers.widgets.live import PlayView
 from helpers.widgets.parts import log_options
 from helpers.widgets.pictures import figure_html, jpeg_url
@@ -502,6 +502,22 @@ def test_the_interpolation_slider_renders_each_stop_once(generator, monkeypatch)
 def test_two_spaces_cannot_be_interpolated(generator):
     with pytest.raises(LatentsError, match="one space"):
         interpolation_slider(generator, Latents("z", torch.zeros(1, 8)), Latents("w", torch.zeros(1, 8)))
+
+
+def test_the_truncation_slider_shows_the_samples(generator):
+    slider = truncation_slider(generator, n=3, seed=5)
+    z = generator.sample("z", 3, 5)
+    torch.testing.assert_close(slider.images, generator.synthesize(Latents("w", generator.map(z, 0.7))).clamp(0, 1))
+    shown = slider.view.value
+    slider.slider.value = 0.0
+    mean = generator.synthesize(Latents("w", generator.mean("w"))).clamp(0, 1)
+    torch.testing.assert_close(slider.images, mean.expand(3, -1, -1, -1))
+    slider.seed.value, slider.slider.value = 6, 1.0
+    full = generator.synthesize(Latents("w", generator.map(generator.sample("z", 3, 6)))).clamp(0, 1)
+    torch.testing.assert_close(slider.images, full)
+    assert slider.view.value != shown and jpeg_url(slider.images[1:2]) in slider.view.value
+    with pytest.raises(ValueError, match="only z"):
+        truncation_slider(DCGAN(z_dim=8, conv_dim=2).eval())
 
 
 # --- upload ----------------------------------------------------------------------------------------------------------

@@ -90,3 +90,16 @@ def bench_style(
     from ..benchmarks.style import run
 
     typer.echo(run(out, parts.split(","), [int(size) for size in sizes.split(",")], device_of(device)))
+
+
+@bench_app.command("interaction")
+def bench_interaction(out: Out = Path("output/bench"), device: Device = None) -> None:
+    """Panels in a real browser: slider to new picture, live view beside a run, Stop, bytes per stroke."""
+    try:
+        from ..benchmarks.interaction import run
+    except ImportError as error:
+        raise ValueError(
+            f"This measures in Chromium and needs playwright; pip install playwright ({error})."
+        ) from error
+
+    typer.echo(run(out, device_of(device)))

@@ -2,7 +2,7 @@
 
 from .blending import BlendingPanel, blending_panel
 from .canvas import CoreCanvas, drawing_canvas, photo_palette
-from .interpolation import interpolation_slider
+from .interpolation import interpolation_slider, truncation_slider
 from .inversion import InversionPanel, inversion_panel
 from .job import Job
 from .panel import RunBox, RunPanel
@@ -35,4 +35,5 @@ __all__ = [
     "seed_box",
     "settings_code",
     "style_panel",
+    "truncation_slider",
 ]

@@ -1,4 +1,4 @@
-"""A slider between two inversions; it renders at once."""
+"""Sliders that render at once: between two inversions, and the truncation of samples."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 from helpers.generators import Generator
 from helpers.latents import Latents, interpolate
 
+from .parts import float_slider, seed_box
 from .pictures import figure_html, jpeg_url, row_html
 
 WIDTH = 192  # pixels of each picture on the screen
@@ -60,3 +61,40 @@ def interpolation_slider(generator: Generator, a: Latents, b: Latents) -> Interp
     spaces. ``.image``, ``.latents`` and ``.t`` are what is shown.
     """
     return InterpolationSlider(generator, a, b)
+
+
+class TruncationSlider(widgets.VBox):
+    """Samples under a slider for their truncation; see ``truncation_slider``."""
+
+    def __init__(self, generator: Generator, truncation: float = 0.7, n: int = 6, seed: int = 0):
+        if "w" not in generator.spaces:
+            raise ValueError(f"truncation pulls w to its mean, but this generator has only {generator.spaces[0]}.")
+        self.generator, self.n = generator, n
+        self.slider, self.seed = float_slider("truncation", truncation, 0.0, 1.5, 0.05), seed_box(seed)
+        self.slider.layout.width = "480px"
+        self.view = widgets.HTML()
+        super().__init__([self.slider, self.seed, self.view])
+        for control in (self.slider, self.seed):
+            control.observe(self._show, "value")
+        self._show()
+
+    @property
+    def latents(self) -> Latents:
+        """w of the samples, (n, w_dim)."""
+        z = self.generator.sample("z", self.n, self.seed.value)
+        return Latents("w", self.generator.map(z, self.slider.value))
+
+    @torch.no_grad()
+    def _show(self, _=None) -> None:
+        self.images = self.generator.synthesize(self.latents).clamp(0, 1)
+        titles = [f"no. {number}" for number in range(self.n)]
+        pictures = zip(titles, self.images.split(1), strict=True)
+        self.view.value = row_html(*(figure_html(title, jpeg_url(i), WIDTH * 2 // 3) for title, i in pictures))
+
+
+def truncation_slider(generator: Generator, truncation: float = 0.7, n: int = 6, seed: int = 0) -> TruncationSlider:
+    """Samples of a generator, drawn anew at every move: 0 is the mean of w, 1 all of it (Karras et al. 2019, app. B).
+
+    ``.images`` (n, 3, R, R) in [0, 1] and ``.latents`` are what is shown. Raises ValueError where there is no w.
+    """
+    return TruncationSlider(generator, truncation, n, seed)

@@ -18,7 +18,7 @@ from .parts import dropdown, int_slider, log_slider, seed_box, values_of
 PRESETS = {
     "Pixels only": {"l1": 1.0, "perceptual": 0.0, "delta": 0.0},
     "Perceptual only": {"l1": 0.0, "perceptual": 1.0, "delta": 0.0},
-    "Stay near the mean": {"l1": 1.0, "perceptual": 0.1, "delta": 0.01},
+    "Near the mean": {"l1": 1.0, "perceptual": 0.1, "delta": 0.01},
 }
 
 

@@ -201,8 +201,8 @@ class RunBox(widgets.VBox):
                 self._html = error_html(error_sentence(error))
             self._wait = min(1.0, max(0.1, (time.perf_counter() - started) * (1 - SHARE) / SHARE))
             if state not in ALIVE:
-                self.view.html, self.view.running = self._html, False
                 self.guard(self._enable)
+                self.view.html, self.view.running = self._html, False
         return self._html, self._wait
 
     def _draw(self, job: Job, state: str) -> str:

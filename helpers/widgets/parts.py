@@ -18,7 +18,7 @@ from helpers.images import grid, resize
 from .pictures import figure_html, jpeg_url
 
 STYLE = {"description_width": "90px"}
-THUMBNAIL = 84  # pixels
+THUMBNAIL = 104  # pixels
 THUMB = f"width:{THUMBNAIL}px;height:{THUMBNAIL}px;object-fit:contain;image-rendering:pixelated;display:block"
 WRAP = {"flex_flow": "row wrap", "align_items": "flex-start"}
 

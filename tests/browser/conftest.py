@@ -18,7 +18,7 @@ signal.signal(signal.SIGTERM, interrupt)
 def reason_to_skip() -> str:
     if importlib.util.find_spec("playwright") is None:
         return "playwright is not installed: pip install playwright"
-    from jupyter_driver import find_browser
+    from helpers.benchmarks.jupyter_driver import find_browser
 
     return "" if find_browser() else "Chromium is not installed: apt-get install chromium"
 

@@ -48,6 +48,9 @@ def find_browser() -> str | None:
     return os.environ.get("CHROME") or next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
+NO_SUBSHELLS = {"apputils-extension/kernels-settings": {"commsOverSubshells": "disabled"}}
+
+
 def _in_small_steps(points, moves: int = 10):
     """Points along a path, evenly between its corners."""
     for (x, y), (u, v) in zip(points, points[1:], strict=False):
@@ -61,12 +64,17 @@ class CellError(AssertionError):
 class Lab:
     """A notebook open in JupyterLab; ``errors`` are the JavaScript errors so far.
 
-    The environment variable KERNEL_PYTHON names another interpreter for the kernel, e.g. one with Colab's packages.
+    The environment variable KERNEL_PYTHON names another interpreter for the kernel, e.g. one with Colab's packages;
+    SUBSHELLS=off has comm messages wait for the cell that runs, as on Colab.
     """
 
-    def __init__(self, notebook, *, viewport=(1280, 1000), timeout=300):
+    def __init__(self, notebook, *, viewport=(1280, 1000), timeout=300, subshells=None, through=None):
         self.notebook, self.kernel_python = Path(notebook).resolve(), os.environ.get("KERNEL_PYTHON", sys.executable)
         self.viewport, self.timeout = viewport, timeout  # seconds
+        self.through = through
+        if subshells is None:
+            subshells = os.environ.get("SUBSHELLS") != "off"
+        self.settings = SETTINGS if subshells else SETTINGS | NO_SUBSHELLS
         self.errors: list[str] = []
         self.sent: list[str] = []  # what the page sent to the kernel
         self.stack = contextlib.ExitStack()
@@ -110,10 +118,14 @@ class Lab:
             )  # fmt: skip
         self.stack.callback(self._stop_server, port, token)
         self.until(lambda: self._answers(port, token), "JupyterLab did not start")
+        if self.through is not None:
+            link = self.through(port)
+            self.stack.callback(link.close)
+            port = link.port
         return f"http://127.0.0.1:{port}/lab/workspaces/test/tree/{self.notebook.name}?reset&token={token}"
 
     def _write_settings(self, folder: Path) -> None:
-        for name, values in SETTINGS.items():
+        for name, values in self.settings.items():
             path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(values))
@@ -242,6 +254,11 @@ class Lab:
     def press(self, text: str) -> None:
         """Click the button with this text."""
         self.page.locator(f"button:text-is({json.dumps(text)})").first.click()
+
+    def tab(self, title: str) -> None:
+        """Open the page with this title of a Tab."""
+        bars = ", ".join(f".{kind}-TabBar-tab:has-text({json.dumps(title)})" for kind in ("lm", "p"))
+        self.page.locator(f".jp-OutputArea-output :is({bars})").first.click()
 
     def drag(self, description: str, fraction: float) -> None:
         """Drag the handle of a slider to a fraction of its range, in many small moves."""
