@@ -26,7 +26,9 @@ def faces(generator):
 
 
 def test_the_stages_are_measured_on_the_images_that_are_shown(generator, faces):
-    rows, residuals, images = bench.bench_stages(generator, faces, AnyLayer(), batch=2, inversion=FAST, steps=8)
+    rows, residuals, images = bench.bench_stages(
+        generator, faces, AnyLayer(), batch=2, inversion=FAST, equal_steps=4, steps=8
+    )
     named = {row["method"]: row for row in rows}
     assert list(named) == list(images) == [row["method"] for row in residuals]
     for name, row in named.items():
@@ -60,7 +62,8 @@ def test_a_choice_is_made_alone(generator, faces, monkeypatch):
     choices = {"default": {}, "rate": {"lr": 3.0}, "after w": {"space": "w"}}
     rows = bench.bench_choices(generator, faces, AnyLayer(), choices, inversion=FAST)
     assert [row["choice"] for row in rows] == list(choices)
-    assert seen == [("w+", {}), ("w+", {"lr": 3.0}), ("w", {})]
+    plain = {"steps": bench.EQUAL_STEPS}
+    assert seen == [("w+", plain), ("w+", plain | {"lr": 3.0}), ("w", plain)]
 
 
 class _Nothing:

@@ -18,7 +18,7 @@ from helpers.images import atomic_path
 from helpers.inversion import project
 from helpers.latents import Latents, join
 from helpers.metrics import feature_distance, psnr, ssim
-from helpers.noise import STEPS, fresh_noise_psnr, optimize_noise, residual_report
+from helpers.noise import fresh_noise_psnr, optimize_noise, residual_report
 from helpers.optimizers import constant
 from helpers.photos import load_faces
 from helpers.runs import write_json
@@ -27,12 +27,13 @@ from .common import circumstances
 
 MODEL = "stylegan2-cats-64"
 FACES, CHOICE_FACES, SINGLE_FACES, BATCH = 32, 8, 3, 16
+EQUAL_STEPS = 300  # of w+, and of the noise where methods are compared: enough to tell them apart
 REGULARISE = 10.0
 PARTS = ("stages", "choices", "seconds")
 
-# what decides the noise stage, each changed alone against the default: rate 0.1 / strength, cosine, sum, 300 steps
+# what decides the noise stage, each changed alone against the rate 0.1 / strength, cosine, sum, 300 steps
 CHOICES = {
-    "default": {},
+    "rate 0.1 / strength, cosine": {},
     "rate 0.01 for every map": {"lr": 0.01, "per_layer": False},
     "rate 1 for every map": {"lr": 1.0, "per_layer": False},
     "rate 5 for every map": {"lr": 5.0, "per_layer": False},
@@ -99,37 +100,47 @@ def residual_row(name: str, images: Tensor, faces: Tensor) -> dict:
 
 
 def bench_stages(
-    generator: Generator, faces: Tensor, features, *, batch: int = BATCH, inversion: dict | None = None, **options
+    generator: Generator,
+    faces: Tensor,
+    features,
+    *,
+    batch: int = BATCH,
+    inversion: dict | None = None,
+    equal_steps: int = EQUAL_STEPS,
+    **options,
 ) -> tuple[list[dict], list[dict], dict[str, Tensor]]:
     """Every order on the same faces.
 
-    Joint and alternating start from the mean and are given as many steps as w+ and noise have together.
+    "w+ then noise" takes the default number of noise steps. The other orders are compared at ``equal_steps``: joint and
+    alternating start from the mean and are given as many steps as w+ and ``equal_steps`` of noise have together.
 
     Args:
         faces: (N, 3, R, R) in [0, 1].
         features: network of ``load_features``.
         inversion: options of the w and w+ stages (``project``).
+        equal_steps: of the noise stages that are compared.
         options: of the noise stages (``optimize_noise``).
 
     Returns:
         Rows of figures, rows of residual shares, and images (N, 3, R, R) by method.
     """
-    inversion, steps = {"steps": STEPS} | (inversion or {}), options.pop("steps", STEPS)
-    both = inversion["steps"] + steps
+    inversion = {"steps": EQUAL_STEPS} | (inversion or {})
+    equal, both = {"steps": equal_steps}, {"steps": inversion["steps"] + equal_steps}
     mean = Found(Latents("w+", generator.mean("w+").expand(len(faces), -1, -1)), faces, 0.0, 0.0)
 
     def invert(space):
         return lambda y, start: project(generator, y, space, features=features, **inversion)
 
     def fit(**changes):
-        return lambda y, start: optimize_noise(generator, y, start, **options | {"steps": steps} | changes)
+        return lambda y, start: optimize_noise(generator, y, start, **options | changes)
 
     found = {space: in_batches(invert(space), faces, None, batch) for space in ("w", "w+")}
     for name, changes, before in (
         ("w+ then noise", {}, found["w+"]),
-        ("joint", {"order": "joint", "steps": both}, mean),
-        ("alternating", {"order": "alternating", "steps": both}, mean),
-        ("w+ then regularised noise", {"regularise": REGULARISE}, found["w+"]),
+        (f"the same, {equal_steps} steps", equal, found["w+"]),
+        ("joint", {"order": "joint"} | both, mean),
+        ("alternating", {"order": "alternating"} | both, mean),
+        ("w+ then regularised noise", {"regularise": REGULARISE} | equal, found["w+"]),
     ):
         found[name] = in_batches(fit(**changes), faces, before, batch)
     rows = [row_of(name, generator, faces, features, result) for name, result in found.items()]
@@ -144,7 +155,7 @@ def bench_choices(
     starts = {s: project(generator, faces, s, features=features, **inversion or {}).latents for s in ("w", "w+")}
     rows = []
     for choice, changes in choices.items():
-        changes = dict(changes)
+        changes = {"steps": EQUAL_STEPS} | changes
         result = optimize_noise(generator, faces, starts[changes.pop("space", "w+")], **changes)
         values = psnr(result.images, faces)
         rows.append({"choice": choice, "psnr": values.mean().item(), "worst_psnr": values.min().item()})
@@ -153,10 +164,10 @@ def bench_choices(
     return rows
 
 
-def time_two_stages(generator: Generator, faces: Tensor, features, batch: int, **options) -> dict:
-    """Seconds per face of w+ and then noise in batches; options of both stages."""
-    code = in_batches(lambda y, _: project(generator, y, "w+", features=features, **options), faces, None, batch)
-    both = in_batches(lambda y, start: optimize_noise(generator, y, start, **options), faces, code, batch)
+def time_two_stages(generator: Generator, faces: Tensor, features, batch: int) -> dict:
+    """Seconds per face of w+ and then noise in batches, with the defaults of both."""
+    code = in_batches(lambda y, _: project(generator, y, "w+", features=features), faces, None, batch)
+    both = in_batches(lambda y, start: optimize_noise(generator, y, start), faces, code, batch)
     row = {"batch": batch, "faces": len(faces), "seconds_w_plus": code.seconds / len(faces)}
     return row | {"seconds_both": both.seconds / len(faces), "psnr": psnr(both.images, faces).mean().item()}
 

@@ -57,7 +57,7 @@ def invert(
     lr: LearningRate = None,
     seed: Seed = 0,
     noise: Noise = False,
-    noise_steps: NoiseSteps = 300,
+    noise_steps: NoiseSteps = 600,
     batch: Annotated[int, typer.Option(min=1, help="Photos that run together.")] = 8,
     box: Annotated[
         str | None, typer.Option(help="LEFT,TOP,RIGHT,BOTTOM of the face in pixels, for every photo.")
@@ -96,7 +96,7 @@ def interpolate(
     frames: Annotated[int, typer.Option(min=2, help="Pictures from one end to the other.")] = 60,
     fps: Annotated[int, typer.Option(min=1, help="Pictures per second.")] = 30,
     noise: Noise = False,
-    noise_steps: NoiseSteps = 300,
+    noise_steps: NoiseSteps = 600,
     device: Device = None,
 ) -> None:
     """Invert two photos and write the way between them as GIF and MP4."""
