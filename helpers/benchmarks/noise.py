@@ -165,11 +165,14 @@ def bench_choices(
 
 
 def time_two_stages(generator: Generator, faces: Tensor, features, batch: int) -> dict:
-    """Seconds per face of w+ and then noise in batches, with the defaults of both."""
+    """Seconds per face of w+ and then noise in batches, with the defaults of both, and what they reach."""
     code = in_batches(lambda y, _: project(generator, y, "w+", features=features), faces, None, batch)
     both = in_batches(lambda y, start: optimize_noise(generator, y, start), faces, code, batch)
     row = {"batch": batch, "faces": len(faces), "seconds_w_plus": code.seconds / len(faces)}
-    return row | {"seconds_both": both.seconds / len(faces), "psnr": psnr(both.images, faces).mean().item()}
+    values, fresh = psnr(both.images, faces), fresh_noise_psnr(generator, faces, both.latents)
+    row |= {"seconds_both": both.seconds / len(faces), "psnr_w_plus": psnr(code.images, faces).mean().item()}
+    row |= {"psnr": values.mean().item(), "worst_psnr": values.min().item()}
+    return row | {"psnr_fresh_noise": fresh.mean().item()}
 
 
 def run(
@@ -197,7 +200,7 @@ def run(
         elif part == "choices":
             report[part]["rows"] = bench_choices(generator, photos[:CHOICE_FACES], features)
         else:
-            sizes = ((SINGLE_FACES, 1), (BATCH, BATCH))
+            sizes = ((SINGLE_FACES, 1), (faces, BATCH))
             report[part]["rows"] = [time_two_stages(generator, photos[:n], features, batch) for n, batch in sizes]
         write_json(path, report)
     text = tables(report)
