@@ -49,7 +49,7 @@ class Limits:
         results: bytes that come back.
     """
 
-    seconds: float = 120
+    seconds: float = 240
     memory: int = 3 * GIBI
     processes: int = 160
     file: int = 64 * MEBI
