@@ -144,8 +144,8 @@ class Grading:
             _write(place / "submission.json", _summary(submission, lesson))
             try:
                 seconds += self._run_once(runner, lesson, submission, place).seconds
-            except OSError as error:  # the machine's trouble, not the student's: said, and done again next time
-                _write(place / "submission.json", {"error": f"could not be run: {error}"})
+            except Exception as error:  # never stops the rest; it is told on the page, and tried again next time
+                _write(place / "submission.json", {"error": f"could not be run: {type(error).__name__}: {error}"})
         return seconds
 
     def _place(self, student: Student, lesson: Lesson) -> Path:

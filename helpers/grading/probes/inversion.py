@@ -204,6 +204,14 @@ def project_judge(got: Arrays, want: Arrays, inputs: Arrays) -> list[Verdict]:
     ]
 
 
+@torch.no_grad()
+def project_pictures(values: Arrays, inputs: Arrays) -> torch.Tensor:
+    """The found pictures, each with its target to the right."""
+    generator = tiny(int(inputs["network"][0]))
+    found = generator.synthesize(Latents("w", torch.from_numpy(values["calm code"]).float())).clamp(0, 1)
+    return torch.stack([found, torch.from_numpy(inputs["target"]).clamp(0, 1)], 1).flatten(0, 1)
+
+
 def interpolate_inputs(random: np.random.Generator) -> Arrays:
     shapes = {"z": (1, 9), "w": (1, 7), "w+": (1, 4, 7)}
     ends = {f"{s} {end}": random.normal(size=shape).astype(np.float32) for s, shape in shapes.items() for end in "ab"}
@@ -234,6 +242,7 @@ PROBES = (
         "1.4", "project", project_inputs, project_emit, project_judge,
         "A code whose picture is as near to the target as the solution's, the losses of all steps, and the best code "
         "of a run that ends badly.",
+        project_pictures,
     ),
     Probe(
         "1.5", "interpolate", interpolate_inputs, interpolate_emit, close({"z": 0.5, "w": 0.25, "w+": 0.25}, atol=1e-4),
