@@ -252,7 +252,7 @@ class Grading:
         if ours is None:
             score.verdicts = [Verdict("", 1.0, 0.0, _why_nothing(cell, kept, raw))]
         _sum_up(score)
-        return report.compare_pictures(probe, ours, theirs, inputs)
+        return report.compare_pictures(probe, ours, theirs, inputs) if ours else {}
 
 
 def _sum_up(score: Score) -> None:

@@ -138,11 +138,12 @@ def _imports(source: str) -> bool:
 
 
 def _title(raw: list[dict], number: int) -> str:
-    """The nearest heading above, without the points and minutes in brackets."""
+    """The nearest heading above, without number, points and minutes."""
     for cell in reversed(raw[: number + 1]):
         headings = [line for line in cell["source"].splitlines() if line.startswith("#")]
         if cell["type"] == "markdown" and headings:
-            return re.sub(r"\s*\([^()]*\)\s*$", "", headings[-1].lstrip("# "))
+            heading = re.sub(r"\s*\([^()]*\)\s*$", "", headings[-1].lstrip("# "))
+            return re.sub(r"^(Exercise )?[\d.]+ · ", "", heading)
     return ""
 
 

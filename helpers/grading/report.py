@@ -37,6 +37,8 @@ def page(row: dict, scores: Sequence, pictures: dict[str, dict]) -> str:
     lines = ["".join(f"<tr>{_row(score)}</tr>" for score in scores)]
     head = "<tr><th>Exercise</th><th>Points</th><th>Why</th><th>Expected</th></tr>"
     body = [f"<h1>{escape(row['student'])}</h1>", f"<p>{_sum(row)}</p>", f"<table>{head}{''.join(lines)}</table>"]
+    if any(pictures.values()):
+        body.append("<h2>Results</h2><p>Curves: the reference as a line, yours as dots.</p>")
     for score in scores:
         if shown := pictures.get(score.item):
             body.append(f"<h3>{escape(score.item)} {escape(score.title)}</h3>{_figures(shown)}")
@@ -61,7 +63,7 @@ def _sum(row: dict) -> str:
 def _row(score) -> str:
     points = "–" if score.points is None else f"{score.points:g}"
     share = (score.points or 0) / score.most if score.most else 0
-    colour = "full" if share >= 1 else "none" if share == 0 else "part"
+    colour = "open" if score.points is None else "full" if share >= 1 else "none" if share == 0 else "part"
     why = score.reason or ("all right" if share >= 1 else "to be graded by hand" if score.points is None else "")
     name = f"{escape(score.item)} {escape(score.title)}{' (bonus)' if score.bonus else ''}"
     cells = f"<td>{name}</td><td class='n {colour}'>{points} / {score.most:g}</td>"
@@ -93,16 +95,15 @@ def _figures(pictures: dict) -> str:
     return "".join(shown)
 
 
-def compare_pictures(probe: Probe, ours: Arrays | None, theirs: Arrays, inputs: Arrays) -> dict:
+def compare_pictures(probe: Probe, ours: Arrays, theirs: Arrays, inputs: Arrays) -> dict:
     """The student's result beside the reference: as pictures where it has some, else as curves."""
     if probe.show is None:
         name = max(theirs, key=lambda n: min(theirs[n].size, 64))
-        return {name: curves(None if ours is None else ours.get(name), theirs[name])}
+        return {name: curves(ours.get(name), theirs[name])}
     shown = {}
     for title, values in (("yours", ours), ("reference", theirs)):
         try:
-            if values is not None:
-                shown[title] = np.asarray(probe.show(values, inputs), dtype=np.float64)
+            shown[title] = np.asarray(probe.show(values, inputs), dtype=np.float64)
         except Exception:  # a hostile array is simply not shown
             continue
     return shown
@@ -112,7 +113,8 @@ def data_url(images: np.ndarray) -> str:
     """PNG of up to four pictures (B, 3, H, W) in [0, 1] side by side."""
     images = np.nan_to_num(np.clip(images[:MOST_PICTURES, :3, :MOST_SIDE, :MOST_SIDE], 0, 1))
     images = np.repeat(images, 3, axis=1) if images.shape[1] == 1 else images
-    pixels = np.concatenate([np.pad(image.transpose(1, 2, 0), ((0, 0), (0, 2), (0, 0))) for image in images], axis=1)
+    framed = [np.pad(image.transpose(1, 2, 0), ((0, 0), (0, 1), (0, 0)), constant_values=1) for image in images]
+    pixels = np.concatenate(framed, axis=1)
     buffer = io.BytesIO()
     Image.fromarray((pixels * 255).round().astype(np.uint8)).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -120,8 +122,8 @@ def data_url(images: np.ndarray) -> str:
 
 def curves(ours: np.ndarray | None, theirs: np.ndarray, width: int = 420, height: int = 110) -> str:
     """Up to 64 numbers of both as an SVG: the reference as a broad line, the student's as dots."""
-    reference = theirs.ravel()[:64]
-    mine = None if ours is None or ours.shape != theirs.shape else ours.ravel()[:64]
+    ours = None if ours is None or ours.shape != theirs.shape else _first_curve(ours)
+    reference, mine = _first_curve(theirs), ours
     finite = reference[np.isfinite(reference)]
     if not finite.size:
         return ""
@@ -137,6 +139,12 @@ def curves(ours: np.ndarray | None, theirs: np.ndarray, width: int = 420, height
     circles = "".join(f'<circle cx="{a}" cy="{b}" r="2" fill="#b42318"/>' for a, b in dots)
     note = "" if dots else f'<text x="8" y="{height - 6}" font-size="12" fill="#666">no result of this shape</text>'
     return f'<svg width="{width}" height="{height}" role="img">{line}{circles}{note}</svg>'
+
+
+def _first_curve(values: np.ndarray) -> np.ndarray:
+    """Of a history (steps, B) the first sample, else the first numbers."""
+    history = values.ndim == 2 and len(values) > 4 * values.shape[1]
+    return (values[:, 0] if history else values.ravel())[:64]
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
