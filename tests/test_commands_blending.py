@@ -9,7 +9,8 @@ from tiny import stylegan2
 
 from helpers import __main__ as program
 from helpers import features as features_module
-from helpers import generators
+from helpers import generators, masks
+from helpers.blending import seam
 from helpers.features import FeatureConfig, Features
 from helpers.images import read_image, write_image
 from helpers.latents import load_latents
@@ -73,6 +74,9 @@ def test_each_command_writes_picture_latents_table_and_sheet(
         rows[-1]["seam"] > 0 and rows[-1]["seconds"] > 0 and ("psnr_x" in rows[-1]) == (name in ("blend", "transfer"))
     )
     assert "hard paste" in capsys.readouterr().out
+    if name == "local-style":  # what shows inside is no photo: the edge is compared with that of the only one
+        photo, region = read_image(photos[0]), masks.mask_from_text("ellipse", 16)
+        assert rows[-1]["seam"] == pytest.approx(seam(image, photo, photo, region).item(), rel=0.05)
 
 
 def test_the_mask_decides_which_photo_shows_where(photos, tmp_path, monkeypatch):
