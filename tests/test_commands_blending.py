@@ -74,8 +74,8 @@ def test_each_command_writes_picture_latents_table_and_sheet(
         rows[-1]["seam"] > 0 and rows[-1]["seconds"] > 0 and ("psnr_x" in rows[-1]) == (name in ("blend", "transfer"))
     )
     assert "hard paste" in capsys.readouterr().out
-    if name == "local-style":  # what shows inside is no photo: the edge is compared with that of the only one
-        photo, region = read_image(photos[0]), masks.mask_from_text("ellipse", 16)
+    if name == "inpaint":  # what a paste shows inside is no photo: the edge is compared with that of the only one
+        photo, region = read_image(photos[0]), masks.mask_from_text("mouth", 16)
         assert rows[-1]["seam"] == pytest.approx(seam(image, photo, photo, region).item(), rel=0.05)
 
 
