@@ -62,11 +62,12 @@ def gram_matrix(activations: Tensor, mask: Tensor | None = None) -> Tensor:
 
     mask: (B or 1, 1, H, W) in [0, 1] at image size; the layer gets its mean over the layer's cells. None is everywhere.
     """
-    size = activations.shape[-2:]
-    weight = activations.new_ones(1, 1, *size) if mask is None else F.adaptive_avg_pool2d(mask, size)
-    rows, weighted = activations.flatten(2), (activations * weight).flatten(2)
+    rows = activations.flatten(2)
+    if mask is None:  # without a copy of the activations
+        return rows @ rows.transpose(1, 2) / rows.shape[2]
+    weight = F.adaptive_avg_pool2d(mask, activations.shape[-2:])
     area = weight.sum((1, 2, 3)).clamp_min(1e-8)
-    return weighted @ rows.transpose(1, 2) / area[:, None, None]
+    return (activations * weight).flatten(2) @ rows.transpose(1, 2) / area[:, None, None]
 
 
 def style_loss(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> Tensor:

@@ -21,8 +21,8 @@ from .style_statistics import statistic_of
 
 CONTENT_LAYERS = ("conv4_2",)
 STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
-STYLE_WEIGHT = 30.0  # with content 1; see the sweep of lesson 05
-PATCH_WEIGHT = 3.0  # of a patch bank, whose moments hold far more than a Gram matrix: at 30 it copies the style
+STYLE_WEIGHT = 10.0  # with content 1; see the sweep of lesson 05
+PATCH_WEIGHT = 3.0  # of a patch bank: its moments hold more than a Gram matrix, at 30 it copies whole objects
 COLOURS = ("style", "luminance", "linear", "histogram")
 RATES = {"adam": 0.03, "lbfgs": 1.0, "lbfgs-batch": 0.1}
 BASE = 128  # pixels, short side of the coarsest scale of a pyramid

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers.features import load_features
-from helpers.style_transfer import StyleTransfer
+from helpers.style_transfer import STYLE_WEIGHT, StyleTransfer
 from helpers.widgets import style_panel
 from tests.test_style_transfer import pictures
 
@@ -52,7 +52,7 @@ def test_weights_change_the_criterion_under_its_own_names(panel):
 
 
 def test_presets_are_texture_and_reconstruction(panel):
-    for name, (content, style) in {"texture": (0.0, 30.0), "reconstruction": (1.0, 0.0)}.items():
+    for name, (content, style) in {"texture": (0.0, STYLE_WEIGHT), "reconstruction": (1.0, 0.0)}.items():
         panel.set(panel.presets["Reset"])
         panel.set(panel.presets[name])
         assert (panel.controls["content_weight"].value, panel.controls["style_weight"].value) == (content, style)
