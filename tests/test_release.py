@@ -80,8 +80,8 @@ def test_a_probe_gives_the_solution_full_points_and_nothing_to_others(lesson, ex
     assert sum(v.share for v in verdicts) == pytest.approx(1) and all(v.right == 1 for v in verdicts), verdicts
     random = np.random.default_rng(0)
     wrong = {
-        "zeros": {name: value * 0 for name, value in want.items()},
-        "ones": {name: value * 0 + 1 for name, value in want.items()},
+        "zeros": {name: np.zeros_like(value) for name, value in want.items()},
+        "ones": {name: np.ones_like(value) for name, value in want.items()},
         "noise": {name: random.normal(size=value.shape) for name, value in want.items()},
         "NaN": {name: value * np.nan for name, value in want.items()},
         "empty": {name: value.ravel()[:0] for name, value in want.items()},

@@ -87,8 +87,8 @@ def measure_inversion(path: Path) -> Measured:
     """Lesson 1: chelsea in w+, without noise maps of its own."""
     target, image = demo_cat(64), render(read(path, "w+", noise=False))
     value, structure = psnr(image, target).item(), ssim(image, target).item()
-    reason = f"PSNR {value:.1f} dB, SSIM {structure:.2f}; full points from 25.5 dB"
-    return Measured({"yours": image, "photo": target}, [Verdict("PSNR", 1.0, between(value, 20, 25.5), reason)])
+    reason = f"PSNR {value:.1f} dB, SSIM {structure:.2f}; full points from 27.5 dB"
+    return Measured({"yours": image, "photo": target}, [Verdict("PSNR", 1.0, between(value, 25, 27.5), reason)])
 
 
 def measure_noise(path: Path) -> Measured:
@@ -100,8 +100,8 @@ def measure_noise(path: Path) -> Measured:
     return Measured(
         {"yours": image, "fresh noise": draws[0], "photo": target},
         [
-            Verdict("fitted", 0.5, between(fitted, 30, 38), f"PSNR {fitted:.1f} dB; full points from 38 dB"),
-            Verdict("fresh noise", 0.5, between(fresh, 18, 21.5), f"PSNR {fresh:.1f} dB; full points from 21.5 dB"),
+            Verdict("fitted", 0.5, between(fitted, 38, 48), f"PSNR {fitted:.1f} dB; full points from 48 dB"),
+            Verdict("fresh noise", 0.5, between(fresh, 22, 27), f"PSNR {fresh:.1f} dB; full points from 27 dB"),
         ],
     )
 
