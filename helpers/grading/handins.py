@@ -13,10 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from helpers.blending import region_psnr, seam
 from helpers.generators import Generator, load_generator
 from helpers.latents import Latents, load_latents
 from helpers.metrics import psnr, ssim
 from helpers.photos import demo_cat
+from helpers.states import load_state
 
 from .lessons import LessonError
 from .probe import Verdict
@@ -106,6 +108,36 @@ def measure_noise(path: Path) -> Measured:
     )
 
 
+@functools.cache
+@torch.no_grad()
+def _drawn_face() -> Tensor:
+    """Lesson 3's second photo: a face of the generator, with noise maps of its own."""
+    generator = _generator()
+    code = generator.map(generator.sample("z", 1, seed=2), truncation=0.7)
+    return generator.synthesize(code, generator.fresh_noise(1, seed=5)).clamp(0, 1)
+
+
+def measure_blend(path: Path) -> Measured:
+    """Lesson 3: chelsea inside the mask that comes with the latents, the drawn face outside, and no seam between."""
+    latents, x, y = read(path, "w+", noise=True), demo_cat(64), _drawn_face()
+    mask = load_state(path)[0].pictures.get("mask")
+    if mask is None or tuple(mask.shape) != (1, 1, 64, 64) or not 0 <= mask.min() <= mask.max() <= 1:
+        raise HandInError("expected a mask of shape (1, 1, 64, 64) in [0, 1] beside the latents")
+    area = (mask >= 0.5).float().mean().item()
+    if not 0.2 <= area <= 0.8:
+        raise HandInError(f"the mask covers {100 * area:.0f} %; take one of 20 to 80 % of the picture")
+    image = render(latents)
+    sides = [region_psnr(image, photo, m).item() for photo, m in ((x, mask), (y, 1 - mask))]
+    fidelity, edge = between(min(sides), 20, 30), seam(image, x, y, mask).item()
+    reasons = (
+        f"PSNR {sides[0]:.1f} and {sides[1]:.1f} dB; full points from 30 dB",
+        f"seam {edge:.2f}; full points to 1.2",
+    )
+    verdicts = [Verdict("photos", 0.6, fidelity, reasons[0])]
+    verdicts.append(Verdict("seam", 0.4, min(fidelity, between(-edge, -2, -1.2)), reasons[1]))
+    return Measured({"yours": image, "chelsea": x, "the drawn face": y, "mask": mask.expand(1, 3, 64, 64)}, verdicts)
+
+
 HAND_INS: dict[str, HandIn] = {
     "1.6": HandIn("1.6", "01_inversion.safetensors", measure_inversion, "A w+ code whose picture is near chelsea."),
     "2.4": HandIn(
@@ -113,6 +145,9 @@ HAND_INS: dict[str, HandIn] = {
         "02_noise.safetensors",
         measure_noise,
         "w+ code and noise maps that give chelsea, and a cat without them.",
+    ),
+    "3.4": HandIn(
+        "3.4", "03_blending.safetensors", measure_blend, "Latents and a mask: chelsea inside, the drawn face outside."
     ),
 }
 
