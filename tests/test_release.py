@@ -22,6 +22,7 @@ from helpers.grading.probes import probes_of
 from helpers.grading.release import ROOT, release, solutions
 from helpers.grading.submission import match, read_submission
 from helpers.latents import Latents, save_latents
+from helpers.states import State, save_state
 from tests import tiny_course
 from tests.tiny_course import Notebook
 
@@ -110,7 +111,9 @@ def test_ids_are_unique_and_points_follow_the_rubric_of_the_assignment():
         for cell in lesson.items:
             if not cell.bonus:
                 parts[cell.part] = parts.get(cell.part, 0) + cell.points
-    assert (parts["inversion"], parts["interpolation"]) == (30, 10)
+    rubric = {"inversion": 30, "interpolation": 10, "sketch": 40, "content": 30, "texture": 30, "transfer": 40}
+    there = {part: points for part, points in rubric.items() if part in parts}
+    assert {"inversion", "interpolation"} <= set(there) and {part: parts[part] for part in there} == there
 
 
 # --- release --------------------------------------------------------------------------------------------------------
@@ -291,6 +294,24 @@ def test_handed_in_latents_are_drawn_and_measured(tmp_path):
     save_latents(tmp_path / "02_noise.safetensors", noise)
     fitted, fresh = handins.judge(handins.HAND_INS["2.4"], tmp_path).verdicts
     assert "dB" in fitted.reason and "dB" in fresh.reason
+
+
+def test_a_blend_is_measured_under_the_mask_that_comes_with_it(tmp_path):
+    generator, path = handins._generator(), tmp_path / "03_blending.safetensors"
+    latents = Latents("w+", generator.mean("w+"), generator.fixed_noise(1))
+    half = torch.zeros(1, 1, 64, 64)
+    half[..., :32] = 1
+    save_state(path, State(latents, {"mask": half}))
+    measured = handins.judge(handins.HAND_INS["3.4"], tmp_path)
+    assert set(measured.pictures) == {"yours", "chelsea", "the drawn face", "mask"} and len(measured.verdicts) == 2
+    for masks, says in (
+        ({}, "expected a mask"),
+        ({"mask": half * 0}, "covers 0 %"),
+        ({"mask": half * 3}, "in \\[0, 1\\]"),
+    ):
+        save_state(path, State(latents, masks))
+        (verdict,) = handins.judge(handins.HAND_INS["3.4"], tmp_path).verdicts
+        assert verdict.right == 0 and re.search(says, verdict.reason)
 
 
 def test_what_cannot_be_measured_scores_nothing(tmp_path):
