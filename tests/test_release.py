@@ -86,7 +86,7 @@ def test_a_probe_gives_the_solution_full_points_and_nothing_to_others(lesson, ex
         "noise": {name: random.normal(size=value.shape) for name, value in want.items()},
         "NaN": {name: value * np.nan for name, value in want.items()},
         "empty": {name: value.ravel()[:0] for name, value in want.items()},
-        "flat": {name: value.ravel()[:1] for name, value in want.items()},
+        "other shape": {name: value[None] for name, value in want.items()},
         "nothing": {},
     }
     scored = {name: sum(v.share * v.right for v in probe.verdicts(got, want, inputs)) for name, got in wrong.items()}

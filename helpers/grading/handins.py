@@ -128,13 +128,13 @@ def measure_blend(path: Path) -> Measured:
         raise HandInError(f"the mask covers {100 * area:.0f} %; take one of 20 to 80 % of the picture")
     image = render(latents)
     sides = [region_psnr(image, photo, m).item() for photo, m in ((x, mask), (y, 1 - mask))]
-    fidelity, edge = between(min(sides), 20, 30), seam(image, x, y, mask).item()
+    fidelity, edge = between(min(sides), 28, 38), seam(image, x, y, mask).item()
     reasons = (
-        f"PSNR {sides[0]:.1f} and {sides[1]:.1f} dB; full points from 30 dB",
-        f"seam {edge:.2f}; full points to 1.2",
+        f"PSNR {sides[0]:.1f} and {sides[1]:.1f} dB; full points from 38 dB",
+        f"seam {edge:.2f}; full points to 1.05",
     )
     verdicts = [Verdict("photos", 0.6, fidelity, reasons[0])]
-    verdicts.append(Verdict("seam", 0.4, min(fidelity, between(-edge, -2, -1.2)), reasons[1]))
+    verdicts.append(Verdict("seam", 0.4, min(fidelity, between(-edge, -1.5, -1.05)), reasons[1]))
     return Measured({"yours": image, "chelsea": x, "the drawn face": y, "mask": mask.expand(1, 3, 64, 64)}, verdicts)
 
 
