@@ -12,6 +12,7 @@ from .commands import (  # noqa: F401  (each registers its own)
     grading,
     inversion,
     sketch,
+    states,
     style,
     sweep,
     training,

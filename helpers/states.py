@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,6 +79,10 @@ def load_state(path: str | Path) -> tuple[State, dict[str, str]]:
 
 
 def _checked(name: str, picture: Tensor) -> Tensor:
+    if not re.fullmatch(r"[\w -]+(\.[\w -]+)*", name):  # it becomes a file name
+        raise StateError(
+            f"a picture of this state has the name {name!r}; expected letters, digits, spaces, - and dots."
+        )
     if picture.is_floating_point() and not torch.isfinite(picture).all():
         raise StateError(f"the picture {name} of this state holds NaN or infinity; save it anew.")
     return picture

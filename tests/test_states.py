@@ -1,9 +1,14 @@
 """State files: what goes in comes out, also as plain latents."""
 
+import json
+
 import pytest
+import tiny
 import torch
 from safetensors.torch import save_file
 
+from helpers.commands.states import state_files
+from helpers.images import quantize, read_image
 from helpers.latents import Latents, LatentsError, load_latents, save_latents
 from helpers.states import State, StateError, load_state, plain, save_state
 
@@ -65,3 +70,26 @@ def test_other_files_are_refused_in_one_sentence(tmp_path):
     for name in ("missing", "text", "weights", "nan", "settings"):
         with pytest.raises(StateError, match="expected a state|NaN"):
             load_state(tmp_path / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize("name", ["../a", "a/b", "", "a\\b", "..", "c:"])
+def test_a_picture_s_name_is_no_path(name, tmp_path):
+    save_file({f"state.{name}": torch.zeros(1, 3, 2, 2)}, tmp_path / "a.safetensors")
+    with pytest.raises(StateError, match="name"):
+        load_state(tmp_path / "a.safetensors")
+
+
+def test_the_command_line_writes_what_is_in_it(tmp_path, monkeypatch):
+    generator = tiny.stylegan2()
+    monkeypatch.setattr("helpers.generators.load_generator", lambda name, device: {"tiny": generator}[name])
+    latents = Latents("w", generator.sample("w", 1, 3))
+    pictures = {"mask.a": torch.ones(1, 1, 8, 8), "drawing.a": torch.full((8, 8, 4), 77, dtype=torch.uint8)}
+    save_state(tmp_path / "a.safetensors", State(latents, pictures, {"steps": 3}), model="tiny")
+    names = {path.name for path in state_files(tmp_path / "a.safetensors", tmp_path / "out")}
+    assert names == {"mask.a.png", "drawing.a.png", "settings.json", "latents.png"}
+    drawn = quantize(generator.synthesize(latents).clamp(0, 1)).detach()
+    torch.testing.assert_close(read_image(tmp_path / "out" / "latents.png"), drawn, atol=1e-3, rtol=0)
+    assert json.loads((tmp_path / "out" / "settings.json").read_text())["settings"] == {"steps": 3}
+    save_latents(tmp_path / "b.safetensors", latents)
+    with pytest.raises(ValueError, match="--model"):
+        state_files(tmp_path / "b.safetensors", tmp_path / "out")

@@ -1,0 +1,58 @@
+"""Command of state files: what a panel saved, as pictures; and the function that writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from .common import Device, Out, app, device_of
+
+
+@app.command()
+def state(
+    file: Annotated[Path, typer.Argument(help="State (.safetensors) that a panel saved, or latents.")],
+    out: Out,
+    model: Annotated[str | None, typer.Option(help="Generator of the latents; by default the one in the file.")] = None,
+    device: Device = None,
+) -> None:
+    """Write what a state file holds: the picture of its latents, saved pictures, masks, settings."""
+    for path in state_files(file, out, model, device_of(device)):
+        typer.echo(path)
+
+
+@torch.no_grad()
+def state_files(file: str | Path, out: str | Path, model: str | None = None, device="cpu") -> list[Path]:
+    """Write ``latents.png``, drawn anew, a PNG for each picture and mask, and ``settings.json``; returns the paths.
+
+    Raises StateError for a file that holds no state, CheckpointError for a model that is not there.
+    """
+    from PIL import Image
+
+    from ..generators import load_generator
+    from ..images import atomic_path, grid, write_image
+    from ..runs import write_json
+    from ..states import load_state
+
+    out, paths = Path(out), []
+    found, metadata = load_state(file)
+    name = model or metadata.get("model")
+    for key, picture in found.pictures.items():
+        paths.append(out / f"{key}.png")
+        if picture.dtype == torch.uint8:  # a drawing with its transparent paper
+            with atomic_path(paths[-1]) as temporary:
+                Image.fromarray(picture.numpy()).save(temporary, "PNG")
+        else:
+            write_image(paths[-1], grid(picture.expand(-1, 3, -1, -1), padding=1) if len(picture) > 1 else picture)
+    write_json(out / "settings.json", {"metadata": metadata, "settings": found.settings})
+    paths.append(out / "settings.json")
+    if found.latents is not None:
+        if not name:
+            raise ValueError(f"{file} does not name the generator of its latents; give --model.")
+        generator = load_generator(name, device)
+        images = generator.synthesize(found.latents.to(generator.device)).clamp(0, 1)
+        write_image(out / "latents.png", grid(images, padding=1) if len(images) > 1 else images)
+        paths.append(out / "latents.png")
+    return paths
