@@ -108,6 +108,8 @@ class Lab:
             "IPYTHONDIR": str(folder / "ipython"),
             "PYTHONPATH": str(ROOT),
         }
+        if self.kernel_python != sys.executable:  # its widgets need the browser's part of the same version
+            environment["JUPYTER_PATH"] += os.pathsep + str(Path(self.kernel_python).parents[1] / "share" / "jupyter")
         options = ["--no-browser", "--allow-root", "--expose-app-in-browser", "--ServerApp.ip=127.0.0.1"]
         options += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
         options += [f"--ServerApp.root_dir={self.notebook.parent}", "--LabApp.extension_manager=readonly"]
