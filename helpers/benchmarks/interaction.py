@@ -32,7 +32,8 @@ def generator_of(size):
         return load_generator("stylegan2-cats-64")
     torch.manual_seed(0)  # untrained, as wide at each resolution as its time needs: 16 channels at the last
     net = StyleGAN2(size, z_dim=256, w_dim=256, mapping_layers=4, channel_base=16 * size, channel_max=128)
-    return net.eval().requires_grad_(False).compute_statistics(100)
+    net.eval().requires_grad_(False).compute_statistics(100)
+    return net
 
 def slider_of(size):
     generator = generator_of(size)
