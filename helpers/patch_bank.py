@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,6 +13,7 @@ from .features import FeatureError
 
 PATCH = 7  # pixels
 LEAST = 12  # pixels of a side at an octave: 36 patches
+ROOM = 24  # pixels from which an octave has more patches than filters; with fewer, matching them copies the layout
 FILTERS, OCTAVES = 128, 4
 SHRINK = 1e-3  # of the largest variance: directions below it are noise and are not blown up by the whitening
 
@@ -18,6 +22,11 @@ def halve(images: Tensor) -> Tensor:
     """The next octave: antialiased to half the size, (B, 3, H, W) to (B, 3, H // 2, W // 2)."""
     size = [max(1, side // 2) for side in images.shape[-2:]]
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def octaves_of(sides: Iterable[int]) -> int:
+    """How many octaves, 1 to OCTAVES, have at least ROOM pixels a side in pictures of these shortest sides."""
+    return max(1, min(OCTAVES, math.floor(math.log2(max(1.0, min(sides) / ROOM))) + 1))
 
 
 class PatchBank(nn.Module):

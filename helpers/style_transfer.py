@@ -16,13 +16,13 @@ from .images import resize
 from .losses import Loss, perceptual_loss
 from .masks import as_mask
 from .optimizers import Optimization
-from .patch_bank import PatchBank
+from .patch_bank import OCTAVES, PatchBank, octaves_of
 from .style_statistics import statistic_of
 
 CONTENT_LAYERS = ("conv4_2",)
 STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 STYLE_WEIGHT = 10.0  # with content 1; see the sweep of lesson 05
-PATCH_WEIGHT = 3.0  # of a patch bank: its moments hold more than a Gram matrix, at 30 it copies whole objects
+PATCH_WEIGHT = 0.3  # of a patch bank: its moments hold more than a Gram matrix, at 30 it copies whole objects
 COLOURS = ("style", "luminance", "linear", "histogram")
 RATES = {"adam": 0.03, "lbfgs": 1.0, "lbfgs-batch": 0.1}
 BASE = 128  # pixels, short side of the coarsest scale of a pyramid
@@ -51,7 +51,8 @@ class StyleCriterion:
         content_weight, style_weight, tv_weight: numbers or (B,). The style's is STYLE_WEIGHT, PATCH_WEIGHT for patches.
         style_weights: (S,) or (B, S), how much of each of the S styles; divided by their sum. Equal by default.
         masks: (S, 1, H, W) in [0, 1], where each style goes; None is everywhere.
-        statistic: name in STATISTICS, or "patches": a bank of each style's own patches in the place of the network.
+        statistic: name in STATISTICS, or "patches": a bank of each style's own patches in the place of the network, on
+            as many of four octaves as have at least 24 pixels a side.
 
     Raises:
         StyleError: for weights that are negative or all 0, no style or layer, or lengths that do not agree.
@@ -81,12 +82,15 @@ class StyleCriterion:
         if not styles:
             self.weights["style"] = 0.0
         check_weights(self.weights)
+        octaves = OCTAVES
+        if style_layers is None and self.patches:
+            octaves = octaves_of(min(picture.shape[-2:]) for picture in (contents, *styles))
         if style_layers is None:
-            style_layers = PatchBank.LAYERS if self.patches else STYLE_LAYERS
+            style_layers = PatchBank.LAYERS[:octaves] if self.patches else STYLE_LAYERS
         self.content_layers, self.style_layers = _layer_weights(content_layers), _layer_weights(style_layers)
         self.statistic = statistic_of("moments" if self.patches else statistic)
         self.style_weights = _style_weights(style_weights, len(styles))
-        self.networks = [PatchBank(style[:1]) if self.patches else features for style in styles]
+        self.networks = [PatchBank(style[:1], octaves=octaves) if self.patches else features for style in styles]
         self._check_features()
         with torch.no_grad():
             self.content_targets = self._content_targets() if self._on("content") else {}

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from helpers.features import FeatureError
-from helpers.patch_bank import PatchBank
+from helpers.patch_bank import PatchBank, octaves_of
 from helpers.styles import own_styles
 
 
@@ -47,3 +47,10 @@ def test_unknown_layers_and_small_pictures_are_refused(picture):
         PatchBank(picture[..., :40, :])
     with pytest.raises(FeatureError, match="at least 24x24"):
         PatchBank(picture)(picture[..., :10, :10], [2])
+
+
+@pytest.mark.parametrize(
+    ("sides", "octaves"), [([10], 1), ([47, 300], 1), ([48], 2), ([96], 3), ([192], 4), ([999], 4)]
+)
+def test_octaves_have_room_for_their_filters(sides, octaves):
+    assert octaves_of(sides) == octaves

@@ -186,7 +186,7 @@ def style(
     content_layers: Annotated[str, typer.Option(help="Layers such as 4_2 or 10, with commas between.")] = "4_2",
     style_layers: Annotated[str | None, typer.Option(help="By default 1_1,2_1,3_1,4_1,5_1.")] = None,
     content_weight: Weight = 1.0,
-    style_weight: Annotated[float | None, typer.Option(min=0, help="By default 10, or 3 for patches.")] = None,
+    style_weight: Annotated[float | None, typer.Option(min=0, help="By default 10, or 0.3 for patches.")] = None,
     tv_weight: Annotated[float, typer.Option(min=0, help="Weight of the total variation.")] = 0.0,
     statistic: Annotated[
         str, typer.Option(help="gram, mean-variance, moments, wasserstein, sliced, or patches (without a network).")
