@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from skimage.registration import optical_flow_ilk
 from torch import Tensor
 
-from .colours import grey
+from .colours import grey, match_linear
 from .style_transfer import Layers, StyleError, StyleResult, StyleTransfer
 
 GROUPS = tuple(tuple(range(first, first + 5)) for first in range(1, 12))  # style layers 1–5, 2–6, … 11–15
@@ -112,8 +112,9 @@ def stylize_frames(
 ) -> Iterator[Tensor]:
     """Style transfer of a film, frame by frame as they are done: (1, 3, H, W) in [0, 1].
 
-    warm: a frame starts from the one before, moved along the optical flow, where the two show the same thing, and from
-    the photo elsewhere (Ruder et al. 2016); it takes half of the steps. Else every frame starts from its photo.
+    warm: a frame starts from the one before, moved along the optical flow, where the two show the same thing (Ruder et
+    al. 2016), and from the photo in the picture's colours elsewhere; it takes half of the steps. Else every frame
+    starts from its photo.
     Raises StyleError for frames that differ in size.
     """
     before = None
@@ -125,7 +126,8 @@ def stylize_frames(
             if photo.shape != frame.shape:
                 raise StyleError(f"all frames must have one size, but {tuple(frame.shape)} came after {photo.shape}.")
             moved, same = follow(photo, frame, picture)
-            start = frame + (moved - frame) * same
+            fresh = match_linear(frame, picture)  # a photo's colours would stay: the statistics are right already
+            start = fresh + (moved - fresh) * same
             options_now = options | {"init": start, "steps": max(1, steps // 2)}
             result = finish(StyleTransfer(features, frame, styles, **options_now))
             # what has not changed keeps its strokes: without this they would swim
