@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from helpers.checkpoints import Checkpoint, Part, read_checkpoint
 from helpers.weights import WeightsError, registry, save_weights, weights_path
 
-from .base import Generator, GeneratorError
+from .base import Generator, GeneratorError, enlarged
 from .dcgan import DCGAN, DCGANDiscriminator
 from .stylegan1 import StyleGAN1
 from .stylegan2 import Discriminator, StyleGAN2, fir_kernel
@@ -33,6 +33,7 @@ __all__ = [
     "build_generator",
     "checkpoint_path",
     "convert_checkpoint",
+    "enlarged",
     "load_discriminator",
     "load_generator",
 ]

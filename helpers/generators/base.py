@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -200,3 +201,34 @@ def guess_space(generator: Generator, code: Tensor) -> str:
     if code.ndim == 3:
         return generator.check_space("w+")
     return "w" if "w" in generator.spaces else "z"
+
+
+class Enlarged(Generator):
+    """A generator whose pictures are enlarged (bilinear), to compare it with one of a higher resolution."""
+
+    def __init__(self, inner: Generator, resolution: int):
+        super().__init__()
+        self.inner, self.resolution = inner, resolution
+        for name in ("spaces", "family", "z_dim", "w_dim", "num_ws", "noise_shapes", "c_dim", "label", "config"):
+            setattr(self, name, getattr(inner, name))
+
+    def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
+        return self.inner.map(z, truncation)
+
+    def mean(self, space: str) -> Tensor:
+        return self.inner.mean(space)
+
+    def std(self, space: str) -> Tensor:
+        return self.inner.std(space)
+
+    def fixed_noise(self, n: int = 1) -> list[Tensor]:
+        return self.inner.fixed_noise(n)
+
+    def render(self, code: Tensor, space: str, noise: list[Tensor] | None) -> Tensor:
+        image = self.inner.render(code, space, noise)
+        return F.interpolate(image, size=(self.resolution, self.resolution), mode="bilinear", align_corners=False)
+
+
+def enlarged(generator: Generator, resolution: int) -> Generator:
+    """The generator with pictures (B, 3, resolution, resolution); itself where they have that size already."""
+    return generator if generator.resolution == resolution else Enlarged(generator, resolution).eval()
