@@ -1,14 +1,18 @@
 """The first cell of the notebooks, run as Colab and Jupyter run it, and the notebooks as they are stored."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+import tiny
+import torch.nn.functional as F
 
 from helpers import notebooks as module
+from helpers.generators import enlarged
 from helpers.notebooks import FIRST_CELL, describe_session
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,3 +104,21 @@ def test_a_notebook_is_stored_without_outputs(name):
     assert [cell.source for cell in code_cells(name) if cell.execution_count or cell.outputs] == []
     metadata = nbformat.read(ROOT / "notebooks" / name, as_version=4).metadata
     assert "widgets" not in metadata and metadata.kernelspec.name == "python3"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_takes_its_model_from_one_constant(name):
+    code = ["".join(cell["source"]) for cell in code_cells(name)]
+    assert sum(source.count('MODEL = "') for source in code) == 1
+    loads = re.findall(r"load_(?:generator|discriminator)\((.*?)\)", "\n".join(code))
+    assert loads and set(loads) <= {"MODEL", '"dcgan-cats-64"'}
+
+
+def test_a_size_follows_from_the_model():
+    """Lesson 1 compares two generators, of which one is enlarged; both then show pictures of one size."""
+    small, large = tiny.dcgan(), tiny.stylegan2(resolution=256, channel_base=256)
+    again = enlarged(small, large.resolution)
+    z = again.sample("z", 2)
+    assert again.synthesize(z).shape == large.synthesize(large.sample("w", 2)).shape == (2, 3, 256, 256)
+    assert (F.avg_pool2d(again.synthesize(z), 4) - small.synthesize(z)).abs().mean() < 0.05
+    assert enlarged(large, 256) is large
