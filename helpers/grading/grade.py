@@ -21,7 +21,7 @@ from helpers.images import atomic_path
 
 from . import handins, report, sandbox
 from .lessons import Cell, Lesson, LessonError, read_course, stub
-from .probe import Arrays, Probe, Verdict, unpack
+from .probe import Probe, Verdict, unpack
 from .probes import probes_of
 from .release import ROOT, stage, version_of
 from .run import CELL_SECONDS, Raw, Runner
@@ -382,6 +382,3 @@ def grade(folder: str | Path, out: str | Path, *, regrade: bool = False, **optio
     if not regrade:
         grading.run()
     return grading.judge()
-
-
-__all__ = ["Arrays", "Grading", "Score", "Student", "grade", "totals"]

@@ -27,7 +27,7 @@ from .lessons import Lesson, LessonError, manifest_of, read_course, stub
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("helpers", "weights", "data", "tools")
 FILES = ("README.md", "LICENSE", "Makefile", "pyproject.toml", "environment.yml", "environment-v100.yml", ".gitignore")
-HIDDEN = ("helpers/grading/probes", "helpers/benchmarks/grading.py")
+HIDDEN = ("helpers/grading/probes", "helpers/benchmarks/grading.py", "tools/make_submissions.py")
 IGNORED = shutil.ignore_patterns("__pycache__", ".*", "downloads", "*.part")
 
 
