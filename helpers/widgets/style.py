@@ -81,6 +81,8 @@ def style_panel(features, contents: dict[str, Tensor], styles: dict[str, Tensor]
         **options,
     )
     panel.contents, panel.styles = contents, styles
+    for name in panel.weight_names:
+        panel.controls[name].description = name.replace("_", " ")
     for name in ("content", "size"):
         controls[name].observe(lambda _: panel.box.guard(panel.box.show_reference), "value")
     return panel
