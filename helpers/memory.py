@@ -9,7 +9,7 @@ from .device import free_memory
 from .generators import Generator
 from .latents import Latents
 
-OVERHEAD = 1.25  # of the activations: buffers of convolutions and gradients under way
+OVERHEAD = 1.6  # of the activations: buffers and gradients under way; 4.4 GB then, where 4.3 GB were measured at 1024²
 FIXED = 0.15  # GB, which torch takes on the way whatever the network
 FEATURES = 90  # bytes per value of an image: vgg19-slim keeps 2 x 16 channels, a quarter of 2 x 32, a 16th of 4 x 64
 SMALL = 128  # pixels; up to here everything fits, and is not worth seconds of counting
