@@ -2,8 +2,10 @@ import math
 
 import numpy as np
 import pytest
+import tiny
 import torch
 
+from helpers import metrics
 from helpers.metrics import feature_distance, feature_statistics, frechet_distance, psnr, ssim
 
 
@@ -226,3 +228,30 @@ def test_refused(metric):
         metric(noise(), noise(1))
     with pytest.raises(ValueError, match="expected images of shape"):
         metric(noise()[0], noise()[0])
+
+
+# --- sets of images --------------------------------------------------------------------------------------------------
+
+
+def some_images(n, seed=0):
+    return torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def test_diversity_is_the_mean_feature_distance_over_all_pairs():
+    features, layers, images = tiny.Features(), ("conv1_1", "conv2_1"), some_images(4)
+    pairs = [(i, j) for i in range(4) for j in range(i)]
+    distances = [metrics.feature_distance(features, images[[i]], images[[j]], layers).item() for i, j in pairs]
+    assert metrics.diversity(features, images, layers) == pytest.approx(sum(distances) / len(pairs), rel=1e-4)
+    assert metrics.diversity(features, images[[0, 0]], layers) == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match="at least 2 images"):
+        metrics.diversity(features, images[:1], layers)
+
+
+def test_the_nearest_distance_is_the_smallest_feature_distance():
+    features, layers, images, others = tiny.Features(), ("conv1_1", "conv2_1"), some_images(3), some_images(5, 1)
+    others[4] = images[1]
+    expected = [
+        min(metrics.feature_distance(features, a[None], b[None], layers).item() for b in others) for a in images
+    ]
+    found = metrics.nearest_distance(features, images, others, layers, batch=2)
+    assert found.tolist() == pytest.approx(expected, abs=1e-5) and found[1] < 1e-5 < found[0]

@@ -18,6 +18,10 @@ from .panel import RunPanel
 from .parts import dropdown, int_slider, seed_box
 
 SIZE = 256  # pixels of the canvas: finer than the small generator, so that strokes look like strokes
+PALETTE = (  # fur: black, white, greys, browns; nose; eyes
+    *("#141417", "#edebe6", "#858280", "#595c66", "#5c422e", "#cc8040", "#deb380", "#eddbc2"),
+    *("#d98c87", "#cca333", "#94a859", "#73a8d9"),
+)
 RADIUS = 0.3  # of the starts around a picked candidate, standard deviations of the space
 
 
@@ -33,6 +37,8 @@ class SketchPanel(RunPanel):
         self.generator, self.discriminator, self.features = generator, discriminator, features
         self.picked: Latents | None = None
         self.canvas = drawing_canvas(_guide(generator), "sketch", SIZE)
+        if self.canvas.has_trait("palette"):
+            self.canvas.palette = list(PALETTE)
         missing = {"realism": discriminator is None, "perceptual": features is None}
         names = [n for n in ("colour", "edge", "perceptual", "realism", "prior") if not missing.get(n)]
         super().__init__(
