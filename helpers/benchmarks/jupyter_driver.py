@@ -266,7 +266,8 @@ class Lab:
         """Drag the handle of a slider to a fraction of its range, in many small moves."""
         slider = self.control(description)
         slider.scroll_into_view_if_needed()
-        handle, base = (slider.locator(f".noUi-{part}").first.bounding_box() for part in ("handle", "base"))
+        parts = (".noUi-handle, .ui-slider-handle", ".noUi-base, .ui-slider")  # of ipywidgets 8 and 7
+        handle, base = (slider.locator(part).first.bounding_box() for part in parts)
         y = handle["y"] + handle["height"] / 2
         self.page.mouse.move(handle["x"] + handle["width"] / 2, y)
         self.page.mouse.down()
