@@ -25,6 +25,7 @@ TRIANGLE = [(0.2, 0.2), (0.85, 0.4), (0.35, 0.9)]
 SETUP = """
 import torch
 from helpers import masks
+from helpers.photos import demo_cat
 from helpers.widgets import canvas as module
 from helpers.widgets import drawing_canvas
 
@@ -32,7 +33,7 @@ rows, columns = torch.meshgrid(torch.linspace(0, 1, 64), torch.linspace(0, 1, 64
 photo = torch.stack([rows, columns, (rows > columns).float()])[None]
 sound, changes = module.DrawingCanvas._esm, {}
 
-def make(name, old="", new="", mode="mask"):
+def make(name, old="", new="", mode="mask", photo=photo):
     code = str(sound)
     assert old in code, old
     module.DrawingCanvas._esm = code.replace(old, new) if old else code
@@ -237,6 +238,7 @@ FAULTS = {  # what is changed in canvas.js, and the check that must find it
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     cells = [SETUP, 'canvas = make("canvas")\ncanvas', 'sketch = make("sketch", mode="sketch")\nsketch']
+    cells += ['cat = make("cat", photo=demo_cat(64))\ncat']
     if "BROWSER_TESTS" in os.environ:
         cells += [f"{name} = make({name!r}, {old!r}, {new!r})\n{name}" for name, (_, old, new) in FAULTS.items()]
     with Lab(write_notebook(tmp_path_factory.mktemp("lab") / "drawing.ipynb", *cells)) as lab:
@@ -303,6 +305,14 @@ def test_a_sketch_has_colours_of_the_photo(lab):
     page.stroke([(0.75, 0.25)])
     assert np.abs(np.array(page.kernel("canvas.rgba()[16, 48].tolist()")) / 255 - [0.8, 0.2, 1, 1]).max() < 0.03
     lab.screenshot(OUTPUT / "canvas-sketch.png", page.root)
+
+
+def test_a_feathered_mask_on_a_photo(lab):
+    page, eyes = Page(lab, "cat"), [(0.22, 0.36), (0.78, 0.36), (0.78, 0.5), (0.22, 0.5)]
+    page.kernel("setattr(canvas, 'feather', 1.5)")
+    page.stroke(eyes)
+    assert page.iou(f"masks.feather({ideal(eyes)}, 1.5)") >= 0.98
+    lab.screenshot(OUTPUT / "canvas-cat.png", page.root)
 
 
 def test_a_file_is_opened(lab, tmp_path):
