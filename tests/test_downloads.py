@@ -51,7 +51,7 @@ class Unreliable(http.server.BaseHTTPRequestHandler):
                 self.wfile.flush()
                 self.server.over.wait(1)
         elif name == "forgetful" and times == 1:
-            self.answer(CONTENT[:1000], len(CONTENT))
+            self.answer(CONTENT[: len(CONTENT) // 3], len(CONTENT))
         elif name in ("cut", "stall", "whole", "slow"):
             time.sleep(0.5 if name == "slow" else 0)
             self.answer(part, **ranged)
