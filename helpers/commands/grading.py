@@ -34,7 +34,7 @@ def check(notebook: Annotated[Path, typer.Argument(help="Your notebook.")]) -> N
 
 @app.command()
 def grade(
-    folder: Annotated[Path, typer.Argument(help="Holds a folder or a notebook for each student.")] = Path("."),
+    folder: Annotated[Path | None, typer.Argument(help="Holds a folder or a notebook for each student.")] = None,
     out: Annotated[Path, typer.Option(help="Gradebook, reports and raw results; a second call resumes.")] = Path(
         "output/grades"
     ),
@@ -55,6 +55,8 @@ def grade(
     if self_test:
         typer.echo(test(out, workers=workers, seed=seed, tell=typer.echo))
         return
+    if folder is None:
+        raise ValueError("name the folder that holds the submissions, or pass --self-test.")
     options = {"workers": workers, "unsafe": unsafe, "seed": seed, "tell": typer.echo}
     rows = grading.grade(folder, out, regrade=regrade, **options)
     for row in rows:
