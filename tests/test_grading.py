@@ -172,7 +172,7 @@ def test_pages_tell_why_and_run_no_script(graded):
     assert set(pages) == set(graded.rows)
     assert not any("<script" in page for page in pages.values())
     assert "stopped after 4 s" in pages["endless_function"]
-    assert "Changed, graded as it was" in pages["quiet0"] and "<svg" in pages["quiet0"]
+    assert "Changed, graded as it was" in pages["quiet0"] and "<svg" in pages["as_it_was_handed_out"]
     reasons = {s["item"]: s["reason"] for s in graded.rows["quiet0"]["scores"]}
     assert reasons["1.1"].startswith("not done") and "code cell is not there" in reasons["1.7"]
 
