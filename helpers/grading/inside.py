@@ -69,6 +69,8 @@ def bind(source: str, target: str) -> None:
 def build_root(root: str, binds: list, links: list, disk: int) -> None:
     """A new file system: the interpreter and its packages, the course, empty writable folders, and nothing else."""
     tmpfs(root, 4, "755")
+    for folder in ("/tmp", "/dev/shm"):  # before the course and its packages, which may lie below them
+        tmpfs(root + folder, disk)
     for source, target in binds:
         bind(source, root + target)
     for target, name in links:
@@ -77,7 +79,7 @@ def build_root(root: str, binds: list, links: list, disk: int) -> None:
         bind(f"/dev/{name}", f"{root}/dev/{name}")
     os.makedirs(f"{root}/proc")
     mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    for folder in ("/tmp", "/dev/shm", "/course/output", WORK):
+    for folder in ("/course/output", WORK):
         tmpfs(root + folder, disk)
     os.makedirs(f"{root}/etc", exist_ok=True)
     with open(f"{root}/etc/passwd", "w") as file:
