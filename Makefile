@@ -25,13 +25,15 @@ setup:
 run: setup
 	@$(python) -m helpers demo --out output/demo
 
-# All three parts run even if an earlier one fails.
+# All three parts run even if an earlier one fails; two processes of one thread each are faster than one of two.
+# A notebook's cells must stay together: loadscope.
 test: setup
-	@status=0; \
+	@status=0; export OMP_NUM_THREADS=1; \
 	$(python) -m ruff check . || status=1; \
-	$(python) -m pytest || status=1; \
+	$(python) -m pytest -n 2 --dist loadfile || status=1; \
 	if ls notebooks/*.ipynb >/dev/null 2>&1; then \
-	    $(python) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --color=no notebooks || status=1; \
+	    $(python) -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --color=no \
+	        notebooks || status=1; \
 	fi; \
 	exit $$status
 
