@@ -49,7 +49,7 @@ class Unreliable(http.server.BaseHTTPRequestHandler):
             self.answer(part[: len(part) // 3], len(part), **ranged)
             if name == "stall":
                 self.wfile.flush()
-                self.server.over.wait(1)
+                self.server.over.wait(3)
         elif name == "forgetful" and times == 1:
             self.answer(CONTENT[: len(CONTENT) // 3], len(CONTENT))
         elif name in ("cut", "stall", "whole", "slow"):
@@ -88,7 +88,7 @@ def server():
 
 def fetch(server, names, path, checksum=SHA256, **options):
     urls = [server.url + name for name in ([names] if isinstance(names, str) else names)]
-    return weights.download(urls, path, checksum, **{"seconds": 0.3, "pause": 0.01} | options)
+    return weights.download(urls, path, checksum, **{"seconds": 1.0, "pause": 0.01} | options)
 
 
 @pytest.mark.parametrize("name", ["whole", "cut", "stall", "forgetful", "redirect", "busy"])

@@ -428,7 +428,7 @@ def test_bad_targets_are_one_sentence(photo, message):
     ("changes", "error", "message"),
     [
         ({"space": "s"}, GeneratorError, "choose one of z, w, w\\+"),
-        ({"start": "middle"}, InversionError, "start must be mean, sample, best, encoder or Latents, but 'middle' came"),
+        ({"start": "middle"}, InversionError, "start must be mean, sample, best, encoder or Latents, but 'middle'"),
         ({"start": "mean", "restarts": 2}, InversionError, "different only from samples"),
         ({"start": Latents("w", torch.zeros(1, 16)), "restarts": 2}, InversionError, "different only from samples"),
         ({"start": Latents("w+", torch.zeros(1, 6, 16))}, GeneratorError, "not from w\\+ back to w"),
