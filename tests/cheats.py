@@ -330,9 +330,10 @@ LOUD["shared_memory"] = spoiled("""
         held[i] = 1
 """)
 LOUD["fills_the_disk"] = spoiled("""
+    import tempfile
     for i in range(20):
         try:
-            with open(f"/tmp/{i}", "wb") as file:
+            with open(f"{tempfile.gettempdir()}/{i}", "wb") as file:
                 for _ in range(60):
                     file.write(bytes(2**20))
         except OSError:
