@@ -89,6 +89,7 @@ def test_weights_move_while_it_runs_and_results_are_kept(make):
 
 
 def test_one_file_holds_picture_mask_photos_and_settings(make, generator):  # noqa: F811
+    generator.name = "tiny"
     panel = make(shape="eyes", style=0.5)
     mine = masks.union(panel.mask, masks.box(SIZE, (0, 0.75, 1, 1)))
     panel.canvas.set_mask(mine)
@@ -100,8 +101,9 @@ def test_one_file_holds_picture_mask_photos_and_settings(make, generator):  # no
     assert torch.equal(other.mask, mask) and other.controls["shape"].value == DRAWN
     assert torch.equal(other.x, X) and torch.equal(other.y, Y) and other.settings == panel.settings
     assert torch.equal(other.photos["a"], X.flip(-1)) and "restored" in other.view.html
-    state, _ = load_state(path)
-    assert torch.equal(state.pictures["image"], image)
+    state, metadata = load_state(path)
+    assert torch.equal(state.pictures["image"], image) and torch.equal(state.pictures["mask"], mask)
+    assert metadata["model"] == "tiny"
     assert torch.equal(generator.synthesize(state.latents).clamp(0, 1), image)
 
 

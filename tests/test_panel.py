@@ -1,5 +1,6 @@
 """The parts of panels without a browser, over a small iterator of our own."""
 
+import threading
 import time
 from dataclasses import dataclass
 
@@ -136,6 +137,25 @@ def test_the_box_keeps_few_frames_of_the_whole_way():
     assert levels == sorted(levels) and levels[0] < 0.05 and levels[-1] > 5 * FRAMES / 100 - 0.2
 
 
+def test_a_long_step_does_not_hold_the_page():
+    """The answer is at once that there is no picture yet; later it is there."""
+    go_on = threading.Event()
+
+    class Slow(Run):
+        def __iter__(self):
+            for step in super().__iter__():
+                yield step
+                go_on.wait(PATIENCE)
+
+    box = RunBox(Slow)
+    box.start()
+    until(box.job.latest)
+    html, again = box._frame()
+    assert html is None and 0 < again < 0.5 and box.alive
+    go_on.set()
+    assert box.job.wait(PATIENCE) and "best result" in box._frame()[0]
+
+
 # --- panel -----------------------------------------------------------------------------------------------------------
 
 
@@ -255,13 +275,13 @@ def test_the_state_file_loads_again(make, canvas):
     path = panel.save("safetensors")
     assert path.name in panel.saved.value and "data:" in panel.saved.value
     state, metadata = load_state(path)
-    assert metadata["model"] == "counter" and torch.equal(state.pictures["mask.mask"], canvas.mask())
+    assert metadata["model"] == "counter" and torch.equal(state.pictures["mask"], canvas.mask())
     panel.set({"kind": "b", "steps": 3})
     canvas.clear()
     canvas.feather = 0.0
     panel.load(path)
     assert panel.settings["kind"] == "a" and panel.settings["steps"] == 20 and canvas.feather == 0.5
-    assert torch.equal(canvas.mask(), state.pictures["mask.mask"]) and len(panel.history.entries) == 2
+    assert torch.equal(canvas.mask(), state.pictures["mask"]) and len(panel.history.entries) == 2
     again = panel.save("safetensors")
     assert torch.equal(load_state(again)[0].latents.code, state.latents.code)
 

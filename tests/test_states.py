@@ -8,9 +8,14 @@ import torch
 from safetensors.torch import save_file
 
 from helpers.commands.states import state_files
+from helpers.features import load_features
+from helpers.generators import load_generator
+from helpers.grading.handins import HAND_INS
 from helpers.images import quantize, read_image
 from helpers.latents import Latents, LatentsError, load_latents, save_latents
+from helpers.photos import demo_cat
 from helpers.states import State, StateError, load_state, plain, save_state
+from helpers.widgets import blending_panel, inversion_panel, noise_panel
 
 
 @pytest.fixture
@@ -93,3 +98,41 @@ def test_the_command_line_writes_what_is_in_it(tmp_path, monkeypatch):
     save_latents(tmp_path / "b.safetensors", latents)
     with pytest.raises(ValueError, match="--model"):
         state_files(tmp_path / "b.safetensors", tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def cats():
+    return load_generator("stylegan2-cats-64")
+
+
+def chelsea_panels(generator, out):
+    """A panel for each hand-in, of the fewest steps."""
+    cat, features = demo_cat(64), load_features("vgg19-slim")
+    photos = {"chelsea": cat, "other": cat.flip(-1)}
+    mean = Latents("w+", generator.mean("w+"))
+    inversion = inversion_panel({"a name of mine": generator}, features, photos, steps=10)
+    inversion.out = out
+    return {
+        "1.6": inversion,
+        "2.4": noise_panel(generator, {"chelsea": (cat, mean)}, out=out, steps=10),
+        "3.4": blending_panel(generator, features, photos, out=out, steps=10, noise_steps=10, shape="ellipse"),
+    }
+
+
+@pytest.mark.parametrize("item", ["1.6", "2.4", "3.4"])
+def test_a_panel_s_state_file_can_be_handed_in_and_opened(cats, tmp_path, item):
+    panel = chelsea_panels(cats, tmp_path)[item]
+    panel.start()
+    assert panel.job.wait(120) and panel.job.error is None
+    panel.box._frame()
+    path = panel.save("safetensors")
+    measured = HAND_INS[item].measure(path)
+    torch.testing.assert_close(measured.pictures["yours"], panel.result.images, atol=1e-4, rtol=0)
+    assert measured.verdicts
+    if item == "3.4":
+        assert torch.equal(measured.pictures["mask"][:, :1], panel.mask)
+    state_files(path, tmp_path / "out")  # without --model
+    torch.testing.assert_close(
+        read_image(tmp_path / "out" / "latents.png"), quantize(panel.result.images), atol=0.01, rtol=0
+    )
+    panel.close()

@@ -18,11 +18,11 @@ from PIL import Image
 
 import helpers
 from helpers.features import FeatureConfig, Features
-from helpers.generators import DCGAN, StyleGAN2
+from helpers.generators import DCGAN, StyleGAN2, load_generator
 from helpers.inversion import Inversion, project
 from helpers.latents import Latents, LatentsError, interpolate
 from helpers.widgets import Job, interpolation_slider, inversion_panel, loss_curve, photo_upload, truncation_slider
-from helpers.widgets.live import PlayView
+from helpers.widgets.live import Pace, PlayView
 from helpers.widgets.parts import log_options
 from helpers.widgets.pictures import figure_html, jpeg_url
 
@@ -414,6 +414,49 @@ def test_an_error_in_the_thread_is_shown(panel, monkeypatch):
 def test_an_error_while_drawing_is_shown(panel, monkeypatch):
     monkeypatch.setattr("helpers.widgets.panel.psnr", lambda *_: 1 / 0)
     assert "ZeroDivisionError" in run(panel)
+
+
+def test_an_encoder_can_give_the_start_where_there_is_one(features, target):
+    stylegan, vanilla = load_generator("stylegan2-cats-64"), load_generator("dcgan-cats-64")
+    panel = inversion_panel({"ours": stylegan, "plain": vanilla}, features, {"a": target}, steps=10)
+    assert panel.controls["start"].options == ("mean", "best", "sample", "encoder")
+    panel.set({"space": "w", "start": "encoder", "steps": 10})
+    assert "finished" in run(panel) and isinstance(panel.job.iterator.start, Latents)
+    for model, space in (("ours", "z"), ("plain", "z")):
+        panel.set({"model": model, "space": space})
+        assert "encoder" not in panel.controls["start"].options
+    panel.close()
+
+
+class Watched:
+    """A run on a clock of its own: steps of 20 ms, of which those beside a frame take longer."""
+
+    def __init__(self, cost):
+        self.now, self.cost, self.marks, self.seconds_of_calls = 0.0, cost, [], 0.0
+
+    def frames(self, pace, count):
+        for _ in range(count):
+            wait = pace.wait(0.004)
+            end, debt = self.now + wait, self.cost
+            while self.now < end:
+                slower = min(debt, 0.03)
+                debt -= slower
+                self.now += 0.02 + slower
+                self.marks.append((self.now, 0.02 + slower))
+            yield wait
+
+
+def test_frames_take_a_small_share_of_a_run():
+    watched = Watched(cost=0.1)
+    list(watched.frames(Pace(watched, lambda: watched.now), 60))
+    bare = 0.02 * len(watched.marks)
+    assert 0.91 < bare / watched.now < 0.97
+
+
+def test_frames_that_cost_nothing_come_fast():
+    watched = Watched(cost=0.0)
+    waits = list(watched.frames(Pace(watched, lambda: watched.now), 40))
+    assert sorted(waits)[len(waits) // 2] == Pace.SHORTEST and max(waits) == Pace.GAP
 
 
 def test_spaces_are_those_of_the_model(panel):

@@ -34,6 +34,16 @@ SETTINGS = {  # of the throw-away JupyterLab: every cell in the page, nothing sa
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
 }
 
+# what reaches over its output, labels that are cut off, broken widgets
+UNTIDY = """() => {
+    const all = (selector) => [...document.querySelectorAll(".jp-OutputArea-output " + selector)];
+    const cut = (element) => element.offsetParent && element.scrollWidth > element.clientWidth + 1;
+    return [
+        ...all(".widget-label, .jp-OutputArea-output button, .widget-readout").filter(cut).map((e) => e.textContent),
+        ...all(".lm-Widget").filter(cut).map((e) => e.className),
+        ...all(".jupyter-widgets-error-widget").map((e) => "a widget is broken"),
+    ]; }"""
+
 
 def write_notebook(path, *cells):
     """A notebook file with these code cells."""
@@ -55,6 +65,9 @@ def _in_small_steps(points, moves: int = 10):
     """Points along a path, evenly between its corners."""
     for (x, y), (u, v) in zip(points, points[1:], strict=False):
         yield from ((x + (u - x) * i / moves, y + (v - y) * i / moves) for i in range(1, moves + 1))
+
+
+MODELS = "[*(lambda w: getattr(w, '_instances', None) or w.Widget.widgets)(__import__('ipywidgets').widgets.widget)]"
 
 
 class CellError(AssertionError):
@@ -214,7 +227,16 @@ class Lab:
         )
         if failed:
             raise CellError("\n".join(failed))
-        self.page.wait_for_function("!document.querySelector('.jp-OutputArea-output.lm-Panel:empty')")
+        alive = set(self.kernel(MODELS))  # a progress bar that was closed leaves an empty output behind
+        shown = self.page.evaluate(
+            """() => [...jupyterapp.shell.currentWidget.content.model.cells]
+                .flatMap((cell) => cell.toJSON().outputs ?? [])
+                .map((output) => output.data?.["application/vnd.jupyter.widget-view+json"]?.model_id)"""
+        )
+        self.page.wait_for_function(
+            "count => document.querySelectorAll('.jp-OutputArea-output.lm-Panel:not(:empty)').length >= count",
+            arg=sum(model in alive for model in shown),
+        )
 
     def kernel(self, expression: str):
         """Value of an expression in the kernel, through JSON."""

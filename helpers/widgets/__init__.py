@@ -5,6 +5,7 @@ from .canvas import CoreCanvas, drawing_canvas, photo_palette
 from .interpolation import interpolation_slider, truncation_slider
 from .inversion import InversionPanel, inversion_panel
 from .job import Job
+from .noise import NoisePanel, noise_panel, noise_slider
 from .panel import RunBox, RunPanel
 from .parts import BeforeAfter, Gallery, dropdown, float_slider, int_slider, log_slider, seed_box, settings_code
 from .pictures import loss_curve
@@ -18,6 +19,7 @@ __all__ = [
     "Gallery",
     "InversionPanel",
     "Job",
+    "NoisePanel",
     "RunBox",
     "RunPanel",
     "StylePanel",
@@ -30,6 +32,8 @@ __all__ = [
     "inversion_panel",
     "log_slider",
     "loss_curve",
+    "noise_panel",
+    "noise_slider",
     "photo_palette",
     "photo_upload",
     "seed_box",

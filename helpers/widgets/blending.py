@@ -55,9 +55,10 @@ class BlendingPanel(RunPanel):
             weights=BLEND_WEIGHTS,
             presets=PRESETS,
             reference=lambda: hard_paste(self.x, self.y, self.mask),
+            title="hard paste",
             canvases={"mask": self.canvas},
             call="crossover(generator, x, y, mask, features)",
-            model=generator.family,
+            model=getattr(generator, "name", ""),
             out=out,
         )
         for name in ("x", "y", "shape"):

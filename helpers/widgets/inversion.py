@@ -11,6 +11,7 @@ from helpers.generators import Generator
 from helpers.images import resize
 from helpers.inversion import Inversion
 from helpers.losses import LAYERS, WEIGHTS
+from helpers.weights import registry
 
 from .panel import RunPanel
 from .parts import dropdown, int_slider, log_slider, seed_box, values_of
@@ -22,9 +23,12 @@ PRESETS = {
 }
 
 
-def starts_of(space: str) -> tuple[str, ...]:
-    """Where an inversion in this space can start, its default first; the mean of z, 0, has no direction."""
-    return ("best", "sample") if space == "z" else ("mean", "best", "sample")
+def starts_of(generator: Generator, space: str) -> tuple[str, ...]:
+    """Where an inversion can start, its default first; the mean of z, 0, has no direction, and no encoder gives z."""
+    if space == "z":
+        return ("best", "sample")
+    encoder = f"{getattr(generator, 'name', '')}-encoder" in registry()
+    return ("mean", "best", "sample", *(["encoder"] if encoder else []))
 
 
 class InversionPanel(RunPanel):
@@ -47,7 +51,7 @@ class InversionPanel(RunPanel):
             presets=PRESETS if features is not None else None,
             reference=lambda: self.target,
             call="project(generator, target)",
-            model=lambda: self.controls["model"].value,
+            model=lambda: getattr(self.generator, "name", self.controls["model"].value),
         )
         self._connect()
         if unknown := set(values) - set(self.controls):
@@ -56,7 +60,8 @@ class InversionPanel(RunPanel):
         self.presets["Reset"] |= values
 
     def _make_controls(self) -> dict[str, widgets.Widget]:
-        spaces = next(iter(self.generators.values())).spaces
+        generator = next(iter(self.generators.values()))
+        spaces = generator.spaces
         controls = {
             "model": dropdown("model", list(self.generators)),
             "space": dropdown("space", spaces[::-1]),
@@ -66,7 +71,7 @@ class InversionPanel(RunPanel):
             layers = [(" + ".join(map(str, LAYERS)), LAYERS), *((str(name), (name,)) for name in self.features.layers)]
             controls["layers"] = dropdown("layer", layers)
         controls |= {
-            "start": dropdown("start", starts_of(spaces[-1])),
+            "start": dropdown("start", starts_of(generator, spaces[-1])),
             "steps": int_slider("steps", 300, 10, 1000, 10),
             "lr": log_slider("learning rate", 0.1, -2, 0, zero=False),
             "seed": seed_box(),
@@ -86,9 +91,12 @@ class InversionPanel(RunPanel):
             space = control.value
             control.options = spaces
             control.value = space if space in spaces else spaces[0]
+        self._limit_starts()
 
     def _limit_starts(self) -> None:
-        self.controls["start"].options = starts_of(self.controls["space"].value)  # and chooses the first
+        control, starts = self.controls["start"], starts_of(self.generator, self.controls["space"].value)
+        if tuple(control.options) != starts:
+            control.options = starts  # and chooses the first
 
     # --- what it says -----------------------------------------------------------------------------------------------
 

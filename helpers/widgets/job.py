@@ -37,6 +37,8 @@ class Job:
         history: a record of every step.
         error: the exception of a failed job.
         seconds: time spent in steps, pauses left out.
+        marks: (end on the clock of ``time.perf_counter``, seconds) of every step.
+        seconds_of_calls: time that the thread spent in what ``call()`` asked for.
     """
 
     current: Job | None = None
@@ -45,7 +47,8 @@ class Job:
         self.make_iterator, self.record = make_iterator, record
         self.state, self.iterator, self.error = "ready", None, None
         self.history: list = []
-        self.seconds = 0.0
+        self.marks: list[tuple[float, float]] = []
+        self.seconds = self.seconds_of_calls = 0.0
         self._latest = None
         self._stop = False
         self._calls: deque[tuple[Future, Callable]] = deque()
@@ -114,9 +117,11 @@ class Job:
             while self._may_go_on():
                 started = time.perf_counter()
                 step = next(steps, END)
-                self.seconds += time.perf_counter() - started
+                ended = time.perf_counter()
+                self.seconds += ended - started
                 if step is END:
                     break
+                self.marks.append((ended, ended - started))
                 self.history.append(self.record(step))
                 self._latest = step
             else:
@@ -145,10 +150,12 @@ class Job:
                 if not self._calls:
                     return
                 future, function = self._calls.popleft()
+            started = time.perf_counter()
             try:
                 future.set_result(function())
             except Exception as error:
                 future.set_exception(error)
+            self.seconds_of_calls += time.perf_counter() - started
 
 
 @atexit.register

@@ -6,17 +6,21 @@ kernel. ``live_view`` takes anywidget where it is installed and core ipywidgets 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import ipywidgets as widgets
 import traitlets
+
+from .job import Job
 
 try:
     import anywidget
 except ImportError:  # the fall-back below needs core ipywidgets only
     anywidget = None
 
-Frame = Callable[[], tuple[str, float]]  # the HTML of the next frame, and seconds to wait before the one after it
+# the HTML of the next frame, None where there is none yet, and seconds to wait before the one after it
+Frame = Callable[[], tuple[str | None, float]]
 
 TICK = 200  # milliseconds between two frames of the fall-back
 
@@ -37,7 +41,7 @@ function render({ model, el }) {
   };
   const answer = async (message) => {
     if (message.ask !== me) return;
-    await paint(message.html);
+    if (message.html !== null) await paint(message.html);
     asked = false;
     setTimeout(ask, message.wait);
   };
@@ -94,8 +98,8 @@ class PlayView(widgets.VBox):
         self.clock.observe(self._tick, "value")
 
     def _tick(self, _) -> None:
-        if self.running:
-            self.html = self.frame()[0]
+        if self.running and (html := self.frame()[0]) is not None:
+            self.html = html
 
     @property
     def html(self) -> str:
@@ -117,3 +121,35 @@ class PlayView(widgets.VBox):
 def live_view(frame: Frame, **options) -> widgets.DOMWidget:
     """A widget that shows ``html`` and, while ``running``, what ``frame()`` gives, as fast as the browser paints."""
     return (PlayView if anywidget is None else LiveView)(frame, **options)
+
+
+class Pace:
+    """Seconds to wait between two frames, so that the view takes a small share of a run's time.
+
+    A frame costs the run more than its drawing: where browser, server and kernel share a machine, painting and sending
+    take cores from it, too. So the cost is read from the run itself: how much longer the steps beside a frame take
+    than those in a gap, of which every ``EVERY``-th is made long enough.
+    """
+
+    SHARE = 0.06  # of the time may go into frames; a run shall keep 90 % of its speed, and this is an estimate
+    BESIDE, GAP, EVERY = 0.3, 0.7, 8  # seconds after a frame that count as beside it; seconds of a gap; frames
+    SHORTEST, LONGEST = 0.1, 2.0  # seconds
+
+    def __init__(self, job: Job, clock: Callable[[], float] = time.perf_counter):
+        self.job, self.clock, self.bare, self.cost = job, clock, None, None
+        self.frames, self.step, self.calls, self.at = 0, 0, 0.0, clock()
+
+    def wait(self, drawing: float) -> float:
+        """Seconds until the next frame; called with each frame and the seconds its drawing took."""
+        marks, calls = self.job.marks[self.step :], self.job.seconds_of_calls
+        undisturbed = [seconds for end, seconds in marks if end - seconds > self.at + self.BESIDE]
+        if undisturbed:
+            mean = sum(undisturbed) / len(undisturbed)
+            self.bare = mean if self.bare is None else (self.bare + mean) / 2
+        lost = sum(seconds for _, seconds in marks) - len(marks) * self.bare if self.bare is not None else 0.0
+        cost = max(drawing, lost + calls - self.calls)
+        self.cost = cost if self.cost is None else 0.7 * self.cost + 0.3 * cost
+        self.frames, self.step, self.calls = self.frames + 1, self.step + len(marks), calls
+        self.at = self.clock()
+        gap = self.GAP if self.frames % self.EVERY == 1 else self.SHORTEST
+        return min(self.LONGEST, max(gap, self.cost * (1 - self.SHARE) / self.SHARE))

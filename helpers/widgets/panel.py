@@ -38,6 +38,8 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import wait
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,7 @@ from helpers.states import State, load_state, plain, save_state
 
 from .canvas import Drawing
 from .job import ALIVE, Job
-from .live import live_view
+from .live import Pace, live_view
 from .parts import (
     WRAP,
     BeforeAfter,
@@ -70,7 +72,7 @@ from .pictures import error_html, error_sentence, loss_curve, row_html, status_h
 from .upload import uploaded_files
 
 WIDTH, PAGE = 192, 400  # pixels of each picture and of both on the screen
-SHARE = 0.1  # of the time may go into frames: the run keeps 90 % of its speed
+PATIENCE, AGAIN = 0.1, 0.05  # seconds to wait for the picture of a long step, and before it is asked for again
 FEATHER = "feather of "  # a canvas, among the settings of a state
 FRAMES = 120  # kept for a GIF or MP4; a longer run keeps every second, every fourth, ...
 
@@ -88,6 +90,7 @@ class RunBox(widgets.VBox):
     Args:
         make: gives the iterator; called in the job's thread at every start.
         reference: gives the image (1, 3, H, W) in [0, 1] to show beside it and to take the PSNR to, or None.
+        title: of the reference.
         changed: called after every change of the state, e.g. to disable controls, and with the end of a run.
 
     Attributes:
@@ -100,12 +103,13 @@ class RunBox(widgets.VBox):
         make: Callable[[], Iterable],
         reference: Callable[[], Tensor | None] = lambda: None,
         changed: Callable[[], None] = lambda: None,
+        title: str = "target",
     ):
-        self.make, self.reference, self.changed = make, reference, changed
+        self.make, self.reference, self.changed, self.title = make, reference, changed, title
         self.job: Job | None = None
         self.frames: list[Tensor] = []
         self.before: Tensor | None = None
-        self._drawn, self._html, self._wait = None, "", 0.0
+        self._drawn, self._html, self._wait, self._coming = None, "", 0.0, None
         layout = widgets.Layout(width="auto", flex="1 1 0")
         texts = {"start": "Start", "pause": "Pause", "stop": "Stop"}
         self.buttons = {name: widgets.Button(description=text, layout=layout) for name, text in texts.items()}
@@ -146,7 +150,8 @@ class RunBox(widgets.VBox):
         """Start a run, or go on after a pause."""
         if not self.alive:
             self.frames, self.before = [], self.reference()
-            self.job = Job(self.make)
+            self.job, self._coming = Job(self.make), None
+            self._pace = Pace(self.job)
         self.job.start()
         self._enable()
         self.view.running = True
@@ -187,44 +192,64 @@ class RunBox(widgets.VBox):
         if not self.alive:
             self.view.html = self._page({text: sheet_of(images)}, self.reference(), "")
 
-    def _frame(self) -> tuple[str, float]:
-        """The next frame, and the seconds after which it makes sense to ask for another."""
+    def _frame(self) -> tuple[str | None, float]:
+        """The next frame, None where a long step keeps it, and the seconds until it makes sense to ask for another."""
         if self.job is None:
             return self.view.html, 1.0
         job, state = self.job, self.job.state
         if self._drawn != (job, state, len(job.history)):
-            started = time.perf_counter()
-            self._drawn = job, state, len(job.history)
             try:
-                self._html = self._draw(job, state)
+                seen = self._look(job) if state in ALIVE and job.latest() is not None else None
+                started = time.perf_counter()
+                self._html = self._draw(job, state, seen)
+                self._wait = self._pace.wait(time.perf_counter() - started)
+            except TimeoutError:
+                return None, AGAIN
             except Exception as error:  # would vanish, as in any callback
-                self._html = error_html(error_sentence(error))
-            self._wait = min(1.0, max(0.1, (time.perf_counter() - started) * (1 - SHARE) / SHARE))
+                self._html, self._wait = error_html(error_sentence(error)), 1.0
+            self._drawn = job, state, len(job.history)
             if state not in ALIVE:
                 self.guard(self._enable)
                 self.view.html, self.view.running = self._html, False
         return self._html, self._wait
 
-    def _draw(self, job: Job, state: str) -> str:
-        error, step, ended = error_html(error_sentence(job.error)), job.latest(), state not in ALIVE
-        if step is None:
+    def _look(self, job: Job) -> Seen:
+        """The picture of the step just taken, made between two steps by the job's thread: beside it, each slows both.
+
+        Raises TimeoutError where the step under way takes long; the picture is there when it is asked for again.
+        """
+        if self._coming is None:
+            self._coming = job.call(lambda: self._see(job.latest().number, job.latest().images()))
+        if not wait([self._coming], PATIENCE).done:
+            raise TimeoutError
+        coming, self._coming = self._coming, None
+        return coming.result()
+
+    @torch.no_grad()
+    def _see(self, number: int, images: Tensor) -> Seen:
+        return Seen(number, sheet_of(images).cpu(), decibel(images, self.before))
+
+    def _draw(self, job: Job, state: str, seen: Seen | None) -> str:
+        error, ended = error_html(error_sentence(job.error)), state not in ALIVE
+        if ended and job.latest() is not None:
+            seen = self._see(job.latest().number, self.result.images)
+        if seen is None:
             text = state if ended else "preparing the start …"
             return self._page({"result": None}, self.before, status_html(text, 0) + error)
-        images = self.result.images if ended else step.images()
-        self._keep(images)
-        status = _status(job, state, step.number, decibel(images, self.before))
-        below = status_html(status, step.number / len(job.iterator)) + error + loss_curve(job.history, PAGE)
-        title = "best result" if ended else f"step {step.number}"
-        return self._page({title: sheet_of(images)}, self.before, below)
+        self._keep(seen.sheet)
+        status = _status(job, state, seen)
+        below = status_html(status, seen.number / len(job.iterator)) + error + loss_curve(job.history, PAGE)
+        title = "best result" if ended else f"step {seen.number}"
+        return self._page({title: seen.sheet}, self.before, below)
 
     def _page(self, pictures: dict[str, Tensor | None], reference: Tensor | None, below: str) -> str:
         if reference is not None:
-            pictures["target"] = reference
+            pictures[self.title] = reference
         return f'<div style="width:{PAGE}px;max-width:100%">{row_html(*pictures_html(pictures, WIDTH))}{below}</div>'
 
-    def _keep(self, images: Tensor) -> None:
+    def _keep(self, sheet: Tensor) -> None:
         """One more picture of the film; of many, every second is dropped."""
-        self.frames.append(sheet_of(images).cpu())
+        self.frames.append(sheet)
         if len(self.frames) > FRAMES:
             self.frames = self.frames[::2]
 
@@ -236,17 +261,26 @@ def decibel(images: Tensor, reference: Tensor | None) -> float | None:
     return psnr(images[:1], reference[:1]).item()
 
 
-def _status(job: Job, state: str, number: int, decibel: float | None) -> str:
+@dataclass(frozen=True)
+class Seen:
+    """A step as it is shown: its number, one picture (1, 3, H, W) in [0, 1] of its batch, PSNR of the first image."""
+
+    number: int
+    sheet: Tensor
+    decibel: float | None
+
+
+def _status(job: Job, state: str, seen: Seen) -> str:
     total, pace = len(job.iterator), job.seconds / len(job.history)
     texts = {
-        "running": f"{1000 * pace:.0f} ms a step, {pace * (total - number):.0f} s left",
+        "running": f"{1000 * pace:.0f} ms a step, {pace * (total - seen.number):.0f} s left",
         "paused": "paused",
         "stopped": f"stopped after {job.seconds:.1f} s, the best is kept",
         "finished": f"finished in {job.seconds:.1f} s",
         "failed": "failed, the best so far is kept",
     }
-    quality = [] if decibel is None else [f"PSNR {decibel:.1f} dB"]
-    return " · ".join([f"step {number} of {total}", *quality, texts[state]])
+    quality = [] if seen.decibel is None else [f"PSNR {seen.decibel:.1f} dB"]
+    return " · ".join([f"step {seen.number} of {total}", *quality, texts[state]])
 
 
 class RunPanel(widgets.VBox):
@@ -258,6 +292,7 @@ class RunPanel(widgets.VBox):
         weights: name to first value of the loss weights: log sliders that stay enabled.
         presets: name to values of controls and weights; "Reset" is always there.
         reference: gives the image (1, 3, H, W) in [0, 1] to compare with, or None.
+        title: of the reference.
         canvases: name to canvas of ``drawing_canvas``, shown on top and kept in the state file.
         call: the code that does the same, for ``settings_code``.
         model: name for the state file, or a function that gives it.
@@ -279,6 +314,7 @@ class RunPanel(widgets.VBox):
         weights: Mapping[str, float] | None = None,
         presets: Mapping[str, Mapping[str, Any]] | None = None,
         reference: Callable[[], Tensor | None] = lambda: None,
+        title: str = "target",
         canvases: Mapping[str, Drawing] | None = None,
         call: str = "",
         model: str | Callable[[], str] = "",
@@ -298,7 +334,7 @@ class RunPanel(widgets.VBox):
         self.code = widgets.Textarea(layout=widgets.Layout(width="100%", height="220px"))
         self.code.add_class("settings-code")
         self.saved, self._ended, self._restored = widgets.HTML(), None, None
-        self.box = RunBox(self._run, reference, self._follow)
+        self.box = RunBox(self._run, reference, self._follow, title)
         self.more = self._make_more()
         super().__init__([*self.canvases.values(), self._make_top(), self.more])
         for name in self.controls:
@@ -425,7 +461,7 @@ class RunPanel(widgets.VBox):
         for name, canvas in self.canvases.items():
             drawings[f"drawing.{name}"] = torch.from_numpy(canvas.rgba().copy())
             if canvas.mode == "mask":
-                drawings[f"mask.{name}"] = canvas.mask()
+                drawings[name] = canvas.mask()
         return drawings
 
     def state(self) -> State:

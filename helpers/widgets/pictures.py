@@ -46,6 +46,11 @@ def status_html(text: str, done: float) -> str:
     return f'{bar}<div style="min-height:3em;line-height:1.5;font-variant-numeric:tabular-nums">{escape(text)}</div>'
 
 
+def text_html(text: str) -> str:
+    """One sentence."""
+    return f'<div style="line-height:1.5">{escape(text)}</div>'
+
+
 def error_html(text: str) -> str:
     """One sentence in red, or nothing."""
     return f'<div role="alert" style="color:#d32f2f;line-height:1.5">{escape(text)}</div>' if text else ""

@@ -48,6 +48,7 @@ class SketchPanel(RunPanel):
             presets={"Lines": {name: LINE_WEIGHTS.get(name, 0.0) for name in names}},
             powers={"realism": (-3, 0), "prior": (-3, 1)},
             reference=self._paper,
+            title="sketch",
             canvases={"sketch": self.canvas},
             call="search(generator, sketch, discriminator=discriminator)",
             model=getattr(generator, "name", ""),

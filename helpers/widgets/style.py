@@ -75,6 +75,7 @@ def style_panel(features, contents: dict[str, Tensor], styles: dict[str, Tensor]
             "texture": {"content_weight": 0.0, "init": "noise"},
             "reconstruction": {"style_weight": 0.0, "init": "noise"},
         },
+        title="content",
         reference=lambda: resize(contents[controls["content"].value], controls["size"].value),
         call="StyleTransfer(features, content, [style])",
         change=_change_weights,

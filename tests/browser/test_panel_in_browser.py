@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
-from helpers.benchmarks.jupyter_driver import Lab, write_notebook
+from helpers.benchmarks.jupyter_driver import UNTIDY, Lab, write_notebook
 
 pytestmark = pytest.mark.browser
 OUTPUT = Path(__file__).resolve().parents[2] / "output" / "browser"
@@ -46,14 +46,6 @@ SLIDER = "slider = interpolation_slider(generator, a, b)\nslider"
 TRUNCATION = "truncation = truncation_slider(generator)\ntruncation"
 UPLOAD = "upload = photo_upload(64)\nupload"
 HIDE_ANYWIDGET = "sys.modules['anywidget'] = None"
-UNTIDY = """() => {
-    const all = (selector) => [...document.querySelectorAll(".jp-OutputArea-output " + selector)];
-    const cut = (element) => element.offsetParent && element.scrollWidth > element.clientWidth + 1;
-    return [
-        ...all(".widget-label, .jp-OutputArea-output button, .widget-readout").filter(cut).map((e) => e.textContent),
-        ...all(".lm-Widget").filter(cut).map((e) => e.className),
-        ...all(".jupyter-widgets-error-widget").map((e) => "a widget is broken"),
-    ]; }"""
 
 
 @pytest.fixture(scope="module", params=["anywidget", pytest.param("core", marks=pytest.mark.long)])
