@@ -31,6 +31,7 @@ from .losses import Loss, delta_loss, gram_matrix, lp_loss, perceptual_loss, sty
 from .masks import as_mask, grow, invert, mask_pyramid
 from .metrics import feature_distance, psnr
 from .noise import Embedding, PixelObjective, Stage
+from .optimizers import Chain
 
 PERCEPTUAL_LAYERS = ("conv1_1", "conv1_2", "conv2_2", "conv3_3")
 STYLE_LAYERS = ("conv3_3",)
@@ -333,7 +334,7 @@ Block = tuple[int, Build]
 Finish = Callable[[InversionResult], Tensor]
 
 
-class Edit:
+class Edit(Chain):
     """A chain of blocks, each built on the result of the one before; iterate, stop, ask for ``result()``.
 
     Args:
@@ -360,35 +361,38 @@ class Edit:
         self.inside, self.outside = inside.expand_as(outside), outside
         self.blocks = [(steps, build) for steps, build in blocks if steps]
         self.weights = {} if weights is None else weights
-        self.embedding: Embedding | None = None
-        self.seconds, self.steps = 0.0, 0
+        self.runs: list[Embedding] = []
 
     def __len__(self) -> int:
         return sum(steps for steps, _ in self.blocks)
 
     def __iter__(self) -> Iterator[InversionStep]:
-        last = None
-        for steps, build in self.blocks:
-            if self.embedding is not None:
-                self.seconds, self.steps = self.seconds + self.embedding.seconds, self.steps + self.embedding.number
-            self.embedding = build(last, steps)
-            for step in self.embedding:
-                step.number += self.steps
-                yield step
-            last = self.embedding.result()
+        """All steps; an edit that was left is taken up where it stopped."""
+        for i in range(len(self.blocks)):
+            if i == len(self.runs):
+                self._begin()
+            if i == len(self.runs) - 1:
+                before = self.number - self.runs[i].number
+                for step in self.runs[i]:
+                    yield replace(step, number=before + step.number)
+
+    def _begin(self) -> None:
+        steps, build = self.blocks[len(self.runs)]
+        self.runs.append(build(self.runs[-1].result() if self.runs else None, steps))
 
     def result(self) -> InversionResult:
         """What the current block found, with the time and the steps of all; ``history`` is that of the block."""
-        if self.embedding is None:
+        if not self.runs:
             raise BlendError("the edit has not taken a step yet; iterate over it first.")
-        result = self.embedding.result()
+        result = self.runs[-1].result()
         images = result.images if self.finish is None else self.finish(result)
-        return replace(result, images=images, seconds=self.seconds + result.seconds, steps=self.steps + result.steps)
+        setbacks = sum(embedding.setbacks.sum() for embedding in self.runs).expand(len(images))
+        return replace(result, images=images, seconds=self.seconds, steps=self.number, setbacks=setbacks)
 
     def forget_best(self) -> None:
         """Start the best-so-far anew; call it after a change of ``weights`` under way."""
-        if self.embedding is not None:
-            self.embedding.forget_best()
+        if self.runs:
+            self.runs[-1].forget_best()
 
     def run(self) -> InversionResult:
         """Take all steps and return the result."""

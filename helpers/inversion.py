@@ -13,7 +13,7 @@ from .encoder import Encoder, load_encoder
 from .generators import Generator
 from .latents import Latents
 from .losses import LAYERS, Criterion, Loss
-from .optimizers import Optimization, cosine
+from .optimizers import Chain, Optimization, cosine
 
 STARTS = ("mean", "sample", "best", "encoder")
 
@@ -68,6 +68,7 @@ class InversionResult:
         history: name to (steps, B), the losses along the way (of the best start where there were several).
         seconds: wall time of the whole batch.
         steps: steps taken.
+        setbacks: (B,) how often each went back to its best because its loss diverged.
     """
 
     latents: Latents
@@ -77,10 +78,11 @@ class InversionResult:
     history: dict[str, Tensor]
     seconds: float
     steps: int
+    setbacks: Tensor
 
 
 @dataclass
-class Inversion:
+class Inversion(Chain):
     """Invert B targets as one batch; iterate for the steps, leave the loop to stop, then ask for ``result()``.
 
     Every sample is an independent problem: a batch gives what single runs give.
@@ -150,7 +152,7 @@ class Inversion:
         self.latents = self._first_latents()
         self.base = self.latents
         self.runs: list[Optimization] = []
-        self.seconds = time.perf_counter() - started
+        self.prepared = time.perf_counter() - started
 
     def _check(self) -> None:
         if self.steps < 1 or self.restarts < 1:
@@ -230,14 +232,15 @@ class Inversion:
 
     def __iter__(self) -> Iterator[InversionStep]:
         """All steps; a loop that was left is taken up where it stopped."""
-        for i, (phase, steps) in enumerate(zip(self.phases, _share(self.steps, self.phases), strict=True)):
+        for i in range(len(self.phases)):
             if i == len(self.runs):
-                self._begin(phase, steps)
+                self._begin()
             if i == len(self.runs) - 1:
                 yield from self._go_on(self.runs[i])
 
-    def _begin(self, phase: Phase, steps: int) -> None:
-        """Make the optimisation of a phase; it starts from the best of the phase before."""
+    def _begin(self) -> None:
+        """Make the optimisation of the next phase; it starts from the best of the phase before."""
+        phase, steps = self.phases[len(self.runs)], _share(self.steps, self.phases)[len(self.runs)]
         found = self._best() if self.runs else self.latents
         generator, space = self.generator, phase.space
         with torch.no_grad():
@@ -256,14 +259,10 @@ class Inversion:
         self.runs.append(run)
 
     def _go_on(self, run: Optimization) -> Iterator[InversionStep]:
-        started = time.perf_counter()
-        before = sum(r.number for r in self.runs[:-1])
+        before = self.number - run.number
         for step in run:
-            self.seconds += time.perf_counter() - started
             latents = self._latents(run.space, (run.base + run.parameters[0]).detach())
             yield InversionStep(before + step.number, step.total, step.parts, step.lr, latents, self.generator)
-            started = time.perf_counter()
-        self.seconds += time.perf_counter() - started
 
     def _latents(self, space: str, code: Tensor, index=slice(None)) -> Latents:
         noise = self.base.noise
@@ -303,7 +302,8 @@ class Inversion:
             parts=loss.parts,
             history=history,
             seconds=self.seconds,
-            steps=sum(r.number for r in self.runs),
+            steps=self.number,
+            setbacks=self.setbacks[keep],
         )
 
 

@@ -6,7 +6,6 @@ picture of coffee. ``fresh_noise_psnr`` tells how much of a result the code hold
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -21,7 +20,7 @@ from .latents import Latents
 from .losses import Loss, lp_loss
 from .masks import mask_pyramid
 from .metrics import psnr
-from .optimizers import Optimization, Schedule, cosine
+from .optimizers import Chain, Optimization, Schedule, cosine
 
 STEPS = 600  # 300 reach 45.7 dB over 32 faces of cats, but the hardest one only 36.7; what is left then is colour
 NOISE_LR = 0.1  # Adam, in units of activations (noise times strength), which a demodulated layer keeps near 1
@@ -67,7 +66,7 @@ Objective = Callable[..., Loss]
 
 
 @dataclass
-class Embedding:
+class Embedding(Chain):
     """Fit code, noise maps or both to any objective; iterate for the steps, leave the loop to stop, ask ``result()``.
 
     The noise is searched in units of activations: a step of the same size in every layer is a step of 1/strength in
@@ -121,51 +120,53 @@ class Embedding:
             check_noise_maps(self.generator)
         if noise is None and self.has_noise:
             noise = self.generator.fixed_noise(len(code))
-        self.current = Latents(space, code, noise).detach()
-        self.base = self.current
-        self.seconds, self.number, self.history = 0.0, 0, {}
+        self.base = Latents(space, code, noise).detach()
+        self.runs: list[Optimization] = []
         self.places = None if self.where is None else mask_pyramid(self.where, self.generator.noise_shapes)
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[InversionStep]:
-        for stage, steps in zip(self.stages, share_steps(self.steps, [s.share for s in self.stages]), strict=True):
-            yield from self._run_stage(stage, steps)
+        """All steps; a loop that was left is taken up where it stopped."""
+        for i in range(len(self.stages)):
+            if i == len(self.runs):
+                self._begin()
+            if i == len(self.runs) - 1:
+                yield from self._go_on(self.runs[i])
 
-    def _run_stage(self, stage: Stage, steps: int) -> Iterator[InversionStep]:
-        started = time.perf_counter()
-        search = _Search(self, stage)
+    def _begin(self) -> None:
+        """Make the optimisation of the next stage; it starts from the best of the stage before."""
+        stage = self.stages[len(self.runs)]
+        steps = share_steps(self.steps, [s.share for s in self.stages])[len(self.runs)]
+        search = _Search(self, stage, self._best())
         schedule = (self.schedule or cosine(0.05, 1.0)) if "noise" in stage.free else cosine(0.05, 0.5)
-        run = Optimization(
-            search.parameters,
-            search.loss,
-            steps=steps,
-            lr=search.rates,
-            optimizer=self.optimizer,
-            schedule=schedule,
-        )
-        self.optimization, self.search = run, search
-        try:
-            for step in run:
-                self.number += 1
-                total, latents = step.total / search.scale, search.latents(run.parameters).detach()
-                self._record(total, step.parts)
-                self.seconds += time.perf_counter() - started
-                yield InversionStep(self.number, total, step.parts, step.lr, latents, self.generator)
-                started = time.perf_counter()
-        finally:
-            self.current = search.latents(run.best).detach()
-        self.seconds += time.perf_counter() - started
+        options = {"lr": search.rates, "optimizer": self.optimizer, "schedule": schedule}
+        run = Optimization(search.parameters, search.loss, steps=steps, **options)
+        run.search = search
+        self.runs.append(run)
 
-    def _record(self, total: Tensor, parts: dict[str, Tensor]) -> None:
-        for name, value in {"total": total, **parts}.items():
-            self.history.setdefault(name, []).append(value)
+    def _go_on(self, run: Optimization) -> Iterator[InversionStep]:
+        before, search = self.number - run.number, run.search
+        for step in run:
+            total, latents = step.total / search.scale, search.latents(run.parameters).detach()
+            yield InversionStep(before + step.number, total, step.parts, step.lr, latents, self.generator)
+
+    def _best(self) -> Latents:
+        return self.runs[-1].search.latents(self.runs[-1].best).detach() if self.runs else self.base
+
+    def _history(self) -> dict[str, Tensor]:
+        history: dict[str, list] = {}
+        for run in self.runs:
+            for name, values in run.history.items():
+                scale = run.search.scale if name == "total" else 1
+                history.setdefault(name, []).extend(value / scale for value in values)
+        return {name: torch.stack(values).cpu() for name, values in history.items()}
 
     def forget_best(self) -> None:
         """Start the best-so-far anew; call it when the objective has changed under way."""
-        if self.number:
-            self.optimization.forget_best()
+        if self.runs:
+            self.runs[-1].forget_best()
 
     def run(self) -> InversionResult:
         """Take all steps and return the result."""
@@ -176,7 +177,7 @@ class Embedding:
     @torch.no_grad()
     def result(self) -> InversionResult:
         """The best latents so far, with their noise maps, and the images of exactly these."""
-        latents = self.search.latents(self.optimization.best).detach() if self.number else self.current
+        latents = self._best()
         images = self.generator.synthesize(latents)
         base = self.generator.convert(self.base.code, self.base.space, latents.space)
         loss = self.objective(images, latents.code - base, slice(None))
@@ -185,18 +186,19 @@ class Embedding:
             images=images.clamp(0, 1),
             total=loss.total,
             parts=loss.parts,
-            history={name: torch.stack(values).cpu() for name, values in self.history.items()},
+            history=self._history(),
             seconds=self.seconds,
             steps=self.number,
+            setbacks=self.setbacks if self.runs else torch.zeros(len(images), dtype=torch.int64, device=images.device),
         )
 
 
 class _Search:
     """One stage's parameters and what they stand for: offsets of the code and of the maps."""
 
-    def __init__(self, embedding: Embedding, stage: Stage):
+    def __init__(self, embedding: Embedding, stage: Stage, current: Latents):
         self.of, self.free = embedding, stage.free
-        generator, current, base = embedding.generator, embedding.current, embedding.base
+        generator, base = embedding.generator, embedding.base
         self.space = stage.space or current.space
         self.base_code = generator.convert(base.code, base.space, self.space).detach()
         self.code = generator.convert(current.code, current.space, self.space).detach()

@@ -196,6 +196,7 @@ class Candidates:
         history: name to (steps, N), the losses along the way.
         seconds: wall time, the start included.
         steps: steps taken.
+        setbacks: (N,) how often each went back to its best because its loss diverged.
     """
 
     latents: Latents
@@ -206,6 +207,7 @@ class Candidates:
     history: dict[str, Tensor]
     seconds: float
     steps: int
+    setbacks: Tensor
 
 
 @dataclass
@@ -265,7 +267,7 @@ class SketchSearch:
         code = self.base.clone()
         self.run = Optimization([code], self._loss, steps=self.steps, lr=lr, schedule=cosine(0.05, 0.5))
         self.met = torch.zeros(len(code), dtype=torch.bool, device=code.device)
-        self.seconds = time.perf_counter() - began
+        self.prepared = time.perf_counter() - began
 
     # --- start ------------------------------------------------------------------------------------------------------
 
@@ -314,12 +316,11 @@ class SketchSearch:
 
     def __iter__(self) -> Iterator[InversionStep]:
         """All steps, or until ``enough`` candidates are met; a loop that was left is taken up where it stopped."""
-        began = time.perf_counter()
+        if self.run.number and self.done:
+            return
         for step in self.run:
-            self.seconds += time.perf_counter() - began
             latents = Latents(self.space, self.run.parameters[0].detach())
             yield InversionStep(step.number, step.total, step.parts, step.lr, latents, self.generator)
-            began = time.perf_counter()
             if self.done:
                 return
 
@@ -357,9 +358,19 @@ class SketchSearch:
             parts=loss.parts,
             met=self.criterion.met(loss.parts),
             history={name: torch.stack(values)[:, order].cpu() for name, values in self.run.history.items()},
-            seconds=self.seconds,
+            seconds=self.prepared + self.run.seconds,
             steps=self.run.number,
+            setbacks=self.run.setbacks[order],
         )
+
+    def state_dict(self) -> dict:
+        """Tensors and numbers from which the same settings go on exactly; ``torch.save`` takes it."""
+        return {"run": self.run.state_dict(), "met": self.met.clone()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on where ``state_dict`` was taken."""
+        self.run.load_state_dict(state["run"])
+        self.met.copy_(state["met"])
 
 
 def near(generator: Generator, latents: Latents, n: int = 16, radius: float = 0.3, seed: int = 0) -> Latents:

@@ -11,7 +11,7 @@ from helpers.generators import GeneratorError
 from helpers.inversion import PHASES, Inversion, InversionError, Phase, _share, project
 from helpers.latents import Latents
 from helpers.losses import LossError
-from helpers.optimizers import OptimizationError
+from helpers.optimizers import OptimizationError, OptimizationWarning
 
 GENERATORS = {"stylegan2": tiny.stylegan2(), "dcgan": tiny.dcgan()}
 CASES = [("stylegan2", "z"), ("stylegan2", "w"), ("stylegan2", "w+"), ("dcgan", "z")]
@@ -387,7 +387,7 @@ def test_a_loss_of_nan_leaves_the_best_so_far():
             return {k: v * math.nan for k, v in features.items()} if self.calls > 2 + 5 else features  # 2 targets
 
     inversion = Inversion(generator, targets(generator), "w", **options(features=Breaking()))
-    with pytest.raises(OptimizationError, match="NaN or infinite at step 6"):
+    with pytest.warns(OptimizationWarning), pytest.raises(OptimizationError, match="NaN or infinite at step 6"):
         for _ in inversion:
             pass
     result = inversion.result()

@@ -74,7 +74,7 @@ def test_the_sum_makes_the_gradient_as_many_times_larger_as_there_are_numbers(ge
     for reduction in ("sum", "mean"):
         run = noise_inversion(generator, targets, start, steps=2, reduction=reduction)
         first = next(iter(run))
-        gradients[reduction] = run.optimization.parameters[0].grad
+        gradients[reduction] = run.runs[-1].parameters[0].grad
         assert torch.allclose(first.total, first.parts["l2"])  # what is told is the mean either way
     assert torch.allclose(gradients["sum"], gradients["mean"] * 3 * SIZE**2, rtol=1e-3)
 

@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from helpers.losses import Loss
-from helpers.optimizers import Optimization, OptimizationError, constant, cosine, optimize
+from helpers.optimizers import (
+    DIVERGED,
+    SETBACKS,
+    Optimization,
+    OptimizationError,
+    OptimizationWarning,
+    constant,
+    cosine,
+    optimize,
+)
 
 KINDS = ("adam", "lbfgs", "lbfgs-batch")
 TARGETS = torch.tensor([[1.0, -2.0], [0.3, 0.5], [-1.5, 0.0]])
@@ -176,12 +185,93 @@ def test_a_loss_that_is_no_number_stops_the_loop_and_keeps_the_best(kind, value)
         return Loss(loss.total * value, loss.parts) if len(calls) > 4 else loss
 
     optimization = optimize([start()], loss, steps=50, lr=0.1, optimizer=kind)
-    with pytest.raises(OptimizationError, match="loss became NaN or infinite at step .* lower the") as error:
+    with (
+        pytest.warns(OptimizationWarning),
+        pytest.raises(OptimizationError, match="loss became NaN or infinite at step .* lower the") as error,
+    ):
         run(optimization)
     assert "\n" not in str(error.value)
     assert optimization.best[0].isfinite().all() and not optimization.best_total.isnan().any()
     known = optimization.best_total.isfinite()  # L-BFGS may not have come to the last samples
     assert known[0] and torch.allclose(bowl(optimization.best).total[known], optimization.best_total[known])
+
+
+# --- setbacks --------------------------------------------------------------------------------------------------------
+
+
+def walled(parameters, index):
+    """The bowl of ``bowl``, but sample 1 has a wall: a step of the rate alone lands beyond, where there is no loss."""
+    loss = bowl(parameters, index)
+    rows = torch.arange(3)[index]
+    far = (rows == 1) & (parameters[0].detach()[:, 0] > 0.12)
+    return Loss(torch.where(far, math.nan, loss.total), loss.parts)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sample_that_diverges_goes_back_and_on_with_a_smaller_rate_and_no_other_notices(kind):
+    free = optimize([start()], bowl, steps=8, lr=0.2, optimizer=kind)
+    run(free)
+    held = optimize([start()], walled, steps=8, lr=0.2, optimizer=kind)
+    with pytest.warns(OptimizationWarning, match=r"sample 2 of 3 diverged at step \d+; it goes on from its best"):
+        try:
+            run(held)
+        except OptimizationError:  # a wall right in front of it is met again and again
+            assert held.setbacks[1] == SETBACKS
+    assert held.setbacks[1] > 0 and not held.setbacks[::2].any()
+    assert held.best[0].isfinite().all() and held.best_total[1] < bowl([start()]).total[1]
+    if held.number == 8:
+        assert torch.equal(held.parameters[0][::2], free.parameters[0][::2])
+        assert torch.equal(held.best_total[::2], free.best_total[::2])
+
+
+def test_a_loss_far_beyond_that_of_the_start_is_a_setback():
+    def steep(parameters, index):
+        total = parameters[0].flatten(1).square().sum(1)
+        return Loss(total.clamp_max(1e9).pow(3) + 1e-3, {})
+
+    lost = optimize([torch.full((2, 4), 0.1)], steep, steps=5, lr=[100.0], schedule=constant())
+    with pytest.warns(OptimizationWarning):
+        run(lost)
+    assert (lost.setbacks > 0).all() and (torch.stack(lost.history["total"]) <= DIVERGED * 0.0011).all()
+
+
+def test_setbacks_are_part_of_the_state():
+    first, second = (optimize([start()], walled, steps=9, lr=0.2) for _ in range(2))
+    with pytest.warns(OptimizationWarning):
+        for _ in range(4):
+            first.step()
+        assert first.setbacks[1] > 0
+        second.load_state_dict(first.state_dict())
+        run(first), run(second)
+    assert torch.equal(first.setbacks, second.setbacks) and torch.equal(first.parameters[0], second.parameters[0])
+
+
+@pytest.mark.parametrize("kind", ["adam", "lbfgs-batch"])
+def test_where_the_memory_is_too_short_samples_go_through_in_chunks(kind):
+    sizes = []
+
+    def hungry(parameters, index):
+        sizes.append(len(parameters[0]))
+        if sizes[-1] > 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return bowl(parameters, index)
+
+    free, short = (optimize([start()], f, steps=5, optimizer=kind) for f in (bowl, hungry))
+    run(free)
+    with pytest.warns(OptimizationWarning, match="too short for all 3 at once: now [21] at a time"):
+        run(short)
+    assert sizes[:3] == [3, 2, 1] and max(sizes[2:]) == 1 and short.chunk == 1
+    for ours, theirs in zip([*short.best, *short.parameters], [*free.best, *free.parameters], strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-5)
+    assert torch.allclose(torch.stack(short.history["total"]), torch.stack(free.history["total"]), rtol=1e-4)
+
+
+def test_a_single_sample_that_does_not_fit_is_an_error():
+    def full(parameters, index):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.warns(OptimizationWarning), pytest.raises(torch.cuda.OutOfMemoryError):
+        run(optimize([start()], full, steps=5))
 
 
 # --- saving ----------------------------------------------------------------------------------------------------------

@@ -100,8 +100,8 @@ def time_steps(search, device: torch.device) -> tuple[float, float]:
 
 def small_gradients(search) -> dict:
     """Sizes of the gradient of the maps after a step, and how much of it Adam's eps would swallow in a mean."""
-    gradient = torch.cat([p.grad.flatten() for p in search.optimization.parameters]).abs()
-    mean = gradient / search.search.scale
+    gradient = torch.cat([p.grad.flatten() for p in search.runs[-1].parameters]).abs()
+    mean = gradient / search.runs[-1].search.scale
     return {
         "median_gradient_sum": gradient.median().item(),
         "median_gradient_mean": mean.median().item(),
