@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import weakref
+
 import torch
-from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from .device import free_memory
 from .generators import Generator
 from .latents import Latents
 
-OVERHEAD = 1.6  # of the activations: buffers and gradients under way; 4.4 GB then, where 4.3 GB were measured at 1024²
-FIXED = 0.15  # GB, which torch takes on the way whatever the network
+OVERHEAD = 1.1  # of the tensors: what the allocator loses between them
+FIXED = 0.35  # GB, which torch and its convolutions take whatever the network
 FEATURES = 90  # bytes per value of an image: vgg19-slim keeps 2 x 16 channels, a quarter of 2 x 32, a 16th of 4 x 64
 SMALL = 128  # pixels; up to here everything fits, and is not worth seconds of counting
 
@@ -19,11 +22,39 @@ class NotEnoughMemory(ValueError):
     """A run that will not fit; the message says what makes it smaller."""
 
 
-def step_memory(generator: Generator, space: str = "w+", batch: int = 1, noise: bool = False) -> float:
-    """Memory in GB (2^30 bytes) that one step of an optimisation of latents takes, about.
+class PeakOfTensors(TorchDispatchMode):
+    """Within a ``with`` block counts the bytes of the tensors that are alive at once: ``peak``."""
 
-    Weights, what autograd keeps of a forward pass, gradients and Adam's two moments. Nothing is computed: the pass runs
-    on tensors without data, so that the generator's ``dtype`` and ``checkpointing`` count as they will.
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self.count(tensor.untyped_storage())
+        return result
+
+    def count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.known:
+            self.known.add(key)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self.forget, key, size)
+
+    def forget(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+def step_memory(generator: Generator, space: str = "w+", batch: int = 1, noise: bool = False) -> float:
+    """Memory in GB (2^30 bytes) that an optimisation of latents takes, about: the generator's weights and one step.
+
+    Nothing is computed: the step runs forward and backward on tensors without data, so that what lives at once is
+    counted for the generator's own ``dtype`` and ``checkpointing``. Adam's two moments come on top.
 
     batch: problems that run together. noise: the noise maps are optimised as well.
     """
@@ -33,40 +64,15 @@ def step_memory(generator: Generator, space: str = "w+", batch: int = 1, noise: 
     for name in ("dtype", "checkpointing"):
         if hasattr(generator, name):
             setattr(twin, name, getattr(generator, name))
-    kept: dict[int, Tensor] = {}
-    own = {p.untyped_storage()._cdata for p in [*twin.parameters(), *twin.buffers()]}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage()._cdata not in own:
-            kept[tensor.untyped_storage()._cdata] = tensor
-        return tensor
-
-    code = torch.empty(batch, *generator.code_shape(space), device="meta", requires_grad=True)
-    maps = [torch.empty(batch, 1, *s, device="meta", requires_grad=noise) for s in generator.noise_shapes] or None
     if twin.c_dim:
         twin.label = 0
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    code = torch.empty(batch, *generator.code_shape(space), device="meta", requires_grad=True)
+    maps = [torch.empty(batch, 1, *s, device="meta", requires_grad=noise) for s in generator.noise_shapes] or None
+    with PeakOfTensors() as tensors:
         images = twin.synthesize(Latents(space, code, maps))
-    activations = sum(t.untyped_storage().nbytes() for t in kept.values())
-    if getattr(twin, "checkpointing", False):
-        activations += _largest_block(twin, code, maps, space)
-    parameters = [code, *(maps or [] if noise else [])]
-    state = 4 * sum(t.numel() * t.element_size() for t in parameters)  # value, gradient and two moments
-    return FIXED + (weights + OVERHEAD * activations + FEATURES * images.numel() + state) / 2**30
-
-
-def _largest_block(twin: Generator, code: Tensor, maps: list[Tensor] | None, space: str) -> int:
-    """Bytes of the activations that come back at once for the backward pass: those of the last resolution."""
-    twin.checkpointing, sizes = False, []
-
-    def keep(tensor: Tensor) -> Tensor:
-        if tensor.ndim == 4 and tensor.shape[-1] >= twin.resolution:
-            sizes.append(tensor.numel() * tensor.element_size())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        twin.synthesize(Latents(space, code, maps))
-    return sum(sizes)
+        images.sum().backward()
+    moments = 2 * sum(t.numel() * t.element_size() for t in [code, *(maps or [] if noise else [])])
+    return FIXED + (weights + OVERHEAD * tensors.peak + FEATURES * images.numel() + moments) / 2**30
 
 
 def check_memory(generator: Generator, space: str = "w+", batch: int = 1, noise: bool = False) -> None:

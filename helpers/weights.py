@@ -14,6 +14,7 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from helpers.images import atomic_path
 
@@ -83,17 +84,46 @@ def page_or_pointer(head: bytes) -> str | None:
     return None
 
 
+class _Progress:
+    """A bar over the whole file, ``start`` bytes of which are there, for pooch, which knows of the rest alone."""
+
+    def __init__(self, start: int):
+        self.start, self.bar = start, None
+
+    def begin(self, rest: int) -> None:
+        total = self.start + rest if rest else None  # not every server says
+        self.bar = tqdm(total=total, initial=self.start, unit="B", unit_scale=True, ncols=79)
+
+    total = property(fset=begin)
+
+    def update(self, count: int) -> None:
+        left = count if self.bar.total is None else self.bar.total - self.bar.n
+        self.bar.update(min(count, left))  # the last chunk is counted as a whole one
+
+    def reset(self) -> None:
+        """Called before the end, which ``update`` fills up."""
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
 class _Transfer:
     """One request into an open file: it goes on where the file ends if the server can, else it starts anew."""
 
     def __init__(self, file, seconds: float):
         self.file, self.start = file, file.seek(0, 2)
+        self.progress = _Progress(self.start)
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={self.start}-"} if self.start else {})
         options = {"timeout": seconds, "headers": headers, "hooks": {"response": self.look}, "chunk_size": 2**16}
-        self.downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), **options)
+        shown = sys.stderr.isatty() or "ipykernel" in sys.modules
+        self.downloader = pooch.HTTPDownloader(progressbar=self.progress if shown else False, **options)
 
     def run(self, url: str) -> None:
-        self.downloader(url, self.file, None)
+        try:
+            self.downloader(url, self.file, None)
+        finally:
+            self.progress.close()
 
     def look(self, response, **_) -> None:
         """See the answer before its body: a page is no file, and not every server can go on in the middle."""
@@ -104,6 +134,7 @@ class _Transfer:
         if self.start and response.headers.get("Content-Range", "").split("-")[0] != f"bytes {self.start}":
             self.file.seek(0)
             self.file.truncate()
+            self.progress.start = 0
 
 
 def download(

@@ -115,6 +115,28 @@ def test_a_later_call_goes_on_too(server, tmp_path):
     assert server.requests[-1][1] == came and path.read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("name", ["whole", "cut", "forgetful"])
+def test_the_bar_starts_at_what_is_there_and_ends_at_the_total(server, tmp_path, monkeypatch, name):
+    bars = []
+
+    class Bar(weights.tqdm):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            bars.append({"first": self.n, "bar": self})
+
+        def update(self, n=1):
+            bars[-1].setdefault("total", self.total)
+            return super().update(n)
+
+    monkeypatch.setattr(weights, "tqdm", Bar)
+    monkeypatch.setattr(weights.sys.stderr, "isatty", lambda: True, raising=False)
+    fetch(server, name, tmp_path / "weights.pkl")
+    resumed = [start for _, start in server.requests] if name == "cut" else [0] * len(bars)
+    assert [bar["first"] for bar in bars] == resumed and len(bars) == len(server.requests)
+    assert {bar["total"] for bar in bars} == {len(CONTENT)}
+    assert bars[-1]["bar"].n == len(CONTENT) and all(bar["bar"].disable for bar in bars)  # all are closed
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
