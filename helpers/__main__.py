@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import typer
 
@@ -22,14 +23,15 @@ from .commands.common import app
 
 
 def main() -> None:
-    """Run a command; bad input is one sentence and exit code 2."""
+    """Run a command; bad input is one sentence and exit code 2, a warning is one line."""
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     try:
         app()
     except (ValueError, OSError) as error:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        typer.echo("stopped; what was finished is on disk.", err=True)
+        typer.echo("stopped; what was finished is on disk, and the same command goes on from there.", err=True)
         sys.exit(130)
 
 

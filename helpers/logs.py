@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .images import read_image, to_uint8, write_image
 
-KINDS = ("jsonl", "tensorboard", "wandb")
+KINDS = ("jsonl", "tensorboard", "wandb", "none")
 
 
 class LogError(ValueError):
@@ -30,12 +30,17 @@ class RunLog:
         """An image (1, 3, H, W) in [0, 1]."""
 
     def row(self, step: int, row: dict, folder: Path) -> None:
-        """A row of results: its numbers, and its pictures among ``files`` in the folder."""
+        """A row of results: its numbers, and its pictures in the folder, ``image`` and those among ``files``."""
         numbers = {k: v for k, v in row.items() if isinstance(v, int | float) and not isinstance(v, bool)}
         self.scalars(step, numbers)
-        for name, file in row.get("files", {}).items():
+        files = row.get("files", {}) | ({"image": row["image"]} if row.get("image") else {})
+        for name, file in files.items():
             if file.endswith(".png"):
-                self.picture(step, name.removesuffix(".png"), read_image(folder / file))
+                self.file(step, name.removesuffix(".png"), folder / file)
+
+    def file(self, step: int, name: str, path: Path) -> None:
+        """A picture that is on disk already."""
+        self.picture(step, name, read_image(path))
 
     def close(self) -> None:
         """Write what is left."""
@@ -53,10 +58,10 @@ class JsonLinesLog(RunLog):
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.file = open(folder / "log.jsonl", "a", buffering=1)  # noqa: SIM115  (closed in close)
+        self.lines = open(folder / "log.jsonl", "a", buffering=1)  # noqa: SIM115  (closed in close)
 
     def _line(self, **values: object) -> None:
-        self.file.write(json.dumps(values, default=str) + "\n")
+        self.lines.write(json.dumps(values, default=str) + "\n")
 
     def settings(self, settings: dict) -> None:
         self._line(settings=settings)
@@ -69,8 +74,11 @@ class JsonLinesLog(RunLog):
         write_image(self.folder / file, image)
         self._line(step=step, picture=file)
 
+    def file(self, step: int, name: str, path: Path) -> None:
+        self._line(step=step, picture=os.path.relpath(path, self.folder))
+
     def close(self) -> None:
-        self.file.close()
+        self.lines.close()
 
 
 class TensorBoardLog(RunLog):
@@ -123,9 +131,9 @@ class WandbLog(RunLog):
         self.run.finish()
 
 
-def open_log(kind: str | None, folder: str | Path, settings: dict) -> RunLog:
-    """A log of one of KINDS with the settings in it, or one that keeps nothing where ``kind`` is None."""
-    makers = {None: lambda _: RunLog(), "jsonl": JsonLinesLog, "tensorboard": TensorBoardLog, "wandb": WandbLog}
+def open_log(kind: str, folder: str | Path, settings: dict) -> RunLog:
+    """A log of one of KINDS with the settings in it; "none" keeps nothing."""
+    makers = dict(zip(KINDS, (JsonLinesLog, TensorBoardLog, WandbLog, lambda _: RunLog()), strict=True))
     if kind not in makers:
         raise LogError(f"--log must be one of {', '.join(KINDS)}, but {kind!r} came.")
     log = makers[kind](Path(folder))

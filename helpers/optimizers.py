@@ -241,9 +241,12 @@ class Optimization:
         while True:
             try:
                 return self._in_chunks(backward)
-            except torch.cuda.OutOfMemoryError:
-                if self.chunk == 1:
-                    raise
+            except torch.cuda.OutOfMemoryError as error:
+                if self.chunk == 1 or len(self.best_total) == 1:
+                    raise OptimizationError(
+                        "the memory of the GPU is too short for a single sample; close what else uses it, or take a "
+                        "smaller network, bf16 or checkpointing."
+                    ) from error
             # here, because the traceback of the exception holds the whole graph
             self.chunk = ((self.chunk or len(self.best_total)) + 1) // 2
             torch.cuda.empty_cache()

@@ -140,7 +140,7 @@ def load_uint8(path: str | os.PathLike, size: int = 64, split: str = "all", n: i
 
     Raises ImageError when the path is missing, holds no photos or too few for the split, or when a photo is damaged.
     """
-    with _open_set(Path(path)) as (names, read):
+    with open_set(Path(path)) as (names, read):
         names = _split(names, split, path)[:n]
         out = torch.empty(len(names), 3, size, size, dtype=torch.uint8)
         for index, name in enumerate(names):
@@ -156,7 +156,7 @@ def load_faces(
 
 
 @contextmanager
-def _open_set(path: Path) -> Iterator[tuple[list[str], Callable[[str], bytes | Path]]]:
+def open_set(path: Path) -> Iterator[tuple[list[str], Callable[[str], bytes | Path]]]:
     """The sorted names of the photos in a zip or folder, and a function from a name to what read_image reads."""
     if path.is_dir():
         names = [found.relative_to(path).as_posix() for found in path.rglob("*") if found.is_file()]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .domain import out_of_domain
 from .faces import align_ffhq, find_faces
@@ -23,29 +22,30 @@ from .memory import check_memory
 from .metrics import feature_distance, psnr, ssim
 from .noise import check_noise_maps, fresh_noise_psnr, noise_inversion
 from .photos import demo_cat
+from .progress import Progress
 
 DEMO = (("dcgan-cats-64", "z"), ("stylegan2-cats-64", "z"), ("stylegan2-cats-64", "w"), ("stylegan2-cats-64", "w+"))
 
 
 class RunError(ValueError):
-    """Some inputs could not be used; the others were done and their results are on disk."""
+    """Some inputs could not be used; the others were done, their results are on disk and ``rows`` are theirs."""
 
-
-def run_inversion(generator: Generator, targets: Tensor, space: str, label: str = "", **options) -> InversionResult:
-    """``project`` with a progress bar on the terminal."""
-    return _with_bar(Inversion(generator, targets, space, **options), label or space)
+    def __init__(self, message: str, rows: Sequence[dict] = ()):
+        super().__init__(message)
+        self.rows = list(rows)
 
 
 def run_noise(
-    generator: Generator, targets: Tensor, found: InversionResult, steps: int
+    progress: Progress, generator: Generator, targets: Tensor, found: InversionResult, steps: int, label: str
 ) -> tuple[InversionResult, list]:
     """``optimize_noise`` after an inversion, with a progress bar; also a row of figures per target.
 
     The seconds are those of both stages. The rows tell the PSNR before the noise stage (with the fixed maps) and with
     fresh noise: what of the photo is in the code.
     """
-    result = _with_bar(noise_inversion(generator, targets, found.latents, steps=steps), "noise")
+    result = progress.run(noise_inversion(generator, targets, found.latents, steps=steps), label)
     result.seconds, result.steps = result.seconds + found.seconds, found.steps
+    result.setbacks = result.setbacks + found.setbacks
     fresh = fresh_noise_psnr(generator, targets, result.latents).tolist()
     before = psnr(found.images, targets).tolist()
     rows = [
@@ -53,14 +53,6 @@ def run_noise(
         for b, f in zip(before, fresh, strict=True)
     ]
     return result, rows
-
-
-def _with_bar(search, label: str) -> InversionResult:
-    with tqdm(search, total=len(search), desc=label, unit="step", leave=False, file=sys.stderr) as bar:
-        for step in bar:
-            if step.number % 10 == 0:
-                bar.set_postfix(loss=f"{step.total.mean().item():.4f}", refresh=False)
-    return search.result()
 
 
 def measure(result: InversionResult, targets: Tensor, features) -> list[dict]:
@@ -74,6 +66,7 @@ def measure(result: InversionResult, targets: Tensor, features) -> list[dict]:
     rows = []
     for i in range(len(images)):
         row = {"steps": result.steps, "seconds": round(result.seconds / len(images), 2)}
+        row["setbacks"] = int(result.setbacks[i])
         row |= {name: round(values[i].item(), 4) for name, values in columns.items()}
         row["losses"] = {name: round(values[i].item(), 6) for name, values in result.parts.items()}
         rows.append(row)
@@ -98,24 +91,27 @@ def invert_photos(
     precision: str = "fp32",
     checkpointing: bool = False,
     device: str | torch.device = "cpu",
+    log: str = "none",
     **options,
 ) -> list[dict]:
     """Invert photo files; write each image, its latents and ``results.json`` to a folder.
 
     Photos are cut to their central square, or to ``box`` (left, top, right, bottom), and resized to the model's
-    resolution. ``batch`` photos run together; after every batch its results are on disk. Photos that are unlike what
-    the model shows are told on stderr, and inverted all the same.
+    resolution. ``batch`` photos run together; after every batch its results are on disk. After a stop or a kill the
+    same call goes on where it was. Photos that are unlike what the model shows are told on stderr, and inverted all
+    the same.
 
     Args:
         align: find the largest face of each photo and align it as FFHQ's are (needs the extra ``faces``).
         precision: "fp32" or "bf16" activations; checkpointing: compute activations twice to keep fewer. Both are for
             large generators.
+        log: see ``open_log``.
         noise_steps: above 0 the noise maps are fitted after the code, and stored in the file of the latents.
         options: of ``Inversion`` (weights, steps, optimizer, start, ...).
 
     Returns:
-        Rows of file, model, space, steps, seconds (share of the batch), psnr, ssim, feature_distance, losses; after
-        a noise stage also noise_steps, psnr_before_noise and psnr_fresh_noise.
+        Rows of file, model, space, steps, seconds (share of the batch), setbacks (see Optimization), psnr, ssim,
+        feature_distance, losses; after a noise stage also noise_steps, psnr_before_noise and psnr_fresh_noise.
 
     Raises:
         NotEnoughMemory: before anything is run, for a generator or batch too large for the device.
@@ -130,26 +126,43 @@ def invert_photos(
     set_precision(generator, precision, checkpointing)
     good, bad = _read_all(photos, generator.resolution, box, align)
     check_memory(generator, space, min(batch, len(good)), bool(noise_steps))
+    settings = {"command": "invert", "model": str(model), "space": space, "noise_steps": noise_steps, "batch": batch}
+    settings |= {"box": box, "align": align, "precision": precision, "device": str(device), **options}
     rows, names = [], unique_stems([path for path, _ in good])
-    for start in range(0, len(good), batch):
-        chunk = good[start : start + batch]
-        targets = torch.cat([image for _, image in chunk]).to(device)
-        for (path, _), warning in zip(chunk, out_of_domain(generator, targets, features), strict=True):
-            if warning:
-                print(f"{path}: {warning}", file=sys.stderr)
-        result = run_inversion(generator, targets, space, f"{model} {space}", features=features, **options)
-        more = [{}] * len(chunk)
-        if noise_steps:
-            result, more = run_noise(generator, targets, result, noise_steps)
-        for i, row in enumerate(measure(result, targets, features)):
-            row, stem = row | more[i], result_stem(names[start + i], model, space, noise_steps)
-            write_image(out / f"{stem}.png", result.images[i : i + 1])
-            save_latents(out / f"{stem}.safetensors", result.latents[i], model=str(model))
-            rows.append({"file": str(chunk[i][0]), "model": str(model), "space": space, **row, "image": f"{stem}.png"})
-        write_json(out / "results.json", rows)
+    stems = [result_stem(name, model, space, noise_steps) for name in names]
+    with Progress(out, settings, photos, log) as progress:
+        for start in range(0, len(good), batch):
+            unit, index = str(start), slice(start, start + batch)
+            done = progress.done(unit)
+            if done is None:
+                targets = torch.cat([image for _, image in good[index]]).to(device)
+                for (path, _), warning in zip(good[index], out_of_domain(generator, targets, features), strict=True):
+                    if warning:
+                        print(f"{path}: {warning}", file=sys.stderr)
+                search = Inversion(generator, targets, space, features=features, **options)
+                label = f"{model_stem(model)} {space} {start + 1}-{start + len(targets)}"
+                result, more = progress.run(search, label), [{}] * len(targets)
+                if noise_steps:
+                    result, more = run_noise(progress, generator, targets, result, noise_steps, f"{label} noise")
+                measured = [a | b for a, b in zip(measure(result, targets, features), more, strict=True)]
+                _write_results(out, stems[index], result, str(model))
+                facts = {"model": str(model), "space": space}
+                done = [
+                    {"file": str(path), **facts, **row, "image": f"{stem}.png"}
+                    for (path, _), row, stem in zip(good[index], measured, stems[index], strict=True)
+                ]
+                progress.finish(unit, done)
+            rows += done
+            write_json(out / "results.json", rows)
     if bad:
-        raise RunError(f"{len(good)} of {len(photos)} photos done; not these: " + " | ".join(bad))
+        raise RunError(f"{len(good)} of {len(photos)} photos done; not these: " + " | ".join(bad), rows)
     return rows
+
+
+def _write_results(out: Path, stems: Sequence[str], result: InversionResult, model: str) -> None:
+    for i, stem in enumerate(stems):
+        write_image(out / f"{stem}.png", result.images[i : i + 1])
+        save_latents(out / f"{stem}.safetensors", result.latents[i], model=model)
 
 
 def set_precision(generator: Generator, precision: str, checkpointing: bool) -> None:
@@ -263,30 +276,37 @@ def sample_images(
     return out / "latents.safetensors"
 
 
-def demo(out: str | Path, steps: int = 300, device: str | torch.device = "cpu") -> tuple[list[dict], Figure]:
+def demo(
+    out: str | Path, steps: int = 300, device: str | torch.device = "cpu", log: str = "none"
+) -> tuple[list[dict], Figure]:
     """Invert one real photo with every bundled model in every space; write the figure, the images and the table."""
     out, features = Path(out), load_features(device=device)
     target = demo_cat(64).to(device)
     rows, shown = [], []
-    for model, space in DEMO:
-        generator = load_generator(model, device)
-        result = run_inversion(generator, target, space, f"{model} {space}", features=features, steps=steps)
-        (row,) = measure(result, target, features)
-        rows.append({"file": "chelsea (scikit-image)", "model": model, "space": space, **row})
-        stem = f"{model}-{space_stem(space)}"
-        write_image(out / f"{stem}.png", result.images)
-        save_latents(out / f"{stem}.safetensors", result.latents, model=model)
-        label = [f"{model.split('-')[0]} {space}", f"PSNR {row['psnr']:.1f} dB  SSIM {row['ssim']:.2f}"]
+    with Progress(out, {"command": "demo", "steps": steps, "device": str(device)}, log=log) as progress:
+        for model, space in DEMO:
+            stem = f"{model}-{space_stem(space)}"
+            done = progress.done(stem)
+            if done is None:
+                search = Inversion(load_generator(model, device), target, space, features=features, steps=steps)
+                result = progress.run(search, f"{model} {space}")
+                (row,) = measure(result, target, features)
+                _write_results(out, [stem], result, model)
+                row = {"file": "chelsea (scikit-image)", "model": model, "space": space, **row, "image": f"{stem}.png"}
+                done = progress.finish(stem, [row])
+            rows += done
+            write_json(out / "results.json", rows)
+    for row in rows:
+        label = [f"{row['model'].split('-')[0]} {row['space']}", f"PSNR {row['psnr']:.1f} dB  SSIM {row['ssim']:.2f}"]
         label += [f"feature distance {row['feature_distance']:.3f}", f"{row['seconds']:.0f} s"]
-        shown.append({"image": result.images, "label": label})
-        write_json(out / "results.json", rows)
+        shown.append({"image": read_image(out / row["image"]), "label": label})
     write_image(out / "target.png", target)
-    figure = result_sheet(target, shown, columns=len(shown))
+    figure = result_sheet(target.cpu(), shown, columns=len(shown))
     save_figure(figure, out / "demo.png")
     return rows, figure
 
 
-def table(rows: list[dict]) -> str:
-    """Rows of results as a text table, without nested values."""
-    flat = ("losses", "image")
-    return results_table([{k: v for k, v in row.items() if k not in flat} for row in rows])
+def table(rows: list[dict], hidden: Sequence[str] = ()) -> str:
+    """Rows of results as a text table, without nested values; setbacks are shown where there were any."""
+    hidden = {"losses", "image", *hidden} | ({"setbacks"} if not any(row.get("setbacks") for row in rows) else set())
+    return results_table([{k: v for k, v in row.items() if k not in hidden} for row in rows])

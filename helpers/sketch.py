@@ -316,13 +316,18 @@ class SketchSearch:
 
     def __iter__(self) -> Iterator[InversionStep]:
         """All steps, or until ``enough`` candidates are met; a loop that was left is taken up where it stopped."""
-        if self.run.number and self.done:
+        if self.number and self.done:
             return
         for step in self.run:
             latents = Latents(self.space, self.run.parameters[0].detach())
             yield InversionStep(step.number, step.total, step.parts, step.lr, latents, self.generator)
             if self.done:
                 return
+
+    @property
+    def number(self) -> int:
+        """Steps taken."""
+        return self.run.number
 
     def _loss(self, parameters: list[Tensor], index: slice) -> Loss:
         (code,) = parameters
@@ -343,7 +348,7 @@ class SketchSearch:
     @torch.no_grad()
     def result(self) -> Candidates:
         """The best of each start so far, ranked within each setting. Raises SketchError before the first step."""
-        if self.run.number == 0:
+        if self.number == 0:
             raise SketchError("the search has not taken a step yet; iterate over it first.")
         totals = self.run.best_total.view(-1, self.starts)
         first = torch.arange(len(totals), device=totals.device)[:, None] * self.starts
@@ -359,7 +364,7 @@ class SketchSearch:
             met=self.criterion.met(loss.parts),
             history={name: torch.stack(values)[:, order].cpu() for name, values in self.run.history.items()},
             seconds=self.prepared + self.run.seconds,
-            steps=self.run.number,
+            steps=self.number,
             setbacks=self.run.setbacks[order],
         )
 

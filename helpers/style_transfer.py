@@ -264,6 +264,7 @@ class StyleResult:
         history: name to (steps, B), the losses along the way, scale after scale.
         seconds: wall time of the whole batch.
         steps: steps taken.
+        setbacks: (B,) how often each went back to its best because its loss diverged.
     """
 
     images: Tensor
@@ -272,6 +273,7 @@ class StyleResult:
     history: dict[str, Tensor]
     seconds: float
     steps: int
+    setbacks: Tensor
 
 
 @dataclass
@@ -332,7 +334,8 @@ class StyleTransfer:
         self.photos, self.pictures = self.contents, list(self.styles)
         if self.colour != "style":
             self._keep_colours()
-        self.scale, self.past = 0, []
+        self.scale, self.past, self.setbacks = 0, [], torch.zeros(self.batch, dtype=torch.int64)
+        self.setbacks = self.setbacks.to(self.contents.device)
         self._begin(0, self._start())
         self.seconds = time.perf_counter() - started
 
@@ -449,6 +452,7 @@ class StyleTransfer:
                 self.seconds += time.perf_counter() - started
                 return
             self.past.append(self.run.history)
+            self.setbacks = self.setbacks + self.run.setbacks
             start = resize(self.run.best[0], self.sizes[self.scale + 1]).contiguous()
             self._begin(self.scale + 1, start)
             self.seconds += time.perf_counter() - started
@@ -480,6 +484,7 @@ class StyleTransfer:
             history={name: torch.stack([v for h in histories for v in h.get(name, [])]) for name in self.run.history},
             seconds=self.seconds,
             steps=self.number,
+            setbacks=self.setbacks + self.run.setbacks,
         )
 
     # --- interrupt and resume ---------------------------------------------------------------------------------------
@@ -488,7 +493,8 @@ class StyleTransfer:
         """Tensors and numbers from which the same settings go on exactly; ``torch.save`` takes it."""
         past = [{name: torch.stack(values) for name, values in history.items()} for history in self.past]
         return {"scale": self.scale, "sizes": self.sizes, "run": self.run.state_dict(), "past": past} | {
-            "seconds": self.seconds
+            "seconds": self.seconds,
+            "setbacks": self.setbacks,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -500,7 +506,7 @@ class StyleTransfer:
         self.past = [{name: list(values) for name, values in history.items()} for history in state["past"]]
         self._begin(state["scale"], torch.zeros(shape).to(self.contents))
         self.run.load_state_dict(state["run"])
-        self.seconds = state["seconds"]
+        self.seconds, self.setbacks = state["seconds"], state["setbacks"].to(self.contents.device)
 
 
 def stylize(features, contents: Tensor, styles: Sequence[Tensor] = (), **options) -> StyleResult:

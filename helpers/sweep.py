@@ -104,12 +104,18 @@ def read_spec(path: str | Path) -> dict:
 
 def job_key(job: dict, inputs: set[str]) -> str:
     """16 hexadecimal digits: the same for the same settings on the same bytes, wherever the files lie."""
-    content = {name: _digest(job[name]) if name in inputs else value for name, value in job.items()}
+    content = {name: file_digest(job[name]) if name in inputs else value for name, value in job.items()}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def file_digest(path: str) -> str:
+    """SHA-256 of a file, in hexadecimal digits; computed anew when the file was changed."""
+    status = os.stat(path)
+    return _digest(path, status.st_mtime_ns, status.st_size)
+
+
 @functools.cache
-def _digest(path: str) -> str:
+def _digest(path: str, *_: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

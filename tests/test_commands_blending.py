@@ -65,7 +65,7 @@ def test_each_command_writes_picture_latents_table_and_sheet(
     assert [row["way"] for row in rows] == ["hard paste", "Poisson", "ours"]
     stem = rows[-1]["image"].removesuffix(".png")
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert written == sorted(["results.json", f"{stem}-sheet.png", f"{stem}.png", f"{stem}.safetensors"])
+    assert written == sorted(["log", "results.json", f"{stem}-sheet.png", f"{stem}.png", f"{stem}.safetensors"])
     latents, metadata = load_latents(tmp_path / "out" / f"{stem}.safetensors")
     image = read_image(tmp_path / "out" / f"{stem}.png")
     again = small_networks.synthesize(latents).clamp(0, 1)

@@ -46,7 +46,7 @@ def test_every_photo_gets_every_style(monkeypatch, tmp_path, photos, capsys):
         (f"{name}.png", style) for name in ("wide", "alpha", "grey") for style in ("glass", "wide")
     ]
     assert read_image(out / "wide-glass.png").shape == (1, 3, 16, 32) and rows[0]["size"] == "32x16"
-    assert "| glass" in capsys.readouterr().out and not list(out.glob("*.state"))
+    assert "| glass" in capsys.readouterr().out and not (out / "progress.pt").exists()
     assert not torch.equal(read_image(out / "alpha-glass.png"), read_image(out / "alpha-wide.png"))
 
 
@@ -66,30 +66,6 @@ def test_masks_leave_the_rest_alone(tmp_path, photos):
     module.stylize_photos(photos[:1], ["glass"], tmp_path / "out", **settings)
     ours, photo = read_image(tmp_path / "out" / "wide-glass.png"), read_image(photos[0])
     assert (ours - photo).abs()[..., 32:].max() < 0.01 and (ours - photo).abs()[..., :28].mean() > 0.02
-
-
-def test_an_interrupted_run_goes_on_where_it_was(monkeypatch, tmp_path, photos):
-    settings = {"size": 32, "steps": 6, "features": "vgg19-slim", "precision": "float32"}
-    module.stylize_photos(photos[:1], ["glass"], tmp_path / "whole", **settings)
-    plain = module._write_state
-    monkeypatch.setattr(module, "SAVED", 0.0)
-
-    def pull_the_plug(path, transfer):
-        plain(path, transfer)
-        if transfer.number == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "_write_state", pull_the_plug)
-    with pytest.raises(KeyboardInterrupt):
-        module.stylize_photos(photos[:1], ["glass"], tmp_path / "parts", **settings)
-    assert (tmp_path / "parts" / "wide.state").is_file()
-    seen = []
-    monkeypatch.setattr(module, "_write_state", lambda path, transfer: seen.append(transfer.number))
-    module.stylize_photos(photos[:1], ["glass"], tmp_path / "parts", resume=True, **settings)
-    assert seen == [4, 5, 6] and not (tmp_path / "parts" / "wide.state").exists()
-    assert torch.equal(
-        read_image(tmp_path / "whole" / "wide-glass.png"), read_image(tmp_path / "parts" / "wide-glass.png")
-    )
 
 
 @pytest.mark.parametrize(

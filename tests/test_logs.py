@@ -67,11 +67,15 @@ def test_a_row_gives_its_numbers_and_its_pictures(tmp_path):
     with open_log("jsonl", tmp_path / "log", {}) as log:
         log.row(4, row, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "log" / "log.jsonl").read_text().splitlines()]
-    assert lines[1] == {"step": 4, "psnr": 20.0} and lines[2]["picture"].startswith("image-") and len(lines) == 3
+    assert (
+        lines[1] == {"step": 4, "psnr": 20.0}
+        and lines[2] == {"step": 4, "picture": "../files/a-image.png"}
+        and len(lines) == 3
+    )
 
 
 def test_no_log_writes_nothing(tmp_path):
-    fill(None, tmp_path)
+    fill("none", tmp_path)
     assert not list(tmp_path.iterdir())
 
 

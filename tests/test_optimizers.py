@@ -270,7 +270,7 @@ def test_a_single_sample_that_does_not_fit_is_an_error():
     def full(parameters, index):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
-    with pytest.warns(OptimizationWarning), pytest.raises(torch.cuda.OutOfMemoryError):
+    with pytest.warns(OptimizationWarning), pytest.raises(OptimizationError, match="too short for a single sample"):
         run(optimize([start()], full, steps=5))
 
 

@@ -83,7 +83,7 @@ def test_the_way_between_fitted_photos_starts_and_ends_at_them(photos, tmp_path,
 
 def test_a_generator_without_noise_maps_is_refused_before_anything_is_run(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "load_generator", lambda model, device=None: tiny.dcgan())
-    monkeypatch.setattr(runs, "run_inversion", lambda *_, **__: pytest.fail("the code was searched all the same"))
+    monkeypatch.setattr(runs, "Inversion", lambda *_, **__: pytest.fail("the code was searched all the same"))
     with pytest.raises(NoiseError, match="no noise maps"):
         runs.invert_photos(photos, tmp_path / "out", "tiny", "z", steps=5, noise_steps=5)
     assert not (tmp_path / "out").exists()

@@ -90,12 +90,13 @@ def test_resume_after_a_kill_gives_identical_weights(data, uninterrupted, tmp_pa
         "import os, signal, sys\n"
         "from helpers.features import FeatureConfig\n"
         "from helpers.training import features as training\n"
-        "save = training.save_state\n"
+        "from helpers.training import loop\n"
+        "save = loop.save_run\n"
         "def save_and_die(path, state):\n"
         "    save(path, state)\n"
         f"    if state['step'] == {step}:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "training.save_state = save_and_die\n"
+        "loop.save_run = save_and_die\n"
         f"training.train_features(sys.argv[1], sys.argv[2], save_every=0, **{SETTINGS!r})\n"
     )
     root = Path(training.__file__).parents[2]
@@ -129,7 +130,7 @@ def test_state_of_other_settings_is_refused(data, tmp_path):
     training.train_features(data, tmp_path, **SETTINGS | {"epochs": 1})
     with pytest.raises(TrainingError, match=r"other settings \(epochs, rate\)"):
         training.train_features(data, tmp_path, rate=1e-3, **SETTINGS | {"epochs": 2})
-    assert training.train_features(data, tmp_path, rate=1e-3, resume=False, **SETTINGS | {"epochs": 1}).exists()
+    assert training.train_features(data, tmp_path, rate=1e-3, again=False, **SETTINGS | {"epochs": 1}).exists()
 
 
 def test_settings_that_cannot_be(data, tmp_path):

@@ -16,8 +16,10 @@ from PIL import Image
 from torch.autograd import gradcheck
 
 from helpers.generators import load_discriminator, load_generator
+from helpers.progress import ProgressError, save_run
 from helpers.training.augment import ADA_IMAGES, TARGET, _cutout, _translate, adapt, augment
-from helpers.training.gan import GanSettings, GanTrainer, sample_grid, save_checkpoint, train_gan
+from helpers.training.gan import GanSettings, GanTrainer, sample_grid, train_gan
+from helpers.training.loop import TrainingError
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {
@@ -95,7 +97,8 @@ def folder(tmp_path_factory):
 CONTINUE = """
 import json, sys, torch
 from pathlib import Path
-from helpers.training.gan import GanSettings, GanTrainer, save_checkpoint
+from helpers.progress import save_run
+from helpers.training.gan import GanSettings, GanTrainer
 torch.set_num_threads(int(sys.argv[2]))
 for path in sorted(Path(sys.argv[1]).glob("*.pt")):
     state = torch.load(path, weights_only=True)
@@ -104,7 +107,7 @@ for path in sorted(Path(sys.argv[1]).glob("*.pt")):
     trainer.load(state)
     for _ in range(5):
         trainer.step()
-    save_checkpoint(path.with_suffix(".after"), trainer.state())
+    save_run(path.with_suffix(".after"), trainer.state())
 """
 
 
@@ -117,7 +120,7 @@ def test_a_run_goes_on_exactly_in_another_process(tmp_path):
         trainer = trainer_of(family, p=0.5, bf16=bf16)
         steps(trainer, 5)
         path = tmp_path / f"{family}{bf16}.pt"
-        save_checkpoint(path, trainer.state())
+        save_run(path, trainer.state())
         torch.save(trainer.data, path.with_suffix(".data"))
     script(CONTINUE, tmp_path, torch.get_num_threads(), check=True)
     for family, bf16 in CASES:
@@ -133,7 +136,7 @@ def test_a_run_goes_on_exactly_in_another_trainer(tmp_path, family, bf16):
     straight, first, second = (trainer_of(family, p=0.5, bf16=bf16) for _ in range(3))
     steps(straight, 6)
     steps(first, 3)
-    save_checkpoint(tmp_path / "state.pt", first.state())
+    save_run(tmp_path / "state.pt", first.state())
     second.load(load(tmp_path / "state.pt"))
     steps(second, 3)
     assert_same_state(second.state(), straight.state())
@@ -218,7 +221,7 @@ def half_then_die(state, path):
         Path(path).write_bytes(b"half of a checkpoint")
         os.kill(os.getpid(), signal.SIGKILL)
     save(state, path)
-gan.torch.save = half_then_die
+torch.save = half_then_die
 gan.train_gan(sys.argv[1], sys.argv[2], gan.GanSettings(**json.loads(sys.argv[3])), split="all", save_every=0)
 """
 
@@ -234,6 +237,39 @@ def test_a_kill_while_it_writes_leaves_the_last_checkpoint(tmp_path, folder):
     train_gan(folder, tmp_path / "run", settings_of("stylegan2", images=24), split="all")
     train_gan(folder, tmp_path / "whole", settings_of("stylegan2", images=24), split="all")
     assert_same_state(load(tmp_path / "run" / "state.pt"), load(tmp_path / "whole" / "state.pt"))
+
+
+@pytest.mark.parametrize("content", ["garbage", "empty", "half", "list", "parts"])
+def test_a_state_that_is_none_is_refused_in_one_sentence_and_stays(tmp_path, folder, content):
+    path = tmp_path / "state.pt"
+    save_run(path, {"list": [1]}["list"] if content == "list" else trainer_of("stylegan2").state())
+    if content == "parts":
+        save_run(path, {"settings": json.dumps(vars(settings_of("stylegan2")))})
+    if content in ("garbage", "empty", "half"):
+        whole = path.read_bytes()
+        path.write_bytes({"garbage": b"no state at all", "empty": b"", "half": whole[: len(whole) // 2]}[content])
+    before = path.read_bytes()
+    with pytest.raises((ProgressError, TrainingError), match="delete it, or choose another") as error:
+        train_gan(folder, tmp_path, settings_of("stylegan2", images=8), split="all")
+    assert "\n" not in str(error.value) and str(path) in str(error.value) and path.read_bytes() == before
+
+
+def test_losses_that_are_no_numbers_stop_a_run_with_the_last_good_state(tmp_path, folder, monkeypatch):
+    train_gan(folder, tmp_path, settings_of("stylegan2", images=8), split="all")
+    before = (tmp_path / "state.pt").read_bytes()
+    plain = GanTrainer._after_step
+
+    def spoil(self, batch, scores):
+        plain(self, batch, scores)
+        next(self.generator.parameters()).data[0] = np.nan
+
+    monkeypatch.setattr(GanTrainer, "_after_step", spoil)
+    settings = settings_of("stylegan2", images=40)
+    with pytest.raises(TrainingError, match="NaN or infinite after 12 images; start again with a lower rate"):
+        train_gan(folder, tmp_path, settings, split="all")
+    with pytest.raises(TrainingError, match=r"weights became NaN or infinite before 12 images; state.pt is"):
+        train_gan(folder, tmp_path, settings, split="all", save_every=0)
+    assert (tmp_path / "state.pt").read_bytes() == before
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------
@@ -267,7 +303,7 @@ def test_a_run_may_be_prolonged():
 def test_a_checkpoint_holds_tensors_numbers_and_strings_only(tmp_path):
     trainer = trainer_of("stylegan2")
     steps(trainer, 1)
-    save_checkpoint(tmp_path / "state.pt", trainer.state())
+    save_run(tmp_path / "state.pt", trainer.state())
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     parts = {"settings", "generator", "discriminator", "average", "optimizers", "random", "counters"}
     assert state.keys() == parts

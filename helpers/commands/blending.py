@@ -6,14 +6,13 @@ compares it with a hard paste and with Poisson blending.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import Device, Model, Out, app, device_of
+from .common import Device, Log, Model, Out, app, device_of, print_table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,31 +32,28 @@ First = Annotated[float, typer.Option(min=0, help="Weight of the photo's pixels;
 Perceptual = Annotated[float, typer.Option(min=0, help="Weight of the perceptual loss.")]
 
 
-def run_edit(edit: Edit):
-    """Run an edit with a progress bar on the terminal; its InversionResult."""
-    from tqdm import tqdm
-
-    with tqdm(edit, total=len(edit), desc=edit.name, unit="step", leave=False, file=sys.stderr) as bar:
-        for step in bar:
-            if step.number % 10 == 0:
-                bar.set_postfix(loss=f"{step.total.mean().item():.4f}", refresh=False)
-    return edit.result()
+Make = Callable[["Generator", "dict[str, Tensor]", object], "Edit"]
 
 
 def edit_photos(
     files: dict[str, Path],
     out: Path,
     model: str,
-    make: Callable[[Generator, dict[str, Tensor], object], Edit],
-    settings: dict,
+    make: Make,
+    columns: dict,
+    *,
+    settings: dict | None = None,
     device=None,
+    log: str = "none",
 ) -> list[dict]:
     """Read photos, run an edit of them and write it; the rows of its table.
 
     Args:
         files: what they are ("x", "y", "style", ...) to photo files, cut to their central square.
         make: from the generator, the photos (1, 3, R, R) by name and the feature network to the ``Edit``.
-        settings: columns of the table that say how it was made.
+        columns: of the table, that say how it was made.
+        settings: all that decides the result: with the same ones the call goes on after a stop or a kill.
+        log: see ``open_log``.
     """
     from ..features import load_features
     from ..figures import save_figure, show_images
@@ -65,25 +61,46 @@ def edit_photos(
     from ..images import read_image, write_image
     from ..latents import save_latents
     from ..masks import overlay
+    from ..progress import Progress
     from ..runs import model_stem, write_json
 
     device = device_of(device)
     generator, features = load_generator(model, device), load_features(device=device)
     photos = {name: read_image(path, size=generator.resolution).to(device) for name, path in files.items()}
     edit = make(generator, photos, features)
-    result = run_edit(edit)
     stem = "-".join([edit.name, *(path.stem for path in files.values()), model_stem(model)])
-    write_image(out / f"{stem}.png", result.images)
-    save_latents(out / f"{stem}.safetensors", result.latents, model=str(model))
-    ways = edit.ways(result.images)
-    pictures = {**photos, "mask": overlay(edit.outside, edit.mask), **ways}
-    save_figure(show_images(list(pictures.values()), list(pictures), columns=len(pictures)), out / f"{stem}-sheet.png")
-    row = {"edit": edit.name, **{name: str(path) for name, path in files.items()}, "model": str(model), **settings}
-    rows = [row | {"way": way} | _figures(edit, images, features) for way, images in ways.items()]
-    losses = {name: round(value.mean().item(), 6) for name, value in result.parts.items()}
-    rows[-1] |= {"steps": result.steps, "seconds": round(result.seconds, 2), "losses": losses, "image": f"{stem}.png"}
-    write_json(out / "results.json", rows)
+    with Progress(out, {"edit": edit.name, **(settings or {})}, files.values(), log) as progress:
+        result = progress.run(edit, edit.name)
+        write_image(out / f"{stem}.png", result.images)
+        save_latents(out / f"{stem}.safetensors", result.latents, model=str(model))
+        ways = edit.ways(result.images)
+        pictures = {**photos, "mask": overlay(edit.outside, edit.mask), **ways}
+        sheet = show_images(list(pictures.values()), list(pictures), columns=len(pictures))
+        save_figure(sheet, out / f"{stem}-sheet.png")
+        row = {"edit": edit.name, **{name: str(path) for name, path in files.items()}, "model": str(model), **columns}
+        rows = [row | {"way": way} | _figures(edit, images, features) for way, images in ways.items()]
+        losses = {name: round(value.mean().item(), 6) for name, value in result.parts.items()}
+        rows[-1] |= {"steps": result.steps, "seconds": round(result.seconds, 2), "setbacks": int(result.setbacks[0])}
+        rows[-1] |= {"losses": losses, "image": f"{stem}.png"}
+        write_json(out / "results.json", progress.finish(edit.name, rows))
     return rows
+
+
+def _run(context: typer.Context, files: dict[str, str], make: Make, columns: Sequence[str] = ()) -> None:
+    """Run a command's edit and print its table; ``files``: name of a photo to the command's argument."""
+    given = dict(context.params)
+    photos = {name: given.pop(argument) for name, argument in files.items()}
+    out, log, device = (given.pop(name) for name in ("out", "log", "device"))
+    mask = f"not {given['mask']}" if given.get("invert_mask") else given["mask"]
+    shown = {"mask": mask, **{name: given[name] for name in ("feather", *columns)}}
+    options = {"settings": given, "device": device, "log": log}
+    print_table(lambda: edit_photos(photos, out, given["model"], make, shown, **options), ("edit", "model"))
+    typer.echo(f"\nThe pictures: {out}")
+
+
+def _options(context: typer.Context, *names: str) -> dict:
+    """Those of an edit that every command has, and others by name."""
+    return {name: context.params[name] for name in ("feather", "steps", "noise_steps", *names)}
 
 
 def _figures(edit: Edit, images: Tensor, features) -> dict[str, float]:
@@ -96,14 +113,6 @@ def _figures(edit: Edit, images: Tensor, features) -> dict[str, float]:
     return {name: None if value == float("inf") else value for name, value in kept.items()}
 
 
-def _show(rows: list[dict], out: Path) -> None:
-    from ..figures import results_table
-
-    hidden = ("losses", "image", "edit", "model")
-    typer.echo(results_table([{k: v for k, v in row.items() if k not in hidden} for row in rows]))
-    typer.echo(f"\nThe pictures: {out}")
-
-
 def _mask(text: str, generator: Generator, invert: bool = False) -> Tensor:
     from ..masks import invert as inverted
     from ..masks import mask_from_text
@@ -114,6 +123,7 @@ def _mask(text: str, generator: Generator, invert: bool = False) -> Tensor:
 
 @app.command()
 def blend(
+    context: typer.Context,
     a: Annotated[Path, typer.Argument(help="Photo that shows inside the mask.")],
     b: Annotated[Path, typer.Argument(help="Photo that shows outside.")],
     out: Out,
@@ -128,6 +138,7 @@ def blend(
     perceptual: Perceptual = 0.1,
     style: Annotated[float, typer.Option(min=0, help="Weight of B's texture for what shows A.")] = 0.0,
     device: Device = None,
+    log: Log = "jsonl",
 ) -> None:
     """Blend two photos in one face: A inside the mask, B outside."""
     from ..blending import crossover
@@ -135,15 +146,14 @@ def blend(
     def make(generator, photos, features):
         weights = {"first": first, "second": second, "perceptual": perceptual, "style": style}
         region = _mask(mask, generator, invert_mask)
-        options = {"feather": feather, "weights": weights, "steps": steps, "noise_steps": noise_steps}
-        return crossover(generator, photos["a"], photos["b"], region, features, **options)
+        return crossover(generator, photos["a"], photos["b"], region, features, weights=weights, **_options(context))
 
-    settings = {"mask": f"not {mask}" if invert_mask else mask, "feather": feather}
-    _show(edit_photos({"a": a, "b": b}, out, model, make, settings, device), out)
+    _run(context, {"a": "a", "b": "b"}, make)
 
 
 @app.command()
 def inpaint(
+    context: typer.Context,
     photo: Photo,
     out: Out,
     mask: Annotated[str, typer.Option(help="The hole: a shape as for blend, or a file (white is filled).")] = "mouth",
@@ -154,20 +164,24 @@ def inpaint(
     perceptual: Perceptual = 0.02,
     prior: Annotated[float, typer.Option(min=0, help="Weight of how likely the face is.")] = 0.03,
     device: Device = None,
+    log: Log = "jsonl",
 ) -> None:
     """Fill a hole in a photo with a likely face."""
     from .. import blending
 
     def make(generator, photos, features):
         weights = blending.RECONSTRUCTION_WEIGHTS | {"perceptual": perceptual}
-        options = {"feather": feather, "weights": weights, "steps": steps, "noise_steps": noise_steps, "prior": prior}
-        return blending.inpaint(generator, photos["photo"], _mask(mask, generator), features, **options)
+        options = _options(context, "prior")
+        return blending.inpaint(
+            generator, photos["photo"], _mask(mask, generator), features, weights=weights, **options
+        )
 
-    _show(edit_photos({"photo": photo}, out, model, make, {"mask": mask, "feather": feather}, device), out)
+    _run(context, {"photo": "photo"}, make)
 
 
 @app.command()
 def scribble(
+    context: typer.Context,
     photo: Photo,
     drawn: Annotated[Path, typer.Argument(help="The same photo with strokes painted on it.")],
     out: Out,
@@ -179,6 +193,7 @@ def scribble(
     noise_steps: NoiseSteps = 150,
     perceptual: Perceptual = 0.02,
     device: Device = None,
+    log: Log = "jsonl",
 ) -> None:
     """Turn strokes painted on a photo into a likely change of the face."""
     from .. import blending
@@ -187,15 +202,14 @@ def scribble(
         x, painted = photos["photo"], photos["drawn"]
         region = blending.stroke_mask(x, painted) if mask == "auto" else _mask(mask, generator)
         weights = blending.SCRIBBLE_WEIGHTS | {"perceptual": perceptual}
-        options = {"feather": feather, "prior": prior, "weights": weights, "steps": steps, "noise_steps": noise_steps}
-        return blending.scribble(generator, x, painted, region, features, **options)
+        return blending.scribble(generator, x, painted, region, features, weights=weights, **_options(context, "prior"))
 
-    settings = {"mask": mask, "feather": feather, "prior": prior}
-    _show(edit_photos({"photo": photo, "drawn": drawn}, out, model, make, settings, device), out)
+    _run(context, {"photo": "photo", "drawn": "drawn"}, make, ["prior"])
 
 
 @app.command("local-style")
 def local_style(
+    context: typer.Context,
     photo: Photo,
     style_image: Annotated[Path, typer.Argument(help="Image whose texture and colours are taken.")],
     out: Out,
@@ -208,6 +222,7 @@ def local_style(
     style: Annotated[float | None, typer.Option(min=0, help="Weight of the style.")] = None,
     content: Annotated[float | None, typer.Option(min=0, help="Weight of what the region showed.")] = None,
     device: Device = None,
+    log: Log = "jsonl",
 ) -> None:
     """Give a region the texture and colours of a second image."""
     from .. import blending
@@ -215,16 +230,17 @@ def local_style(
     def make(generator, photos, features):
         given = {"style": style, "content": content}
         weights = blending.STYLE_WEIGHTS | {name: value for name, value in given.items() if value is not None}
-        options = {"feather": feather, "weights": weights, "steps": steps, "noise_steps": noise_steps}
-        region = _mask(mask, generator, invert_mask)
-        return blending.local_style(generator, photos["photo"], photos["style"], region, features, **options)
+        region, options = _mask(mask, generator, invert_mask), _options(context)
+        return blending.local_style(
+            generator, photos["photo"], photos["style"], region, features, weights=weights, **options
+        )
 
-    settings = {"mask": f"not {mask}" if invert_mask else mask, "feather": feather}
-    _show(edit_photos({"photo": photo, "style": style_image}, out, model, make, settings, device), out)
+    _run(context, {"photo": "photo", "style": "style_image"}, make)
 
 
 @app.command()
 def transfer(
+    context: typer.Context,
     a: Annotated[Path, typer.Argument(help="Photo that an attribute is taken from.")],
     b: Annotated[Path, typer.Argument(help="Photo that gets it.")],
     out: Out,
@@ -236,13 +252,13 @@ def transfer(
     steps: CodeSteps = 200,
     noise_steps: NoiseSteps = 150,
     device: Device = None,
+    log: Log = "jsonl",
 ) -> None:
     """Carry an attribute of A, e.g. its eyes, into B by copying activations."""
     from .. import blending
 
     def make(generator, photos, features):
-        options = {"layer": layer, "amount": amount, "feather": feather, "steps": steps, "noise_steps": noise_steps}
+        options = _options(context, "layer", "amount")
         return blending.transfer(generator, photos["a"], photos["b"], _mask(mask, generator), features, **options)
 
-    settings = {"mask": mask, "feather": feather, "layer": layer, "amount": amount}
-    _show(edit_photos({"a": a, "b": b}, out, model, make, settings, device), out)
+    _run(context, {"a": "a", "b": "b"}, make, ["layer", "amount"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,21 @@ Model = Annotated[str, typer.Option(help="Registered name or file of a generator
 Space = Annotated[str, typer.Option(help="Latent space: z, w or w+.")]
 Steps = Annotated[int, typer.Option(min=1, help="Optimisation steps.")]
 Seed = Annotated[int, typer.Option(help="Seed of whatever is random.")]
+Log = Annotated[str, typer.Option(help="Losses, pictures and settings in OUT/log: jsonl, tensorboard, wandb or none.")]
 Data = Annotated[Path, typer.Option(help="Zip or folder of aligned face photos.")]
+
+
+def print_table(run: Callable[[], list[dict]], hidden: Sequence[str] = ()) -> None:
+    """Print the table of what a function gives; where some inputs could not be used, first that of the others."""
+    from ..runs import RunError, table
+
+    try:
+        rows = run()
+    except RunError as error:
+        if error.rows:
+            typer.echo(table(error.rows, hidden))
+        raise
+    typer.echo(table(rows, hidden))
 
 
 def device_of(name: str | None):

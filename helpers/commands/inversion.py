@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, Model, Out, Seed, Space, Steps, app, box_of, device_of, layers_of
+from .common import Device, Log, Model, Out, Seed, Space, Steps, app, box_of, device_of, layers_of, print_table
 
 L1 = Annotated[float, typer.Option("--l1", min=0, help="Weight of the L1 loss.")]
 L2 = Annotated[float, typer.Option("--l2", min=0, help="Weight of the L2 loss.")]
@@ -30,11 +30,11 @@ def _weights(l1: float, l2: float, perceptual: float, delta: float) -> dict[str,
 
 
 @app.command()
-def demo(out: Out = Path("output/demo"), steps: Steps = 300, device: Device = None) -> None:
+def demo(out: Out = Path("output/demo"), steps: Steps = 300, device: Device = None, log: Log = "jsonl") -> None:
     """Invert one real photo with every bundled model in every space: table and figure."""
     from .. import runs
 
-    rows, _ = runs.demo(out, steps, device_of(device))
+    rows, _ = runs.demo(out, steps, device_of(device), log)
     typer.echo(runs.table(rows))
     typer.echo(f"\nThe picture: {out / 'demo.png'}")
 
@@ -66,8 +66,9 @@ def invert(
     precision: Annotated[str, typer.Option(help="fp32, or bf16 for half the memory of a large generator.")] = "fp32",
     checkpointing: Annotated[bool, typer.Option(help="Less memory for a third more time.")] = False,
     device: Device = None,
+    log: Log = "jsonl",
 ) -> None:
-    """Find the latents of photos; write images, latents and results.json."""
+    """Find the latents of photos; write images, latents and results.json. The same command goes on after a stop."""
     from .. import runs
 
     options = {"steps": steps, "optimizer": optimizer, "start": start, "restarts": restarts, "lr": lr, "seed": seed}
@@ -80,9 +81,9 @@ def invert(
         "align": align,
         "precision": precision,
         "checkpointing": checkpointing,
+        "log": log,
     }
-    rows = runs.invert_photos(photos, out, model, space, device=device_of(device), **options)
-    typer.echo(runs.table(rows))
+    print_table(lambda: runs.invert_photos(photos, out, model, space, device=device_of(device), **options))
 
 
 @app.command()
@@ -98,11 +99,12 @@ def interpolate(
     noise: Noise = False,
     noise_steps: NoiseSteps = 600,
     device: Device = None,
+    log: Log = "jsonl",
 ) -> None:
     """Invert two photos and write the way between them as GIF and MP4."""
     from .. import runs
 
-    options = {"frames": frames, "fps": fps, "steps": steps, "noise_steps": noise_steps if noise else 0}
+    options = {"frames": frames, "fps": fps, "steps": steps, "noise_steps": noise_steps if noise else 0, "log": log}
     for path in runs.interpolate_photos(a, b, out, model, space, device=device_of(device), **options):
         typer.echo(path)
 

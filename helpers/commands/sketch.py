@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from tqdm import tqdm
 
-from .common import Device, Model, Out, Seed, app, device_of
+from .common import Device, Log, Model, Out, Seed, app, device_of, print_table
 
 
 @app.command()
@@ -30,16 +29,13 @@ def sketch(
     lr: Annotated[float | None, typer.Option(help="Rate in standard deviations of the space.")] = None,
     seed: Seed = 0,
     device: Device = None,
+    log: Log = "jsonl",
 ) -> None:
     """Find pictures that follow a sketch; write all candidates, the best, their latents and results.json."""
-    from .. import runs
-
     options = {"starts": starts, "steps": steps, "start": start, "lr": lr, "seed": seed}
-    rows = sketch_files(
-        sketches, out, model, space, weights_of(constraints), mask=mask, device=device_of(device), **options
-    )
-    hidden = ("constraints", "latents")
-    typer.echo(runs.table([{k: v for k, v in row.items() if k not in hidden} for row in rows]))
+    options |= {"mask": mask, "device": device_of(device), "log": log}
+    rows = partial(sketch_files, sketches, out, model, space, weights_of(constraints), **options)
+    print_table(rows, ("constraints", "latents"))
 
 
 def weights_of(text: str | None) -> dict[str, float] | None:
@@ -61,12 +57,16 @@ def sketch_files(
     *,
     mask: str | Path | None = None,
     device: str | torch.device = "cpu",
+    log: str = "none",
     **options,
 ) -> list[dict]:
     """Search for each sketch; write a sheet of its candidates, the best picture, the latents and ``results.json``.
 
+    After a stop or a kill the same call goes on where it was.
+
     Args:
         weights: of the constraints, by default those that suit the sketch (``default_weights``).
+        log: see ``open_log``.
         options: of ``SketchSearch`` (starts, start, steps, lr, seed).
 
     Returns:
@@ -82,6 +82,7 @@ def sketch_files(
     from ..images import ImageError, write_image
     from ..latents import save_latents
     from ..masks import MaskError
+    from ..progress import Progress
     from ..runs import RunError, unique_stems, write_json
     from ..sketch import SketchError, SketchSearch, default_weights, read_sketch, sketch_constraints
 
@@ -96,22 +97,27 @@ def sketch_files(
         except (SketchError, ImageError, MaskError) as error:
             bad.append(str(error))
     rows, stems = [], unique_stems(path for path, _ in good)
-    for (path, drawing), stem in zip(good, stems, strict=True):
-        chosen = default_weights(drawing) if weights is None else weights
-        terms = sketch_constraints(drawing, generator, space, chosen, discriminator=discriminator, features=features)
-        search = SketchSearch(generator, terms, space, sketch=drawing, **options)
-        for _ in tqdm(search, total=len(search), desc=stem, unit="step", leave=False, file=sys.stderr):
-            pass
-        found = search.result()
-        write_image(out / f"{stem}-best.png", found.images[:1])
-        save_latents(out / f"{stem}.safetensors", found.latents, model=str(model))
-        save_figure(candidate_sheet(drawing, found), out / f"{stem}-candidates.png")
-        measured = measure(drawing, found, discriminator, features)
-        rows.append({"file": str(path), "model": str(model), "space": space, **measured, "constraints": chosen})
-        rows[-1] |= {"image": f"{stem}-best.png", "latents": f"{stem}.safetensors"}
-        write_json(out / "results.json", rows)
+    settings = {"command": "sketch", "model": str(model), "space": space, "weights": weights, **options}
+    files = [*sketches, *([mask] if mask else [])]
+    with Progress(out, settings | {"device": str(device)}, files, log) as progress:
+        for (path, drawing), stem in zip(good, stems, strict=True):
+            done = progress.done(stem)
+            if done is None:
+                chosen = default_weights(drawing) if weights is None else weights
+                networks = {"discriminator": discriminator, "features": features}
+                terms = sketch_constraints(drawing, generator, space, chosen, **networks)
+                found = progress.run(SketchSearch(generator, terms, space, sketch=drawing, **options), stem)
+                write_image(out / f"{stem}-best.png", found.images[:1])
+                save_latents(out / f"{stem}.safetensors", found.latents, model=str(model))
+                save_figure(candidate_sheet(drawing, found), out / f"{stem}-candidates.png")
+                row = {"file": str(path), "model": str(model), "space": space}
+                row |= measure(drawing, found, discriminator, features) | {"constraints": chosen}
+                row |= {"image": f"{stem}-best.png", "latents": f"{stem}.safetensors"}
+                done = progress.finish(stem, [row])
+            rows += done
+            write_json(out / "results.json", rows)
     if bad:
-        raise RunError(f"{len(good)} of {len(sketches)} sketches done; not these: " + " | ".join(bad))
+        raise RunError(f"{len(good)} of {len(sketches)} sketches done; not these: " + " | ".join(bad), rows)
     return rows
 
 
@@ -134,6 +140,7 @@ def measure(drawing, found, discriminator, features) -> dict:
 
     best, image, mask = found.images[:1], drawing.image.to(found.images), drawing.mask.to(found.images)
     row = {"starts": len(found.images), "steps": found.steps, "seconds": round(found.seconds, 2)}
+    row["setbacks"] = int(found.setbacks.sum())
     row["masked_l1"] = round(lp_loss(best, image, 1, mask).item(), 4)
     if "edge" in found.parts:
         row["edge"] = round(found.parts["edge"][0].item(), 4)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import Device, Out, Seed, app, data_app, device_of, layers_of
+from .common import Device, Log, Out, Seed, app, data_app, device_of, layers_of, print_table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..style_transfer import StyleResult, StyleTransfer
-
-SAVED = 10.0  # seconds between two states on disk
+    from ..style_transfer import StyleResult
 
 
 def stylize_photos(
@@ -31,14 +27,14 @@ def stylize_photos(
     features: str | None = None,
     pooling: str = "avg",
     film: bool = False,
-    resume: bool = False,
     device="cpu",
+    log: str = "none",
     **options,
 ) -> list[dict]:
-    """Transfer every style to every photo; write pictures, films, states and ``results.json`` to a folder.
+    """Transfer every style to every photo; write pictures, films and ``results.json`` to a folder.
 
-    A photo with all its styles is one batch, and on disk before the next one starts. While it runs, its state is
-    written every ten seconds and when it is interrupted; ``resume`` goes on from there.
+    A photo with all its styles is one batch, and on disk before the next one starts. After a stop or a kill the same
+    call goes on where it was.
 
     Args:
         contents, styles: files; a style may also be the name of one of ours, or of a fetched painting.
@@ -46,6 +42,7 @@ def stylize_photos(
         mix: all styles together in one picture (by ``style_weights``) instead of one picture for each.
         masks: a mask file for each style; where all are black the photo stays as it is. Implies ``mix``.
         film: a GIF and an MP4 of the process for every picture.
+        log: see ``open_log``.
         options: of ``StyleTransfer``.
 
     Returns:
@@ -57,8 +54,9 @@ def stylize_photos(
     import torch
 
     from ..features import load_features
-    from ..images import ImageError, read_image, write_image
-    from ..runs import RunError, write_json
+    from ..images import ImageError, read_image
+    from ..progress import Progress
+    from ..runs import RunError, unique_stems, write_json
     from ..style_transfer import StyleTransfer, check_weights
 
     given = {name: options.get(f"{name}_weight") for name in ("content", "style")}
@@ -66,70 +64,52 @@ def stylize_photos(
     out, network = Path(out), load_features(features, device, pooling)
     pictures = {str(style): _read_style(style).to(device) for style in styles}
     rows, bad, together = [], [], mix or bool(masks)
+    settings = {"command": "style", "styles": list(pictures), "size": size, "mix": mix, "film": film, **options}
+    settings |= {"features": network.name, "pooling": pooling, "device": str(device)}
     if not together:
         options["style_weights"] = torch.eye(len(pictures))
-    for path in map(Path, contents):
-        try:
-            content = _longer_side(read_image(path), size).to(device)
-        except ImageError as error:
-            bad.append(str(error))
-            continue
-        if masks:
-            options["masks"] = torch.cat([_read_mask(mask, content) for mask in masks])
-        transfer = StyleTransfer(network, content, list(pictures.values()), **options)
-        names = ["+".join(Path(name).stem for name in pictures)] if together else [Path(n).stem for n in pictures]
-        stems = [f"{path.stem}-{name}" for name in names]
-        result, frames = run_saved(transfer, out / f"{path.stem}.state", f"{path.stem}", film, resume)
-        for number, (stem, name) in enumerate(zip(stems, names, strict=True)):
-            image = result.images[number : number + 1]
-            write_image(out / f"{stem}.png", image)
-            if film:
-                _write_film(out / stem, [frame[number : number + 1] for frame in frames], image)
-            losses = {f"{part}_loss": round(values[number].item(), 5) for part, values in result.parts.items()}
-            row = {"content": str(path), "style": name, "size": f"{image.shape[3]}x{image.shape[2]}"}
-            row |= {"network": network.name, "steps": result.steps, "seconds": round(result.seconds / len(stems), 2)}
-            rows.append({**row, **losses, "image": f"{stem}.png"})
-        write_json(out / "results.json", rows)
-        (out / f"{path.stem}.state").unlink(missing_ok=True)
+    names = ["+".join(Path(name).stem for name in pictures)] if together else [Path(n).stem for n in pictures]
+    with Progress(out, settings, [*contents, *styles, *masks], log) as progress:
+        for path, stem in zip(map(Path, contents), unique_stems(map(Path, contents)), strict=True):
+            done = progress.done(stem)
+            if done is None:
+                try:
+                    content = _longer_side(read_image(path), size).to(device)
+                except ImageError as error:
+                    bad.append(str(error))
+                    continue
+                if masks:
+                    options["masks"] = torch.cat([_read_mask(mask, content) for mask in masks])
+                transfer = StyleTransfer(network, content, list(pictures.values()), **options)
+                result = progress.run(transfer, stem, film=60 if film else 0)
+                facts = {"content": str(path), "network": network.name}
+                done = _write_styled(out, [f"{stem}-{name}" for name in names], result, progress.frames(stem))
+                done = [facts | {"style": name} | row for name, row in zip(names, done, strict=True)]
+                progress.finish(stem, done)
+            rows += done
+            write_json(out / "results.json", rows)
     if bad:
-        raise RunError(f"{len(contents) - len(bad)} of {len(contents)} photos done; not these: " + " | ".join(bad))
+        raise RunError(
+            f"{len(contents) - len(bad)} of {len(contents)} photos done; not these: " + " | ".join(bad), rows
+        )
     return rows
 
 
-def run_saved(
-    transfer: StyleTransfer, state: Path, label: str = "", film: bool = False, resume: bool = False
-) -> tuple[StyleResult, list[Tensor]]:
-    """Run with a progress bar; the state is on disk when it is interrupted. Also the pictures of about 60 steps."""
-    import torch
-    from tqdm import tqdm
+def _write_styled(out: Path, stems: list[str], result: StyleResult, frames: list[Tensor]) -> list[dict]:
+    """Pictures, and films where there are frames; the figures of each."""
+    from ..images import write_image
 
-    if resume and state.is_file():
-        transfer.load_state_dict(torch.load(state, map_location=transfer.contents.device, weights_only=True))
-    frames, saved, every = [], time.monotonic(), max(1, len(transfer) // 60)
-    with tqdm(
-        total=len(transfer), initial=transfer.number, desc=label, unit="step", leave=False, file=sys.stderr
-    ) as bar:
-        try:
-            for step in transfer:
-                bar.update()
-                if film and step.number % every == 1 % every:
-                    frames.append(step.images().cpu())
-                if time.monotonic() - saved > SAVED:
-                    _write_state(state, transfer)
-                    saved = time.monotonic()
-        except KeyboardInterrupt:
-            _write_state(state, transfer)
-            raise
-    return transfer.result(), frames
-
-
-def _write_state(path: Path, transfer: StyleTransfer) -> None:
-    import torch
-
-    from ..images import atomic_path
-
-    with atomic_path(path) as temporary:
-        torch.save(transfer.state_dict(), temporary)
+    rows = []
+    for number, stem in enumerate(stems):
+        image = result.images[number : number + 1]
+        write_image(out / f"{stem}.png", image)
+        if frames:
+            _write_film(out / stem, [frame[number : number + 1] for frame in frames], image)
+        losses = {f"{part}_loss": round(values[number].item(), 5) for part, values in result.parts.items()}
+        row = {"size": f"{image.shape[3]}x{image.shape[2]}", "steps": result.steps}
+        row |= {"seconds": round(result.seconds / len(stems), 2), "setbacks": int(result.setbacks[number])}
+        rows.append({**row, **losses, "image": f"{stem}.png"})
+    return rows
 
 
 def _write_film(stem: Path, frames: list[Tensor], last: Tensor) -> None:
@@ -204,22 +184,20 @@ def style(
     pooling: Annotated[str, typer.Option(help="avg or max.")] = "avg",
     precision: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
     film: Annotated[bool, typer.Option("--film", help="GIF and MP4 of the process too.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     seed: Seed = 0,
     device: Device = None,
+    log: Log = "jsonl",
 ) -> None:
-    """Paint photos in the style of pictures; write pictures and results.json."""
-    from ..runs import table
-
+    """Paint photos in the style of pictures; write pictures and results.json. The same command goes on after a stop."""
     options = {"content_weight": content_weight, "style_weight": style_weight, "tv_weight": tv_weight}
     options |= {"statistic": statistic, "colour": colour, "style_scale": style_scale, "init": init, "seed": seed}
     options |= {"pyramid": pyramid, "steps": steps, "optimizer": optimizer, "precision": precision}
-    options |= {"content_layers": _named(content_layers), "film": film, "resume": resume}
+    options |= {"content_layers": _named(content_layers), "film": film, "log": log}
     options |= {} if style_layers is None else {"style_layers": _named(style_layers)}
     options |= {} if weights is None else {"style_weights": _shares(weights), "mix": True}
     options |= {"mix": True} if mix else {}
     options |= {"features": features, "pooling": pooling, "device": device_of(device), "masks": mask or ()}
-    typer.echo(table(stylize_photos(contents, style, out, size=size, **options)))
+    print_table(lambda: stylize_photos(contents, style, out, size=size, **options))
 
 
 def _named(text: str) -> list[str | int]:

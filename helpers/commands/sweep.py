@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Out, app
+from .common import Log, Out, app
 
 
 @app.command()
@@ -21,7 +21,7 @@ def sweep(
     dask: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, tcp://host:8786.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Jobs alike in all but their inputs that run as one batch.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of each worker; its share of the cores.")] = None,
-    log: Annotated[str | None, typer.Option(help="jsonl, tensorboard or wandb: every row and picture.")] = None,
+    log: Log = "jsonl",
 ) -> None:
     """Do every combination of a table of settings; call again to go on after a stop or a kill."""
     from tqdm import tqdm

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, Model, Out, Seed, device_of, train_app
+from .common import Device, Log, Model, Out, Seed, device_of, train_app
 
 DataArgument = Annotated[Path, typer.Argument(help="Zip or folder of photos.")]
 Images = Annotated[int | None, typer.Option(min=1, help="Real images to show in all.")]
@@ -15,52 +15,58 @@ Minutes = Annotated[float | None, typer.Option(help="Stop after so many minutes;
 Split = Annotated[str, typer.Option(help="train leaves the last 500 photos out for validation; all uses every photo.")]
 
 
-def _train_gan(family, data, out, images, minutes, split, seed, device, batch, channels=None) -> None:
+Batch = Annotated[int | None, typer.Option(min=1, help="Images per step.")]
+
+
+def _train_gan(context: typer.Context, **sizes: int) -> None:
+    """Train the family that the command is called; ``sizes``: of both networks."""
     from ..training.gan import DEFAULTS, GanSettings, train_gan
 
-    defaults = DEFAULTS[family]
-    changed = {"images": images, "batch": batch}
-    settings = defaults | {name: value for name, value in changed.items() if value is not None}
-    if channels:
-        sizes = dict(zip(("resolution", "channel_base", "channel_max"), channels, strict=True))
-        settings["generator"], settings["discriminator"] = settings["generator"] | sizes, sizes
-    settings = GanSettings(family=family, seed=seed, **settings)
-    typer.echo(train_gan(data, out, settings, device=device_of(device), split=split, minutes=minutes))
+    family, given = context.info_name, context.params
+    changed = {name: given[name] for name in ("images", "batch") if given[name] is not None}
+    settings = DEFAULTS[family] | changed | {"seed": given["seed"]}
+    if sizes:
+        settings |= {"generator": settings["generator"] | sizes, "discriminator": sizes}
+    options = {name: given[name] for name in ("split", "minutes", "log")}
+    options["device"] = device_of(given["device"])
+    typer.echo(train_gan(given["data"], given["out"], GanSettings(family=family, **settings), **options))
 
 
 @train_app.command()
 def stylegan2(
+    context: typer.Context,
     data: DataArgument,
     out: Out,
     resolution: Annotated[int, typer.Option(help="Side of the images, a power of two.")] = 64,
     channel_base: Annotated[int, typer.Option(help="Channels times resolution of the finest layers.")] = 1024,
     channel_max: Annotated[int, typer.Option(help="Most channels of a layer.")] = 128,
     images: Images = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
+    batch: Batch = None,
     minutes: Minutes = None,
     split: Split = "train",
     seed: Seed = 0,
     device: Device = None,
+    log: Log = "jsonl",
 ) -> None:
     """Train a StyleGAN2; call again to go on after a stop or a kill."""
-    _train_gan(
-        "stylegan2", data, out, images, minutes, split, seed, device, batch, (resolution, channel_base, channel_max)
-    )
+    _train_gan(context, resolution=resolution, channel_base=channel_base, channel_max=channel_max)
 
 
 @train_app.command()
 def dcgan(
+    context: typer.Context,
     data: DataArgument,
     out: Out,
     images: Images = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
+    batch: Batch = None,
     minutes: Minutes = None,
     split: Split = "train",
     seed: Seed = 0,
     device: Device = None,
+    log: Log = "jsonl",
 ) -> None:
     """Train a DCGAN at 64x64; call again to go on after a stop or a kill."""
-    _train_gan("dcgan", data, out, images, minutes, split, seed, device, batch)
+    _train_gan(context)
 
 
 @train_app.command()
@@ -70,11 +76,12 @@ def features(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the photos.")] = 60,
     seed: Seed = 0,
     device: Device = None,
+    log: Log = "jsonl",
 ) -> None:
     """Train the slim VGG19 on CLASS/photo folders; call again to go on after a stop or a kill."""
     from ..training.features import train_features
 
-    typer.echo(train_features(data, out, epochs=epochs, seed=seed, device=device_of(device)))
+    typer.echo(train_features(data, out, epochs=epochs, seed=seed, device=device_of(device), log=log))
 
 
 @train_app.command()
@@ -88,9 +95,11 @@ def encoder(
     split: Split = "train",
     seed: Seed = 0,
     device: Device = None,
+    log: Log = "jsonl",
 ) -> None:
     """Train an encoder that predicts a generator's latents; call again to go on after a stop or a kill."""
     from ..training.encoder import EncoderSettings, train_encoder
 
     settings = EncoderSettings(model, steps=steps, batch=batch, seed=seed)
-    typer.echo(train_encoder(out, settings, data, device=device_of(device), split=split, minutes=minutes))
+    options = {"device": device_of(device), "split": split, "minutes": minutes, "log": log}
+    typer.echo(train_encoder(out, settings, data, **options))

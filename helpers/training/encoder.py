@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import platform
-import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,19 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from helpers.encoder import Encoder
 from helpers.features import load_features
 from helpers.generators import Generator, load_generator
-from helpers.images import atomic_path
 from helpers.latents import Latents
+from helpers.logs import open_log
 from helpers.losses import LAYERS, lp_loss, perceptual_loss
 from helpers.photos import load_uint8
-from helpers.training.photos import TrainingError
 from helpers.weights import save_weights
 
-STATE_FILE, WEIGHTS_FILE = "state.pt", "encoder.safetensors"
+from .loop import TrainingError, resume, train
+
+WEIGHTS_FILE = "encoder.safetensors"
 EMA_DECAY = 0.998
 
 
@@ -106,6 +104,8 @@ class EncoderTrainer:
         device: where to train.
     """
 
+    unit = "steps"
+
     def __init__(self, settings: EncoderSettings, photos: Tensor | None, device: torch.device):
         self.settings, self.photos, self.device = settings, photos, device
         self.generator, self.features = load_generator(settings.model, device), load_features(device=device)
@@ -115,7 +115,20 @@ class EncoderTrainer:
             self.net = Encoder(space, self.generator.code_shape(space)).to(device)
         self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
         self.optimizer = torch.optim.Adam(self.net.parameters(), settings.rate, betas=(0.9, 0.99))
-        self.step_number, self.seconds = 0, 0.0
+        self.step_number, self.seconds, self.means = 0, 0.0, {}
+
+    @property
+    def position(self) -> int:
+        return self.step_number
+
+    @property
+    def goal(self) -> int:
+        return self.settings.steps
+
+    def report(self, losses: dict[str, float]) -> dict[str, float] | None:
+        """Every 100 steps the moving means of the losses."""
+        self.means = {name: self.means.get(name, value) * 0.98 + value * 0.02 for name, value in losses.items()}
+        return self.means if self.step_number % 100 == 0 else None
 
     def step(self) -> dict[str, float]:
         """Take one step; returns the means of its losses. Raises TrainingError when they are not finite."""
@@ -200,6 +213,7 @@ def train_encoder(
     split: str = "train",
     save_every: float = 120.0,
     minutes: float | None = None,
+    log: str = "jsonl",
 ) -> Path:
     """Train an encoder of a generator; call again to go on after a stop or a kill.
 
@@ -211,6 +225,7 @@ def train_encoder(
         split: "train" leaves the validation photos out.
         save_every: seconds between states.
         minutes: stop after so many minutes, with a state.
+        log: see ``open_log``.
 
     Raises:
         TrainingError: for a loss that is not finite, or a state of other settings.
@@ -218,41 +233,11 @@ def train_encoder(
     out, settings, device = Path(out), settings or EncoderSettings(), torch.device(device)
     resolution = load_generator(settings.model).resolution
     photos = None if data is None else load_uint8(data, resolution, split)
-    trainer, path = EncoderTrainer(settings, photos, device), out / STATE_FILE
-    if path.exists():
-        trainer.load(torch.load(path, map_location="cpu", weights_only=True))
-    out.mkdir(parents=True, exist_ok=True)
-    _run(trainer, out, save_every, minutes)
-    _save(path, trainer)
+    trainer = EncoderTrainer(settings, photos, device)
+    resume(trainer, out)
+    with open_log(log, out, asdict(settings)) as lines:
+        train(trainer, out, lines, save_every=save_every, minutes=minutes)
     return export(trainer, out / WEIGHTS_FILE)
-
-
-def _run(trainer: EncoderTrainer, out: Path, save_every: float, minutes: float | None) -> None:
-    begun = last = saved = time.monotonic()
-    total, kept = trainer.settings.steps, {}
-    interval = 1 if sys.stderr.isatty() else 60
-    with tqdm(total=total, initial=trainer.step_number, desc="encoder", unit="step", mininterval=interval) as bar:
-        while trainer.step_number < total:
-            losses = trainer.step()
-            kept = {name: kept.get(name, value) * 0.98 + value * 0.02 for name, value in losses.items()}
-            now = time.monotonic()
-            trainer.seconds, last = trainer.seconds + now - last, now
-            bar.set_postfix({k: f"{v:.3f}" for k, v in kept.items()}, refresh=False)
-            bar.update()
-            if trainer.step_number % 100 == 0:
-                row = {"step": trainer.step_number, "seconds": trainer.seconds, **kept}
-                with (out / "log.jsonl").open("a") as file:
-                    file.write(json.dumps({k: round(v, 4) for k, v in row.items()}) + "\n")
-            if now - saved > save_every:
-                _save(out / STATE_FILE, trainer)
-                saved = now
-            if minutes is not None and now - begun > minutes * 60:
-                break
-
-
-def _save(path: Path, trainer: EncoderTrainer) -> None:
-    with atomic_path(path) as partial:
-        torch.save(trainer.state(), partial)
 
 
 def export(trainer: EncoderTrainer, path: Path) -> Path:

@@ -2,8 +2,6 @@
 
 import copy
 import math
-import sys
-import time
 from pathlib import Path
 
 import torch
@@ -11,18 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 from torch.optim.swa_utils import AveragedModel, update_bn
-from tqdm import tqdm
 
 from helpers.device import pick_device
 from helpers.features import CONFIGS, FeatureConfig, FeatureError, Features, Normalize
-from helpers.images import atomic_path
-from helpers.training.photos import TESTED, LabelledPhotos, TrainingError, augment, cutmix, find_labelled
+from helpers.logs import open_log
 from helpers.weights import load_weights, save_weights
+
+from .loop import TrainingError, resume, train
+from .photos import TESTED, LabelledPhotos, augment, cutmix, find_labelled
 
 EMA_DECAY = 0.998  # per step: an average over about 3 epochs of 168 steps
 CUTMIX = 0.3  # of the batches
 SMOOTHING = 0.1  # of the labels
-STATE_FILE, WEIGHTS_FILE = "state.pt", "features.safetensors"
+WEIGHTS_FILE = "features.safetensors"
 
 
 # --- network ---------------------------------------------------------------------------------------------------------
@@ -131,7 +130,17 @@ class FeatureTrainer:
     in the run is the whole random state, and on the CPU a run that was killed goes on exactly.
     """
 
-    def __init__(self, photos: LabelledPhotos, config: FeatureConfig, device: torch.device, settings: dict):
+    unit = "steps"
+
+    def __init__(
+        self,
+        photos: LabelledPhotos,
+        config: FeatureConfig,
+        device: torch.device,
+        settings: dict,
+        test_every: int = 1,
+    ):
+        self.test_every = test_every
         train, held_out = photos.split()
         self.photos = photos
         self.images, self.aspects = photos.squashed(train)
@@ -148,7 +157,7 @@ class FeatureTrainer:
             "batch": self.batch, "widths": list(config.widths), "depths": list(config.depths),
             "classes": photos.classes, "photos": len(train),
         }  # fmt: skip
-        self.device, self.step, self.seconds, self.log, self.losses = device, 0, 0.0, [], []
+        self.device, self.step_number, self.seconds, self.log, self.losses = device, 0, 0.0, [], []
         self._build(config)
 
     def _build(self, config: FeatureConfig) -> None:
@@ -172,10 +181,10 @@ class FeatureTrainer:
     def next_batch(self) -> tuple[Tensor, Tensor, float]:
         """Augmented photos (B, 3, size, size), their labels, and the share of each that is not pasted over."""
         seed = self.settings["seed"] * 1_000_003
-        epoch, index = divmod(self.step, self.per_epoch)
+        epoch, index = divmod(self.step_number, self.per_epoch)
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed + epoch))
         chosen = order[index * self.batch : (index + 1) * self.batch]
-        generator = torch.Generator().manual_seed(seed + 7919 * self.step + 1)
+        generator = torch.Generator().manual_seed(seed + 7919 * self.step_number + 1)
         here = chosen.to(self.device)
         crops = augment(self.images[here], self.aspects[chosen], self.crop_size(), generator)
         keep, whole = (
@@ -188,12 +197,20 @@ class FeatureTrainer:
 
     def crop_size(self) -> int:
         """Side of the crops of this epoch in px: small first, which is fast, then larger."""
-        progress = self.step // self.per_epoch / self.settings["epochs"]
+        progress = self.step_number // self.per_epoch / self.settings["epochs"]
         sizes, shares = self.settings["sizes"], self.settings["shares"]
         ends = [sum(shares[: i + 1]) for i in range(len(shares))]
         return next((size for size, end in zip(sizes, ends, strict=True) if progress < end - 1e-6), sizes[-1])
 
-    def train_step(self) -> None:
+    @property
+    def position(self) -> int:
+        return self.step_number
+
+    @property
+    def goal(self) -> int:
+        return self.total
+
+    def step(self) -> dict[str, float]:
         """One step of AdamW on label-smoothed cross-entropy; raises TrainingError when the loss is not finite."""
         self.net.train()
         crops, labels, keep = self.next_batch()
@@ -204,24 +221,28 @@ class FeatureTrainer:
             loss = loss + (1 - keep) * F.cross_entropy(logits, labels.flip(0), label_smoothing=SMOOTHING)
         self.losses.append(loss.item())
         if not math.isfinite(self.losses[-1]):
-            raise TrainingError(f"The loss is not finite at step {self.step}; start again with a lower rate.")
+            raise TrainingError(f"The loss is not finite at step {self.step_number}; start again with a lower rate.")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
         self.optimizer.step()
         self.schedule.step()
         self.ema.update_parameters(self.net)
-        self.step += 1
+        self.step_number += 1
+        return {"loss": self.losses[-1]}
 
-    def end_epoch(self, test: bool) -> dict:
-        """Add to the log the epoch's mean loss and, if asked for, the averaged network's accuracy."""
-        entry = {"epoch": self.step // self.per_epoch, "loss": sum(self.losses) / len(self.losses)}
-        if test:
+    def report(self, losses: dict[str, float]) -> dict[str, float] | None:
+        """After an epoch its mean loss and, every ``test_every`` epochs, the averaged network's accuracy."""
+        epoch, rest = divmod(self.step_number, self.per_epoch)
+        if rest:
+            return None
+        entry = {"epoch": epoch, "loss": sum(self.losses) / len(self.losses)}
+        if epoch % self.test_every == 0 or self.step_number == self.total:
             with self.autocast():
                 entry["top1"], _ = accuracy(self.ema.module.eval(), self.test_images, self.test_labels)
         self.losses = []
         self.log.append(entry | {"seconds": round(self.seconds, 1)})
-        return self.log[-1]
+        return entry
 
     def whole_pictures(self, most: int = 4096) -> Tensor:
         """Centre squares of training photos, uint8 (N, 3, 112, 112): every k-th, so that all classes are there."""
@@ -231,7 +252,7 @@ class FeatureTrainer:
     def state(self) -> dict:
         """All that `load` needs to go on exactly: tensors, numbers and strings only."""
         parts = {"net": self.net, "ema": self.ema, "optimizer": self.optimizer, "schedule": self.schedule}
-        position = {"step": self.step, "seconds": self.seconds, "log": self.log, "losses": self.losses}
+        position = {"step": self.step_number, "seconds": self.seconds, "log": self.log, "losses": self.losses}
         return {name: part.state_dict() for name, part in parts.items()} | position | {"settings": self.settings}
 
     def load(self, state: dict) -> None:
@@ -240,18 +261,12 @@ class FeatureTrainer:
         if changed:
             raise TrainingError(
                 f"The state was made with other settings ({', '.join(changed)}); use the same ones, another folder, "
-                "or resume=False."
+                "or again=False."
             )
         for name in ("net", "ema", "optimizer", "schedule"):
             getattr(self, name).load_state_dict(state[name])
-        self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
+        self.step_number, self.seconds, self.log = state["step"], state["seconds"], state["log"]
         self.losses = state["losses"]
-
-
-def save_state(path: Path, state: dict) -> None:
-    """Write a training state so that a kill at any moment leaves the old file or the new one."""
-    with atomic_path(path) as partial:
-        torch.save(state, partial)
 
 
 def train_features(
@@ -266,16 +281,17 @@ def train_features(
     config: FeatureConfig = CONFIGS["vgg19-slim"],
     save_every: float = 180,
     test_every: int = 5,
-    resume: bool = True,
+    again: bool = True,
     seed: int = 0,
     device: str | torch.device | None = None,
+    log: str = "jsonl",
 ) -> Path:
     """Train a feature network on the CLASS/photo files of a folder or zip; call again to go on after a stop or a kill.
 
     out: folder for the state, `state.pt`, and the result, `features.safetensors`, which `load_features` reads.
     sizes, shares: sides of the training crops in px, and the part of the epochs for each. rate: peak of the one-cycle
     schedule. save_every: seconds between states. test_every: epochs between tests on the held-out tenth.
-    resume: False begins anew even when `out` holds a state. device: of `pick_device`.
+    again: False begins anew even when `out` holds a state. device: of `pick_device`. log: see `open_log`.
     Returns the path of the result. Raises TrainingError or ImageError for data or a state that cannot be used.
     """
     if len(sizes) != len(shares) or min(sizes) < 2 ** (len(config.depths) - 1) or min(epochs, test_every) < 1:
@@ -285,30 +301,13 @@ def train_features(
         )
     device = pick_device(device)
     settings = {"epochs": epochs, "batch": batch, "sizes": list(sizes), "shares": list(shares)}
-    trainer = FeatureTrainer(find_labelled(data), config, device, settings | {"rate": rate, "seed": seed})
-    state_file = Path(out) / STATE_FILE
-    if resume and state_file.exists():
-        trainer.load(torch.load(state_file, map_location=device, weights_only=True))
-    _run(trainer, state_file, save_every, test_every)
+    settings |= {"rate": rate, "seed": seed}
+    trainer = FeatureTrainer(find_labelled(data), config, device, settings, test_every)
+    if again:
+        resume(trainer, out)
+    with open_log(log, out, trainer.settings) as lines:
+        train(trainer, out, lines, save_every=save_every)
     return export(trainer, Path(out) / WEIGHTS_FILE)
-
-
-def _run(trainer: FeatureTrainer, state_file: Path, save_every: float, test_every: int) -> None:
-    begun = saved = time.monotonic()
-    before = trainer.seconds
-    terminal = sys.stderr.isatty()
-    with tqdm(total=trainer.total, initial=trainer.step, unit="step", desc="features", disable=not terminal) as bar:
-        while trainer.step < trainer.total:
-            trainer.train_step()
-            bar.update()
-            trainer.seconds = before + time.monotonic() - begun
-            epoch, rest = divmod(trainer.step, trainer.per_epoch)
-            if rest == 0:
-                entry = trainer.end_epoch(test=epoch % test_every == 0 or trainer.step == trainer.total)
-                tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in entry.items()), file=sys.stderr)
-            if time.monotonic() - saved > save_every or trainer.step == trainer.total:
-                save_state(state_file, trainer.state())
-                saved = time.monotonic()
 
 
 def export(trainer: FeatureTrainer, path: Path) -> Path:
@@ -321,7 +320,7 @@ def export(trainer: FeatureTrainer, path: Path) -> Path:
     )
     facts = {
         "kind": "features", "top1": round(top1, 4), "mean_class_top1": round(mean, 4),
-        "held_out": len(trainer.test_labels), "tested_at": TESTED, "images_seen": trainer.step * trainer.batch,
+        "held_out": len(trainer.test_labels), "tested_at": TESTED, "images_seen": trainer.step_number * trainer.batch,
         "seconds": round(trainer.seconds), "device": str(trainer.device), "torch": torch.__version__,
     }  # fmt: skip
     return save_weights(path, tensors, facts | trainer.settings)

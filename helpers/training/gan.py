@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import platform
-import sys
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from helpers.generators.dcgan import DCGAN, DCGANDiscriminator
 from helpers.generators.stylegan2 import Discriminator, StyleGAN2
-from helpers.images import atomic_path, grid, quantize, write_image
+from helpers.images import grid, quantize, write_image
+from helpers.logs import open_log
 from helpers.photos import load_uint8
 from helpers.weights import save_weights
 
 from .augment import adapt, augment
+from .loop import STATE_FILE, TrainingError, resume, train
 
 
 @dataclass
@@ -82,6 +82,8 @@ class GanTrainer:
         device: where to train.
     """
 
+    unit = "images"
+
     def __init__(self, settings: GanSettings, data: Tensor, device: torch.device):
         self.settings, self.data, self.device = settings, data, device
         # a card older than Ampere only emulates bfloat16, slowly
@@ -106,10 +108,25 @@ class GanTrainer:
         ]
         self.seen, self.steps, self.p, self.signs, self.seconds = 0, 0, 0.0, [], 0.0
 
+    @property
+    def position(self) -> int:
+        return self.seen
+
+    @property
+    def goal(self) -> int:
+        return self.settings.images
+
+    def report(self, losses: dict[str, float]) -> dict[str, float] | None:
+        """The losses of every fiftieth step."""
+        return losses if self.steps % 50 == 0 else None
+
     # --- one step ---------------------------------------------------------------------------------------------------
 
     def step(self) -> dict[str, float]:
-        """Train on one batch; generator and discriminator move together, each against the other's last state."""
+        """Train on one batch; generator and discriminator move together, each against the other's last state.
+
+        Raises TrainingError for losses that are not finite, before anything has moved.
+        """
         batch, dtype = self.settings.batch, torch.bfloat16 if self.bf16 else torch.float32
         real = self._augment(self._real_images(batch))
         fake = self._fake_images(batch, dtype)
@@ -125,16 +142,17 @@ class GanTrainer:
         (F.softplus(fake_scores).mean() + F.softplus(-real_scores).mean()).backward()
         seen_by_d.backward(towards_real)
         penalty = self._r1(real) if self.steps % self.settings.r1_every == 0 else None
+        losses = {"g": loss_generator, "real": real_scores.mean(), "fake": fake_scores.mean()}
+        losses = {name: value.item() for name, value in losses.items()} | ({} if penalty is None else {"r1": penalty})
+        if not all(map(math.isfinite, losses.values())):
+            raise TrainingError(
+                f"the losses became NaN or infinite after {self.seen} images; start again with a lower rate in another "
+                "folder."
+            )
         for optimizer in self.optimizers:
             optimizer.step()
         self._after_step(batch, real_scores.detach())
-        losses = {
-            "g": loss_generator.item(),
-            "real": real_scores.mean().item(),
-            "fake": fake_scores.mean().item(),
-            "p": self.p,
-        }
-        return losses if penalty is None else losses | {"r1": penalty}
+        return losses | {"p": self.p}
 
     def _real_images(self, batch: int) -> Tensor:
         index = torch.randint(len(self.data), (batch,), generator=self.random, device=self.device)
@@ -202,11 +220,11 @@ class GanTrainer:
         }
 
     def load(self, state: dict) -> None:
-        """Continue from ``state()``; ValueError when the settings are not those of this run (images may differ)."""
+        """Continue from ``state()``; TrainingError when the settings are not those of this run (images may differ)."""
         theirs, ours = json.loads(state["settings"]), json.loads(json.dumps(asdict(self.settings)))
         changed = [k for k in ours if ours[k] != theirs.get(k) and k != "images"]
         if changed:
-            raise ValueError(
+            raise TrainingError(
                 f"the checkpoint was made with another {', '.join(changed)}; use the same or a new --out folder."
             )
         for name in ("generator", "discriminator", "average"):
@@ -222,12 +240,6 @@ def build_networks(settings: GanSettings) -> tuple[nn.Module, nn.Module]:
     if settings.family == "dcgan":
         return DCGAN(**settings.generator), DCGANDiscriminator(**settings.discriminator)
     return StyleGAN2(**settings.generator), Discriminator(**settings.discriminator)
-
-
-def save_checkpoint(path: Path, state: dict) -> None:
-    """Write a training state so that a kill at any moment leaves the old file or the new one."""
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
 
 
 def sample_grid(generator, n: int = 64, truncation: float = 0.7, seed: int = 0) -> Tensor:
@@ -251,6 +263,7 @@ def train_gan(
     save_every: float = 120.0,
     sample_every: int = 20_000,
     minutes: float | None = None,
+    log: str = "jsonl",
 ) -> Path:
     """Train a generator on a zip or folder of aligned photos; call again to go on after a stop or a kill.
 
@@ -262,20 +275,31 @@ def train_gan(
         save_every: seconds between checkpoints.
         sample_every: images between sample grids.
         minutes: stop after so many minutes, with a checkpoint.
+        log: see ``open_log``; it gets the sample grids too.
+
+    Raises:
+        ProgressError, TrainingError: for a ``state.pt`` that is none or of other settings; for losses or weights that
+            are no longer finite, while ``state.pt`` stays the last good one.
 
     Returns:
         Path of the exported weights, ``generator.safetensors``, which ``load_generator`` reads.
     """
     out = Path(out)
     (out / "samples").mkdir(parents=True, exist_ok=True)
-    device, path = torch.device(device), out / "state.pt"
     resolution = settings.generator.get("resolution", 64)
-    trainer = GanTrainer(settings, load_uint8(data, resolution, split), device)
-    if path.exists():
-        trainer.load(torch.load(path, map_location="cpu", weights_only=True))  # a random state belongs on the CPU
-    _run(trainer, out, path, save_every, sample_every, minutes)
-    save_checkpoint(path, trainer.state())  # not after an error: amid a step the state is half old, half new
-    return export_gan(path, out / "generator.safetensors")
+    trainer = GanTrainer(settings, load_uint8(data, resolution, split), torch.device(device))
+    resume(trainer, out)
+    with open_log(log, out, asdict(settings)) as lines:
+
+        def sample() -> None:
+            if trainer.seen // sample_every > (trainer.seen - settings.batch) // sample_every:
+                trainer.average.compute_statistics(2_000)
+                path = out / "samples" / f"{trainer.seen // 1000:06d}k.png"
+                write_image(path, sample_grid(trainer.average))
+                lines.file(trainer.seen, "samples", path)
+
+        train(trainer, out, lines, save_every=save_every, minutes=minutes, after=sample)
+    return export_gan(out / STATE_FILE, out / "generator.safetensors")
 
 
 def export_gan(checkpoint: str | Path, path: str | Path) -> Path:
@@ -302,37 +326,3 @@ def export_gan(checkpoint: str | Path, path: str | Path) -> Path:
         "settings": settings,
     }
     return save_weights(path, tensors, {"family": settings.pop("family"), **parts, "training": facts})
-
-
-def _run(trainer, out, path, save_every, sample_every, minutes):
-    start = last = saved = time.monotonic()
-    bar = tqdm(
-        total=trainer.settings.images,
-        initial=trainer.seen,
-        unit="img",
-        mininterval=1 if sys.stderr.isatty() else 60,
-        desc=trainer.settings.family,
-    )
-    with bar:
-        while trainer.seen < trainer.settings.images:
-            losses = trainer.step()
-            bar.update(trainer.settings.batch)
-            now = time.monotonic()
-            trainer.seconds, last = trainer.seconds + now - last, now
-            if trainer.steps % 50 == 0:
-                bar.set_postfix({k: f"{v:.2f}" for k, v in losses.items()}, refresh=False)
-                _log(out / "log.jsonl", dict(images=trainer.seen, seconds=round(trainer.seconds, 1), **losses))
-            if trainer.seen // sample_every > (trainer.seen - trainer.settings.batch) // sample_every:
-                trainer.average.compute_statistics(2_000)
-                name = f"{trainer.seen // 1000:06d}k.png"
-                write_image(out / "samples" / name, sample_grid(trainer.average))
-            if now - saved > save_every:
-                save_checkpoint(path, trainer.state())
-                saved = now
-            if minutes is not None and now - start > minutes * 60:
-                break
-
-
-def _log(path: Path, row: dict) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}) + "\n")

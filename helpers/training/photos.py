@@ -10,15 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.images import read_image, resize
-from helpers.photos import _open_set
+from helpers.photos import open_set
+
+from .loop import TrainingError
 
 STORED = 128  # px: training photos are kept squashed to this square, their aspect ratio beside them
 TESTED = 112  # px: side of the centre square that the held-out photos are tested on
 HELD_OUT = 0.1  # of every class
-
-
-class TrainingError(ValueError):
-    """Training data or a training state that cannot be used."""
 
 
 # --- photos ----------------------------------------------------------------------------------------------------------
@@ -61,7 +59,7 @@ class LabelledPhotos:
         return images.permute(0, 3, 1, 2)
 
     def _read(self, indices: list[int], size: int | None = None) -> Iterator[Tensor]:
-        with _open_set(self.path) as (_, read):
+        with open_set(self.path) as (_, read):
             for name in (self.names[i] for i in indices):
                 yield read_image(read(name), size, name=name)
 
@@ -75,7 +73,7 @@ def find_labelled(data: str | Path) -> LabelledPhotos:
 
     Raises ImageError when `data` is neither, TrainingError for fewer than 2 classes or a class of one photo.
     """
-    with _open_set(Path(data)) as (found, _):
+    with open_set(Path(data)) as (found, _):
         names = [name for name in found if "/" in name]
     owners = [name.split("/")[-2] for name in names]
     classes = sorted(set(owners))

@@ -1,0 +1,184 @@
+"""What a command has done so far, in one file, from which the same command goes on after a stop or a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .images import atomic_path
+from .logs import open_log
+from .sweep import file_digest
+
+FILE = "progress.pt"
+EVERY = 10.0  # seconds between two states on disk
+SHARE = 20  # a state that takes long to write is written the more seldom: at most a twentieth of the time
+LOGGED = 10  # steps between two lines of a log
+
+
+class ProgressError(ValueError):
+    """A state that cannot be read."""
+
+
+def save_run(path: str | Path, state: dict) -> None:
+    """Write tensors, numbers and strings so that a kill at any moment leaves the old file or the new one."""
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_run(path: str | Path, device: str | torch.device = "cpu") -> dict:
+    """Read what ``save_run`` wrote; nothing in it is executed. Raises ProgressError for any other file."""
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # a broken file makes torch raise whatever its parts do
+        reason = str(error).split("\n")[0][:80]
+        raise ProgressError(f"{path} is no saved state ({reason}); delete it, or choose another --out.") from error
+    if not isinstance(state, dict):
+        raise ProgressError(f"{path} holds no state but a {type(state).__name__}; delete it, or choose another --out.")
+    return state
+
+
+@contextmanager
+def stopped_between_steps() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C, a closed terminal and a polite kill wait for the end of a step: gives a function that tells of them.
+
+    Amid a step a state is half old, half new. A second signal is not waited with. Only the main thread gets signals;
+    elsewhere nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    came = []
+
+    def note(number, frame):
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Progress:
+    """The units of a command that are done, and the searches of the one under way. Use it with ``with``.
+
+    The file is written when the block is entered, so that a folder that may not be written to is known before anything
+    is computed; after every unit; and every ``EVERY`` seconds of a search. It is removed when the block ends well.
+
+    Args:
+        out: folder of the command.
+        settings: all that decides the results, plain values; ``files``: what it reads, by content.
+        log: kind of log, see ``open_log``; it lies in ``out/log``.
+
+    Raises:
+        ImageError: for a folder that may not be written to, or a full disk.
+        LogError: for an unknown kind of log.
+    """
+
+    def __init__(self, out: str | Path, settings: dict, files: Iterable[str | Path] = (), log: str = "none"):
+        self.out, self.path = Path(out), Path(out) / FILE
+        self.settings, self.log_kind = settings, log
+        content = json.dumps([settings, [_content(file) for file in files]], sort_keys=True, default=str)
+        self.key = hashlib.sha256(content.encode()).hexdigest()
+        self.units: dict[str, list[dict]] = {}
+        self.states: dict[str, dict] = {}
+
+    def __enter__(self) -> Progress:
+        self._take_up()
+        self._write()
+        self.log = open_log(self.log_kind, self.out / "log", self.settings)
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        self.log.close()
+        if kind is None:
+            self.path.unlink(missing_ok=True)
+
+    def done(self, unit: str) -> list[dict] | None:
+        """Rows of a unit that is done, else None."""
+        return self.units.get(unit)
+
+    def finish(self, unit: str, rows: list[dict]) -> list[dict]:
+        """Note a unit as done, when its files are written; gives the rows back."""
+        self.units[unit], self.states = rows, {}
+        self._write()
+        for row in rows:
+            self.log.row(len(self.units), row, self.out)
+        return rows
+
+    def run(self, search, label: str, film: int = 0):
+        """Take all steps of a search, with a bar on the terminal, from where it stopped; gives its ``result()``.
+
+        search: an iterable of steps with ``number``, ``state_dict()``, ``load_state_dict()`` and ``result()``.
+        label: its name within the unit. film: keep about so many pictures of the way, as ``frames(label)``.
+        """
+        saved = self.states.setdefault(label, {"frames": []})
+        if "search" in saved:
+            search.load_state_dict(saved["search"])
+            print(f"{label}: going on at step {search.number} of {len(search)}.", file=sys.stderr)
+        every, began, wait = max(1, len(search) // film) if film else 0, time.monotonic(), EVERY
+        options = {"initial": search.number, "desc": label, "unit": "step", "leave": False, "file": sys.stderr}
+        with stopped_between_steps() as stopped, tqdm(total=len(search), **options) as bar:
+            for step in search:
+                bar.update()
+                if step.number % LOGGED == 0 or step.number == len(search):
+                    self._tell(bar, label, step)
+                if every and step.number % every == 1 % every:
+                    saved["frames"].append((step.images() * 255).round().byte().cpu())
+                if stopped() or time.monotonic() - began > wait:
+                    saved["search"], began = search.state_dict(), time.monotonic()
+                    self._write()
+                    wait = max(EVERY, SHARE * (time.monotonic() - began))
+                    began = time.monotonic()
+                if stopped():
+                    raise KeyboardInterrupt
+        saved["search"] = search.state_dict()  # written with the next search's
+        return search.result()
+
+    def frames(self, label: str) -> list[Tensor]:
+        """Pictures (B, 3, h, w) in [0, 1] of the way of a search."""
+        return [frame.float() / 255 for frame in self.states[label]["frames"]]
+
+    def _tell(self, bar, label: str, step) -> None:
+        losses = {name: value.mean().item() for name, value in {**step.parts, "total": step.total}.items()}
+        bar.set_postfix(loss=f"{losses['total']:.4f}", refresh=False)
+        self.log.scalars(step.number, {f"{label}/{name}": value for name, value in losses.items()})
+
+    def _take_up(self) -> None:
+        if not self.path.exists():
+            return
+        try:
+            state = load_run(self.path)
+        except ProgressError:
+            state = {}
+        if state.get("key") != self.key:
+            print(f"{self.path} is of other settings; starting afresh.", file=sys.stderr)
+            return
+        self.units, self.states = json.loads(state["units"]), state["states"]
+        if self.units:
+            print(f"going on in {self.out}: {len(self.units)} done before.", file=sys.stderr)
+
+    def _write(self) -> None:
+        save_run(self.path, {"key": self.key, "units": json.dumps(self.units), "states": self.states})
+
+
+def _content(file: str | Path) -> str:
+    try:
+        return file_digest(str(file))
+    except OSError:
+        return str(file)  # a name that is no file, or one that cannot be read: the command will say so
