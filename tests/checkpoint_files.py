@@ -111,7 +111,7 @@ def _persistent(module, clamp, kind=None):
     if kind == "SynthesisBlock":
         attributes |= {"architecture": "skip", "resolution": module.resolution, "use_fp16": True}
     if kind == "DiscriminatorBlock":
-        attributes |= {"architecture": "resnet", "use_fp16": True}
+        attributes |= {"architecture": "resnet" if hasattr(module, "skip") else "orig", "use_fp16": True}
     if kind == "FullyConnectedLayer":
         attributes |= {"bias_gain": module.bias_gain, "activation": "lrelu" if module.activation else "linear"}
     state = _module_state(module, **attributes)
@@ -120,7 +120,7 @@ def _persistent(module, clamp, kind=None):
     for name, child in module.named_children():
         state["_modules"][name] = _persistent(child, None if name == "skip" else clamp)
     if kind == "DiscriminatorEpilogue":
-        statistics = _module_state(nn.Module(), group_size=module.group_size, num_channels=1)
+        statistics = _module_state(nn.Module(), group_size=module.group_size or None, num_channels=1)
         state["_modules"]["mbstd"] = Persistent("MinibatchStdLayer", statistics)
     return Persistent(kind, state)
 
@@ -157,8 +157,8 @@ def _tf_mapping(generator):
     return variables
 
 
-def tensorflow_pickle(path, generator, protocol=4, alone=False, **arguments):
-    """A pickle of the official TensorFlow releases: (G, D, Gs), or one network."""
+def tensorflow_pickle(path, generator, protocol=4, alone=False, critic=None, **arguments):
+    """A pickle of the official TensorFlow releases: (G, D, Gs), or one network. critic: the discriminator."""
     first = generator.family == "stylegan1"
     synthesis = _tf_stylegan1(generator) if first else _tf_stylegan2(generator)
     clamp = generator.config.get("conv_clamp")
@@ -172,7 +172,11 @@ def tensorflow_pickle(path, generator, protocol=4, alone=False, **arguments):
     parts = {"synthesis": network("G_synthesis", synthesis), "mapping": network("G_mapping", _tf_mapping(generator))}
     own = [("lod", np.float32(0)), ("dlatent_avg", generator.w_mean.numpy())]
     averaged = network("Gs", own, parts)
-    discriminator = network("D", [("lod", np.float32(0))])
+    discriminator = network("D", _tf_discriminator(critic) if critic else [("lod", np.float32(0))])
+    if critic:
+        plain = critic.config.get("architecture", "resnet")
+        facts = {"architecture": plain, "mbstd_group_size": critic.b4.group_size or None, "mapping_lrmul": 0.01}
+        discriminator.static_kwargs = EasyDict(facts | arguments)
     return dump(path, averaged if alone else (network("G", own, parts), discriminator, averaged), protocol)
 
 
@@ -195,6 +199,22 @@ def _tf_modulated(place, layer, weight):
     values = {"weight": _transposed(weight), "bias": layer.bias.numpy()}
     values |= {"mod_weight": _transposed(layer.affine.weight), "mod_bias": layer.affine.bias.numpy() - 1}
     return [(f"{place}/{name}", value) for name, value in values.items()]
+
+
+def _tf_discriminator(critic):
+    places = {f"b{critic.resolutions[0]}.fromrgb": "{0}x{0}/FromRGB".format(critic.resolutions[0])}
+    for r in critic.resolutions:
+        places |= {f"b{r}.conv0": f"{r}x{r}/Conv0", f"b{r}.conv1": f"{r}x{r}/Conv1_down", f"b{r}.skip": f"{r}x{r}/Skip"}
+    places |= {"b4.conv": "4x4/Conv", "b4.fc": "4x4/Dense0", "b4.out": "Output", "mapping.embed": "LabelEmbed"}
+    places |= {f"mapping.fc{i}": f"Mapping{i}" for i in range(8)}
+    variables = []
+    for name, value in critic.state_dict().items():
+        layer, part = name.rsplit(".", 1)
+        if part == "weight":
+            variables.append((f"{places[layer]}/weight", _transposed(value)))
+        elif part == "bias":
+            variables.append((f"{places[layer]}/bias", value.numpy()))
+    return variables
 
 
 def _tf_stylegan1(generator):
@@ -253,6 +273,24 @@ def _rosinality_modulated(place, layer):
         f"{place}.conv.modulation.weight": layer.affine.weight,
         f"{place}.conv.modulation.bias": layer.affine.bias,
     }
+
+
+def rosinality_discriminator(critic):
+    """The state dict of rosinality's discriminator."""
+    places = {f"b{critic.resolutions[0]}.fromrgb": ("convs.0.0", "convs.0.1")}
+    for i, r in enumerate(critic.resolutions, 1):
+        places[f"b{r}.conv0"] = f"convs.{i}.conv1.0", f"convs.{i}.conv1.1"
+        places[f"b{r}.conv1"] = f"convs.{i}.conv2.1", f"convs.{i}.conv2.2"
+        places[f"b{r}.skip"] = f"convs.{i}.skip.1", None
+    places |= {"b4.conv": ("final_conv.0", "final_conv.1"), "b4.fc": ("final_linear.0",) * 2}
+    places |= {"b4.out": ("final_linear.1",) * 2}
+    state = OrderedDict()
+    for name, value in critic.state_dict().items():
+        layer, part = name.rsplit(".", 1)
+        if part in ("weight", "bias"):
+            state[f"{places[layer][part == 'bias']}.{part}"] = value.contiguous()
+    state |= {f"convs.{i}.skip.0.kernel": FILTER.clone() for i in range(1, len(critic.resolutions) + 1)}
+    return state
 
 
 def stylegan1_state(generator):

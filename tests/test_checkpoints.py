@@ -11,7 +11,15 @@ import torch.nn.functional as F
 
 from helpers.checkpoints import read_checkpoint
 from helpers.checkpoints.torch_file import read_torch_legacy, read_torch_zip
-from helpers.generators import Discriminator, GeneratorError, convert_checkpoint, load_discriminator, load_generator
+from helpers.generators import (
+    Discriminator,
+    GeneratorError,
+    NoDiscriminator,
+    convert_checkpoint,
+    load_critic,
+    load_discriminator,
+    load_generator,
+)
 from helpers.inversion import project
 from helpers.latents import Latents
 from helpers.weights import WeightsError
@@ -58,19 +66,83 @@ def test_clamping_counts():
     assert same_images(free, held) > 0.01
 
 
-@pytest.mark.parametrize("changes", [{}, {"conv_clamp": 0.5, "group_size": 2}, {"c_dim": 3, "mapping_layers": 2}])
-def test_official_discriminator(tmp_path, changes):
+def discriminator(**changes):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        original = trained(Discriminator(16, 256, 16, **changes))
-    clamp = {"conv_clamp": changes["conv_clamp"]} if "conv_clamp" in changes else {}
-    path = files.official_pickle(tmp_path / "a.pkl", tiny.stylegan2(**clamp), original)
-    loaded = load_discriminator(path)
+        return trained(Discriminator(16, 256, 16, **changes))
+
+
+def same_scores(original, loaded):
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    label = torch.eye(3)[[0, 1, 2, 0]] if "c_dim" in changes else None
+    label = torch.eye(3)[[0, 1, 2, 0]] if original.c_dim else None
     scores = original(images, label=label)
-    assert torch.allclose(loaded(images, label=label), scores, rtol=1e-5, atol=1e-6)
     assert scores.std() > 1e-3
+    return torch.allclose(loaded(images, label=label), scores, rtol=1e-5, atol=1e-6)
+
+
+DISCRIMINATORS = [
+    {},
+    {"conv_clamp": 0.5, "group_size": 2},
+    {"c_dim": 3, "mapping_layers": 2},
+    {"c_dim": 3, "mapping_layers": 0, "group_size": 0, "architecture": "orig"},
+]
+
+
+@pytest.mark.parametrize("form", ["pytorch", "tensorflow"])
+@pytest.mark.parametrize("changes", DISCRIMINATORS)
+def test_official_discriminators(tmp_path, form, changes):
+    original = discriminator(**changes)
+    clamp = {"conv_clamp": changes["conv_clamp"]} if "conv_clamp" in changes else {}
+    if form == "pytorch":
+        path = files.official_pickle(tmp_path / "a.pkl", tiny.stylegan2(**clamp), original)
+    else:
+        path = files.tensorflow_pickle(tmp_path / "a.pkl", tiny.stylegan2(**clamp), critic=original)
+    loaded = load_discriminator(path)
+    assert same_scores(original, loaded)
+    again = load_discriminator(convert_checkpoint(path, tmp_path / "a.safetensors"))
+    assert same_scores(original, again) and again.config == loaded.config
+
+
+def test_rosinalitys_discriminator(tmp_path):
+    original = discriminator()
+    extra = {"d": files.rosinality_discriminator(original)}
+    path = files.rosinality_pt(tmp_path / "a.pt", tiny.stylegan2(), extra=extra)
+    assert same_scores(original, load_discriminator(path))
+    del extra["d"]["convs.1.skip.1.weight"]
+    path = files.rosinality_pt(tmp_path / "b.pt", tiny.stylegan2(), extra=extra)
+    assert load_generator(path)
+    with pytest.raises(NoDiscriminator, match="lacks convs.1.skip.1.weight"):
+        load_discriminator(path)
+
+
+def test_a_discriminator_judges_the_class_that_was_chosen(tmp_path):
+    original = discriminator(c_dim=3, mapping_layers=2)
+    path = str(files.official_pickle(tmp_path / "a.pkl", tiny.stylegan2(c_dim=3), original))
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    expected = original(images, label=torch.eye(3)[[2, 2, 2]])
+    assert torch.equal(load_discriminator(f"{path}@2")(images), expected)
+    assert torch.equal(load_discriminator(path, label=2)(images), expected)
+    with pytest.raises(GeneratorError, match="knows 3 classes; choose one"):
+        load_discriminator(path)(images)
+
+
+def test_a_checkpoint_without_discriminator_has_a_stand_in_that_says_so(tmp_path):
+    path = files.stylegan1_pt(tmp_path / "a.pt", tiny.stylegan1())
+    with pytest.raises(NoDiscriminator, match="holds no discriminator"):
+        load_discriminator(path)
+    with pytest.warns(UserWarning, match="holds no discriminator.*judged by that of stylegan2-cats-64"):
+        critic = load_critic(path)
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(critic(images), load_discriminator()(images), atol=1e-4)
+    assert critic(images.repeat_interleave(2, 2).repeat_interleave(2, 3), group_size=1).shape == (2,)
+
+
+def test_a_discriminator_of_another_kind_is_left_out(tmp_path):
+    path = files.tensorflow_pickle(tmp_path / "a.pkl", tiny.stylegan2(), critic=discriminator(), architecture="skip")
+    with pytest.raises(NoDiscriminator, match="its discriminator"):
+        load_discriminator(path)
+    with pytest.warns(UserWarning, match="is left out"):
+        assert convert_checkpoint(path, tmp_path / "a.safetensors").exists()
 
 
 @pytest.mark.parametrize("protocol", [2, 4])

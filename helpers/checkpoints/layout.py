@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,11 +98,11 @@ def shape_of(tensors: Mapping, name: str, dims: int) -> tuple[int, ...]:
     return shape
 
 
-def count(tensors: Mapping, name: str, most: int = 64) -> int:
-    """How many of name.format(0), name.format(1), … there are, at least 1."""
-    found = next((i for i in range(most) if name.format(i) not in tensors), most)
+def count(tensors: Container, name: str, first: int = 0, most: int = 64) -> int:
+    """How many of name.format(first), name.format(first + 1), … there are, at least 1."""
+    found = next((i for i in range(most) if name.format(first + i) not in tensors), most)
     if not found:
-        raise CheckpointError(f"it lacks {name.format(0)}, so it is no whole network of this kind.")
+        raise CheckpointError(f"it lacks {name.format(first)}, so it is no whole network of this kind.")
     return found
 
 

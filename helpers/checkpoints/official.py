@@ -65,7 +65,7 @@ def _tensors(modules: dict[str, dict]) -> dict:
 
 def _attribute(modules: dict[str, dict], attribute: str, default=None):
     """The value that an attribute has in all modules that have it; CheckpointError where they differ."""
-    values = {repr(v): v for s in modules.values() if isinstance(v := s.get(attribute, default), int | float | str)}
+    values = {repr(v): v for s in modules.values() if isinstance(v := s.get(attribute), int | float | str)}
     expect(len(values) <= 1, f"{attribute} is not the same in all layers")
     return next(iter(values.values()), default)
 
@@ -124,7 +124,8 @@ def _discriminator(record: Record) -> Part:
     convolutions = {name: s for name, s in blocks.items() if ".conv" in name or "fromrgb" in name}
     widths = _blocks(tensors, "b", ".conv0.weight")
     widths = {4: shape_of(tensors, "b4.conv.weight", 4)[0]} | widths
-    expect(_attribute(blocks, "architecture", "resnet") == "resnet", "its discriminator is not of the kind 'resnet'")
+    architecture = _attribute(blocks, "architecture", "resnet")
+    expect(architecture in ("resnet", "orig"), "its discriminator is neither of the kind 'resnet' nor 'orig'")
     statistics = modules.get("b4.mbstd.", {})
     expect(statistics.get("num_channels", 1) == 1, "its minibatch standard deviation has more than one channel")
     conditional = "mapping.embed.weight" in tensors
@@ -133,10 +134,15 @@ def _discriminator(record: Record) -> Part:
         **channel_rule(widths),
         "conv_clamp": _attribute(convolutions, "conv_clamp"),
         "c_dim": shape_of(tensors, "mapping.embed.weight", 2)[1] if conditional else 0,
-        "group_size": int(statistics.get("group_size", 4)),
+        "group_size": int(statistics.get("group_size", 4) or 0),  # None is the whole batch
+        "architecture": architecture,
     }
     if conditional:
-        config["mapping_layers"] = count(tensors, "mapping.fc{}.weight")
+        mapping = {name: state for name, state in modules.items() if name.startswith("mapping.fc")}
+        config["mapping_layers"] = count(tensors, "mapping.fc{}.weight") if mapping else 0
+        config["lr_multiplier"] = float(_attribute(mapping, "bias_gain", 0.01))
     read = _read(tensors)
-    kept = {f"b{r}.{layer}.resample_filter" for r in widths if r > 4 for layer in ("conv1", "skip")}
+    kept = {
+        f"b{r}.{layer}.resample_filter" for r in widths if r > 4 for layer in ("conv1", "skip")
+    }  # the layers that halve the size
     return Part(config, {n: t for n, t in read.items() if not n.endswith("resample_filter") or n in kept})

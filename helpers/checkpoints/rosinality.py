@@ -5,13 +5,20 @@
 ``input.input`` (1, C, 4, 4), ``conv1`` and ``convs.0``, ``convs.1``, … with ``conv.weight`` (1, out, in, 3, 3),
 ``conv.modulation.weight``, ``noise.weight`` (1,), ``activate.bias``; ``to_rgb1`` and ``to_rgbs.0``, … with ``bias``
 (1, 3, 1, 1); ``noises.noise_0`` (1, 1, h, w); kernels of blurs, which are fixed. Even ``convs`` double the size.
+
+The discriminator: ``convs.0.0.weight`` and ``convs.0.1.bias`` read the image, then from the full size to 8 pixels
+``convs.N.conv1.0.weight``, ``conv1.1.bias``, ``conv2.1.weight``, ``conv2.2.bias``, ``skip.1.weight``;
+``final_conv.0.weight``, ``final_conv.1.bias``, ``final_linear.0`` and ``final_linear.1``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from .layout import Checkpoint, Part, channel_rule, count, expect, flatten, is_tensor, shape_of, side, take, to_tensor
+from .safe_pickle import CheckpointError
 
 FILTER = torch.outer(row := torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8, row)
 
@@ -55,7 +62,42 @@ def read(root: dict) -> Checkpoint:
     }
     w_dim, z_dim = shape_of(tensors, "mapping.fc0.weight", 2)
     config = {"resolution": resolution, "z_dim": z_dim, "w_dim": w_dim, "mapping_layers": layers}
-    return Checkpoint("rosinality .pt (StyleGAN2)", "stylegan2", Part(config | channel_rule(widths), tensors))
+    critic = _discriminator_of(root["d"]) if isinstance(root.get("d"), dict) else None
+    return Checkpoint("rosinality .pt (StyleGAN2)", "stylegan2", Part(config | channel_rule(widths), tensors), critic)
+
+
+def _discriminator_of(state: dict) -> Callable[[], Part]:
+    """Gives the discriminator, or says why it cannot be read; it is read now, while the file is open."""
+    try:
+        part = _discriminator(flatten(state, 0))
+        return lambda: part
+    except CheckpointError as error:
+        reason = error
+
+    def refuse() -> Part:
+        raise reason
+
+    return refuse
+
+
+def _discriminator(state: dict) -> Part:
+    blocks = count({name.replace(".conv1.0.weight", "") for name in state}, "convs.{}", first=1)
+    sizes = [2 ** (blocks + 2 - i) for i in range(blocks)]
+    resolution = side([4, *sizes])
+    names = {f"b{resolution}.fromrgb": ("convs.0.0", "convs.0.1"), "b4.conv": ("final_conv.0", "final_conv.1")}
+    names |= {"b4.fc": ("final_linear.0", "final_linear.0"), "b4.out": ("final_linear.1", "final_linear.1")}
+    for i, r in enumerate(sizes, 1):
+        names[f"b{r}.conv0"] = f"convs.{i}.conv1.0", f"convs.{i}.conv1.1"
+        names[f"b{r}.conv1"] = f"convs.{i}.conv2.1", f"convs.{i}.conv2.2"
+    tensors = {}
+    for ours, (weight, bias) in names.items():
+        tensors[f"{ours}.weight"] = to_tensor(take(state, f"{weight}.weight"))
+        tensors[f"{ours}.bias"] = to_tensor(take(state, f"{bias}.bias")).reshape(-1)
+    for i, r in enumerate(sizes, 1):
+        tensors[f"b{r}.skip.weight"] = to_tensor(take(state, f"convs.{i}.skip.1.weight"))
+    widths = {4: shape_of(tensors, "b4.conv.weight", 4)[0]}
+    widths |= {r: shape_of(tensors, f"b{r}.conv0.weight", 4)[0] for r in sizes}
+    return Part({"resolution": resolution, **channel_rule(widths)}, tensors)
 
 
 def _layer(state: dict, tensors: dict, source: str, target: str, noise: int) -> None:

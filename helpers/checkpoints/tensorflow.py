@@ -14,7 +14,8 @@ Names: ``dlatent_avg``, ``mapping/Dense0/weight``, ``mapping/LabelConcat/weight`
 ``synthesis/noise0``. StyleGAN2: ``synthesis/4x4/Const/const``, ``4x4/Conv/weight``, ``mod_weight``, ``mod_bias``,
 ``noise_strength``, ``8x8/Conv0_up``, ``8x8/Conv1``, ``8x8/ToRGB``. StyleGAN:
 ``4x4/Const/const``, ``4x4/Const/Noise/weight``, ``4x4/Const/StyleMod/weight``, ``4x4/Conv``, ``8x8/Conv0_up``,
-``8x8/Conv1``, ``ToRGB_lod0``.
+``8x8/Conv1``, ``ToRGB_lod0``. Discriminators of StyleGAN2 are read too: ``16x16/FromRGB``, ``16x16/Conv0``,
+``Conv1_down``, ``Skip``, ``4x4/Conv``, ``4x4/Dense0``, ``Output``, ``LabelEmbed``, ``Mapping0``.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ def read(root) -> Checkpoint:
     if "synthesis/4x4/Const/StyleMod/weight" in variables:
         return Checkpoint("official TensorFlow pickle (StyleGAN)", "stylegan1", _stylegan1(variables, arguments))
     if "synthesis/4x4/Conv/mod_weight" in variables:
-        return Checkpoint("official TensorFlow pickle (StyleGAN2)", "stylegan2", _stylegan2(variables, arguments))
+        part = _stylegan2(variables, arguments)
+        critic = (lambda: _discriminator(root[1])) if isinstance(root, tuple | list) and len(root) == 3 else None
+        return Checkpoint("official TensorFlow pickle (StyleGAN2)", "stylegan2", part, critic)
     raise CheckpointError("its network is neither a StyleGAN nor a StyleGAN2 generator.")
 
 
@@ -182,6 +185,38 @@ def _modulated(variables: dict, source: str, target: str, turned: bool = False) 
         f"{target}.affine.weight": _matrix(variables, f"{source}/mod_weight"),
         f"{target}.affine.bias": _vector(variables, f"{source}/mod_bias") + 1,
     }
+
+
+def _discriminator(record: Record) -> Part:
+    variables, arguments = _variables(record), state_of(record).get("static_kwargs") or {}
+    sizes = [r for r in (2**i for i in range(3, 12)) if f"{r}x{r}/Conv0/weight" in variables]
+    resolution, kind = side([4, *sizes]), arguments.get("architecture", "resnet")
+    expect(f"{resolution}x{resolution}/FromRGB/weight" in variables, "its discriminator grows")
+    expect(kind in ("resnet", "orig"), "its discriminator is neither of the kind 'resnet' nor 'orig'")
+    expect(arguments.get("mbstd_num_features", 1) == 1, "its minibatch standard deviation has more than one channel")
+    names = {f"b{resolution}.fromrgb": f"{resolution}x{resolution}/FromRGB", "b4.conv": "4x4/Conv"}
+    for r in sizes:
+        names |= {f"b{r}.conv0": f"{r}x{r}/Conv0", f"b{r}.conv1": f"{r}x{r}/Conv1_down"}
+    tensors = {}
+    for ours, theirs in names.items():
+        tensors[f"{ours}.weight"] = _kernel(variables, f"{theirs}/weight")
+        tensors[f"{ours}.bias"] = _vector(variables, f"{theirs}/bias")
+    for r in sizes if kind == "resnet" else []:
+        tensors[f"b{r}.skip.weight"] = _kernel(variables, f"{r}x{r}/Skip/weight")
+    dense, layers = {"b4.fc": "4x4/Dense0", "b4.out": "Output"}, 0
+    if "LabelEmbed/weight" in variables:
+        layers = count(variables, "Mapping{}/weight") if "Mapping0/weight" in variables else 0
+        dense |= {"mapping.embed": "LabelEmbed"} | {f"mapping.fc{i}": f"Mapping{i}" for i in range(layers)}
+    for ours, theirs in dense.items():
+        tensors[f"{ours}.weight"] = _matrix(variables, f"{theirs}/weight")
+        tensors[f"{ours}.bias"] = _vector(variables, f"{theirs}/bias")
+    widths = {4: tensors["b4.conv.weight"].shape[0]} | {r: tensors[f"b{r}.conv0.weight"].shape[0] for r in sizes}
+    config = {"resolution": resolution, **channel_rule(widths), "conv_clamp": arguments.get("conv_clamp")}
+    config |= {"group_size": int(arguments.get("mbstd_group_size", 4) or 0), "architecture": kind}
+    if "mapping.embed.weight" in tensors:
+        config |= {"c_dim": tensors["mapping.embed.weight"].shape[1], "mapping_layers": layers}
+        config["lr_multiplier"] = float(arguments.get("mapping_lrmul", 0.1))
+    return Part(config, tensors)
 
 
 # --- StyleGAN --------------------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def sketch_files(
     """
     from ..features import load_features
     from ..figures import save_figure
-    from ..generators import load_discriminator, load_generator
+    from ..generators import NoDiscriminator, load_discriminator, load_generator
     from ..images import ImageError, write_image
     from ..latents import save_latents
     from ..masks import MaskError
@@ -89,7 +89,13 @@ def sketch_files(
     out, generator, features = Path(out), load_generator(model, device), load_features(device=device)
     space = space or ("w" if "w" in generator.spaces else "z")
     wanted = weights is None or weights.get("realism", 0) > 0
-    discriminator = load_discriminator(model, device) if wanted else None
+    try:
+        discriminator = load_discriminator(model, device) if wanted else None
+    except NoDiscriminator as error:
+        if weights is not None:
+            raise
+        discriminator = None
+        typer.echo(f"{error} Realism is left out.", err=True)
     good, bad = [], []
     for path in map(Path, sketches):
         try:
@@ -104,6 +110,8 @@ def sketch_files(
             done = progress.done(stem)
             if done is None:
                 chosen = default_weights(drawing) if weights is None else weights
+                if discriminator is None and weights is None:
+                    chosen = {name: weight for name, weight in chosen.items() if name != "realism"}
                 networks = {"discriminator": discriminator, "features": features}
                 terms = sketch_constraints(drawing, generator, space, chosen, **networks)
                 found = progress.run(SketchSearch(generator, terms, space, sketch=drawing, **options), stem)

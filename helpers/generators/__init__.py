@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.checkpoints import Checkpoint, Part, read_checkpoint
@@ -28,15 +30,21 @@ __all__ = [
     "DEFAULT",
     "Generator",
     "GeneratorError",
+    "NoDiscriminator",
     "StyleGAN1",
     "StyleGAN2",
     "build_generator",
     "checkpoint_path",
     "convert_checkpoint",
     "enlarged",
+    "load_critic",
     "load_discriminator",
     "load_generator",
 ]
+
+
+class NoDiscriminator(WeightsError):
+    """A checkpoint without a discriminator, or with one of a kind that is not read."""
 
 
 def load_generator(
@@ -70,18 +78,53 @@ def load_generator(
     return generator.to(device or "cpu").eval().requires_grad_(False)
 
 
-def load_discriminator(name_or_path: str | Path = DEFAULT, device: torch.device | str | None = None) -> nn.Module:
+def load_discriminator(
+    name_or_path: str | Path = DEFAULT, device: torch.device | str | None = None, label: int | None = None
+) -> nn.Module:
     """Load the discriminator that was trained with a generator; higher scores are more real.
 
-    name_or_path: a registered name or file of this project, or an official PyTorch pickle.
+    name_or_path: a registered name or file of this project, an official PyTorch pickle, an official TensorFlow pickle
+        of StyleGAN2, or rosinality's .pt of a training. "NAME@3" judges pictures as those of class 3.
+    label: the same as a number.
+    Raises NoDiscriminator, which is a WeightsError, for a file that holds none.
     """
-    name_or_path, _ = _split_label(name_or_path, None)
+    name_or_path, label = _split_label(name_or_path, label)
     checkpoint = read_checkpoint(checkpoint_path(name_or_path))
     if checkpoint.read_discriminator is None:
-        raise WeightsError(f"{name_or_path} holds no discriminator; choose another file.")
-    part = checkpoint.read_discriminator()
+        raise NoDiscriminator(f"{name_or_path} holds no discriminator; choose another file.")
+    try:
+        part = _with_filters(checkpoint.read_discriminator())
+    except WeightsError as error:
+        raise NoDiscriminator(f"{name_or_path} holds no discriminator that is read: {error}") from error
     network = _build(str(name_or_path), checkpoint.family, "discriminator", part)
+    network.label = label
     return network.to(device or "cpu").eval().requires_grad_(False)
+
+
+class Resized(nn.Module):
+    """A discriminator that sees pictures (B, 3, H, W) of any size at its own, (B, 3, size, size)."""
+
+    def __init__(self, inner: nn.Module, size: int):
+        super().__init__()
+        self.inner, self.size = inner, size
+
+    def forward(self, images: Tensor, *args, **options) -> Tensor:
+        size = (self.size, self.size)
+        images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+        return self.inner(images, *args, **options)
+
+
+def load_critic(name_or_path: str | Path = DEFAULT, device: torch.device | str | None = None) -> nn.Module:
+    """The discriminator of a checkpoint as a judge of pictures, or a stand-in where it has none, with a warning.
+
+    Many published files hold the generator alone. The stand-in is the bundled one, which knows cats, on pictures
+    resized to its 64 pixels. Raises WeightsError for a file that is not read.
+    """
+    try:
+        return load_discriminator(name_or_path, device)
+    except NoDiscriminator as error:
+        warnings.warn(f"{error} Pictures are judged by that of {DEFAULT}, which knows cats alone.", stacklevel=2)
+        return Resized(load_discriminator(DEFAULT, device), registry()[DEFAULT]["resolution"])
 
 
 def checkpoint_path(name_or_path: str | Path) -> Path:
@@ -136,9 +179,12 @@ def convert_checkpoint(path: str | Path, out: str | Path, half: bool = False) ->
         tensors["statistics.w_std"] = generator.w_std
     config = {"family": generator.family, "generator": generator.config, "source": checkpoint.format}
     if checkpoint.read_discriminator is not None:
-        part = checkpoint.read_discriminator()
-        config["discriminator"] = part.config
-        tensors |= {f"discriminator.{name}": value for name, value in part.tensors.items()}
+        try:
+            part = _with_filters(checkpoint.read_discriminator())
+            config["discriminator"] = part.config
+            tensors |= {f"discriminator.{name}": value for name, value in part.tensors.items()}
+        except WeightsError as error:
+            warnings.warn(f"The discriminator of {path} is left out: {error}", stacklevel=2)
     return save_weights(out, tensors, config, torch.float16 if half else torch.float32)
 
 
@@ -155,6 +201,14 @@ def _with_noise(part: Part, family: str) -> dict[str, Tensor]:
             for layer in ("", "conv0.", "conv1.") if r != "b4" else ("", "conv1."):
                 tensors.setdefault(f"synthesis.{r}.{layer}resample_filter", fir_kernel())
     return tensors
+
+
+def _with_filters(part: Part) -> Part:
+    """A StyleGAN2 discriminator with its low-pass filters, fixed ones, which are not in all formats."""
+    tensors = dict(part.tensors)
+    for name in [n for n in tensors if n.startswith("b") and n.endswith(("conv1.weight", "skip.weight"))]:
+        tensors.setdefault(name.replace("weight", "resample_filter"), fir_kernel())
+    return Part(part.config, tensors)
 
 
 def _build(name: str, family: str, kind: str, part: Part) -> nn.Module:

@@ -406,18 +406,23 @@ class Conv2dLayer(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Residual block that halves the size; the first one also reads the image."""
+    """Block that halves the size, residual or (``residual`` False) plain; the first one also reads the image."""
 
-    def __init__(self, in_channels: int, middle: int, out_channels: int, clamp: float | None = None):
+    def __init__(
+        self, in_channels: int, middle: int, out_channels: int, clamp: float | None = None, residual: bool = True
+    ):
         super().__init__()
         if in_channels == 0:
             self.fromrgb = Conv2dLayer(3, middle, 1, clamp=clamp)
         self.conv0 = Conv2dLayer(middle, middle, 3, clamp=clamp)
         self.conv1 = Conv2dLayer(middle, out_channels, 3, down=True, clamp=clamp)
-        self.skip = Conv2dLayer(middle, out_channels, 1, bias=False, activation=False, down=True)
+        if residual:
+            self.skip = Conv2dLayer(middle, out_channels, 1, bias=False, activation=False, down=True)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fromrgb(x) if hasattr(self, "fromrgb") else x
+        if not hasattr(self, "skip"):
+            return self.conv1(self.conv0(x))
         skip = self.skip(x, gain=math.sqrt(0.5))
         return self.conv1(self.conv0(x), gain=math.sqrt(0.5)) + skip
 
@@ -448,7 +453,7 @@ class DiscriminatorEpilogue(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Residual StyleGAN2 discriminator: image (B, 3, R, R) in [0, 1] to a score (B,), higher is more real.
+    """StyleGAN2 discriminator: image (B, 3, R, R) in [0, 1] to a score (B,), higher is more real.
 
     It also looks at how much the ``group_size`` images of a group differ. With groups of 1 every score is its image's
     own affair; all are then lower by about the same amount.
@@ -456,9 +461,15 @@ class Discriminator(nn.Module):
     Args:
         resolution, channel_base, channel_max, conv_clamp: as in StyleGAN2.
         c_dim: number of classes. Their score is the projection onto the mapped label (Miyato and Koyama 2018).
-        group_size: samples that the minibatch standard deviation looks at together.
-        mapping_layers: of the label's mapping network.
+        group_size: samples that the minibatch standard deviation looks at together; 0 is the whole batch.
+        mapping_layers, lr_multiplier: of the label's mapping network.
+        architecture: "resnet", or "orig" without skip connections (the official CIFAR-10 model).
+
+    Attributes:
+        label: the class that is judged by default; see ``load_discriminator``.
     """
+
+    label: int | None = None
 
     def __init__(
         self,
@@ -469,20 +480,24 @@ class Discriminator(nn.Module):
         c_dim: int = 0,
         group_size: int = 4,
         mapping_layers: int = 8,
+        lr_multiplier: float = 0.01,
+        architecture: str = "resnet",
     ):
         super().__init__()
         self.config = {"resolution": resolution, "channel_base": channel_base, "channel_max": channel_max}
         if (conv_clamp, c_dim, group_size) != (None, 0, 4):
             self.config |= {"conv_clamp": conv_clamp, "c_dim": c_dim, "group_size": group_size}
-            self.config |= {"mapping_layers": mapping_layers}
+            self.config |= {"mapping_layers": mapping_layers, "lr_multiplier": lr_multiplier}
+        if architecture != "resnet":
+            self.config |= {"architecture": architecture}
         self.resolutions = [2**i for i in range(int(math.log2(resolution)), 2, -1)]
         channels = {r: min(channel_base // r, channel_max) for r in [*self.resolutions, 4]}
         for r in self.resolutions:
-            in_channels = 0 if r == resolution else channels[r]
-            setattr(self, f"b{r}", DiscriminatorBlock(in_channels, channels[r], channels[r // 2], conv_clamp))
+            sizes = 0 if r == resolution else channels[r], channels[r], channels[r // 2]
+            setattr(self, f"b{r}", DiscriminatorBlock(*sizes, conv_clamp, architecture == "resnet"))
         self.c_dim, width = c_dim, channels[4]
         if c_dim:
-            self.mapping = MappingNetwork(0, width, mapping_layers, c_dim=c_dim, averaged=False)
+            self.mapping = MappingNetwork(0, width, mapping_layers, lr_multiplier, c_dim, averaged=False)
         self.b4 = DiscriminatorEpilogue(width, conv_clamp, group_size, width if c_dim else 1)
 
     def forward(
@@ -497,5 +512,17 @@ class Discriminator(nn.Module):
             x = getattr(self, f"b{r}")(x)
         scores = self.b4(x, group_size)
         if self.c_dim:
+            label = self.label_vectors(len(images), scores) if label is None else label
             scores = scores * self.mapping(None, label) / math.sqrt(scores.shape[1])
         return scores.sum(1)
+
+    def label_vectors(self, n: int, like: Tensor) -> Tensor:
+        """The class ``label`` as one-hot rows (n, c_dim). Raises GeneratorError when none was chosen."""
+        if self.label is None or not 0 <= self.label < self.c_dim:
+            raise GeneratorError(
+                f"this discriminator knows {self.c_dim} classes; choose one when it is loaded: "
+                f"NAME@0 to NAME@{self.c_dim - 1}."
+            )
+        rows = like.new_zeros(n, self.c_dim)
+        rows[:, self.label] = 1
+        return rows
