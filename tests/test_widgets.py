@@ -22,6 +22,7 @@ from helpers.generators import DCGAN, StyleGAN2, load_generator
 from helpers.inversion import Inversion, project
 from helpers.latents import Latents, LatentsError, interpolate
 from helpers.widgets import Job, interpolation_slider, inversion_panel, loss_curve, photo_upload, truncation_slider
+from helpers.widgets.inversion import RANGE
 from helpers.widgets.live import Pace, PlayView
 from helpers.widgets.parts import log_options
 from helpers.widgets.pictures import figure_html, jpeg_url
@@ -183,6 +184,17 @@ def test_the_thread_has_the_grad_mode_of_its_maker(enabled):
     assert job.history == [enabled]
 
 
+def test_the_thread_has_the_autocast_of_its_maker():
+    def dtype():
+        return (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+
+    with torch.autocast("cpu", torch.bfloat16):
+        job = Job(lambda: (dtype() for _ in range(1)), record=str)
+    job.start()
+    job.wait(PATIENCE)
+    assert job.history == ["torch.bfloat16"] and dtype() == torch.float32
+
+
 # --- job over an inversion -------------------------------------------------------------------------------------------
 
 
@@ -314,8 +326,27 @@ def test_the_settings_are_what_the_controls_say(panel, features):
         panel.controls[name].value = value
     assert panel.settings == {
         "space": "w+", "weights": {"l1": 10.0, "perceptual": 0.5, "delta": 1e-6}, "layers": ("conv2_1",), "steps": 20,
-        "start": "best", "lr": 0.2, "seed": 7, "features": features,
+        "start": "best", "optimizer": "adam", "lr": 0.2, "seed": 7, "features": features,
     }  # fmt: skip
+    panel.controls["layers"].value = RANGE
+    assert panel.controls["convs"].layout.display is None
+    panel.controls["convs"].value = (1, 2)
+    assert panel.settings["layers"] == (1, 2) and "convs" not in panel.settings
+    panel.controls["layers"].value = ("conv2_1",)
+    assert panel.controls["convs"].layout.display == "none"
+
+
+def test_a_range_of_layers_and_another_optimizer_run(panel):
+    panel.set({"layers": RANGE, "convs": [1, 2], "optimizer": "lbfgs", "steps": 10})
+    assert "finished" in run(panel)
+    assert panel.job.iterator.criterion.layers == (1, 2) and panel.job.iterator.optimizer == "lbfgs"
+
+
+def test_what_a_callback_prints_is_shown(panel):
+    panel.box.guard(lambda: print("<careful>"))
+    assert "&lt;careful&gt;" in panel.message.value
+    panel.box.guard(lambda: None)
+    assert panel.message.value == ""
 
 
 def test_every_space_runs_from_its_first_start(panel):

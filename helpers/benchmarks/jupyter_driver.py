@@ -328,6 +328,23 @@ class Lab:
         send("touchEnd", [])
         session.detach()
 
+    def pen(self, points, selector: str) -> None:
+        """Draw through points with a pen, as ``stroke`` does with the mouse."""
+        session = self.page.context.new_cdp_session(self.page)
+        first, *others = self._on(selector, points)
+
+        def send(kind: str, spot) -> None:
+            state = {"button": "left", "buttons": 0 if kind == "mouseReleased" else 1, "clickCount": 1}
+            session.send(
+                "Input.dispatchMouseEvent", {"type": kind, "x": spot[0], "y": spot[1], "pointerType": "pen", **state}
+            )
+
+        send("mousePressed", first)
+        for spot in _in_small_steps([first, *others]):
+            send("mouseMoved", spot)
+        send("mouseReleased", [first, *others][-1])
+        session.detach()
+
     def choose_file(self, text: str, path, root: str = "body") -> None:
         """Press an upload button and choose a file in the browser's dialog."""
         with self.page.expect_file_chooser() as dialog:

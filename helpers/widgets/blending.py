@@ -15,7 +15,7 @@ from helpers.images import quantize, resize
 from helpers.states import State
 
 from .canvas import drawing_canvas
-from .panel import RunPanel
+from .panel import COLUMN, RunPanel
 from .parts import dropdown, float_slider, int_slider
 
 DRAWN = "drawn"
@@ -38,7 +38,7 @@ class BlendingPanel(RunPanel):
         self.generator, self.features, self.photos = generator, features, dict(photos)
         names = list(photos)
         size, self._placing = generator.resolution, False
-        self.canvas = drawing_canvas(self._photo(names[1]), "mask", width=256)
+        self.canvas = drawing_canvas(self._photo(names[1]), "mask", width=COLUMN)
         self.canvas.set_mask(masks.half(size))
         controls = {
             "x": dropdown("inside", names),

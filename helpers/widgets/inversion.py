@@ -11,11 +11,13 @@ from helpers.generators import Generator
 from helpers.images import resize
 from helpers.inversion import Inversion
 from helpers.losses import LAYERS, WEIGHTS
+from helpers.optimizers import OPTIMIZERS
 from helpers.weights import registry
 
 from .panel import RunPanel
-from .parts import dropdown, int_slider, log_slider, seed_box, values_of
+from .parts import dropdown, int_slider, log_slider, range_slider, seed_box, values_of
 
+RANGE = "range"  # the layers are those of the slider
 PRESETS = {
     "Pixels only": {"l1": 1.0, "perceptual": 0.0, "delta": 0.0},
     "Perceptual only": {"l1": 0.0, "perceptual": 1.0, "delta": 0.0},
@@ -68,10 +70,14 @@ class InversionPanel(RunPanel):
             "target": dropdown("target", list(self.targets)),
         }
         if self.features is not None:
-            layers = [(" + ".join(map(str, LAYERS)), LAYERS), *((str(name), (name,)) for name in self.features.layers)]
-            controls["layers"] = dropdown("layer", layers)
+            names = self.features.layers
+            layers = [(" + ".join(map(str, LAYERS)), LAYERS), ("a range of layers", RANGE), *((n, (n,)) for n in names)]
+            controls["layers"] = dropdown("layers", layers)
+            controls["convs"] = range_slider("from, to", [(n.removeprefix("conv"), i) for i, n in enumerate(names, 1)])
+            controls["convs"].layout.display = "none"
         controls |= {
             "start": dropdown("start", starts_of(generator, spaces[-1])),
+            "optimizer": dropdown("optimizer", OPTIMIZERS),
             "steps": int_slider("steps", 300, 10, 1000, 10),
             "lr": log_slider("learning rate", 0.1, -2, 0, zero=False),
             "seed": seed_box(),
@@ -82,6 +88,8 @@ class InversionPanel(RunPanel):
         guard = self.box.guard
         self.controls["model"].observe(functools.partial(guard, self._limit_spaces), "value")
         self.controls["space"].observe(functools.partial(guard, self._limit_starts), "value")
+        if "layers" in self.controls:
+            self.controls["layers"].observe(functools.partial(guard, self._show_range), "value")
         for name in ("model", "target"):
             self.controls[name].observe(functools.partial(guard, self.box.show_reference), "value")
 
@@ -98,6 +106,9 @@ class InversionPanel(RunPanel):
         if tuple(control.options) != starts:
             control.options = starts  # and chooses the first
 
+    def _show_range(self) -> None:
+        self.controls["convs"].layout.display = None if self.controls["layers"].value == RANGE else "none"
+
     # --- what it says -----------------------------------------------------------------------------------------------
 
     @property
@@ -112,9 +123,12 @@ class InversionPanel(RunPanel):
     @property
     def settings(self) -> dict:
         """Options for ``project(panel.generator, panel.target, **panel.settings)``."""
-        names = [name for name in self.controls if name not in ("model", "target", *self.weight_names)]
-        weights = values_of(self.controls, self.weight_names)
-        return {**values_of(self.controls, names), "weights": weights, "features": self.features}
+        names = [name for name in self.controls if name not in ("model", "target", "convs", *self.weight_names)]
+        values, weights = values_of(self.controls, names), values_of(self.controls, self.weight_names)
+        if values.get("layers") == RANGE:
+            first, last = self.controls["convs"].value
+            values["layers"] = tuple(range(first, last + 1))
+        return {**values, "weights": weights, "features": self.features}
 
     def add_target(self, name: str, image: Tensor) -> None:
         """Offer one more photo (1, 3, H, W) in [0, 1] and choose it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import threading
 import time
 from collections import deque
@@ -53,7 +54,9 @@ class Job:
         self._stop = False
         self._calls: deque[tuple[Future, Callable]] = deque()
         self._wake = threading.Condition()
-        self._grad = torch.is_grad_enabled()  # a new thread would have it on, whatever the caller chose
+        # of the caller: a new thread would have grad mode on and autocast off
+        self._grad = torch.is_grad_enabled()
+        self._autocast = {d: torch.get_autocast_dtype(d) for d in ("cpu", "cuda") if torch.is_autocast_enabled(d)}
         self._thread = threading.Thread(target=self._run, name="job", daemon=True)
 
     @property
@@ -109,7 +112,13 @@ class Job:
     # --- in the thread ----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        torch.set_grad_enabled(self._grad)
+        with contextlib.ExitStack() as modes:
+            modes.enter_context(torch.set_grad_enabled(self._grad))
+            for device, dtype in self._autocast.items():
+                modes.enter_context(torch.autocast(device, dtype=dtype))
+            self._iterate()
+
+    def _iterate(self) -> None:
         state = "finished"
         try:
             self.iterator = self.make_iterator()

@@ -22,9 +22,10 @@ from helpers.noise import (
     noise_inversion,
     partly_fitted,
 )
+from helpers.optimizers import OPTIMIZERS
 
 from .canvas import drawing_canvas
-from .panel import RunPanel
+from .panel import COLUMN, RunPanel
 from .parts import dropdown, int_slider, log_slider
 from .pictures import figure_html, jpeg_url, row_html, text_html
 
@@ -84,12 +85,13 @@ class NoisePanel(RunPanel):
 
     def __init__(self, generator: Generator, photos: dict[str, tuple[Tensor, Latents]], out: str | Path, **values):
         self.generator, self.photos = generator, dict(photos)
-        self.canvas = drawing_canvas(next(iter(photos.values()))[0], "mask", width=256)
+        self.canvas = drawing_canvas(next(iter(photos.values()))[0], "mask", width=COLUMN)
         controls = {
             "photo": dropdown("photo", list(photos)),
             "order": dropdown("order", ORDERS),
             "steps": int_slider("steps", 300, 10, 1000, 10),
             "lr": log_slider("rate", NOISE_LR, -3, 1, zero=False),
+            "optimizer": dropdown("optimizer", OPTIMIZERS[:2]),
             "per_layer": dropdown("in units of", [("activations", True), ("noise", False)]),
         }
         super().__init__(

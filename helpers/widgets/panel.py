@@ -35,7 +35,9 @@ The same without widgets: ``make(panel.settings)`` is the iterator.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import wait
@@ -68,10 +70,10 @@ from .parts import (
     sheet_of,
     values_of,
 )
-from .pictures import error_html, error_sentence, loss_curve, row_html, status_html
+from .pictures import error_html, error_sentence, loss_curve, row_html, status_html, text_html
 from .upload import uploaded_files
 
-WIDTH, PAGE = 192, 400  # pixels of each picture and of both on the screen
+COLUMN, WIDTH, PAGE = 340, 192, 400  # pixels on the screen: of controls or a canvas, of each picture, of both
 PATIENCE, AGAIN = 0.1, 0.05  # seconds to wait for the picture of a long step, and before it is asked for again
 FEATHER = "feather of "  # a canvas, among the settings of a state
 FRAMES = 120  # kept for a GIF or MP4; a longer run keeps every second, every fourth, ...
@@ -122,12 +124,15 @@ class RunBox(widgets.VBox):
         self.show_reference()
 
     def guard(self, function: Callable[[], Any], _=None) -> None:
-        """Call it from a callback, where what it raises would vanish: show that instead."""
-        self.message.value = ""
+        """Call it from a callback, where what it prints and raises would vanish: show that instead."""
+        self.message.value, printed = "", io.StringIO()
         try:
-            function()
+            with contextlib.redirect_stdout(printed):
+                function()
         except Exception as error:
             self.message.value = error_html(error_sentence(error))
+        if text := printed.getvalue().strip():
+            self.message.value += text_html(text)
 
     # --- run --------------------------------------------------------------------------------------------------------
 
@@ -254,6 +259,15 @@ class RunBox(widgets.VBox):
             self.frames = self.frames[::2]
 
 
+def _column(*children: widgets.Widget, width: int = COLUMN) -> widgets.VBox:
+    return widgets.VBox(children, layout=widgets.Layout(width=f"{width}px", margin="0 24px 8px 0"))
+
+
+def _in_columns(columns: list[widgets.Widget]) -> widgets.HBox:
+    """Side by side; they wrap where there is no room."""
+    return widgets.HBox(columns, layout=widgets.Layout(**WRAP))
+
+
 def decibel(images: Tensor, reference: Tensor | None) -> float | None:
     """PSNR of the first image, None where there is no reference of its size."""
     if reference is None or reference.shape[-2:] != images.shape[-2:]:
@@ -336,20 +350,24 @@ class RunPanel(widgets.VBox):
         self.saved, self._ended, self._restored = widgets.HTML(), None, None
         self.box = RunBox(self._run, reference, self._follow, title)
         self.more = self._make_more()
-        super().__init__([*self.canvases.values(), self._make_top(), self.more])
+        super().__init__([self._make_top(), self.more])
         for name in self.controls:
             self.controls[name].observe(functools.partial(self.box.guard, self._write_code), "value")
         for name in self.weight_names:
             self.controls[name].observe(functools.partial(self.box.guard, self._change_weights), "value")
         self._write_code()
 
-    def _make_top(self) -> widgets.HBox:
+    def _make_top(self) -> widgets.Box:
+        """Controls beside the view; where one draws, the canvas is beside the view, and the controls are under both."""
         presets = {name: functools.partial(self.set, values) for name, values in self.presets.items()}
         bar = button_row(presets, self.box.guard)
         buttons = widgets.HBox(list(self.box.buttons.values()))
-        left = widgets.VBox([*self.controls.values(), bar, buttons, self.box.message])
-        left.layout.width, left.layout.margin = "340px", "0 24px 8px 0"
-        return widgets.HBox([left, self.box.view], layout=widgets.Layout(**WRAP))
+        run = [*(self.controls[name] for name in self.weight_names), bar, buttons, self.box.message]
+        settings = [control for name, control in self.controls.items() if name not in self.weight_names]
+        if not self.canvases:
+            return _in_columns([_column(*settings, *run), self.box.view])
+        canvas, right = _column(*self.canvases.values()), _column(*run, width=PAGE)
+        return widgets.VBox([_in_columns([canvas, self.box.view]), _in_columns([_column(*settings), right])])
 
     def _make_more(self) -> widgets.Tab:
         actions = {

@@ -17,7 +17,7 @@ from helpers.images import grid, resize
 
 from .pictures import figure_html, jpeg_url
 
-STYLE = {"description_width": "90px"}
+STYLE = {"description_width": "100px"}
 THUMBNAIL = 104  # pixels
 THUMB = f"width:{THUMBNAIL}px;height:{THUMBNAIL}px;object-fit:contain;image-rendering:pixelated;display:block"
 WRAP = {"flex_flow": "row wrap", "align_items": "flex-start"}
@@ -55,6 +55,13 @@ def float_slider(name: str, value: float, low: float, high: float, step: float) 
     """A labelled slider of numbers."""
     layout = widgets.Layout(width="auto")
     return widgets.FloatSlider(value, min=low, max=high, step=step, description=name, style=STYLE, layout=layout)
+
+
+def range_slider(name: str, options) -> widgets.SelectionRangeSlider:
+    """A labelled slider with two handles over (label, value) options; both ends are chosen."""
+    layout = widgets.Layout(width="auto")
+    value = (options[0][1], options[-1][1])
+    return widgets.SelectionRangeSlider(options=options, value=value, description=name, style=STYLE, layout=layout)
 
 
 def seed_box(value: int = 0) -> widgets.BoundedIntText:

@@ -14,8 +14,8 @@ from helpers.latents import Latents
 from helpers.sketch import LINE_WEIGHTS, STARTS, WEIGHTS, Sketch, SketchSearch, near, read_sketch, sketch_constraints
 
 from .canvas import drawing_canvas
-from .panel import RunPanel
-from .parts import dropdown, int_slider, seed_box
+from .panel import COLUMN, RunPanel
+from .parts import STYLE, dropdown, int_slider, seed_box
 
 SIZE = 256  # pixels of the canvas: finer than the small generator, so that strokes look like strokes
 PALETTE = (  # fur: black, white, greys, browns; nose; eyes
@@ -36,7 +36,7 @@ class SketchPanel(RunPanel):
     def __init__(self, generator: Generator, discriminator=None, sketch: Sketch | None = None, features=None, **values):
         self.generator, self.discriminator, self.features = generator, discriminator, features
         self.picked: Latents | None = None
-        self.canvas = drawing_canvas(_guide(generator), "sketch", SIZE)
+        self.canvas = drawing_canvas(_guide(generator), "sketch", SIZE, width=COLUMN)
         if self.canvas.has_trait("palette"):
             self.canvas.palette = list(PALETTE)
         missing = {"realism": discriminator is None, "perceptual": features is None}
@@ -69,7 +69,7 @@ class SketchPanel(RunPanel):
             "starts": int_slider("starts", 8, 1, 32),
             "steps": int_slider("steps", 80, 10, 500, 10),
             "seed": seed_box(),
-            "go_on": widgets.Checkbox(False, description="go on from the picked candidate", indent=False),
+            "go_on": widgets.Checkbox(False, description="go on from the picked one", style=STYLE),
         }
         controls["space"].value = "w" if "w" in spaces else "z"
         controls["start"].value = "best"

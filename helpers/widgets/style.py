@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from helpers.images import resize
+from helpers.optimizers import OPTIMIZERS
 from helpers.style_statistics import STATISTICS
 from helpers.style_transfer import (
     COLOURS,
@@ -62,6 +63,7 @@ def style_panel(features, contents: dict[str, Tensor], styles: dict[str, Tensor]
         "colour": dropdown("colour", list(COLOURS)),
         "style_scale": float_slider("style scale", 1.0, 0.5, 2.0, 0.25),
         "init": dropdown("start", ["content", "noise"]),
+        "optimizer": dropdown("optimizer", OPTIMIZERS[::-1]),
         "steps": int_slider("steps", 100, 10, 500, 10),
         "seed": seed_box(),
     }

@@ -117,6 +117,27 @@ def touch(page):
     assert page.iou(ideal(ZIGZAG)) >= 0.98
 
 
+def pen(page):
+    kinds = (
+        "() => { window.kinds = new Set(); addEventListener('pointerdown', (e) => kinds.add(e.pointerType), true); }"
+    )
+    page.lab.page.evaluate(kinds)
+    page.does(page.lab.pen, ZIGZAG, page.stage)
+    assert page.lab.page.evaluate("[...kinds]") == ["pen"]
+    assert page.iou(ideal(ZIGZAG)) >= 0.98
+
+
+def opacity(page):
+    """The slider lets the photo shine through; the mask stays what it is."""
+    page.stroke(ZIGZAG)
+    layer = page.lab.page.locator(f".{page.name} canvas.layer")
+    handle = page.lab.page.locator(f"{page.root} label:has-text('Opacity') input")
+    handle.evaluate("e => { e.value = 0.25; e.dispatchEvent(new Event('input')); }")
+    assert float(layer.evaluate("e => getComputedStyle(e).opacity")) == 0.25
+    assert page.iou(ideal(ZIGZAG)) >= 0.98
+    handle.evaluate("e => { e.value = 0.6; e.dispatchEvent(new Event('input')); }")
+
+
 def dot(page):
     page.stroke([(0.5, 0.5)])
     assert page.iou(ideal([(0.5, 0.5)])) >= 0.9  # small, so its edge counts
@@ -212,13 +233,16 @@ def kernel_draws(page):
     assert page.iou(f"masks.union(masks.half(64), {ideal([(0.7, 0.5)])})") >= 0.98
 
 
-CHECKS = [mouse, touch, dot, eraser, lasso, rectangle, undo, invert, feather, background, zoom, pinch, kernel_draws]
+CHECKS = [mouse, touch, pen, dot, eraser, lasso, rectangle, undo, invert, feather, opacity]
+CHECKS += [background, zoom, pinch, kernel_draws]
 FAULTS = {  # what is changed in canvas.js, and the check that must find it
     "mouse_dead": (mouse, 'addEventListener("pointermove"', 'addEventListener("nothing"'),
     "shifted": (mouse, "event.clientX - box.left", "event.clientX - box.left + 9"),
     "thin": (mouse, 'pen.lineWidth = model.get("brush")', 'pen.lineWidth = model.get("brush") - 1'),
     "unsaved": (mouse, "    model.save_changes();\n    refresh();\n  };\n  const remember", "  };\n  const remember"),
     "touch_off": (touch, "if (event.button !== 0", 'if (event.pointerType === "touch" || event.button !== 0'),
+    "pen_off": (pen, "if (event.button !== 0", 'if (event.pointerType === "pen" || event.button !== 0'),
+    "opaque": (opacity, 'shown.style.opacity = model.get("opacity")', "shown.style.opacity = 1"),
     "no_dots": (dot, "[[x, y + 0.001], ...points]", "points"),
     "eraser_off": (eraser, 'cutting ? "destination-out" :', ""),
     "lasso_line": (lasso, 'if (model.get("tool") === "brush") pen.stroke()', "if (true) pen.stroke()"),

@@ -28,21 +28,40 @@ CUT = [(0.5, 0.1), (0.5, 0.95)]
 
 @dataclass(frozen=True)
 class Lesson:
-    """What to press in a lesson's panel: a weight and its name in the losses, and a file that is written."""
+    """What to press in a lesson's panel.
+
+    Attributes:
+        weight, part: a weight, and the name of its loss. label: of its slider, where it is another.
+        film: kind of file that is written. quick: settings of the runs that are stopped.
+        steps: settings of the run that is photographed. paint: strokes drawn before it. tab: shown under it.
+    """
 
     weight: str
     part: str
     label: str = ""
     film: str = "gif"
-    settings: str = "{}"
+    quick: str = "{}"
+    steps: str = "{}"
+    paint: tuple = ()
+    tab: str = "Before / after"
 
 
 LESSONS = {
     "01_inversion": Lesson("perceptual", "perceptual", film="mp4"),
-    "02_noise_optimization": Lesson("regularise", "autocorrelation"),
-    "03_image2stylegan_pp_blending": Lesson("second", "second"),
-    "04_sketch_to_image": Lesson("edge", "edge", settings="{'starts': 4}"),
-    "05_neural_style_transfer": Lesson("style_weight", "style", label="style weight", settings="{'size': 64}"),
+    "02_noise_optimization": Lesson(
+        "regularise",
+        "autocorrelation",
+        steps="{'steps': 200}",
+        paint=([(0.5, 0.4), (0.8, 0.4)], [(0.5, 0.5), (0.8, 0.5)]),
+    ),
+    "03_image2stylegan_pp_blending": Lesson(
+        "second",
+        "second",
+        steps="{'steps': 100, 'noise_steps': 100}",
+        paint=([(0.2, 0.4), (0.8, 0.4)], [(0.5, 0.4), (0.5, 0.7)]),
+    ),
+    "04_sketch_to_image": Lesson("edge", "edge", quick="{'starts': 4}", tab="Candidates"),
+    "05_neural_style_transfer": Lesson("style_weight", "style", label="style weight", quick="{'size': 64}"),
 }
 
 
@@ -56,7 +75,7 @@ def lab(request):
         started = time.monotonic()
         lab.run_all()
         print(f"{copy.stem}: Run All took {time.monotonic() - started:.0f} s")
-        lab.name, lab.lesson, lab.patience = copy.stem, LESSONS[copy.stem], PATIENCE
+        lab.name, lab.lesson, lab.patience, lab.reloaded = copy.stem, LESSONS[copy.stem], PATIENCE, False
         yield lab
 
 
@@ -64,7 +83,8 @@ def lab(request):
 def no_script_error(lab):
     lab.errors.clear()
     yield
-    assert lab.errors == []
+    closed = "widget model not found"  # by progress bars that were closed, when a saved page is loaded again
+    assert [error for error in lab.errors if not (lab.reloaded and closed in error)] == []
 
 
 def comes(lab, condition, message):
@@ -73,7 +93,7 @@ def comes(lab, condition, message):
 
 def start(lab):
     """A fresh run of many steps, some of which were taken and shown."""
-    lab.kernel(f"[panel.set({{'steps': 500, **{lab.lesson.settings}}})]")
+    lab.kernel(f"[panel.set({{'steps': 500, **{lab.lesson.quick}}})]")
     lab.press("Start")
     comes(lab, lambda: lab.kernel("panel.job.latest() is not None and len(panel.job.history) > 2"), "no step was taken")
     comes(lab, lambda: lab.page.locator(f"{OUT} img[alt^='step ']").count(), "no step is shown")
@@ -174,7 +194,8 @@ def strokes(lab):
     """Ink by mouse and by finger, and the eraser, reach the kernel's array; the run takes it."""
     name = canvas_of(lab)
     canvas = f"panel.canvases[{name!r}]"
-    lab.kernel(f"[setattr({canvas}, 'brush', {canvas}.size[0] * 12 / 64), setattr({canvas}, 'erase', False)]")
+    values = {"brush": f"{canvas}.size[0] * 12 / 64", "erase": "False", "feather": "0.0"}
+    lab.kernel(f"[{', '.join(f'setattr({canvas}, {name!r}, {value})' for name, value in values.items())}]")
     lab.page.locator(".drawing-canvas button:text-is('Clear')").click()
     comes(lab, lambda: lab.kernel(f"not {canvas}.pixels.any()"), "Clear did nothing")
     for draw, expected in (
@@ -210,6 +231,28 @@ def test_all_cells_ran_and_no_widget_is_empty(lab):
     assert "Traceback" not in lab.page.inner_text("body")
 
 
+def test_a_picture_of_a_whole_run(lab):
+    """Paint, run to the end, and look: this is the picture in the README."""
+    lesson = lab.lesson
+    if lesson.paint:
+        canvas = f"panel.canvases[{canvas_of(lab)!r}]"
+        lab.page.locator(".drawing-canvas button:text-is('Clear')").click()
+        lab.kernel(f"[setattr({canvas}, 'brush', {canvas}.size[0] / 5), setattr({canvas}, 'feather', 1.0)]")
+        for points in lesson.paint:
+            lab.stroke(points, STAGE)
+        comes(lab, lambda: lab.kernel(f"bool({canvas}.pixels.any())"), "the paint is not heard")
+    lab.kernel(f"[panel.set({lesson.steps})]")
+    lab.press("Start")
+    assert lab.wait(lambda: lab.page.locator(f"{OUT} img[alt='best result']").count(), 300), "the run does not end"
+    assert lab.kernel("panel.job.state") == "finished"
+    lab.tab(lesson.tab)
+    lab.page.set_viewport_size({"width": 1280, "height": 1900})  # all of the panel on one page
+    lab.page.locator(OUT).first.scroll_into_view_if_needed()
+    lab.screenshot(OUTPUT / f"panel-{lab.name}.png", OUT)
+    lab.page.set_viewport_size({"width": 1280, "height": 1100})
+    lab.press("Reset")
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_its_panel(lab, check):
     check(lab)
@@ -223,7 +266,6 @@ def test_its_panel_keeps_a_result(lab):
     comes(lab, lambda: lab.kernel("len(panel.history.entries) > 0"), "the result was not kept")
     lab.tab("Before / after")
     lab.page.locator(f"{OUT} img[alt='before']").wait_for()
-    lab.screenshot(OUTPUT / f"panel-{lab.name}.png", OUT)
     lab.tab("Save")
     lab.press(lab.lesson.film.upper())
     comes(lab, lambda: lab.page.locator(f"{OUT} a[download$='.{lab.lesson.film}']").count(), "no film was written")
@@ -235,7 +277,7 @@ def test_its_panel_keeps_a_result(lab):
     file = OUTPUT / "lessons" / f"{lab.name}.safetensors"
     shutil.copy(download.value.path(), file)
     fingerprint = (
-        "[panel.settings.get('seed'), panel.state().pictures['image'].sum().item(), "
+        "[panel.state().pictures['image'].sum().item(), "
         "*[int(c.pixels.astype(int).sum()) for c in panel.canvases.values()], "
         "*([panel.state().latents.code.sum().item()] if panel.state().latents else [])]"
     )
@@ -243,13 +285,13 @@ def test_its_panel_keeps_a_result(lab):
     lab.press("Reset")
     lab.kernel("[c.clear() for c in panel.canvases.values()]")
     lab.reload()
+    lab.reloaded = True
     lab.page.locator(f"{OUT} img").first.wait_for()
     lab.tab("Save")
     lab.choose_file("Load state", file)
     comes(lab, lambda: lab.page.locator(f"{OUT} img[alt='restored']").count(), "the picture did not come back")
     assert lab.kernel(fingerprint) == pytest.approx(before, rel=1e-5)
     assert lab.kernel("panel.state().settings") == settings
-    lab.errors[:] = [e for e in lab.errors if "widget model not found" not in e]  # the closed progress bars
     start(lab)  # it goes on
     stop(lab)
     lab.tab("History")
