@@ -52,7 +52,7 @@ def test_weights_change_the_criterion_under_its_own_names(panel):
 
 
 def test_presets_are_texture_and_reconstruction(panel):
-    for name, (content, style) in {"texture": (0.0, STYLE_WEIGHT), "reconstruction": (1.0, 0.0)}.items():
+    for name, (content, style) in {"Texture": (0.0, STYLE_WEIGHT), "Reconstruction": (1.0, 0.0)}.items():
         panel.set(panel.presets["Reset"])
         panel.set(panel.presets[name])
         assert (panel.controls["content_weight"].value, panel.controls["style_weight"].value) == (content, style)

@@ -27,9 +27,10 @@ TICK = 200  # milliseconds between two frames of the fall-back
 ESM = """
 function render({ model, el }) {
   const me = String(Math.random());  // several views of one model: each asks for itself
-  let open = true, asked = false;
+  let open = true, asked = false, painted = null;
   const paint = async (html) => {
-    el.innerHTML = html;
+    if (html === painted) return;
+    el.innerHTML = painted = html;
     await Promise.all([...el.querySelectorAll("img")].map((image) => image.decode().catch(() => {})));
     await new Promise(requestAnimationFrame);
   };

@@ -75,6 +75,7 @@ from .upload import uploaded_files
 
 COLUMN, WIDTH, PAGE = 340, 192, 400  # pixels on the screen: of controls or a canvas, of each picture, of both
 PATIENCE, AGAIN = 0.1, 0.05  # seconds to wait for the picture of a long step, and before it is asked for again
+IDLE = 0.3  # seconds until the next question where there is nothing new, as in a pause
 FEATHER = "feather of "  # a canvas, among the settings of a state
 FRAMES = 120  # kept for a GIF or MP4; a longer run keeps every second, every fourth, ...
 
@@ -202,7 +203,9 @@ class RunBox(widgets.VBox):
         if self.job is None:
             return self.view.html, 1.0
         job, state = self.job, self.job.state
-        if self._drawn != (job, state, len(job.history)):
+        if self._drawn == (job, state, len(job.history)):
+            self._wait = max(self._wait, IDLE)
+        else:
             try:
                 seen = self._look(job) if state in ALIVE and job.latest() is not None else None
                 started = time.perf_counter()

@@ -74,8 +74,8 @@ def style_panel(features, contents: dict[str, Tensor], styles: dict[str, Tensor]
         weights={"content_weight": 1.0, "style_weight": STYLE_WEIGHT, "tv_weight": 0.0},
         powers={"style_weight": (-1, 3), "tv_weight": (-1, 3)},
         presets={
-            "texture": {"content_weight": 0.0, "init": "noise"},
-            "reconstruction": {"style_weight": 0.0, "init": "noise"},
+            "Texture": {"content_weight": 0.0, "init": "noise"},
+            "Reconstruction": {"style_weight": 0.0, "init": "noise"},
         },
         title="content",
         reference=lambda: resize(contents[controls["content"].value], controls["size"].value),
