@@ -11,17 +11,17 @@ from PIL import Image
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
+from waiting import PATIENCE, comes, planted
+
 from helpers.benchmarks.jupyter_driver import UNTIDY, Lab, write_notebook
 
 pytestmark = [pytest.mark.browser, pytest.mark.long]
 OUTPUT = Path(__file__).resolve().parents[2] / "output" / "browser"
-PATIENCE = 60  # seconds; a fault is given up sooner
 
 SETUP = """
 import sys
 sys.modules["anywidget"] = None
 import torch
-from unittest import mock
 from helpers import masks
 from helpers.photos import demo_cat
 from helpers.widgets import canvas as module
@@ -61,10 +61,6 @@ def reset(lab):
         "[canvas.clear(), setattr(canvas, 'feather', 0.0), setattr(canvas.shape, 'value', 'ellipse'), "
         "*[setattr(s, 'value', 0.5) for s in canvas.sliders.values()]]"
     )
-
-
-def comes(lab, condition, message):
-    assert lab.wait(condition, lab.patience), message
 
 
 def is_now(lab, ideal, least=0.98):
@@ -149,13 +145,6 @@ def test_a_file_is_opened(lab, tmp_path):
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_the_check_finds_a_planted_fault(lab, name):
-    check, owner, attribute, fault = FAULTS[name]
-    code = f"patch = mock.patch.object({owner}, {attribute!r}, {fault}); patch.start()"
-    lab.kernel(f"exec({code!r}, globals())")
-    lab.patience = 4
-    try:
-        with pytest.raises(AssertionError):
-            check(lab)
-    finally:
-        lab.patience = PATIENCE
-        lab.kernel("patch.stop() and None")
+    check, *fault = FAULTS[name]
+    with planted(lab, *fault, patience=4), pytest.raises(AssertionError):
+        check(lab)

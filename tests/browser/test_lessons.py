@@ -14,6 +14,8 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
+from waiting import PATIENCE, comes, planted
+
 from helpers.benchmarks.jupyter_driver import UNTIDY, Lab
 
 pytestmark = [pytest.mark.browser, pytest.mark.long]
@@ -21,7 +23,6 @@ ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "output" / "browser"
 OUT = ".jp-OutputArea-output:has(button:text-is('Stop'))"
 STAGE = ".drawing-canvas .stage"
-PATIENCE = 60  # seconds; a fault is given up sooner
 MOUSE, TOUCH = [(0.2, 0.25), (0.75, 0.3), (0.3, 0.7)], [(0.15, 0.85), (0.5, 0.8), (0.85, 0.9)]
 CUT = [(0.5, 0.1), (0.5, 0.95)]
 
@@ -85,10 +86,6 @@ def no_script_error(lab):
     yield
     closed = "widget model not found"  # by progress bars that were closed, when a saved page is loaded again
     assert [error for error in lab.errors if not (lab.reloaded and closed in error)] == []
-
-
-def comes(lab, condition, message):
-    assert lab.wait(condition, lab.patience), message
 
 
 def start(lab):
@@ -300,15 +297,12 @@ def test_its_panel_keeps_a_result(lab):
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_the_check_finds_a_planted_fault(lab, name):
-    check, owner, attribute, fault = FAULTS[name]
-    code = f"from unittest import mock; patch = mock.patch.object({owner}, {attribute!r}, {fault}); patch.start()"
-    lab.kernel(f"exec({code!r}, globals())")
-    lab.patience = 8
-    try:
-        with pytest.raises(Exception, match="goes on in its pause|does not say|Stop did nothing|assert|Error"):
-            check(lab)
-    finally:
-        lab.patience = PATIENCE
-        lab.kernel("[patch.stop() and None, panel.stop()][1]")
-        comes(lab, lambda: not lab.kernel("panel.box.alive"), "the run does not end")
-        lab.press("Reset")
+    check, *fault = FAULTS[name]
+    with (
+        planted(lab, *fault, patience=8),
+        pytest.raises(Exception, match="in its pause|does not say|did nothing|assert"),
+    ):
+        check(lab)
+    lab.kernel("panel.stop()")
+    comes(lab, lambda: not lab.kernel("panel.box.alive"), "the run does not end")
+    lab.press("Reset")

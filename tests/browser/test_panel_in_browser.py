@@ -10,11 +10,12 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
+from waiting import PATIENCE, comes, planted
+
 from helpers.benchmarks.jupyter_driver import UNTIDY, Lab, write_notebook
 
 pytestmark = pytest.mark.browser
 OUTPUT = Path(__file__).resolve().parents[2] / "output" / "browser"
-PATIENCE = 120  # seconds; a fault is given up sooner
 AREA = ".inversion-panel"
 
 SETUP = """
@@ -28,7 +29,6 @@ from helpers.generators import load_generator
 from helpers.latents import Latents
 from helpers.photos import demo_cat
 from helpers.widgets import interpolation_slider, inversion_panel, photo_upload, truncation_slider
-from unittest import mock
 from helpers.inversion import Inversion
 from helpers.widgets import job, parts, panel as module
 
@@ -58,7 +58,7 @@ def lab(request, tmp_path_factory):
     cells = [SETUP.format(before=before), PANEL, SLIDER, TRUNCATION, UPLOAD]
     with Lab(write_notebook(tmp_path_factory.mktemp("lab") / "panel.ipynb", *cells), timeout=90) as lab:
         lab.run_all()
-        lab.kind, lab.patience = request.param, PATIENCE
+        lab.kind, lab.patience = request.param, 2 * PATIENCE
         yield lab
 
 
@@ -67,10 +67,6 @@ def no_script_error(lab):
     lab.errors.clear()
     yield
     assert lab.errors == []
-
-
-def comes(lab, condition, message):
-    assert lab.wait(condition, lab.patience), message
 
 
 def shown(lab):
@@ -286,15 +282,9 @@ def test_a_state_is_saved_and_loaded_after_a_reload(lab):
 @pytest.mark.long
 @pytest.mark.parametrize("name", FAULTS)
 def test_the_check_finds_a_planted_fault(lab, name):
-    check, owner, attribute, fault = FAULTS[name]
-    code = f"kept = {owner}.{attribute}; patch = mock.patch.object({owner}, {attribute!r}, {fault}); patch.start()"
-    lab.kernel(f"exec({code!r}, globals())")
-    lab.patience = 10
-    try:
-        with pytest.raises(AssertionError):
-            check(lab)
-    finally:
-        lab.patience = PATIENCE
-        lab.kernel("[patch.stop() and None, panel.stop()][1]")
-        comes(lab, lambda: not lab.kernel("panel.box.alive"), "the run does not end")
-        lab.press("Reset")
+    check, *fault = FAULTS[name]
+    with planted(lab, *fault), pytest.raises(AssertionError):
+        check(lab)
+    lab.kernel("panel.stop()")
+    comes(lab, lambda: not lab.kernel("panel.box.alive"), "the run does not end")
+    lab.press("Reset")
