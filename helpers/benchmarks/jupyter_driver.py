@@ -9,6 +9,7 @@ with Lab(notebook) as lab:
 
 import ast
 import contextlib
+import io
 import json
 import os
 import secrets
@@ -23,6 +24,7 @@ import urllib.request
 from pathlib import Path
 
 import nbformat
+from PIL import Image, ImageOps
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -352,6 +354,11 @@ class Lab:
         dialog.value.set_files(path)
 
     def screenshot(self, path, selector: str = "body") -> None:
-        """Write a PNG of the first element that fits."""
+        """Write a PNG of the first element that fits, without the empty paper around it."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self.page.locator(selector).first.screenshot(path=str(path))
+        with Image.open(io.BytesIO(self.page.locator(selector).first.screenshot())) as picture:
+            picture = picture.convert("RGB")
+        left, top, right, bottom = ImageOps.invert(picture).getbbox() or (0, 0, *picture.size)
+        (width, height), rim = picture.size, 8
+        box = (max(0, left - rim), max(0, top - rim), min(width, right + rim), min(height, bottom + rim))
+        picture.crop(box).save(path, optimize=True)

@@ -186,8 +186,9 @@ def interpolation(lab):
     comes(lab, lambda: abs(lab.kernel("slider.t") - 0.9) < 0.03, "t does not follow the handle")
     title = f"t = {lab.kernel('slider.t'):.2f}"
     comes(lab, lambda: area.locator("img").nth(1).get_attribute("alt") == title, "the picture is of another t")
-    lab.screenshot(OUTPUT / f"slider-{lab.kind}.png", ".jp-OutputArea-output:has-text('a (t = 0)')")
     lab.drag("t", 0.5)
+    comes(lab, lambda: abs(lab.kernel("slider.t") - 0.5) < 0.03, "t does not come back")
+    lab.screenshot(OUTPUT / f"slider-{lab.kind}.png", ".jp-OutputArea-output:has-text('a (t = 0)')")
 
 
 def truncation(lab):
