@@ -88,14 +88,19 @@ if anywidget is not None:
 
 
 class PlayView(widgets.VBox):
-    """The same with core widgets: a hidden ``Play`` is the clock; it, too, ticks in the browser."""
+    """The same with core widgets: a hidden ``Play`` is the clock; it, too, ticks in the browser.
+
+    That of ipywidgets 7 starts by its own button only, so there it is shown during a run.
+    """
 
     def __init__(self, frame: Frame, **options):
         self.picture = widgets.HTML()
         self.clock = widgets.Play(min=0, max=1_000_000, interval=TICK, layout=widgets.Layout(display="none"))
+        self.hint = widgets.HTML("Press ▶ to watch the run.", layout=widgets.Layout(display="none"))
         self.frame = frame
-        super().__init__([self.picture, self.clock], **options)
-        self._playing = "playing" if self.clock.has_trait("playing") else "_playing"  # ipywidgets 8 or 7
+        super().__init__([self.hint, self.clock, self.picture], **options)
+        self._starts = self.clock.has_trait("playing")  # from here: ipywidgets 8
+        self._playing = "playing" if self._starts else "_playing"
         self.clock.observe(self._tick, "value")
 
     def _tick(self, _) -> None:
@@ -117,6 +122,8 @@ class PlayView(widgets.VBox):
     @running.setter
     def running(self, running: bool) -> None:
         setattr(self.clock, self._playing, running)
+        if not self._starts:
+            self.hint.layout.display = self.clock.layout.display = None if running else "none"
 
 
 def live_view(frame: Frame, **options) -> widgets.DOMWidget:
