@@ -151,7 +151,10 @@ def run(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         settings = _settings(command, Path(course), Path(folder), kind, limits, environment or {})
-        outcome = _supervise(_start(kind, settings, limits), json.dumps(settings).encode(), kind, limits)
+        process = _start(kind, settings, limits)
+        outcome = _supervise(process, json.dumps(settings).encode(), kind, limits)
+        if kind == "container" and outcome.ended != "done":  # it outlives the command that started it
+            subprocess.run([_engine() or "docker", "rm", "--force", settings["name"]], capture_output=True, timeout=60)
         if kind == "unsafe":
             shutil.rmtree(settings["folder"], ignore_errors=True)
     return outcome
@@ -185,6 +188,7 @@ def _settings(command, course: Path, folder: Path, kind: str, limits: Limits, en
         "links": _links(),
         "disk": limits.disk,
         "limits": limits.of_process(),
+        "name": f"{IMAGE}-{os.getpid()}-{_number()}",
         "uid": FIRST_UID + _number() if root and kind == "namespaces" else None,
         "seconds": limits.seconds,
         "most_bytes": limits.results,
@@ -232,14 +236,19 @@ def _start(kind: str, settings: dict, limits: Limits) -> subprocess.Popen:
 
 def container_command(engine: str, settings: dict, limits: Limits) -> list[str]:
     """Command line of a container that starts ``inside.py`` with an interpreter of its own image."""
-    memory = f"{limits.memory + 3 * limits.disk * MEBI}b"
+    memory, files = f"{limits.memory + 3 * limits.disk * MEBI}b", limits.of_process()["NOFILE"]
     folders = [f"--tmpfs={name}:size={limits.disk}m,mode=1777" for name in ("/tmp", "/course/output", inside.WORK)]
+    for name in ("work", "output"):  # runc gives a tmpfs the mode of the folder that it covers
+        os.chmod(Path(settings["course"]) / name, 0o1777)
     binds = {settings["course"]: inside.COURSE, settings["binds"][-1][0]: "/job", inside.__file__: "/inside.py"}
     settings["command"] = ["python", *settings["command"][1:]]
     settings["environment"]["PATH"] = "/usr/local/bin:/usr/bin:/bin"
+    settings["limits"].pop("NPROC", None)  # counts all of this user's on the machine; --pids-limit only ours
     return [
-        engine, "run", "--rm", "--interactive", "--network=none", "--read-only", "--cap-drop=ALL", "--ipc=private",
+        engine, "run", "--rm", f"--name={settings['name']}", "--interactive",
+        "--network=none", "--read-only", "--cap-drop=ALL", "--ipc=private",
         "--security-opt=no-new-privileges", "--user=65534:65534", f"--pids-limit={limits.processes}",
+        f"--ulimit=nofile={files}:{files}", "--ulimit=nproc=4096:4096",
         f"--memory={memory}", f"--memory-swap={memory}", f"--shm-size={limits.disk}m", *folders,
         *(f"--volume={source}:{target}:ro" for source, target in binds.items()),
         IMAGE, "python", "-I", "/inside.py",
