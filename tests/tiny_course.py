@@ -41,14 +41,19 @@ def code(source, identity, **course):
     return cell
 
 
-def make_course(root):
-    """Write the course to a folder: one notebook with an exercise for each of NAMES, a package helpers with a check."""
+def write_helpers(root):
+    """A package ``helpers`` with a check, and a folder for notebooks."""
     (root / "notebooks").mkdir(parents=True)
     (root / "helpers" / "grading").mkdir(parents=True)
     for folder in ("helpers", "helpers/grading"):
         (root / folder / "__init__.py").touch()
     (root / "helpers" / "notebooks.py").write_text("COURSE = 'tiny'\n")
     (root / "helpers" / "grading" / "check.py").write_text(CHECK)
+
+
+def make_course(root):
+    """Write the course to a folder: one notebook with an exercise for each of NAMES, a package helpers with a check."""
+    write_helpers(root)
     cells = [
         nbformat.v4.new_markdown_cell("# Mixing", id="title"),
         code("import numpy as np\n\nimport helpers.notebooks\nfrom helpers.grading.check import check", "setup"),

@@ -11,10 +11,11 @@ import json
 import os
 import re
 import secrets
+import shutil
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from helpers.images import atomic_path
@@ -25,10 +26,11 @@ from .probe import Probe, Verdict, unpack
 from .probes import probes_of
 from .release import ROOT, stage, version_of
 from .run import CELL_SECONDS, Raw, Runner
-from .submission import Submission, item_id, pick_lesson, read_submission
+from .submission import Submission, item_id, pick_lesson, read_submission, used_exercises
 
 BONUS_CAP = 10.0  # points that all bonus items together can add
 PASSED = 1e-9
+FOLLOW = "beside-"  # folders of the runs beside solutions of other exercises
 
 
 @dataclass
@@ -144,6 +146,7 @@ class Grading:
             _write(place / "submission.json", _summary(submission, lesson))
             try:
                 seconds += self._run_once(runner, lesson, submission, place).seconds
+                seconds += self._follow_through(runner, lesson, submission, place)
             except Exception as error:  # never stops the rest; it is told on the page, and tried again next time
                 _write(place / "submission.json", {"error": f"could not be run: {type(error).__name__}: {error}"})
         return seconds
@@ -151,22 +154,67 @@ class Grading:
     def _place(self, student: Student, lesson: Lesson) -> Path:
         return self.out / "raw" / student.name / lesson.stem
 
-    def _run_once(self, runner: Runner, lesson: Lesson, submission: Submission, place: Path) -> Raw:
-        """Run unless the very same was run before; everything is on disk before ``run.json`` says so."""
-        probes = self.probes[lesson.stem]
+    def _run_once(
+        self, runner: Runner, lesson: Lesson, submission: Submission, place: Path, tested=None, references=()
+    ) -> Raw:
+        """Run unless the very same was run before; everything is on disk before ``run.json`` says so.
+
+        tested: exercises whose probes run, None for all; of a run beside solutions nothing but their numbers is kept.
+        """
+        probes = {i: p for i, p in self.probes[lesson.stem].items() if tested is None or i in tested}
         same = [str(self.seed), *(cell.source for cell in lesson.cells), *(p.cell() for p in probes.values())]
-        digest = hashlib.sha256("\0".join([*same, *(f"{i}\0{s}" for i, s in submission.order)]).encode()).hexdigest()
+        same += [*references, *(f"{i}\0{s}" for i, s in submission.order)]
+        digest = hashlib.sha256("\0".join(same).encode()).hexdigest()
         if (place / "run.json").is_file() and json.loads((place / "run.json").read_text())["digest"] == digest:
             return read_raw(place)
-        raw = runner.run(lesson, submission, probes)
+        raw = runner.run(lesson, submission, probes, references)
         place.mkdir(parents=True, exist_ok=True)
         for old in [*place.glob("*.safetensors"), *place.glob("*.jsonl"), place / "run.json"]:
             old.unlink(missing_ok=True)
         for name, data in raw.files.items():
+            if references and not name.endswith(".safetensors"):
+                continue  # what was printed there could hold a solution, and the pages tell errors
             with atomic_path(place / name) as temporary:
                 Path(temporary).write_bytes(data)
-        _write(place / "run.json", {"digest": digest, "ended": raw.ended, "seconds": raw.seconds, "memory": raw.memory})
+        about = {"digest": digest, "ended": raw.ended, "seconds": raw.seconds, "memory": raw.memory}
+        _write(place / "run.json", about | {"tested": list(probes), "references": list(references)})
         return raw
+
+    def _follow_through(self, runner: Runner, lesson: Lesson, submission: Submission, place: Path) -> float:
+        """Run anew what is not right and uses an earlier exercise that is not: with the solution of that one.
+
+        One run for each such earlier exercise at most. What is tested never has its own solution beside it, and of
+        solutions only earlier ones, which hold nothing of a later exercise. Returns the seconds.
+        """
+        right, seconds, stubs = self._right(lesson, place), 0.0, _stubs(lesson, submission)
+        used, wrong, kept = used_exercises(lesson, submission), [], set()
+        items = [e.item for e in lesson.exercises]
+        for number, item in enumerate(items):
+            if item in right:
+                continue
+            wrong.append(item)
+            later = [i for i in items[number + 1 :] if i in submission.answers and i not in right and i not in stubs]
+            tested = [i for i in later if item in used[i]]
+            if tested:
+                folder = place / f"{FOLLOW}{item}"
+                seconds += self._run_once(runner, lesson, submission, folder, tested, wrong).seconds
+                right |= self._right(lesson, folder)
+                kept.add(folder)
+        for folder in set(place.glob(f"{FOLLOW}*")) - kept:
+            shutil.rmtree(folder)
+        return seconds
+
+    def _right(self, lesson: Lesson, place: Path) -> set[str]:
+        """Exercises that score full by what a run left."""
+        raw, want = read_raw(place), read_raw(self.out / "expected" / lesson.stem)
+        there = {item: probe for item, probe in self.probes[lesson.stem].items() if probe.file in raw.files}
+        return {i for i, p in there.items() if all(v.right > 1 - PASSED for v in self._verdicts(p, raw, want))}
+
+    def _verdicts(self, probe: Probe, raw: Raw, want: Raw) -> list[Verdict]:
+        theirs = unpack(want.files.get(probe.file))
+        if theirs is None:
+            raise LessonError(f"{self.out} holds no result of the solution for {probe.item}; grade without --regrade.")
+        return probe.verdicts(unpack(raw.files.get(probe.file)), theirs, probe.draw(self.seed))
 
     # --- judge ------------------------------------------------------------------------------------------------------
 
@@ -209,7 +257,7 @@ class Grading:
     def _scores(self, student: Student, by_hand: dict) -> tuple[list[Score], dict]:
         scores, pictures = [], {}
         for lesson in self.lessons:
-            raw, want = read_raw(self._place(student, lesson)), read_raw(self.out / "expected" / lesson.stem)
+            place, want = self._place(student, lesson), read_raw(self.out / "expected" / lesson.stem)
             kept = self._kept(student, lesson, "submission.json")
             for cell in lesson.items:
                 score = Score(
@@ -227,7 +275,7 @@ class Grading:
                 elif cell.kind == "handin":
                     pictures[cell.item] = self._judge_hand_in(score, student)
                 else:
-                    pictures[cell.item] = self._judge_exercise(score, cell, lesson, kept, raw, want)
+                    pictures[cell.item] = self._judge_exercise(score, cell, lesson, kept, place, want)
                 scores.append(score)
         return scores, pictures
 
@@ -239,20 +287,32 @@ class Grading:
         _sum_up(score)
         return {name: image.numpy() for name, image in measured.pictures.items()}
 
-    def _judge_exercise(self, score: Score, cell: Cell, lesson: Lesson, kept: dict, raw: Raw, want: Raw):
+    def _judge_exercise(self, score: Score, cell: Cell, lesson: Lesson, kept: dict, place: Path, want: Raw):
         probe = self.probes[lesson.stem].get(cell.item)
         if probe is None:
             raise LessonError(f"exercise {cell.item} has no hidden probe; add it to helpers/grading/probes.")
-        score.expected = probe.expected
+        raw, score.expected = read_raw(place), probe.expected
+        score.verdicts = self._verdicts(probe, raw, want)
         theirs, ours = unpack(want.files.get(probe.file)), unpack(raw.files.get(probe.file))
-        if theirs is None:
-            raise LessonError(f"{self.out} holds no result of the solution for {cell.item}; grade without --regrade.")
-        inputs = probe.draw(self.seed)
-        score.verdicts = probe.verdicts(ours, theirs, inputs)
         if ours is None:
             score.verdicts = [Verdict("", 1.0, 0.0, _why_nothing(cell, kept, raw))]
         _sum_up(score)
-        return report.compare_pictures(probe, ours, theirs, inputs) if ours else {}
+        self._forgive(score, probe, lesson, place, want)
+        return report.compare_pictures(probe, ours, theirs, probe.draw(self.seed)) if ours else {}
+
+    def _forgive(self, score: Score, probe: Probe, lesson: Lesson, place: Path, want: Raw) -> None:
+        """Points of a run beside solutions of earlier exercises, where they are more; its result is not shown."""
+        for path in sorted(place.glob(f"{FOLLOW}*/run.json")):
+            about = json.loads(path.read_text())
+            if score.item not in about["tested"] or score.item in about["references"]:
+                continue
+            again = replace(score, verdicts=self._verdicts(probe, read_raw(path.parent), want))
+            _sum_up(again)
+            if again.points > score.points:
+                names = ", ".join(f"{e.item} {e.name}" for e in lesson.exercises if e.item in about["references"])
+                reason = f"graded with the solution of {names} in place of yours"
+                score.points, score.verdicts = again.points, again.verdicts
+                score.reason = "; ".join(filter(None, [again.reason, reason]))
 
 
 def _sum_up(score: Score) -> None:
@@ -283,13 +343,17 @@ def _why_nothing(cell: Cell, kept: dict, raw: Raw) -> str:
     return reasons.get(raw.ended, last[:300] or "no result came out of the sandbox")
 
 
-def _summary(submission: Submission, lesson: Lesson) -> dict:
+def _stubs(lesson: Lesson, submission: Submission) -> list[str]:
+    """Exercises whose cells are as they were handed out."""
     stubs = {e.item: stub(e.source, e.item).strip() for e in lesson.exercises}
-    untouched = [i for i, sources in submission.answers.items() if all(s.strip() == stubs[i] for s in sources)]
+    return [i for i, sources in submission.answers.items() if all(s.strip() == stubs[i] for s in sources)]
+
+
+def _summary(submission: Submission, lesson: Lesson) -> dict:
     return {
         "edited": submission.edited,
         "missing": submission.missing,
-        "stubs": untouched,
+        "stubs": _stubs(lesson, submission),
         "marks": submission.marks,
         "texts": submission.texts[:50],
         "extra": sum(not item for item, _ in submission.order),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,21 +72,30 @@ class Runner:
     limits: sandbox.Limits = sandbox.Limits()
     cell_seconds: float = CELL_SECONDS
 
-    def run(self, lesson: Lesson, submission: Submission, probes: dict[str, Probe]) -> Raw:
-        """Run it; where its further cells stopped that, run its exercises once more without them."""
+    def run(
+        self, lesson: Lesson, submission: Submission, probes: dict[str, Probe], references: Collection[str] = ()
+    ) -> Raw:
+        """Run it; where its further cells stopped that, run its exercises once more without them.
+
+        references: exercises for which the solution stands in; raises ValueError where one of them has a probe, for
+            a solution must never be where it could be handed in.
+        """
+        if both := sorted(set(probes) & set(references)):
+            raise ValueError(f"{', '.join(both)} cannot be graded beside its own solution.")
         wanted = {e.item: probes[e.item] for e in lesson.exercises if e.item in probes and e.item in submission.answers}
         if not wanted:
             return Raw()
-        raw = self._once(lesson, submission, wanted, alone=False)
+        raw = self._once(lesson, submission, wanted, False, references)
         left = {item: probe for item, probe in wanted.items() if probe.file not in raw.files}
         if left and _cut_short(raw):
-            again = self._once(lesson, submission, left, alone=True)
+            again = self._once(lesson, submission, left, True, references)
             files = again.files | raw.files | {"cells-2.jsonl": again.files.get("cells.jsonl", b"")}
             raw = Raw(files, raw.ended, raw.seconds + again.seconds, max(raw.memory, again.memory))
         return raw
 
-    def _once(self, lesson: Lesson, submission: Submission, probes: dict[str, Probe], alone: bool) -> Raw:
-        cells = graded_cells(lesson, submission, {item: probe.cell() for item, probe in probes.items()}, alone)
+    def _once(self, lesson: Lesson, submission: Submission, probes: dict, alone: bool, references: Collection) -> Raw:
+        inserted = {item: probe.cell() for item, probe in probes.items()}
+        cells = graded_cells(lesson, submission, inserted, alone, references)
         job = notebook_files(cells)
         job |= {f"inputs-{probe.file}": pack(probe.draw(self.seed)) for probe in probes.values()}
         fonts = self.course / ".matplotlib"

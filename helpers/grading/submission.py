@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -148,24 +149,52 @@ def _difference(before: str, after: str) -> str:
     return "\n".join(line[:200] for _, line in zip(range(60), lines, strict=False))
 
 
-def graded_cells(lesson: Lesson, submission: Submission, probes: dict[str, str], alone: bool = False) -> list[dict]:
+def graded_cells(
+    lesson: Lesson,
+    submission: Submission,
+    probes: dict[str, str],
+    alone: bool = False,
+    references: Collection[str] = (),
+) -> list[dict]:
     """Code cells of the notebook that is run: (id, source).
 
     Args:
         probes: exercise id to the source of its hidden probe.
         alone: without the student's further cells, each probe right below its exercise: for a submission whose other
             cells ended the first run.
+        references: ids of exercises for which the lesson's solution stands in place of the student's.
     """
     cells = [{"id": f"setup-{i}", "source": cell.source} for i, cell in enumerate(lesson.of_kind("setup"))]
+    solved = {e.item: e.source for e in lesson.exercises if e.item in references}
+    order = submission.order
+    if alone:
+        order = [(e.item, source) for e in lesson.exercises for source in submission.answers.get(e.item, [])]
+    # below each of the student's cells, which may define helpers too; and last, for a name may be defined again
+    order = [part for item, source in order for part in ((item, source), (item, solved.get(item, ""))) if part[1]]
+    order += solved.items()
+    answers = [(item, {"id": item_id("answer", item, i), "source": s}) for i, (item, s) in enumerate(order)]
     if not alone:
-        student = [{"id": item_id("answer", item, i), "source": s} for i, (item, s) in enumerate(submission.order)]
-        return [*cells, *student, *({"id": item_id("probe", item), "source": s} for item, s in probes.items())]
+        cells += [cell for _, cell in answers]
+        return [*cells, *({"id": item_id("probe", item), "source": source} for item, source in probes.items())]
     for exercise in lesson.exercises:
-        sources = submission.answers.get(exercise.item, [])
-        cells += [{"id": item_id("answer", exercise.item, i), "source": source} for i, source in enumerate(sources)]
+        cells += [cell for item, cell in answers if item == exercise.item]
         if exercise.item in probes:
             cells.append({"id": item_id("probe", exercise.item), "source": probes[exercise.item]})
     return cells
+
+
+def used_exercises(lesson: Lesson, submission: Submission) -> dict[str, set[str]]:
+    """Exercise id to those of the other exercises whose names its code mentions, itself or through other code."""
+    scratch = [source for item, source in submission.order if not item]
+    texts = {item: "\n".join([*sources, *scratch]) for item, sources in submission.answers.items()}
+    names = {e.item: {e.name}.union(*map(_defined, submission.answers.get(e.item, []))) for e in lesson.exercises}
+    words = {item: set(re.findall(r"\w+", text)) for item, text in texts.items()}
+    used = {item: {other for other in names if other != item and names[other] & words[item]} for item in words}
+    for _ in lesson.exercises:  # through exercises that use exercises
+        used = {
+            item: found.union(*(used.get(other, set()) for other in found)) - {item} for item, found in used.items()
+        }
+    return used
 
 
 def item_id(*parts) -> str:
