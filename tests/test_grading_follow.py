@@ -24,10 +24,8 @@ WRONG = {name: f"def {name}(a):\n    return a - 3" for name in SOLUTIONS}
 STUBS = {name: f'def {name}(a):\n    raise NotImplementedError("Exercise {ITEMS[name]}")' for name in SOLUTIONS}
 
 STEAL = """
-import gc
 def _seen():
-    told = [str(line) for line in In] + [text for text in gc.get_objects() if isinstance(text, str)]
-    return [text for text in told if {secret!r} in text and "_seen" not in text]
+    return [text for text in map(str, In) if {secret!r} in text and "_seen" not in text]
 def _own(name):
     for text in _seen():
         scope = dict(globals())

@@ -20,7 +20,7 @@ from helpers.grading.lessons import Lesson, LessonError, lessons_of, manifest_of
 from helpers.grading.probe import pack, unpack
 from helpers.grading.probes import probes_of
 from helpers.grading.release import ROOT, release, solutions
-from helpers.grading.submission import match, read_submission
+from helpers.grading.submission import match, pruned, read_submission
 from helpers.latents import Latents, save_latents
 from helpers.states import State, save_state
 from tests import tiny_course
@@ -264,6 +264,17 @@ def test_changed_missing_and_written_cells_are_told(tiny):
     assert [item for item, _ in found.order] == [f"1.{n}" for n in (1, *range(3, 11))]
     with pytest.raises(LessonError, match="500"):
         match([{"type": "code", "id": "", "source": "1", "metadata": {}}] * 501, lesson)
+
+
+def test_a_graded_notebook_sets_up_what_its_cells_use_and_nothing_else():
+    lines = ["import numpy as np", "import torch", "A = load(np)", "A.freeze()", "def f(x):\n    return torch.abs(x)"]
+    setup = ["first()", "\n".join(lines)]
+    assert pruned(setup, ["def g(np, A):\n    return f(np)"]) == ["first()", "\n".join([lines[1], lines[4]])]
+    assert pruned(setup, ["def g(x):\n    return x + A"]) == ["first()", "\n".join([lines[0], *lines[2:4]])]
+    assert pruned(setup, ["x = 1"]) == ["first()", "pass"]
+    for code in ("eval('A')", "%timeit A", "this is no Python", "import helpers"):
+        assert pruned(setup, [code]) == (setup if code != "import helpers" else ["first()", "pass"])
+    assert pruned(setup, ["import helpers\nhelpers.x"]) == setup
 
 
 def test_the_self_check_says_what_passes_and_what_does_not(tiny):

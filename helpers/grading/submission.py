@@ -7,8 +7,10 @@ enough. What is not an exercise comes from the lesson, never from the submission
 from __future__ import annotations
 
 import ast
+import builtins
 import difflib
 import re
+import symtable
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,19 @@ from .lessons import MARK, Cell, Lesson, LessonError, hash_of, normal, read_cell
 
 SIMILAR = 0.8  # share of equal text from which a cell without id counts as the lesson's, edited
 NBVAL = re.compile(r"^\s*#+\s*(NBVAL_\w+|PYTEST_VALIDATE_IGNORE_OUTPUT)\s*$")
+INDIRECT = {
+    "exec",
+    "eval",
+    "globals",
+    "locals",
+    "vars",
+    "get_ipython",
+    "In",
+    "sys",
+    "importlib",
+    "__import__",
+    "helpers",
+}
 MOST_CELLS = 500
 MOST_TEXT = 10_000  # characters of a text cell that the page shows
 
@@ -155,6 +170,7 @@ def graded_cells(
     probes: dict[str, str],
     alone: bool = False,
     references: Collection[str] = (),
+    whole_setup: bool = False,
 ) -> list[dict]:
     """Code cells of the notebook that is run: (id, source).
 
@@ -163,8 +179,8 @@ def graded_cells(
         alone: without the student's further cells, each probe right below its exercise: for a submission whose other
             cells ended the first run.
         references: ids of exercises for which the lesson's solution stands in place of the student's.
+        whole_setup: also what none of the other cells mentions; see ``pruned``.
     """
-    cells = [{"id": f"setup-{i}", "source": cell.source} for i, cell in enumerate(lesson.of_kind("setup"))]
     solved = {e.item: e.source for e in lesson.exercises if e.item in references}
     order = submission.order
     if alone:
@@ -173,6 +189,10 @@ def graded_cells(
     order = [part for item, source in order for part in ((item, source), (item, solved.get(item, ""))) if part[1]]
     order += solved.items()
     answers = [(item, {"id": item_id("answer", item, i), "source": s}) for i, (item, s) in enumerate(order)]
+    setup = [cell.source for cell in lesson.of_kind("setup")]
+    if not whole_setup:
+        setup = pruned(setup, [source for _, source in order])
+    cells = [{"id": f"setup-{i}", "source": source} for i, source in enumerate(setup)]
     if not alone:
         cells += [cell for _, cell in answers]
         return [*cells, *({"id": item_id("probe", item), "source": source} for item, source in probes.items())]
@@ -181,6 +201,54 @@ def graded_cells(
         if exercise.item in probes:
             cells.append({"id": item_id("probe", exercise.item), "source": probes[exercise.item]})
     return cells
+
+
+def pruned(setup: list[str], code: list[str]) -> list[str]:
+    """Setup cells without the imports and definitions that no cell of ``code`` uses; the first stays whole.
+
+    A lesson loads networks, photos and figures that its exercises do not need: seconds for every submission. Where
+    code may ask for names in other ways than by writing them down, everything stays.
+    """
+    used = [_used_names(source) for source in code]
+    if None in used or INDIRECT & set().union(*used):
+        return setup
+    needed, cells = set().union(*used), []
+    for source in reversed(setup[1:]):
+        kept, lines = [], source.splitlines()
+        for node in reversed(ast.parse(source).body):
+            text = "\n".join(lines[_first_line(node) - 1 : node.end_lineno])
+            bound, mentioned = _bound(node), _used_names(text) or set()
+            if bound & needed or not bound and mentioned <= needed | set(dir(builtins)):
+                needed |= mentioned
+                kept.insert(0, text)
+        cells.append("\n".join(kept) or "pass")
+    return [*setup[:1], *reversed(cells)]
+
+
+def _used_names(source: str) -> set[str] | None:
+    """Global names that a cell asks for, also inside its functions; None where it is no plain Python."""
+    try:
+        tables = [symtable.symtable(source, "cell", "exec")]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    found = {symbol.get_name() for symbol in tables[0].get_symbols() if symbol.is_referenced()}
+    for table in tables:  # grows while it is walked
+        tables += table.get_children()
+        found |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global() and symbol.is_referenced()}
+    return found
+
+
+def _first_line(node: ast.stmt) -> int:
+    return min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
+
+
+def _bound(node: ast.stmt) -> set[str]:
+    """Names that a statement gives a meaning to on the top level."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return {node.name}
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
 def used_exercises(lesson: Lesson, submission: Submission) -> dict[str, set[str]]:
