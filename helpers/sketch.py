@@ -104,11 +104,16 @@ def read_sketch(source, size: int, mask=None, threshold: float = THRESHOLD, name
             f"expected a sketch with a transparent background or a mask, but {name} is opaque everywhere; save it with "
             "transparency, or give a mask file that is white where the sketch counts."
         )
-    alpha = torch.where(alpha < threshold, 0.0, alpha)
+    alpha = _counted(image, alpha, threshold)
     if alpha.sum() == 0:
         what = "its mask is black everywhere" if mask is not None else "all of it is transparent"
         raise SketchError(f"expected at least one stroke in {name}, but {what}; draw something.")
     return _resized(image, alpha, size, threshold)
+
+
+def _counted(image: Tensor, alpha: Tensor, threshold: float) -> Tensor:
+    """Mask (1, 1, H, W) of a drawing (1, 3, H, W): its alpha, without what is below the threshold."""
+    return torch.where(alpha < threshold, 0.0, alpha)
 
 
 def _mask_of(mask, size: tuple[int, int]) -> Tensor:

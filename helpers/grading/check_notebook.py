@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from helpers.figures import results_table
 
+from .cuts import close_for_notebooks
 from .lessons import LessonError, read_course
 from .release import ROOT
 from .run import COMMAND, ENVIRONMENT, notebook_files, read_records
@@ -21,6 +23,8 @@ RUN_SECONDS = 900
 
 def check_notebook(path: str | Path, root: str | Path = ROOT) -> list[dict]:
     """Run setup, the student's cells and the visible checks, in this order, from a fresh kernel.
+
+    What is closed while a submission is graded is closed here too.
 
     Returns:
         A row per exercise: exercise, title, points, result ("passed" or what the check says). Hidden probes decide the
@@ -35,7 +39,7 @@ def check_notebook(path: str | Path, root: str | Path = ROOT) -> list[dict]:
         raise LessonError(f"{path.name} belongs to no lesson; expected one of {', '.join(x.stem for x in lessons)}.")
     submission = read_submission(path, lesson)
     checks = dict(zip((e.item for e in lesson.exercises), (c.source for c in lesson.of_kind("check")), strict=True))
-    records = _execute(graded_cells(lesson, submission, checks), root)
+    records = _execute(graded_cells(lesson, submission, checks, whole_setup=True), root)
     rows = []
     for exercise in lesson.exercises:
         record = records.get(
@@ -48,13 +52,26 @@ def check_notebook(path: str | Path, root: str | Path = ROOT) -> list[dict]:
     return rows
 
 
+def _closed_course(root: Path, out: Path) -> None:
+    """The course as links, with its own ``helpers`` in which notebooks find no answers: as when it is graded."""
+    out.mkdir()
+    for path in root.resolve().iterdir():
+        if path.name != "helpers" and not path.name.startswith("."):
+            (out / path.name).symlink_to(path)
+    shutil.copytree(root / "helpers", out / "helpers", ignore=shutil.ignore_patterns("__pycache__"))
+    close_for_notebooks(out)
+
+
 def _execute(cells: list[dict], root: Path) -> dict[str, dict]:
     """Records of the cells by id. No sandbox: it is the student's own code."""
-    with tempfile.TemporaryDirectory(prefix=".check-", dir=root) as folder:
+    with tempfile.TemporaryDirectory(prefix="check-") as place:
+        course, folder = Path(place) / "course", Path(place) / "course" / ".work"
+        _closed_course(root, course)
+        folder.mkdir()
         for name, data in notebook_files(cells).items():
             (Path(folder) / name).write_bytes(data)
         (Path(folder) / "results").mkdir()
-        environment = os.environ | ENVIRONMENT | {"PYTHONPATH": str(root.resolve()), "MPLBACKEND": "agg"}
+        environment = os.environ | ENVIRONMENT | {"PYTHONPATH": str(course), "MPLBACKEND": "agg"}
         command = [sys.executable, *COMMAND, f"--nbval-cell-timeout={CELL_SECONDS}"]
         try:
             subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=RUN_SECONDS)

@@ -1,13 +1,15 @@
 """What students do not get: the bodies in ``helpers`` that an exercise asks for.
 
-In a student release the lesson's later cells take the student's own function in their place. While a submission is
-graded, everything that would answer an exercise is closed, also what a release must keep because other lessons run on
-it: a solution that calls it fails.
+In a student release the lesson's later cells take the student's own function in their place: from the notebook that
+is running, else from the saved one. All that would answer an exercise is closed while a submission is graded or checked
+(``CLOSED``), also what a release must keep because other lessons run on it (``KEPT``): a solution that calls it fails.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
+import functools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +47,10 @@ function = yours("seam", "3.3")
 values = [function(*(t[None] for t in row)) for row in zip(*rows, strict=True)]
 return torch.tensor(values, device=images.device)"""
 
+SKETCH_BODY = """\
+rgba = (torch.cat([image, alpha], 1)[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+return yours("sketch_mask", "4.1")(rgba, threshold)[1]"""
+
 CUTS = (
     Cut(
         "helpers/latents.py",
@@ -70,7 +76,30 @@ CUTS = (
         SEAM_BODY,
         "helpers.blending.seam",
     ),
+    Cut(
+        "helpers/sketch.py",
+        "_counted",
+        SKETCH_BODY,
+        "",
+    ),
 )
+
+KEPT = {  # exercise to what a release keeps of it, and why
+    "1.1": ("generators.base.Generator.sample", "every start of every lesson is drawn by it, and w's statistics"),
+    "1.2": ("losses.Criterion", "lessons 2 to 4 invert photos with it"),
+    "1.3": ("optimizers.Optimization.step", "it is the loop of every lesson"),
+    "1.4": ("inversion.Inversion", "lessons 2 and 3 start from inversions"),
+    "2.1": ("metrics.psnr", "lesson 1 measures with it; in a release scikit-image answers"),
+    "2.2": ("noise.Embedding", "the blends of lesson 3 end with fitted noise"),
+    "3.1": ("masks.mask_pyramid", "the encoder and the noise stage of lessons 1 and 2 resize masks with it"),
+    "3.2": ("blending.Objective", "the later applications need terms that the exercise does not have"),
+    "4.2": ("losses.lp_loss", "lessons 1 to 3 compare pictures under masks with it"),
+    "4.3": ("sketch.SketchSearch.result", "the lesson shows ranked candidates before it asks how they are ranked"),
+    "5.1": ("losses.perceptual_loss", "lessons 1 to 4 compare pictures with it"),
+    "5.2": ("losses.gram_matrix", "local style in lesson 3 needs it"),
+    "5.3": ("losses.style_loss", "local style in lesson 3 needs it"),
+    "5.4": ("style_transfer.StyleTransfer", "masks, videos and pyramids go on with more than the exercise has"),
+}
 
 CLOSED = {
     "helpers/losses.py": (
@@ -83,23 +112,55 @@ CLOSED = {
     "helpers/noise.py": ("fresh_noise_psnr", "Embedding.__iter__"),
     "helpers/masks.py": ("mask_pyramid", "mask_from_alpha", "mask_from_drawing"),
     "helpers/blending.py": ("Objective.__call__", "seam", "worst_seam"),
-    "helpers/sketch.py": ("read_sketch", "SketchSearch.__iter__"),
+    "helpers/sketch.py": ("read_sketch", "_counted", "SketchSearch.__iter__", "SketchSearch.result"),
     "helpers/style_transfer.py": ("StyleCriterion.__call__", "StyleTransfer.__iter__"),
 }  # fmt: skip
 CLOSED_BODY = 'raise NotImplementedError("closed while grading: write it yourself")'
 IMPORT = "from helpers.grading.cuts import yours"
 
 
+GUARD = "from helpers.grading.cuts import not_for_notebooks\n\nnot_for_notebooks()"
+
+
 def yours(name: str, exercise: str):
-    """The student's own function, from the notebook that is running.
+    """The student's own function, from the notebook that is running, else from the saved one of the exercise's lesson.
 
     Raises:
         NotImplementedError: as long as the exercise is not done.
     """
     function = getattr(sys.modules.get("__main__"), name, None)
+    if function is None or str(getattr(function, "__module__", "")).startswith("helpers."):
+        function = _saved(name, exercise)
     if function is None:
         raise NotImplementedError(f"Exercise {exercise}: this takes your own {name}; run your cell first")
     return function
+
+
+@functools.cache
+def _saved(name: str, exercise: str):
+    """What an exercise's cell of a saved notebook defines; None where there is none, or it does not run."""
+    from .lessons import read_course
+    from .release import ROOT, solutions
+    from .submission import read_submission
+
+    for lesson in read_course(ROOT):
+        path = ROOT / "notebooks" / f"{lesson.stem}.ipynb"
+        if exercise in {e.item for e in lesson.exercises} and path.is_file():
+            submission, namespace = read_submission(path, lesson), solutions(lesson, without_exercises=True)
+            for source in (source for item, source in submission.order if item):
+                with contextlib.suppress(Exception):  # another exercise's mistake is told where it is checked
+                    exec(compile(source, path.name, "exec"), namespace)
+            return namespace.get(name)
+    return None
+
+
+def not_for_notebooks() -> None:
+    """Refuse a body that answers an exercise to code of a notebook; what the course's own code calls goes on."""
+    caller = sys._getframe(2)
+    while caller.f_back and caller.f_globals.get("__name__", "").startswith("torch."):  # no_grad wraps
+        caller = caller.f_back
+    if caller.f_globals.get("__name__") == "__main__":
+        raise NotImplementedError("closed while grading: write it yourself")
 
 
 def cut_release(root: Path) -> None:
@@ -118,8 +179,16 @@ def close_for_grading(root: Path) -> None:
                 replace_body(root / file, function, CLOSED_BODY)
 
 
-def replace_body(path: Path, function: str, body: str) -> None:
-    """Put another body below a function's signature and docstring."""
+def close_for_notebooks(root: Path) -> None:
+    """Close the same in a copy of the course to code of notebooks only: the visible checks compare with it."""
+    for file, functions in CLOSED.items():
+        if (root / file).is_file():
+            for function in functions:
+                replace_body(root / file, function, GUARD, keep=True)
+
+
+def replace_body(path: Path, function: str, body: str, keep: bool = False) -> None:
+    """Put another body below a function's signature and docstring, or before its own with ``keep``."""
     source = path.read_text()
     node = _find(ast.parse(source), function)
     if node is None:
@@ -127,7 +196,8 @@ def replace_body(path: Path, function: str, body: str) -> None:
     first = node.body[1] if ast.get_docstring(node) is not None and len(node.body) > 1 else node.body[0]
     lines, indent = source.splitlines(), " " * node.body[0].col_offset
     new = [indent + line if line else "" for line in body.splitlines()]
-    path.write_text("\n".join([*lines[: first.lineno - 1], *new, *lines[node.end_lineno :]]) + "\n")
+    rest = first.lineno - 1 if keep else node.end_lineno
+    path.write_text("\n".join([*lines[: first.lineno - 1], *new, *lines[rest:]]) + "\n")
 
 
 def _find(tree: ast.AST, name: str):

@@ -107,13 +107,13 @@ def stage(root: str | Path, out: Path) -> Path:
     return out
 
 
-def solutions(lesson: Lesson) -> dict:
+def solutions(lesson: Lesson, without_exercises: bool = False) -> dict:
     """Namespace with the authored solutions, run on what the lesson's setup cells import."""
     namespace: dict = {}
     for cell in lesson.of_kind("setup"):
         imports = [n for n in ast.parse(cell.source).body if isinstance(n, ast.Import | ast.ImportFrom)]
         exec(compile(ast.Module(imports, []), lesson.stem, "exec"), namespace)
-    for cell in lesson.exercises:
+    for cell in () if without_exercises else lesson.exercises:
         exec(compile(cell.source, cell.item, "exec"), namespace)
     return namespace
 
