@@ -274,6 +274,12 @@ def resize(images: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
     return F.interpolate(images, size=size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
 
 
+def longer_side(image: torch.Tensor, size: int) -> torch.Tensor:
+    """Images (B, C, H, W) resized so that the longer side has ``size`` pixels; the shape stays."""
+    factor = size / max(image.shape[-2:])
+    return resize(image, tuple(max(1, round(side * factor)) for side in image.shape[-2:]))
+
+
 def crop(images: torch.Tensor, box: Box) -> torch.Tensor:
     """The part (left, top, right, bottom), in pixels, of images (B, C, H, W).
 

@@ -43,7 +43,7 @@ def as_mask(values: Tensor | np.ndarray, size: Size | None = None, name: str = "
     Raises:
         MaskError: for NaN, values outside [0, 1] (0-255 as floats too), another shape or size.
     """
-    mask = torch.as_tensor(values).detach()
+    mask = _as_tensor(values, name)
     shape = tuple(mask.shape)
     if mask.ndim == 3 and shape[-1] == 1 and shape[0] != 1:
         mask = mask.movedim(-1, 0)
@@ -59,11 +59,29 @@ def as_mask(values: Tensor | np.ndarray, size: Size | None = None, name: str = "
     return _unit_range(mask, name)
 
 
+def _as_tensor(values, name: str) -> Tensor:
+    """A tensor of real numbers of whatever is one. Raises MaskError for lists of different lengths, texts, objects."""
+    try:
+        array = values if isinstance(values, Tensor) else np.asarray(values)
+        if isinstance(array, np.ndarray):
+            if array.dtype.kind not in "biuf":
+                raise TypeError(f"numbers of type {array.dtype}")
+            # torch knows neither views that run backwards, nor other byte orders, nor most unsigned types
+            wide = {"b": np.bool_, "f": np.float64}.get(array.dtype.kind, np.int64)
+            return torch.from_numpy(np.array(array, wide, order="C"))
+        if array.is_complex() or array.is_quantized or array.layout != torch.strided:
+            raise TypeError(f"a tensor of {array.dtype}, {array.layout}")
+        return array.detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise MaskError(f"{name} must be an array of numbers in [0, 1], but this came: {error}.") from error
+
+
 def _unit_range(mask: Tensor, name: str) -> Tensor:
     if mask.dtype == torch.bool:
         return mask.float()
     if not mask.is_floating_point():
-        mask = mask.float() / (255 if mask.max() > 1 else 1)
+        mask = mask.float()
+        mask = mask / (255 if mask.max() > 1 else 1)
     if not mask.isfinite().all():
         raise MaskError(f"{name} holds NaN or infinity; give values in [0, 1], 1 for the region.")
     low, high = mask.min().item(), mask.max().item()
@@ -160,6 +178,7 @@ def _pooled(samples: Tensor) -> Tensor:
     return torch.nn.functional.avg_pool2d(samples.float()[None, None], SUPERSAMPLING)
 
 
+FARTHEST = 1000.0  # of a number in a description; beyond it the polygon's arithmetic overflows
 # name to (size) -> mask; the faces' places are those of photos.FACE_LANDMARKS
 SHAPES: dict[str, Callable[[Size], Tensor]] = {
     "half": half,
@@ -187,12 +206,15 @@ def mask_from_text(text: str, size: int) -> Tensor:
     kind, _, numbers = text.partition(":")
     if kind in DESCRIBED and numbers:
         try:
-            return DESCRIBED[kind](size, [float(number) for number in numbers.split(",")])
+            values = [float(number) for number in numbers.split(",")]
+            if not all(abs(value) <= FARTHEST for value in values):
+                raise ValueError(f"numbers must lie within {FARTHEST:g} of 0; they are fractions of the sides.")
+            return DESCRIBED[kind](size, values)
         except (TypeError, ValueError, IndexError) as error:
-            raise MaskError(f"{text!r} describes no {kind}: {error}") from error
+            raise MaskError(f"{text[:60]!r} describes no {kind}: {error}") from error
     if not os.path.exists(text):
         raise MaskError(
-            f"a mask is {', '.join(SHAPES)}, box:…, ellipse:…, polygon:… or an image file, but {text!r} is neither."
+            f"a mask is {', '.join(SHAPES)}, box:…, ellipse:…, polygon:… or an image file, but {text[:60]!r} is neither."
         )
     return mask_from_file(text, size)
 
@@ -224,13 +246,17 @@ def mask_from_drawing(drawing: np.ndarray | Tensor, size: Size | None = None) ->
     Raises:
         MaskError: for another shape or type.
     """
-    pixels = torch.as_tensor(drawing)
+    pixels = drawing.detach().cpu().numpy() if isinstance(drawing, Tensor) else drawing
+    if not isinstance(pixels, np.ndarray):
+        raise MaskError(f"a drawing must be an array of uint8, but a {type(drawing).__name__} came.")
     channels = pixels.shape[-1] if pixels.ndim == 3 else 1
-    if pixels.dtype != torch.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and channels not in (3, 4)):
+    known = pixels.ndim == 2 or (pixels.ndim == 3 and channels in (3, 4))
+    if pixels.dtype != np.uint8 or not known or 0 in pixels.shape:
         raise MaskError(
             f"a drawing must be uint8 of shape (H, W), (H, W, 3) or (H, W, 4), but {pixels.dtype} "
             f"{tuple(pixels.shape)} came."
         )
+    pixels = torch.from_numpy(np.array(pixels, order="C"))
     values = pixels.reshape(*pixels.shape[:2], channels).float() / 255
     mask = values[..., 3] if channels == 4 else 1 - values.mean(-1)
     mask = mask[None, None]

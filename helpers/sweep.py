@@ -12,6 +12,8 @@ import itertools
 import json
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -280,9 +282,32 @@ class _WorkersDied(Exception):
         self.keys = keys
 
 
+class LocalPool(ProcessPoolExecutor):
+    """Fresh processes that end with the one that made them, killed or stopped; fork would copy torch's threads."""
+
+    def __init__(self, workers: int):
+        self.others = set(multiprocessing.active_children())
+        context = multiprocessing.get_context("spawn")
+        super().__init__(workers, mp_context=context, initializer=_leave_with_parent)
+
+    def __exit__(self, kind, *rest) -> bool | None:
+        if kind is not None:  # the jobs under way would be waited for, and their results thrown away
+            self.shutdown(wait=False, cancel_futures=True)
+            for process in set(multiprocessing.active_children()) - self.others:
+                process.terminate()
+        return super().__exit__(kind, *rest)
+
+
+def _leave_with_parent() -> None:
+    """In a worker: Ctrl-C is the parent's affair, and its death, which nothing else would tell, is the end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
 def local_processes(workers: int) -> Callable[[], Executor]:
-    """Makes pools of fresh processes; fork would copy the state of torch's threads."""
-    return lambda: ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    """Makes pools of processes on this machine."""
+    return lambda: LocalPool(workers)
 
 
 @contextmanager

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import io
+import shutil
 import tempfile
+import zipfile
 from pathlib import Path
 
 import torch
@@ -11,13 +14,23 @@ import torch
 from .device import pick_device
 from .features import load_features
 from .generators import load_generator
-from .images import read_image, write_image
+from .images import longer_side, read_image, write_image
 from .inversion import project
 from .latents import save_latents
 from .runs import measure
-from .sweep import Result, Task
+from .style_transfer import stylize
+from .sweep import Result, SweepError, Task
+
+MOST_UNZIPPED = 200 * 2**20  # bytes of a submission
 
 INVERSION = frozenset({"model", "space", "weights", "layers", "steps", "optimizer", "start", "restarts", "lr", "seed"})
+
+
+STYLE = frozenset({
+    "size", "features", "pooling", "content_layers", "style_layers", "content_weight", "style_weight", "tv_weight",
+    "statistic", "colour", "style_scale", "init", "pyramid", "steps", "optimizer", "lr", "precision", "seed",
+})  # fmt: skip
+GRADE = frozenset({"seed", "unsafe"})
 
 
 @functools.lru_cache(maxsize=2)  # a worker meets the same model again and again
@@ -25,9 +38,9 @@ def _generator(model: str, device: str):
     return load_generator(model, device)
 
 
-@functools.lru_cache(maxsize=1)
-def _features(device: str):
-    return load_features(device=device)
+@functools.lru_cache(maxsize=2)
+def _features(device: str, name: str | None = None, pooling: str = "avg"):
+    return load_features(name, device, pooling) if name or pooling != "avg" else load_features(device=device)
 
 
 def as_bytes(write, suffix: str) -> bytes:
@@ -58,4 +71,67 @@ def invert(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
     return results
 
 
-TASKS = {"invert": Task({"photos": "photo"}, INVERSION, invert)}
+def style(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
+    """Paint each photo in its style; one after the other, for they are of different sizes."""
+    device, results = str(pick_device(None)), []
+    for job, files in zip(jobs, data, strict=True):
+        settings = {name: value for name, value in job.items() if name in STYLE}
+        network = _features(device, settings.pop("features", None), settings.pop("pooling", "avg"))
+        content = longer_side(read_image(files["content"], name=job["content"]), settings.pop("size", 256)).to(device)
+        found = stylize(network, content, [read_image(files["style"], name=job["style"]).to(device)], **settings)
+        picture = as_bytes(lambda path, found=found: write_image(path, found.images), ".png")
+        row = {"network": network.name, "steps": found.steps, "seconds": round(found.seconds, 2)}
+        row |= {"setbacks": int(found.setbacks[0])}
+        row |= {f"{name}_loss": round(value.item(), 5) for name, value in found.parts.items()}
+        results.append(Result(row, {"image.png": picture}))
+    return results
+
+
+@functools.cache
+def _workplace() -> tempfile.TemporaryDirectory:
+    """Where a worker grades: what the solutions give is computed once, not for every submission."""
+    return tempfile.TemporaryDirectory(prefix="grade-")
+
+
+def grade(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
+    """Grade submissions, each a notebook or a zip of a student's folder, in the sandbox of the worker's machine.
+
+    One worker sees one submission: that two hand in the same file is only told by the command ``grade``.
+    """
+    from .grading.grade import grade as grade_folder
+
+    results = []
+    for job, files in zip(jobs, data, strict=True):
+        name, place = Path(job["submission"]), Path(_workplace().name) / f"seed-{job.get('seed', 0)}"
+        with tempfile.TemporaryDirectory() as handed:
+            _unpack(files["submission"], name, Path(handed))
+            options = {"seed": job.get("seed", 0), "unsafe": job.get("unsafe", False), "tell": lambda text: None}
+            (row,) = grade_folder(handed, place, **options)
+        page = (place / "students" / f"{row['student']}.html").read_bytes()
+        points = {score["item"]: score["points"] for score in row["scores"]}
+        shutil.rmtree(place / "raw" / row["student"], ignore_errors=True)
+        figures = {key: row[key] for key in ("student", "total", "of", "open", "remarks")} | {"points": points}
+        results.append(Result(figures, {"report.html": page}))
+    return results
+
+
+def _unpack(content: bytes, name: Path, folder: Path) -> None:
+    """A notebook, or a zip as a folder of its name. Raises SweepError for anything else, or a zip that is a bomb."""
+    if name.suffix == ".ipynb":
+        (folder / name.name).write_bytes(content)
+        return
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+            if size > MOST_UNZIPPED:
+                raise SweepError(f"{name} unpacks to {size >> 20} MiB; hand in at most {MOST_UNZIPPED >> 20} MiB.")
+            archive.extractall(folder / name.stem)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
+        raise SweepError(f"{name} is neither a notebook nor a zip of a student's folder: {error}") from error
+
+
+TASKS = {
+    "invert": Task({"photos": "photo"}, INVERSION, invert),
+    "style": Task({"contents": "content", "styles": "style"}, STYLE, style),
+    "grade": Task({"submissions": "submission"}, GRADE, grade),
+}

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 from helpers.sweep import Result
@@ -28,4 +29,10 @@ def die(jobs, data):
         if files["text"] == b"always" or (files["text"] == b"once" and not marker.exists()):
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+    return measure_length(jobs, data)
+
+
+def take_time(jobs, data):
+    """Length of each text times a factor, slowly."""
+    time.sleep(0.1)
     return measure_length(jobs, data)

@@ -1,14 +1,18 @@
 """Masks: shapes and their areas, what counts as a mask, algebra, feathering, the pyramid."""
 
 import math
+import random
+import resource
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
 from helpers import masks
-from helpers.images import write_image
-from helpers.masks import MaskError, as_mask
+from helpers.images import ImageError, write_image
+from helpers.masks import MaskError, as_mask, mask_from_alpha, mask_from_drawing, mask_from_file, mask_from_text
+from tests.spoil import KINDS, seeds, spoiled
 
 SIZE = 64
 
@@ -225,3 +229,78 @@ def test_named_shapes_fit_every_size(name):
     small, large = (masks.SHAPES[name](size) for size in (64, 256))
     assert small.shape == (1, 1, 64, 64) and 0.05 < small.mean() < 0.6
     assert abs(small.mean() - large.mean()) < 0.005
+
+
+# --- what nobody should hand in --------------------------------------------------------------------------------------
+
+
+def judged(make, *arguments, **options):
+    """The mask, checked, or None where it was refused in one sentence; anything else is a failure."""
+    try:
+        mask = make(*arguments, **options)
+    except (MaskError, ImageError) as error:
+        assert "\n" not in str(error) and len(str(error)) < 400, error
+        return None
+    assert mask.dtype == torch.float32 and mask.ndim == 4 and mask.shape[1] == 1 and 0 not in mask.shape
+    assert mask.isfinite().all() and mask.min() >= 0 and mask.max() <= 1
+    return mask
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_spoiled_files_become_masks_or_one_sentence(kind, monkeypatch, capfd):
+    monkeypatch.setattr("helpers.images.MAX_PIXELS", 1_000_000)
+    rng, files = random.Random(f"mask {kind}"), seeds()[kind]
+    before, outcomes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, {True: 0, False: 0}
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for case in range(150):
+            make = (mask_from_file, mask_from_alpha)[case % 2]
+            mask = judged(make, spoiled(kind, files[case % len(files)], rng), rng.choice([None, 16]))
+            outcomes[mask is None] += 1
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024  # kB on Linux
+    captured = capfd.readouterr()
+    assert not seen and not captured.out and not captured.err
+    assert grown < 300, f"{grown:.0f} MB more"
+    assert min(outcomes.values()) >= 10, outcomes
+
+
+DTYPES = ["bool", "uint8", "int8", "uint16", ">u2", "int32", ">i4", "uint64", "float16", "float32", ">f8", "complex64"]
+DTYPES += ["U3", "S2", "O", "M8[s]"]
+
+
+def wild_array(rng):
+    """An array of a shape, type and range that people have, or one that nobody should."""
+    shape = rng.choice([(), (8,), (8, 8), (8, 8), (1, 8, 8), (8, 8, 1), (3, 8, 8), (8, 8, 3), (8, 8, 4), (2, 1, 8, 8)])
+    shape = rng.choice([shape, shape, (0, 8), (1, 1, 1, 8, 8), (1, 2, 8, 8), (8, 0, 1)])
+    scale = rng.choice([0, 1, 1, 2, 255, 256, -1, 1e300, np.nan, np.inf])
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        array = (np.random.default_rng(rng.randrange(10**6)).random(shape) * scale).astype(rng.choice(DTYPES))
+    array = rng.choice([lambda a: a, lambda a: a[::-1] if a.ndim else a, lambda a: a.T, lambda a: a.tolist()])(array)
+    return rng.choice([array, array, array, None, [[1, 0], [1]], "mask", {"mask": 1}, [array, array]])
+
+
+def test_wild_arrays_become_masks_or_one_sentence():
+    rng, outcomes = random.Random(0), {True: 0, False: 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(1500):
+            values, size = wild_array(rng), rng.choice([None, 8, (8, 8), 9])
+            outcomes[judged(as_mask, values, size) is None] += 1
+            judged(mask_from_drawing, values)
+            if isinstance(values, np.ndarray) and values.dtype.kind in "biuf" and values.dtype.isnative:
+                judged(as_mask, torch.from_numpy(np.array(values, order="C")), size)
+    assert min(outcomes.values()) >= 150, outcomes
+
+
+def test_wild_descriptions_become_masks_or_one_sentence(tmp_path):
+    rng, outcomes = random.Random(0), {True: 0, False: 0}
+    numbers = ["0", "0.2", "0.5", "1", "-1", "1e9", "1e400", "nan", "-inf", "", "a", "٣", "1_0", " 2 ", "0x1"]
+    for _ in range(400):
+        kind = rng.choice(
+            ["box:", "ellipse:", "polygon:", "box", "heart:", "", str(tmp_path), "\0", "x" * 5000, "half"]
+        )
+        few = numbers[:5] if rng.random() < 0.6 else numbers
+        text = kind + (",".join(rng.choices(few, k=rng.randrange(1, 9))) if kind.endswith(":") else "")
+        outcomes[judged(mask_from_text, text, 12) is None] += 1
+    assert min(outcomes.values()) >= 25, outcomes

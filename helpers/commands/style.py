@@ -54,7 +54,7 @@ def stylize_photos(
     import torch
 
     from ..features import load_features
-    from ..images import ImageError, read_image
+    from ..images import ImageError, longer_side, read_image
     from ..progress import Progress
     from ..runs import RunError, unique_stems, write_json
     from ..style_transfer import StyleTransfer, check_weights
@@ -74,7 +74,7 @@ def stylize_photos(
             done = progress.done(stem)
             if done is None:
                 try:
-                    content = _longer_side(read_image(path), size).to(device)
+                    content = longer_side(read_image(path), size).to(device)
                 except ImageError as error:
                     bad.append(str(error))
                     continue
@@ -140,13 +140,6 @@ def _read_mask(path: str | Path, content: Tensor) -> Tensor:
     from ..images import read_image, resize
 
     return resize(read_image(path).mean(1, keepdim=True), tuple(content.shape[-2:])).to(content)
-
-
-def _longer_side(image: Tensor, size: int) -> Tensor:
-    from ..images import resize
-
-    factor = size / max(image.shape[-2:])
-    return resize(image, tuple(max(1, round(side * factor)) for side in image.shape[-2:]))
 
 
 Weight = Annotated[float, typer.Option(min=0)]
