@@ -22,6 +22,9 @@ from .commands import (  # noqa: F401  (each registers its own)
 from .commands.common import app
 
 
+STOPPED = 130  # what typer makes of Ctrl-C
+
+
 def main() -> None:
     """Run a command; bad input is one sentence and exit code 2, a warning is one line."""
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
@@ -30,9 +33,10 @@ def main() -> None:
     except (ValueError, OSError, NotImplementedError) as error:  # the last in a release: an exercise to be done
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("stopped; what was finished is on disk, and the same command goes on from there.", err=True)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == STOPPED:
+            typer.echo("stopped; what was finished is on disk, and the same command goes on from there.", err=True)
+        raise
 
 
 if __name__ == "__main__":

@@ -214,7 +214,8 @@ def mask_from_text(text: str, size: int) -> Tensor:
             raise MaskError(f"{text[:60]!r} describes no {kind}: {error}") from error
     if not os.path.exists(text):
         raise MaskError(
-            f"a mask is {', '.join(SHAPES)}, box:…, ellipse:…, polygon:… or an image file, but {text[:60]!r} is neither."
+            f"a mask is {', '.join(SHAPES)}, box:…, ellipse:…, polygon:… or an image file, but {text[:60]!r} is none "
+            "of them."
         )
     return mask_from_file(text, size)
 

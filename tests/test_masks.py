@@ -271,11 +271,12 @@ DTYPES += ["U3", "S2", "O", "M8[s]"]
 def wild_array(rng):
     """An array of a shape, type and range that people have, or one that nobody should."""
     shape = rng.choice([(), (8,), (8, 8), (8, 8), (1, 8, 8), (8, 8, 1), (3, 8, 8), (8, 8, 3), (8, 8, 4), (2, 1, 8, 8)])
-    shape = rng.choice([shape, shape, (0, 8), (1, 1, 1, 8, 8), (1, 2, 8, 8), (8, 0, 1)])
-    scale = rng.choice([0, 1, 1, 2, 255, 256, -1, 1e300, np.nan, np.inf])
+    shape = rng.choice([shape] * 6 + [(0, 8), (1, 1, 1, 8, 8), (1, 2, 8, 8), (8, 0, 1)])
+    scale = rng.choice([0, 1, 1, 1, 1, 2, 255, 256, -1, 1e300, np.nan, np.inf])
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        array = (np.random.default_rng(rng.randrange(10**6)).random(shape) * scale).astype(rng.choice(DTYPES))
+        array = np.asarray(np.random.default_rng(rng.randrange(10**6)).random(shape) * scale)
+        array = array.astype(rng.choice(DTYPES[: rng.choice([11, 11, 11, None])]))
     array = rng.choice([lambda a: a, lambda a: a[::-1] if a.ndim else a, lambda a: a.T, lambda a: a.tolist()])(array)
     return rng.choice([array, array, array, None, [[1, 0], [1]], "mask", {"mask": 1}, [array, array]])
 
@@ -285,12 +286,12 @@ def test_wild_arrays_become_masks_or_one_sentence():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(1500):
-            values, size = wild_array(rng), rng.choice([None, 8, (8, 8), 9])
+            values, size = wild_array(rng), rng.choice([None, None, 8, (8, 8), 9])
             outcomes[judged(as_mask, values, size) is None] += 1
             judged(mask_from_drawing, values)
             if isinstance(values, np.ndarray) and values.dtype.kind in "biuf" and values.dtype.isnative:
                 judged(as_mask, torch.from_numpy(np.array(values, order="C")), size)
-    assert min(outcomes.values()) >= 150, outcomes
+    assert min(outcomes.values()) >= 60, outcomes
 
 
 def test_wild_descriptions_become_masks_or_one_sentence(tmp_path):

@@ -3,13 +3,16 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from helpers.images import write_image
+from helpers.images import read_image, write_image
 from helpers.latents import load_latents
 from helpers.sweep import (
     Sweep,
@@ -205,6 +208,88 @@ def test_a_job_that_kills_its_worker_each_time_is_given_up_and_no_other(folder):
     rows, _ = run(folder, local_processes(2), jobs_of(folder, "die", factor=1), workers=2)
     assert [row.get("length") for row in rows] == [3, None, 5]
     assert "died 3 times" in rows[1]["error"]
+
+
+STOPPED = """
+import sys
+from pathlib import Path
+from helpers.sweep import Sweep, Task, expand, local_processes
+from tests.sweep_jobs import INPUTS, take_time
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    tasks = {"slow": Task(INPUTS, frozenset({"factor", "marks"}), take_time)}
+    spec = {"task": "slow", "texts": "*.txt", "factor": list(range(200)), "marks": str(folder / "marks")}
+    list(Sweep(expand(spec, tasks, folder), tasks, folder / "out", local_processes(2), workers=2))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_sweep_that_ends_leaves_its_rows_and_no_process(folder, number):
+    psutil = pytest.importorskip("psutil", reason="psutil is not installed: pip install psutil")
+    script = folder / "script.py"
+    script.write_text(STOPPED)
+    root = Path(__file__).resolve().parent.parent
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    sweep = subprocess.Popen([sys.executable, script, folder], env=environment, stderr=subprocess.PIPE, text=True)
+    table, deadline = folder / "out" / "results.jsonl", time.monotonic() + 60
+    while not (table.exists() and table.read_text().count("\n") > 4) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = psutil.Process(sweep.pid).children(recursive=True)
+    sweep.send_signal(number)
+    said = sweep.communicate(timeout=30)[1]
+    gone, alive = psutil.wait_procs(children, timeout=20)
+    assert children and not alive
+    assert "Process Spawn" not in said  # no traceback of a worker
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    assert len(rows) >= 4 and all("length" in row for row in rows)
+
+
+# --- other kinds of jobs ---------------------------------------------------------------------------------------------
+
+
+def test_every_photo_is_painted_in_every_style(photos, tmp_path):
+    write_image(tmp_path / "style.png", read_image(photos / "1.png"))
+    spec = {"task": "style", "contents": str(photos / "0.png"), "styles": [str(tmp_path / "style.png")], "size": 32}
+    spec |= {"steps": 6, "features": "vgg19-slim", "style_weight": [0.1, 500.0], "precision": "float32"}
+    sweep = Sweep(expand(spec, TASKS), TASKS, tmp_path / "out", lambda: ThreadPoolExecutor(1))
+    rows = list(sweep)
+    assert [row["style_weight"] for row in rows] == [0.1, 500.0] and all(row["setbacks"] == 0 for row in rows)
+    pictures = [read_image(tmp_path / "out" / row["files"]["image.png"]) for row in rows]
+    assert pictures[0].shape == (1, 3, 32, 32) and not pictures[0].equal(pictures[1])
+    assert not list(Sweep(expand(spec, TASKS), TASKS, tmp_path / "out", lambda: ThreadPoolExecutor(1)))
+
+
+def test_submissions_are_graded_one_by_one(tmp_path, monkeypatch):
+    calls = []
+
+    def graded(handed, place, seed, unsafe, tell):
+        (entry,) = Path(handed).iterdir()
+        calls.append(sorted(path.name for path in entry.rglob("*")) if entry.is_dir() else entry.name)
+        (Path(place) / "students").mkdir(parents=True, exist_ok=True)
+        (Path(place) / "students" / f"{entry.stem}.html").write_text(f"page of {entry.stem}, seed {seed}")
+        scores = [{"item": "1.1", "points": 2.0}]
+        return [{"student": entry.stem, "total": 2.0, "of": 4.0, "open": [], "remarks": [], "scores": scores}]
+
+    monkeypatch.setattr("helpers.grading.grade.grade", graded)
+    (tmp_path / "ann.ipynb").write_text("{}")
+    with zipfile.ZipFile(tmp_path / "ben.zip", "w") as archive:
+        archive.writestr("01.ipynb", "{}")
+        archive.writestr("../outside.txt", "no")
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("big", bytes(2**20) * 201)
+    (tmp_path / "cut.zip").write_bytes(b"PK no zip")
+    spec = {"task": "grade", "submissions": ["*.ipynb", "*.zip"], "seed": 3}
+    sweep = Sweep(expand(spec, TASKS, tmp_path), TASKS, tmp_path / "out", lambda: ThreadPoolExecutor(1))
+    list(sweep)
+    ann, ben, bomb, cut = sweep.rows()
+    assert (
+        ann["points"] == {"1.1": 2.0}
+        and ben["student"] == "ben"
+        and calls == ["ann.ipynb", ["01.ipynb", "outside.txt"]]
+    )
+    assert (tmp_path / "out" / ben["files"]["report.html"]).read_text() == "page of ben, seed 3"
+    assert "unpacks to 201 MiB" in bomb["error"] and "neither a notebook nor a zip" in cut["error"]
+    assert not (tmp_path.parent / "outside.txt").exists()
 
 
 # --- the real thing: inversions on a Dask cluster ------------------------------------------------------------------

@@ -73,6 +73,7 @@ from .parts import (
 from .pictures import error_html, error_sentence, loss_curve, row_html, status_html, text_html
 from .upload import uploaded_files
 
+LATEST = "latest.safetensors"  # the state after every run: a restart of the kernel loses no result, ``load`` it
 COLUMN, WIDTH, PAGE = 340, 192, 400  # pixels on the screen: of controls or a canvas, of each picture, of both
 PATIENCE, AGAIN = 0.1, 0.05  # seconds to wait for the picture of a long step, and before it is asked for again
 IDLE = 0.3  # seconds until the next question where there is nothing new, as in a pause
@@ -459,6 +460,7 @@ class RunPanel(widgets.VBox):
         quality = decibel(result.images, before)
         text = f"{len(self.history.entries) + 1}" + ("" if quality is None else f": {quality:.1f} dB")
         self.history.add(sheet_of(result.images), text, state, str(state.settings))
+        self._write(self.out / LATEST, state)
         self.candidates.clear()
         self.chosen = 0
         if len(result.images) > 1:
@@ -524,7 +526,7 @@ class RunPanel(widgets.VBox):
         """
         path = self.out / f"{datetime.now():%Y%m%d-%H%M%S}.{kind}"
         if kind == "safetensors":
-            save_state(path, self.state(), model=self.model() if callable(self.model) else self.model)
+            self._write(path, self.state())
         elif (image := self.state().pictures.get("image")) is None:
             raise ValueError("There is no result to save yet; press Start first.")
         elif kind == "png":
@@ -533,6 +535,9 @@ class RunPanel(widgets.VBox):
             (write_gif if kind == "gif" else write_mp4)(path, self.box.frames)
         self.saved.value = f"Written to {path}; download: {download_html(path)}"
         return path
+
+    def _write(self, path: Path, state: State) -> None:
+        save_state(path, state, model=self.model() if callable(self.model) else self.model)
 
     def _receive(self, value) -> None:
         for _, content in uploaded_files(value)[-1:]:
