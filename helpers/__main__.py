@@ -21,7 +21,6 @@ from .commands import (  # noqa: F401  (each registers its own)
 )
 from .commands.common import app
 
-
 STOPPED = 130  # what typer makes of Ctrl-C
 
 
