@@ -9,6 +9,7 @@ import itertools
 import logging
 import math
 import os
+import re
 import stat
 import subprocess
 import tempfile
@@ -345,6 +346,13 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the folder itself is gone or closed to us; the first error says so
             temporary.unlink(missing_ok=True)
+
+
+def clear_temporaries(folder: str | os.PathLike) -> None:
+    """Remove the unfinished files that killed writers left in a folder; call it where no other writer is at work."""
+    for path in Path(folder).glob(".*"):
+        if re.fullmatch(r"\.[0-9a-f]{12}(\.\w+)?", path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def _reason(error: OSError) -> str:

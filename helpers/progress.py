@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .images import atomic_path
+from .images import atomic_path, clear_temporaries
 from .logs import open_log
 from .sweep import file_digest
 
@@ -160,6 +160,7 @@ class Progress:
         self.log.scalars(step.number, {f"{label}/{name}": value for name, value in losses.items()})
 
     def _take_up(self) -> None:
+        clear_temporaries(self.out)
         if not self.path.exists():
             return
         try:

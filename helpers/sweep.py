@@ -126,10 +126,11 @@ class Table:
     """Rows as JSON lines, appended as they come; a line that a kill cut off is dropped at the next opening."""
 
     def __init__(self, path: str | Path):
-        from .images import atomic_path  # not above: it brings torch, which a worker may not need
+        from .images import atomic_path, clear_temporaries  # not above: torch, which a worker may not need
 
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        clear_temporaries(self.path.parent), clear_temporaries(self.path.parent / "files")
         self.rows = {row["key"]: row for row in self._read()}
         with atomic_path(self.path) as temporary:
             Path(temporary).write_text("".join(map(_line, self.rows.values())))

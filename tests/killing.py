@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -62,12 +63,12 @@ def inputs(folder):
 # --- what is called --------------------------------------------------------------------------------------------------
 
 
-def inversion(folder, out, **options):
-    runs.invert_photos(inputs(folder), out, "tiny", steps=30, batch=2, log="jsonl", **options)
+def inversion(folder, out, steps=30, **options):
+    runs.invert_photos(inputs(folder), out, "tiny", steps=steps, batch=2, log="jsonl", **options)
 
 
 def noise(folder, out):
-    inversion(folder, out, noise_steps=20, start="best", optimizer="lbfgs")
+    inversion(folder, out, steps=6, noise_steps=20, start="best", optimizer="lbfgs")
 
 
 def blend(folder, out):
@@ -115,10 +116,10 @@ def stylegan2(folder, out):
 def encoder(folder, out):
     from helpers.training import encoder as training
 
-    generator, network = generators.load_generator(), features_module.load_features()
+    generator, network = tiny.stylegan2(resolution=64), features_module.load_features()
     training.load_generator, training.load_features = lambda *_, **__: generator, lambda *_, **__: network
     training.LAYERS = (1, 2)
-    settings = training.EncoderSettings("tiny", steps=16, batch=4, latent_share=0.5)
+    settings = training.EncoderSettings("tiny", steps=8, batch=2, latent_share=0.5)
     training.train_encoder(out, settings, save_every=0.0)
 
 
@@ -142,7 +143,7 @@ def sweep(folder, out):
     tasks = {"slow": Task(INPUTS, frozenset({"factor", "marks"}), take_time)}
     for name in "abc":
         (folder / f"{name}.txt").write_text(name * 3)
-    spec = {"task": "slow", "texts": "*.txt", "factor": [1, 2, 3, 4], "marks": str(out) + ".marks"}
+    spec = {"task": "slow", "texts": "*.txt", "factor": [1, 2, 3, 4], "marks": str(folder / "marks")}
     for _ in Sweep(expand(spec, tasks, folder), tasks, out, local_processes(2), workers=2):
         pass
 
@@ -213,6 +214,8 @@ def call(kind, folder, out, after=None):
         try:
             kind(folder, out)
             code = 0
+        except BaseException:  # it would vanish with the fork
+            traceback.print_exc()
         finally:
             sys.stderr.flush()
             os._exit(code)

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from tqdm import tqdm
 
+from helpers.images import clear_temporaries
 from helpers.logs import RunLog
 from helpers.progress import load_run, save_run, stopped_between_steps
 
@@ -45,6 +46,7 @@ class Trainer(Protocol):
 def resume(trainer: Trainer, out: str | Path) -> None:
     """Go on from the state in a folder, if there is one. Raises ProgressError or TrainingError for one that is not."""
     path = Path(out) / STATE_FILE
+    clear_temporaries(out)
     if not path.exists():
         return
     state = load_run(path)
