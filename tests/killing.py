@@ -63,12 +63,12 @@ def inputs(folder):
 # --- what is called --------------------------------------------------------------------------------------------------
 
 
-def inversion(folder, out, steps=30, **options):
+def inversion(folder, out, steps=14, **options):
     runs.invert_photos(inputs(folder), out, "tiny", steps=steps, batch=2, log="jsonl", **options)
 
 
 def noise(folder, out):
-    inversion(folder, out, steps=6, noise_steps=20, start="best", optimizer="lbfgs")
+    inversion(folder, out, steps=4, noise_steps=8, start="best", optimizer="lbfgs")
 
 
 def blend(folder, out):
@@ -77,7 +77,7 @@ def blend(folder, out):
     from helpers.masks import half
 
     def make(generator, photos, network):
-        return crossover(generator, photos["a"], photos["b"], half(16), network, steps=20, noise_steps=20)
+        return crossover(generator, photos["a"], photos["b"], half(16), network, steps=8, noise_steps=8)
 
     edit_photos(dict(zip("ab", inputs(folder)[:2], strict=True)), out, "tiny", make, {}, device="cpu")
 
@@ -93,15 +93,15 @@ def sketch(folder, out):
         picture.paste((*colour, 255), (2, 3, 12, 9))
         picture.save(folder / f"{name}.png")
         paths.append(folder / f"{name}.png")
-    sketch_files(paths, out, "tiny", starts=4, steps=25)
+    sketch_files(paths, out, "tiny", starts=4, steps=12)
 
 
 def style(folder, out):
     from helpers.commands.style import stylize_photos
 
     a, b, c = inputs(folder)
-    options = {"content_layers": 3, "style_layers": [1, 4], "pyramid": 12, "film": True}
-    stylize_photos([a, b], [c], out, size=24, steps=15, **options)
+    options = {"content_layers": 3, "style_layers": [1, 4], "pyramid": 8, "film": True}
+    stylize_photos([a, b], [c], out, size=16, steps=8, **options)
 
 
 def stylegan2(folder, out):
@@ -110,7 +110,7 @@ def stylegan2(folder, out):
     from helpers.training.gan import train_gan
 
     inputs(folder)
-    train_gan(folder, out, settings_of("stylegan2", images=120), split="all", save_every=0.0)
+    train_gan(folder, out, settings_of("stylegan2", images=60), split="all", save_every=0.0)
 
 
 def encoder(folder, out):
@@ -143,7 +143,7 @@ def sweep(folder, out):
     tasks = {"slow": Task(INPUTS, frozenset({"factor", "marks"}), take_time)}
     for name in "abc":
         (folder / f"{name}.txt").write_text(name * 3)
-    spec = {"task": "slow", "texts": "*.txt", "factor": [1, 2, 3, 4], "marks": str(folder / "marks")}
+    spec = {"task": "slow", "texts": "*.txt", "factor": [1, 2], "marks": str(folder / "marks")}
     for _ in Sweep(expand(spec, tasks, folder), tasks, out, local_processes(2), workers=2):
         pass
 
