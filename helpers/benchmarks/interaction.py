@@ -118,7 +118,7 @@ def stroke_row(lab: Lab, size: int) -> dict:
     return {"pixels": size, "messages": len(messages), "bytes_per_stroke": sum(map(len, messages))}
 
 
-def live_row(lab: Lab, link: str, seconds: float, rounds: int = 5) -> dict:
+def live_row(lab: Lab, link: str, seconds: float, rounds: int = 4) -> dict:
     """Frames per second of the live view; speed of the watched inversion as a share of the bare one; Stop.
 
     The bare loop has its turn in pauses of the watched run, so that both meet the machine in the same state.
@@ -150,7 +150,7 @@ def live_row(lab: Lab, link: str, seconds: float, rounds: int = 5) -> dict:
     }  # fmt: skip
 
 
-def run(out: str | Path, device: torch.device, moves: int = 40, seconds: float = 5) -> str:
+def run(out: str | Path, device: torch.device, moves: int = 30, seconds: float = 4) -> str:
     """Measure; write ``interaction.json``; return the tables as text. Needs Chromium and playwright."""
     report = {"circumstances": circumstances(device), "slider": [], "live": [], "strokes": []}
     cells = [SETUP, *(f"{kind}_{size} = {kind}_of({size})\n{kind}_{size}" for kind in ("slider", "canvas")
