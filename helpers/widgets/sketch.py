@@ -69,7 +69,9 @@ class SketchPanel(RunPanel):
             "starts": int_slider("starts", 8, 1, 32),
             "steps": int_slider("steps", 80, 10, 500, 10),
             "seed": seed_box(),
-            "go_on": widgets.Checkbox(False, description="go on from the picked one", style=STYLE),
+            "go_on": widgets.Checkbox(
+                False, description="go on from the picked one", style=STYLE, layout={"width": "auto"}
+            ),
         }
         controls["space"].value = "w" if "w" in spaces else "z"
         controls["start"].value = "best"
