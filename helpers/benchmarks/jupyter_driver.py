@@ -41,7 +41,8 @@ UNTIDY = """() => {
     const all = (selector) => [...document.querySelectorAll(".jp-OutputArea-output " + selector)];
     const cut = (element) => element.offsetParent && element.scrollWidth > element.clientWidth + 1;
     return [
-        ...all(":is(.widget-label, .widget-checkbox span, button, .widget-readout)").filter(cut).map((e) => e.textContent),
+        ...all(":is(.widget-label, .widget-checkbox span, button, .widget-readout)")
+            .filter(cut).map((e) => e.textContent),
         ...all(".lm-Widget").filter(cut).map((e) => e.className),
         ...all(".jupyter-widgets-error-widget").map((e) => "a widget is broken"),
     ]; }"""
