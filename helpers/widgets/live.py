@@ -126,38 +126,41 @@ class PlayView(widgets.VBox):
             self.hint.layout.display = self.clock.layout.display = None if running else "none"
 
 
-def live_view(frame: Frame, **options) -> widgets.DOMWidget:
-    """A widget that shows ``html`` and, while ``running``, what ``frame()`` gives, as fast as the browser paints."""
-    return (PlayView if anywidget is None else LiveView)(frame, **options)
-
-
 class Pace:
     """Seconds to wait between two frames, so that the view takes a small share of a run's time.
 
     A frame costs the run more than its drawing: where browser, server and kernel share a machine, painting and sending
     take cores from it, too. So the cost is read from the run itself: how much longer the steps beside a frame take
-    than those in a gap, of which every ``EVERY``-th is made long enough.
+    than those in a gap, of which every ``EVERY``-th is made long enough. Steps vary by themselves: both are averages.
     """
 
     SHARE = 0.06  # of the time may go into frames; a run shall keep 90 % of its speed, and this is an estimate
     BESIDE, GAP, EVERY = 0.3, 0.7, 8  # seconds after a frame that count as beside it; seconds of a gap; frames
-    SHORTEST, LONGEST = 0.1, 2.0  # seconds
+    SHORTEST, LONGEST = 0.1, 1.0  # seconds
+    FORGET = 0.2  # weight of the newest frame in the averages
 
     def __init__(self, job: Job, clock: Callable[[], float] = time.perf_counter):
-        self.job, self.clock, self.bare, self.cost = job, clock, None, None
+        self.job, self.clock = job, clock
+        self.bare = [0.0, 0.0]  # seconds of undisturbed steps, and their number
+        self.cost, self.drawing = 0.0, 0.0
         self.frames, self.step, self.calls, self.at = 0, 0, 0.0, clock()
 
     def wait(self, drawing: float) -> float:
         """Seconds until the next frame; called with each frame and the seconds its drawing took."""
         marks, calls = self.job.marks[self.step :], self.job.seconds_of_calls
-        undisturbed = [seconds for end, seconds in marks if end - seconds > self.at + self.BESIDE]
-        if undisturbed:
-            mean = sum(undisturbed) / len(undisturbed)
-            self.bare = mean if self.bare is None else (self.bare + mean) / 2
-        lost = sum(seconds for _, seconds in marks) - len(marks) * self.bare if self.bare is not None else 0.0
-        cost = max(drawing, lost + calls - self.calls)
-        self.cost = cost if self.cost is None else 0.7 * self.cost + 0.3 * cost
-        self.frames, self.step, self.calls = self.frames + 1, self.step + len(marks), calls
-        self.at = self.clock()
-        gap = self.GAP if self.frames % self.EVERY == 1 else self.SHORTEST
-        return min(self.LONGEST, max(gap, self.cost * (1 - self.SHARE) / self.SHARE))
+        beside = [seconds for end, seconds in marks if end - seconds <= self.at + self.BESIDE]
+        gap = sum(seconds for _, seconds in marks) - sum(beside), len(marks) - len(beside)
+        if gap[1]:
+            self.bare = [(1 - self.FORGET) * old + new for old, new in zip(self.bare, gap, strict=True)]
+        if self.bare[1]:
+            lost = sum(beside) - len(beside) * self.bare[0] / self.bare[1] + calls - self.calls
+            self.cost += self.FORGET * (lost - self.cost)
+        self.drawing += self.FORGET * (drawing - self.drawing) if self.frames else drawing
+        self.frames, self.step, self.calls, self.at = self.frames + 1, self.step + len(marks), calls, self.clock()
+        shortest = self.GAP if self.frames % self.EVERY == 1 else self.SHORTEST
+        return min(self.LONGEST, max(shortest, max(self.cost, self.drawing) * (1 - self.SHARE) / self.SHARE))
+
+
+def live_view(frame: Frame, **options) -> widgets.DOMWidget:
+    """A widget that shows ``html`` and, while ``running``, what ``frame()`` gives, as fast as the browser paints."""
+    return (PlayView if anywidget is None else LiveView)(frame, **options)
