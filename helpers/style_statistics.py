@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .fast_features import half_gram
 from .losses import gram_matrix, style_loss
 
 DIRECTIONS = 32  # of the sliced Wasserstein distance
@@ -35,8 +36,14 @@ def _weight(activations: Tensor, mask: Tensor | None) -> Tensor:
     return weight / weight.sum(2, keepdim=True).clamp_min(1e-8)
 
 
+def full(activations: Tensor) -> Tensor:
+    """Activations in float32 at least: sums over half precision would lose their last digits."""
+    return activations.to(torch.promote_types(activations.dtype, torch.float32))
+
+
 def _moments(activations: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Mean (B, C) and covariance (B, C, C) over the mask."""
+    activations = full(activations)
     rows, weight = activations.flatten(2), _weight(activations, mask)
     mean = (rows * weight).sum(2)
     centred = rows - mean[..., None]
@@ -48,7 +55,9 @@ class Gram:
 
     def describe(self, activations: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, C, C)."""
-        return gram_matrix(activations, mask)
+        if activations.dtype == torch.bfloat16 and mask is None:
+            return half_gram(activations)
+        return gram_matrix(full(activations), mask)
 
     def prepare(self, described: Tensor) -> Tensor:
         return described
@@ -62,6 +71,7 @@ class MeanVariance:
 
     def describe(self, activations: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, 2, C)."""
+        activations = full(activations)
         rows, weight = activations.flatten(2), _weight(activations, mask)
         mean = (rows * weight).sum(2)
         variance = ((rows - mean[..., None]).square() * weight).sum(2)
@@ -130,7 +140,7 @@ class SlicedWasserstein:
 
     def describe(self, activations: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, directions, cells): sorted projections of the cells that lie in the mask (one mask for the batch)."""
-        rows = activations.flatten(2)
+        rows = full(activations).flatten(2)
         if mask is not None:
             weight = F.adaptive_avg_pool2d(mask, activations.shape[-2:]).flatten()
             rows = rows[..., weight >= 0.5 * weight.max()]

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from . import colours
+from .fast_features import FastFeatures, GraphedFeatures
 from .features import Features, fast_copy, fast_dtype
 from .images import resize
 from .losses import Loss, perceptual_loss
 from .masks import as_mask
 from .optimizers import Optimization
 from .patch_bank import OCTAVES, PatchBank, octaves_of
-from .style_statistics import statistic_of
+from .style_statistics import full, statistic_of
 
 CONTENT_LAYERS = ("conv4_2",)
 STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
@@ -106,13 +107,13 @@ class StyleCriterion:
         return bool(torch.as_tensor(self.weights[name]).gt(0).any())
 
     def _content_targets(self) -> dict:
-        single = [_full(self.features(content[None], list(self.content_layers))) for content in self.contents]
-        return {layer: torch.cat([found[layer] for found in single]) for layer in single[0]}
+        single = [self.features(content[None], list(self.content_layers)) for content in self.contents]
+        return {layer: full(torch.cat([found[layer] for found in single])) for layer in single[0]}
 
     def _style_targets(self, network, style: Tensor) -> dict:
         single = []
         for picture in style:
-            found = _full(network(picture[None], list(self.style_layers)))
+            found = network(picture[None], list(self.style_layers))
             single.append({k: self.statistic.prepare(self.statistic.describe(v)) for k, v in found.items()})
         return {layer: torch.cat([found[layer] for found in single]) for layer in single[0]}
 
@@ -122,7 +123,7 @@ class StyleCriterion:
         shared = self._on("style") and self.masks is None and not self.patches
         if shared or self._on("content"):
             layers = [*(self.content_layers if self._on("content") else ()), *(self.style_layers if shared else ())]
-            found = _full(self.features(images, list(dict.fromkeys(layers))))
+            found = self.features(images, list(dict.fromkeys(layers)))
         if self._on("content"):
             parts["content"] = self._content(found, index)
         if self._on("style"):
@@ -136,7 +137,7 @@ class StyleCriterion:
 
     def _content(self, found: dict, index) -> Tensor:
         distances = {
-            layer: perceptual_loss({layer: found[layer]}, {layer: _rows(target, index)})
+            layer: perceptual_loss({layer: full(found[layer])}, {layer: _rows(target, index)})
             for layer, target in self.content_targets.items()
         }
         return _mean(distances, self.content_layers, index)
@@ -151,7 +152,10 @@ class StyleCriterion:
             here = share.nonzero()[:, 0]
             if not len(here):
                 continue
-            ours = {k: v[here] for k, v in described.items()} if described else self._region(images, number, here, rows)
+            if described is None:
+                ours = self._region(images, number, here, rows)
+            else:  # without a copy where all samples have a share
+                ours = {k: v if len(here) == len(v) else v[here] for k, v in described.items()}
             distances = {
                 layer: self.statistic.distance(ours[layer], _rows(targets[layer], rows[here]))
                 for layer in self.style_layers
@@ -171,7 +175,7 @@ class StyleCriterion:
             mask = self.masks[number : number + 1].to(images)
             photos = _rows(self.contents, rows[here]).to(images)
             images = photos + (images - photos) * mask
-        found = _full(network(images, list(self.style_layers)))
+        found = network(images, list(self.style_layers))
         return {k: self.statistic.describe(v, mask) for k, v in found.items()}
 
 
@@ -189,11 +193,6 @@ def check_weights(weights: Mapping[str, float | Tensor]) -> None:
         raise StyleError(f"the weight of {', '.join(bad)} must be a finite number of at least 0.")
     if not bool((values["content"] + values["style"] > 0).all()):
         raise StyleError("content and style both have weight 0, so nothing ties the result to a picture; raise one.")
-
-
-def _full(found: dict) -> dict:
-    """Activations in float32 at least: sums over bfloat16 would lose their last digits."""
-    return {k: v.float() if v.dtype in (torch.bfloat16, torch.float16) else v for k, v in found.items()}
 
 
 def _layer_weights(layers: Layers) -> dict[str | int, float | Tensor]:
@@ -297,6 +296,7 @@ class StyleTransfer:
         optimizer: "lbfgs-batch", "adam" or "lbfgs" (see Optimization); lr: its rate, by default from RATES.
         precision: "auto" (see fast_dtype), "bfloat16" or "float32", of the convolutions. float64 networks stay so.
         seed: of the noise; one number, or one per sample.
+        graphs: on a CUDA device, run the network as CUDA graphs, which saves the launches of small kernels.
 
     Raises:
         StyleError: for settings that do not fit; FeatureError: for layers that there are not, or small pictures;
@@ -323,12 +323,13 @@ class StyleTransfer:
     lr: float | None = None
     precision: str = "auto"
     seed: int | Sequence[int] = 0
+    graphs: bool = False
     seconds: float = field(default=0.0, init=False)
 
     def __post_init__(self):
         started = time.perf_counter()
         self._check()
-        self.network = _prepared(self.features, self.precision, self.contents.device)
+        self.network = _prepared(self.features, self.precision, self.contents.device, self.graphs)
         self.batch = self._batch()
         self.sizes = _scales(tuple(self.contents.shape[-2:]), self.pyramid)
         self.photos, self.pictures = self.contents, list(self.styles)
@@ -517,14 +518,17 @@ def stylize(features, contents: Tensor, styles: Sequence[Tensor] = (), **options
     return transfer.result()
 
 
-def _prepared(features, precision: str, device: torch.device):
+def _prepared(features, precision: str, device: torch.device, graphs: bool = False):
     """The network in the precision asked for; what is no VGG (a tiny network of a test) is taken as it is."""
     dtypes = {"auto": fast_dtype(device), "bfloat16": torch.bfloat16, "float32": torch.float32}
     if precision not in dtypes:
         raise StyleError(f"precision must be one of {', '.join(dtypes)}, but {precision!r} came.")
     if not isinstance(features, Features) or features.convs[0].weight.dtype == torch.float64:
         return features
-    return fast_copy(features, dtypes[precision])
+    if device.type == "cpu":
+        return FastFeatures(features, dtypes[precision])
+    copied = fast_copy(features, dtypes[precision])
+    return GraphedFeatures(copied) if graphs and device.type == "cuda" else copied
 
 
 def _noise(size: tuple[int, int], seed: int) -> Tensor:

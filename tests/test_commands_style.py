@@ -1,7 +1,10 @@
 """The commands style, data and bench style: files, interrupt and resume, bad input as one sentence."""
 
+import http.server
 import json
 import sys
+import threading
+from urllib.parse import unquote
 
 import pytest
 import torch
@@ -105,38 +108,67 @@ def test_paintings_are_listed_with_painter_year_and_link(monkeypatch, capsys):
         assert " " not in painting.link and painting.link.startswith("https://")
 
 
-class Server:
-    """In the place of pooch's downloader."""
-
-    def __init__(self, content):
-        self.content, self.asked = content, []
-
-    def __call__(self, **options):
-        return self.fetch
-
-    def fetch(self, url, path, _):
-        self.asked.append(url)
-        if isinstance(self.content, Exception):
-            raise self.content
-        with open(path, "wb") as file:
-            file.write(self.content)
+def test_every_painting_has_a_link_to_its_file_on_wikimedia_commons():
+    for painting in paintings.PAINTINGS.values():
+        assert painting.title and painting.painter and painting.file.endswith(".jpg")
+        assert int(painting.year[-4:]) <= 1923
+        page, query = painting.download.split("?")
+        assert page.startswith("https://commons.wikimedia.org/wiki/Special:FilePath/") and query == "width=1024"
+        assert unquote(page.rsplit("/", 1)[1]) == painting.file and " " not in page
 
 
-def test_a_painting_is_fetched_once(monkeypatch, tmp_path, photos):
-    server = Server(photos[2].read_bytes())
-    monkeypatch.setattr(paintings.pooch, "HTTPDownloader", server)
+@pytest.fixture
+def commons(monkeypatch):
+    """A local server in the place of Wikimedia Commons; ``answer`` is what it sends."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+        def do_GET(self):
+            self.server.asked.append((self.path, self.headers["User-Agent"]))
+            status, content = self.server.answer
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.asked, server.answer = [], (404, b"")
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(paintings, "COMMONS", f"http://127.0.0.1:{server.server_port}/wiki/")
+        yield server
+        server.shutdown()
+
+
+def test_a_painting_is_fetched_once(commons, tmp_path, photos):
+    commons.answer = 200, photos[2].read_bytes()
     for _ in range(2):
-        path = paintings.fetch("scream", tmp_path)
-    assert path == tmp_path / "scream.jpg" and len(server.asked) == 1 and "width=1024" in server.asked[0]
-    assert list(paintings.fetched(16, tmp_path)) == ["scream"]
+        path = paintings.fetch("kiss", tmp_path)
+    (asked, agent) = commons.asked[0]
+    assert path == tmp_path / "kiss.jpg" and len(commons.asked) == 1 and "course" in agent
+    assert (
+        asked
+        == "/wiki/Special:FilePath/The%20Kiss%20-%20Gustav%20Klimt%20-%20Google%20Cultural%20Institute.jpg?width=1024"
+    )
+    assert list(paintings.fetched(16, tmp_path)) == ["kiss"]
 
 
-@pytest.mark.parametrize("content", [OSError("no route"), b"<html>sign in</html>"])
-def test_a_failed_download_leaves_nothing_and_names_the_page(monkeypatch, tmp_path, content):
-    monkeypatch.setattr(paintings.pooch, "HTTPDownloader", Server(content))
+@pytest.mark.parametrize("answer", [(404, b""), (429, b"slow down"), (200, b"<html>sign in</html>")])
+def test_a_failed_download_leaves_nothing_and_names_the_painting(commons, tmp_path, answer):
+    commons.answer = answer
     with pytest.raises(ValueError, match="The Scream"):
         paintings.fetch("scream", tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert commons.asked and not list(tmp_path.iterdir())
+
+
+def test_data_fetch_goes_on_after_a_failure_and_says_so(commons, monkeypatch, tmp_path, capsys, photos):
+    monkeypatch.setattr(paintings, "FOLDER", tmp_path)
+    assert run(monkeypatch, "data", "fetch", "scream", "kiss") == 2
+    error = capsys.readouterr().err.strip()
+    assert "The Scream could not be fetched" in error and "The Kiss" in error and len(commons.asked) == 2
+    commons.answer = 200, photos[2].read_bytes()
+    assert run(monkeypatch, "data", "fetch", "scream") == 0 and (tmp_path / "scream.jpg").is_file()
 
 
 # --- bench -----------------------------------------------------------------------------------------------------------
@@ -164,6 +196,13 @@ def test_the_table_of_speeds_has_ratios_to_the_plain_loop(monkeypatch):
     assert isinstance(bench.network_of("vgg19-slim", torch.device("cpu"))[0], Features)
 
 
+def test_the_width_of_a_stroke_is_its_wavelength():
+    waves = 0.5 + 0.4 * torch.sin(torch.arange(240) * 2 * torch.pi / 40)
+    stripes = waves.expand(2, 3, 240, 240).clone()
+    stripes[1] = stripes[1].transpose(1, 2)
+    assert bench.stroke_width(stripes) == pytest.approx([40, 40], rel=0.02)
+
+
 def test_unknown_parts_of_the_bench_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="speed, precision, starts, scales, film.*sped"):
+    with pytest.raises(ValueError, match="speed, precision, starts, pairs, scales, film.*sped"):
         bench.run(tmp_path, ["sped"], [32], torch.device("cpu"))

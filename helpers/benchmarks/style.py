@@ -1,7 +1,8 @@
-"""Figures of style transfer: speed against a plain loop, precision, starts, independence of size, flicker."""
+"""Figures of style transfer: speed beside a plain loop, precision, starts, ten pairs, sizes, flicker of a film."""
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from helpers.colours import grey
 from helpers.features import CONFIGS, Features, load_features, torchvision_file
 from helpers.figures import labelled_grid, results_table, save_figure
 from helpers.images import resize
@@ -27,7 +29,12 @@ from helpers.styles import own_styles
 from .common import circumstances
 
 CONTENT, STYLES = 10, (1, 3, 5, 9, 13)  # conv4_2; conv1_1, conv2_1, conv3_1, conv4_1, conv5_1
-PARTS = ("speed", "precision", "starts", "scales", "film")
+PARTS = ("speed", "precision", "starts", "pairs", "scales", "film")
+MIXED = (  # content and style of the ten pairs that one default has to suit
+    *(("astronaut", style) for style in ("strokes", "glass", "waves")),
+    *(("chelsea", style) for style in ("dots", "hatching", "marble")),
+    *(("coffee", style) for style in ("waves", "strokes", "glass", "dots")),
+)
 
 
 # --- speed -----------------------------------------------------------------------------------------------------------
@@ -75,11 +82,10 @@ def plain_loop(network: Features, content: Tensor, style: Tensor) -> Iterator[fl
         yield losses[-1]
 
 
-def our_loop(network: Features, content: Tensor, style: Tensor) -> Iterator[float]:
+def our_loop(network: Features, content: Tensor, style: Tensor, **options) -> Iterator[float]:
     """StyleTransfer with its defaults, evaluation by evaluation."""
-    for step in StyleTransfer(
-        network, content, [style], content_layers=CONTENT, style_layers=STYLES, steps=10**6, optimizer="lbfgs-batch"
-    ):
+    layers = {"content_layers": CONTENT, "style_layers": STYLES}
+    for step in StyleTransfer(network, content, [style], steps=10**6, optimizer="lbfgs-batch", **layers, **options):
         yield step.total
 
 
@@ -142,6 +148,8 @@ def bench_speed(sizes: list[int], device: torch.device, rounds: int = 4) -> list
             "ours, vgg19": our_loop(full, content, style),
             "ours, vgg19-slim": our_loop(slim, content, style),
         }
+        if device.type == "cuda":
+            loops["ours, vgg19, CUDA graphs"] = our_loop(full, content, style, graphs=True)
         seconds, memory = {name: [] for name in loops}, {}
         for name, loop in loops.items():  # the first evaluations allocate and choose kernels
             with peak_memory(device) as peak:
@@ -167,9 +175,8 @@ def pairs(size: int, device: torch.device) -> tuple[Tensor, list[Tensor]]:
     return contents.to(device), [styles[name].to(device) for name in ("strokes", "waves", "glass")]
 
 
-def bench_precision(device: torch.device, size: int = 128, steps: int = 150) -> list[dict]:
-    """Final loss, judged in float32, and PSNR between the two pictures."""
-    network = load_features("vgg19-slim", device, "avg")
+def bench_precision(network: Features, device: torch.device, size: int = 128, steps: int = 150) -> list[dict]:
+    """Final loss, judged in float32 by the plain path, and PSNR between the two pictures."""
     contents, styles = pairs(size, device)
     mixture, found = torch.eye(len(styles)), {}
     exact = StyleCriterion(network, contents, styles, style_weights=mixture)
@@ -185,9 +192,9 @@ def bench_precision(device: torch.device, size: int = 128, steps: int = 150) -> 
     return rows
 
 
-def bench_starts(device: torch.device, size: int = 128) -> list[dict]:
+def bench_starts(network: Features, device: torch.device, size: int = 128) -> list[dict]:
     """Losses and seconds of nine pairs from content and from noise."""
-    network, rows = load_features("vgg19-slim", device, "avg"), []
+    rows = []
     contents, styles = pairs(size, device)
     for init in ("content", "noise"):
         for steps in (50, 150):
@@ -197,20 +204,58 @@ def bench_starts(device: torch.device, size: int = 128) -> list[dict]:
     return rows
 
 
-def bench_scales(out: Path, device: torch.device, sizes=(128, 256, 384)) -> list[dict]:
-    """How far a result at another size is from the one at the smallest, seen at that one: feature distance."""
-    network, rows, shown = load_features("vgg19-slim", device, "avg"), [], []
+def bench_pairs(network: Features, out: Path, device: torch.device, size: int = 128, steps: int = 100) -> list[dict]:
+    """Ten pairs with the default weights: share of the style's distance that is left, what became of the content."""
+    photos, styles = demo_photos(size, ["astronaut", "chelsea", "coffee"]), own_styles()
+    contents = torch.cat([photos[content] for content, _ in MIXED]).to(device)
+    pictures = [styles[name].to(device) for name in styles]
+    mixture = torch.tensor([[float(name == style) for name in styles] for _, style in MIXED])
+    result = stylize(network, contents, pictures, style_weights=mixture, steps=steps)
+    left = result.parts["style"] / result.history["style"][0]
+    rows = [
+        {
+            "content": content,
+            "style": style,
+            "style_left": left[n].item(),
+            "content_loss": result.parts["content"][n].item(),
+        }
+        for n, (content, style) in enumerate(MIXED)
+    ]
+    margin = [[photos[content], resize(styles[style], size)] for content, style in MIXED]
+    cells = [[*above, below[None].cpu()] for above, below in zip(margin, result.images, strict=True)]
+    names = [f"{content} + {style}" for content, style in MIXED]
+    sheet = labelled_grid([list(row) for row in zip(*cells, strict=True)], ["content", "style", "result"], names)
+    save_figure(sheet, out / f"style-pairs-{network.name}.png")
+    return rows
+
+
+def stroke_width(images: Tensor) -> Tensor:
+    """Mean wavelength of the luminance in pixels, (B, 3, H, W) to (B,): 2 pi times the root of variance over slope²."""
+    luminance = grey(images)[:, 0]
+    slope = luminance.diff(dim=1).square().mean((1, 2)) + luminance.diff(dim=2).square().mean((1, 2))
+    return 2 * math.pi * (luminance.var((1, 2)) / slope.clamp_min(1e-12)).sqrt()
+
+
+def bench_scales(network: Features, out: Path, device: torch.device, sizes=(128, 256, 384)) -> list[dict]:
+    """How far a result at another size is from the one at the smallest size, both seen at that one.
+
+    The width of a stroke is given in percent of the side, the distance of style by the Gram matrices of the results.
+    """
+    rows, shown = [], []
+    style = own_styles()["waves"].to(device)
     for name, base in (("single scale", None), ("pyramid", sizes[0])):
         pictures = []
         for size in sizes:
             content = demo_photos(size, ["astronaut"])["astronaut"].to(device)
-            result = stylize(network, content, [own_styles(400)["waves"].to(device)], pyramid=base, steps=80)
+            result = stylize(network, content, [style], pyramid=base, steps=80)
             pictures.append(resize(result.images, sizes[0]))
-            distance = feature_distance(network, pictures[-1], pictures[0]).item()
-            row = {"scales": name, "size": size, "seconds": result.seconds, "distance_to_smallest": distance}
-            rows.append(
-                {**row, "psnr_to_smallest": psnr(pictures[-1], pictures[0]).item() if size > sizes[0] else None}
-            )
+            same = StyleCriterion(network, pictures[0], [pictures[0]])(pictures[-1])
+            row = {"scales": name, "size": size, "seconds": result.seconds}
+            row["stroke_percent"] = 100 * stroke_width(pictures[-1]).item() / sizes[0]
+            row["style_from_smallest"] = same.parts["style"].item()
+            row["features_from_smallest"] = feature_distance(network, pictures[-1], pictures[0]).item()
+            row["psnr_to_smallest"] = psnr(pictures[-1], pictures[0]).item() if size > sizes[0] else None
+            rows.append(row)
         shown.append(pictures)
     titles = [f"{size} px, shown at {sizes[0]}" for size in sizes]
     save_figure(labelled_grid(shown, ["single scale", "pyramid"], titles), out / "style-scales.png")
@@ -223,9 +268,9 @@ def pan(count: int, size: int) -> list[Tensor]:
     return [photo[..., 20 : 20 + size, start : start + size] for start in [round(1.5 * i) for i in range(count)]]
 
 
-def bench_film(device: torch.device, size: int = 128, count: int = 8) -> list[dict]:
+def bench_film(network: Features, device: torch.device, size: int = 128, count: int = 8) -> list[dict]:
     """Flicker of a film frame by frame, each from its photo or from the frame before."""
-    network, rows = load_features("vgg19-slim", device, "avg"), []
+    rows = []
     frames = [frame.to(device) for frame in pan(count, size)]
     style = own_styles(size)["strokes"].to(device)
     for name, warm in (("each from its photo", False), ("warm start", True)):
@@ -239,18 +284,24 @@ def bench_film(device: torch.device, size: int = 128, count: int = 8) -> list[di
     return rows + [{"film": "the photos themselves", "frames": count, "flicker": flicker(frames, frames)}]
 
 
-def run(out: str | Path, parts: list[str], sizes: list[int], device: torch.device) -> str:
-    """Measure the parts asked for; write ``style.json``, sheets; return the tables as text."""
-    out, report = Path(out), {"circumstances": circumstances(device)}
-    measures = {
-        "speed": lambda: bench_speed(sizes, device),
-        "precision": lambda: bench_precision(device),
-        "starts": lambda: bench_starts(device),
-        "scales": lambda: bench_scales(out, device),
-        "film": lambda: bench_film(device),
-    }
+def run(out: str | Path, parts: list[str], sizes: list[int], device: torch.device, network: str = "vgg19-slim") -> str:
+    """Measure the parts asked for; write ``style.json``, sheets; return the tables as text.
+
+    network: on which everything but the speed is measured.
+    """
     if unknown := sorted(set(parts) - set(PARTS)):
         raise ValueError(f"the parts are {', '.join(PARTS)}, but {', '.join(unknown)} came.")
+    out, report = Path(out), {"circumstances": circumstances(device)}
+    features, note = network_of(network, device, "avg")
+    report["network"] = f"{network}, {note}" if note else network
+    measures = {
+        "speed": lambda: bench_speed(sizes, device),
+        "precision": lambda: bench_precision(features, device),
+        "starts": lambda: bench_starts(features, device),
+        "pairs": lambda: bench_pairs(features, out, device),
+        "scales": lambda: bench_scales(features, out, device),
+        "film": lambda: bench_film(features, device),
+    }
     for name in parts:
         report[name] = measures[name]()
         write_json(out / "style.json", report)  # what is done is on disk

@@ -82,14 +82,17 @@ def bench_sketch(data: Data, out: Out = Path("output/bench"), device: Device = N
 @bench_app.command("style")
 def bench_style(
     out: Out = Path("output/bench"),
-    parts: Annotated[str, typer.Option(help="speed, precision, starts, scales, film, with commas between.")] = "speed",
+    parts: Annotated[
+        str, typer.Option(help="speed, precision, starts, pairs, scales, film, with commas between.")
+    ] = "speed",
     sizes: Annotated[str, typer.Option(help="Sides in pixels for the speed.")] = "256,512",
+    network: Annotated[str, typer.Option(help="Network of all parts but the speed: vgg19-slim, vgg19.")] = "vgg19-slim",
     device: Device = None,
 ) -> None:
     """Style transfer: evaluations per second against a plain loop, bfloat16 against float32, starts, sizes, flicker."""
     from ..benchmarks.style import run
 
-    typer.echo(run(out, parts.split(","), [int(size) for size in sizes.split(",")], device_of(device)))
+    typer.echo(run(out, parts.split(","), [int(size) for size in sizes.split(",")], device_of(device), network))
 
 
 @bench_app.command("interaction")

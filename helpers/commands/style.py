@@ -238,7 +238,14 @@ def data_fetch(
     names: Annotated[list[str] | None, typer.Argument(help="Names from `data list`; by default all.")] = None,
 ) -> None:
     """Download public-domain paintings to data/downloads/."""
+    from ..images import ImageError
     from ..paintings import PAINTINGS, fetch
 
+    bad = []
     for name in names or PAINTINGS:
-        typer.echo(fetch(name))
+        try:
+            typer.echo(fetch(name))
+        except ImageError as error:  # the others may still be there
+            bad.append(str(error))
+    if bad:
+        raise ImageError(" | ".join(bad))
