@@ -239,12 +239,12 @@ def data_fetch(
 ) -> None:
     """Download public-domain paintings to data/downloads/."""
     from ..images import ImageError
-    from ..paintings import PAINTINGS, fetch
+    from ..paintings import FOLDER, PAINTINGS, fetch
 
     bad = []
     for name in names or PAINTINGS:
         try:
-            typer.echo(fetch(name))
+            typer.echo(fetch(name, FOLDER))
         except ImageError as error:  # the others may still be there
             bad.append(str(error))
     if bad:
