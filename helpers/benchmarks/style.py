@@ -237,9 +237,10 @@ def stroke_width(images: Tensor) -> Tensor:
 
 
 def bench_scales(network: Features, out: Path, device: torch.device, sizes=(128, 256, 384)) -> list[dict]:
-    """How far a result at another size is from the one at the smallest size, both seen at that one.
+    """How far a result at another size is from the one at the smallest size.
 
-    The width of a stroke is given in percent of the side, the distance of style by the Gram matrices of the results.
+    The width of a stroke is measured at the result's own size, in percent of its side; the distances of style (Gram
+    matrices) and of features, and the PSNR, with both at the smallest size.
     """
     rows, shown = [], []
     style = own_styles()["waves"].to(device)
@@ -251,7 +252,7 @@ def bench_scales(network: Features, out: Path, device: torch.device, sizes=(128,
             pictures.append(resize(result.images, sizes[0]))
             same = StyleCriterion(network, pictures[0], [pictures[0]])(pictures[-1])
             row = {"scales": name, "size": size, "seconds": result.seconds}
-            row["stroke_percent"] = 100 * stroke_width(pictures[-1]).item() / sizes[0]
+            row["stroke_percent"] = 100 * stroke_width(result.images).item() / size
             row["style_from_smallest"] = same.parts["style"].item()
             row["features_from_smallest"] = feature_distance(network, pictures[-1], pictures[0]).item()
             row["psnr_to_smallest"] = psnr(pictures[-1], pictures[0]).item() if size > sizes[0] else None
