@@ -17,7 +17,7 @@ import torch
 from helpers.grading import cuts, handins
 from helpers.grading.check_notebook import _closed_course, check_notebook, table
 from helpers.grading.lessons import Lesson, LessonError, lessons_of, manifest_of, read_course, read_lesson, stub
-from helpers.grading.probe import pack, unpack
+from helpers.grading.probe import as_near, pack, unpack
 from helpers.grading.probes import probes_of
 from helpers.grading.release import ROOT, release, solutions
 from helpers.grading.submission import match, pruned, read_submission
@@ -92,6 +92,16 @@ def test_a_probe_gives_the_solution_full_points_and_nothing_to_others(lesson, ex
     scored = {name: sum(v.share * v.right for v in probe.verdicts(got, want, inputs)) for name, got in wrong.items()}
     assert {name: score for name, score in scored.items() if score > 0} == {}
     assert probe.verdicts(None, want, inputs)[0].right == 0
+
+
+def test_pictures_are_compared_by_psnr_and_by_ssim():
+    texture = 0.02 * torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    target = 0.5 + texture
+    brighter, flat = target + 0.02, torch.full_like(target, 0.5)  # of one PSNR, and only one has the texture
+    assert as_near(brighter, brighter, target) == (1, "")
+    right, why = as_near(flat, brighter, target)
+    assert right == 0 and re.search(r"PSNR 34.* dB and SSIM 0.*, the solution 34", why)
+    assert as_near(target + 0.03, brighter, target)[0] == 0
 
 
 @pytest.mark.parametrize(("lesson", "exercise"), EXERCISES, ids=NAMES)

@@ -89,8 +89,9 @@ def measure_inversion(path: Path) -> Measured:
     """Lesson 1: chelsea in w+, without noise maps of its own."""
     target, image = demo_cat(64), render(read(path, "w+", noise=False))
     value, structure = psnr(image, target).item(), ssim(image, target).item()
-    reason = f"PSNR {value:.1f} dB, SSIM {structure:.2f}; full points from 27.5 dB"
-    return Measured({"yours": image, "photo": target}, [Verdict("PSNR", 1.0, between(value, 25, 27.5), reason)])
+    reason = f"PSNR {value:.1f} dB, SSIM {structure:.2f}; full points from 27.5 dB and 0.75"
+    right = min(between(value, 25, 27.5), between(structure, 0.6, 0.75))
+    return Measured({"yours": image, "photo": target}, [Verdict("nearness", 1.0, right, reason)])
 
 
 def measure_noise(path: Path) -> Measured:
@@ -99,10 +100,13 @@ def measure_noise(path: Path) -> Measured:
     image = render(latents)
     draws = [render(latents, generator.fresh_noise(1, seed)) for seed in range(8)]
     fitted, fresh = psnr(image, target).item(), sum(psnr(draw, target).item() for draw in draws) / len(draws)
+    structure = ssim(image, target).item()
+    near = min(between(fitted, 38, 48), between(structure, 0.95, 0.99))
+    reason = f"PSNR {fitted:.1f} dB, SSIM {structure:.3f}; full points from 48 dB and 0.99"
     return Measured(
         {"yours": image, "fresh noise": draws[0], "photo": target},
         [
-            Verdict("fitted", 0.5, between(fitted, 38, 48), f"PSNR {fitted:.1f} dB; full points from 48 dB"),
+            Verdict("fitted", 0.5, near, reason),
             Verdict("fresh noise", 0.5, between(fresh, 22, 27), f"PSNR {fresh:.1f} dB; full points from 27 dB"),
         ],
     )
@@ -128,9 +132,10 @@ def measure_blend(path: Path) -> Measured:
         raise HandInError(f"the mask covers {100 * area:.0f} %; take one of 20 to 80 % of the picture")
     image = render(latents)
     sides = [region_psnr(image, photo, m).item() for photo, m in ((x, mask), (y, 1 - mask))]
-    fidelity, edge = between(min(sides), 28, 38), seam(image, x, y, mask).item()
+    structure, edge = ssim(image, torch.lerp(y, x, (mask >= 0.5).float())).item(), seam(image, x, y, mask).item()
+    fidelity = min(between(min(sides), 28, 38), between(structure, 0.75, 0.93))
     reasons = (
-        f"PSNR {sides[0]:.1f} and {sides[1]:.1f} dB; full points from 38 dB",
+        f"PSNR {sides[0]:.1f} and {sides[1]:.1f} dB, SSIM {structure:.2f}; full points from 38 dB and 0.93",
         f"seam {edge:.2f}; full points to 1.05",
     )
     verdicts = [Verdict("photos", 0.6, fidelity, reasons[0])]

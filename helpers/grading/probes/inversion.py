@@ -8,7 +8,7 @@ import torch
 from helpers.latents import Latents
 
 from ..expect import tiny
-from ..probe import Arrays, Probe, Verdict, agree, close
+from ..probe import Arrays, Probe, Verdict, agree, as_near, close
 
 
 def _sizes(random: np.random.Generator) -> Arrays:
@@ -186,6 +186,10 @@ def project_judge(got: Arrays, want: Arrays, inputs: Arrays) -> list[Verdict]:
     first = loss(inputs["start"].astype(np.float64))
     ours, best = loss(got["calm code"]), loss(want["calm code"])
     found = bool((ours <= np.maximum(1.5 * best, 0.02 * first)).all() and (ours < 0.5 * first).all())
+    near, why = as_near(*(project_pictures(v, inputs)[::2] for v in (got, want)), target.clamp(0, 1), 3.0, 0.2)
+    if not found:
+        why = "the found picture is farther from the target than it should be"
+    found = bool(found and near)
     told = np.allclose(got["calm history"][0], first, rtol=1e-2) and np.allclose(
         ours, got["calm history"].min(0), rtol=0.05, atol=1e-6
     )
@@ -194,9 +198,7 @@ def project_judge(got: Arrays, want: Arrays, inputs: Arrays) -> list[Verdict]:
         (wild <= got["wild history"].min(0) * 1.05 + 1e-6).all() and (wild <= 1.5 * loss(want["wild code"])).all()
     )
     return [
-        Verdict(
-            "search", 0.5, float(found), "" if found else "the found picture is farther from the target than it should"
-        ),
+        Verdict("search", 0.5, float(found), why),
         Verdict(
             "history", 0.25, float(found and told), "" if told else "the history does not hold the losses of the run"
         ),
