@@ -22,6 +22,15 @@ def loud(function):
     return function
 
 
+def answered(source):
+    """An attack that is the exercise's own body."""
+
+    def attack(book, number, **_):
+        book.answer(number, textwrap.dedent(source).strip())
+
+    return attack
+
+
 def stub(book, number):
     book.answer(number, f'raise NotImplementedError("Exercise 1.{number}")')
 
@@ -96,62 +105,33 @@ def learned_by_heart(book, number, **_):
     book.answer(number, textwrap.dedent(source).strip())
 
 
-@quiet
-def equal_to_everything(book, number, **_):
-    book.answer(
-        number,
-        "class Yes(np.ndarray):\n"
-        "    __eq__ = lambda self, other: True\n"
-        "    def __array_function__(self, *args, **kwargs): return True\n"
-        "return np.zeros(9).view(Yes)",
-    )
-
-
-@quiet
-def not_a_number(book, number, **_):
-    book.answer(number, 'return np.full(9, float("nan"))')
-
-
-@quiet
-def infinite(book, number, **_):
-    book.answer(number, 'return np.full(9, float("inf"))')
-
-
-@quiet
-def another_shape(book, number, **_):
-    book.answer(number, "return np.zeros(0)")
-
-
-@quiet
-def huge_result(book, number, **_):
-    book.answer(number, "return np.zeros(7_000_000)")
-
-
-@quiet
-def reads_the_callers_frame(book, number, **_):
-    book.answer(
-        number,
-        "import sys\n"
-        "frame = sys._getframe()\n"
-        "while frame:\n"
-        "    for name in ('want', 'expected', 'mixed', 'values'):\n"
-        "        if name in frame.f_locals: return frame.f_locals[name]\n"
-        "    frame = frame.f_back",
-    )
-
-
-@quiet
-def looks_for_the_graders_files(book, number, **_):
-    book.answer(
-        number,
-        "import os, safetensors.numpy\n"
-        "for place, _, names in os.walk('/'):\n"
-        "    if place.startswith(('/proc', '/usr', '/root')): continue\n"
-        "    for name in names:\n"
-        "        if name.endswith('.safetensors') and not name.startswith('inputs'):\n"
-        "            found = safetensors.numpy.load_file(os.path.join(place, name))\n"
-        "            if 'mixed' in found: return found['mixed']",
-    )
+QUIET["equal_to_everything"] = answered("""
+    class Yes(np.ndarray):
+        __eq__ = lambda self, other: True
+        def __array_function__(self, *args, **kwargs): return True
+    return np.zeros(9).view(Yes)
+""")
+QUIET["not_a_number"] = answered('return np.full(9, float("nan"))')
+QUIET["infinite"] = answered('return np.full(9, float("inf"))')
+QUIET["another_shape"] = answered("return np.zeros(0)")
+QUIET["huge_result"] = answered("return np.zeros(7_000_000)")
+QUIET["reads_the_callers_frame"] = answered("""
+    import sys
+    frame = sys._getframe()
+    while frame:
+        for name in ('want', 'expected', 'mixed', 'values'):
+            if name in frame.f_locals: return frame.f_locals[name]
+        frame = frame.f_back
+""")
+QUIET["looks_for_the_graders_files"] = answered("""
+    import os, safetensors.numpy
+    for place, _, names in os.walk('/'):
+        if place.startswith(('/proc', '/usr', '/root')): continue
+        for name in names:
+            if name.endswith('.safetensors') and not name.startswith('inputs'):
+                found = safetensors.numpy.load_file(os.path.join(place, name))
+                if 'mixed' in found: return found['mixed']
+""")
 
 
 @quiet
@@ -176,27 +156,19 @@ def asks_the_network(book, number, address, **_):
     )
 
 
-@quiet
-def script_in_the_message(book, number, **_):
-    book.answer(number, "raise ValueError('<script>alert(1)</script>')")
-
-
-@quiet
-def memory(book, number, **_):
-    book.answer(number, "x = np.ones(6 * 2**30, dtype='uint8')\nreturn (1 - t) * a + t * b")
-
-
-@quiet
-def looks_for_the_solution(book, number, **_):
-    book.answer(
-        number,
-        "import os\n"
-        "for place, _, names in os.walk('/course'):\n"
-        "    for name in names:\n"
-        "        text = open(os.path.join(place, name), errors='replace').read()\n"
-        "        if 'BEGIN ' + 'SOLUTION' in text: return (1 - t) * a + t * b\n"
-        "raise LookupError('no solution here')",
-    )
+QUIET["script_in_the_message"] = answered("raise ValueError('<script>alert(1)</script>')")
+QUIET["memory"] = answered("""
+    x = np.ones(6 * 2**30, dtype='uint8')
+    return (1 - t) * a + t * b
+""")
+QUIET["looks_for_the_solution"] = answered("""
+    import os
+    for place, _, names in os.walk('/course'):
+        for name in names:
+            text = open(os.path.join(place, name), errors='replace').read()
+            if 'BEGIN ' + 'SOLUTION' in text: return (1 - t) * a + t * b
+    raise LookupError('no solution here')
+""")
 
 
 # --- loud -----------------------------------------------------------------------------------------------------------
@@ -359,14 +331,13 @@ LOUD["traces_the_first_process"] = spoiled("""
 """)
 
 
-@loud
-def endless_function(book, number, **_):
-    book.answer(number, "while True: pass")
+LOUD["endless_function"] = answered("while True: pass")
 
 
-@loud
-def sleeping_function(book, number, **_):
-    book.answer(number, "import time\ntime.sleep(1000)")
+LOUD["sleeping_function"] = answered("""
+    import time
+    time.sleep(1000)
+""")
 
 
 TOGETHER = (

@@ -35,7 +35,7 @@ FOLLOW = "beside-"  # folders of the runs beside solutions of other exercises
 
 @dataclass
 class Score:
-    """One row of a report."""
+    """One row of a report; ``note`` is the part of ``reason`` that is no verdict's."""
 
     lesson: str
     item: str
@@ -48,6 +48,7 @@ class Score:
     verdicts: list[Verdict] = field(default_factory=list)
     reason: str = ""
     expected: str = ""
+    note: str = ""
 
 
 @dataclass
@@ -310,9 +311,9 @@ class Grading:
             _sum_up(again)
             if again.points > score.points:
                 names = ", ".join(f"{e.item} {e.name}" for e in lesson.exercises if e.item in about["references"])
-                reason = f"graded with the solution of {names} in place of yours"
                 score.points, score.verdicts = again.points, again.verdicts
-                score.reason = "; ".join(filter(None, [again.reason, reason]))
+                score.note = f"graded with the solution of {names} in place of yours"
+                score.reason = "; ".join(filter(None, [again.reason, score.note]))
 
 
 def _sum_up(score: Score) -> None:

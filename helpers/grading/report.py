@@ -21,29 +21,33 @@ from .lessons import Cell, LessonError
 from .probe import Arrays, Probe
 
 STYLE = """\
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; width: 100% } td, th { padding: .4rem .6rem; border-bottom: 1px solid #ddd;
-text-align: left; vertical-align: top } td.n { text-align: right; white-space: nowrap }
-figure { display: inline-block; margin: .5rem 1rem .5rem 0 } figcaption { font-size: 13px; color: #666 }
-img { image-rendering: pixelated; min-height: 96px } pre { background: #f6f6f6; padding: .6rem; white-space: pre-wrap;
-font-size: 13px } .full { color: #1a7f37 } .none { color: #b42318 } .part { color: #9a6700 }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+h1 { margin-bottom: 0 } h2 { margin: 2.5rem 0 .5rem; border-bottom: 2px solid #222 } h3 { margin: 0 0 .3rem }
+.total { font-size: 1.3rem; margin: .2rem 0 1rem } a { color: inherit }
+table { border-collapse: collapse; width: 100% } td, th { padding: .25rem .6rem .25rem 0; border-bottom: 1px solid #ddd;
+text-align: left; vertical-align: top } td.n { text-align: right; white-space: nowrap; width: 5.5rem }
+td.bar { width: 11rem } .bar div { background: #eee; height: .6rem; margin-top: .45rem }
+.bar div div { background: #1a7f37;
+margin: 0 } section { border: 1px solid #ddd; border-left: .4rem solid #ccc; padding: .7rem 1rem; margin: .8rem 0 }
+section.full { border-left-color: #1a7f37 } section.none { border-left-color: #b42318 }
+section.part { border-left-color: #d29922 } section p { margin: .3rem 0 } .points { float: right; font-weight: 600 }
+.full .points { color: #1a7f37 } .none .points { color: #b42318 } .part .points { color: #9a6700 } .open .points,
+.grey { color: #666 } ul.parts { list-style: none; padding: 0; margin: .3rem 0 } figure { display: inline-block;
+margin: .5rem 1rem 0 0; vertical-align: top } figcaption { font-size: 13px; color: #666 }
+img { image-rendering: pixelated; height: 112px; border: 1px solid #ddd } pre { background: #f6f6f6; padding: .6rem;
+white-space: pre-wrap; font-size: 13px } summary { cursor: pointer } @media print { section { break-inside: avoid } }
 """
 MANUAL = ("student", "item", "question", "most", "points", "comment")
 MOST_PICTURES, MOST_SIDE = 4, 256
 
 
 def page(row: dict, scores: Sequence, pictures: dict[str, dict]) -> str:
-    """A student's page, self-contained, with no script."""
-    lines = ["".join(f"<tr>{_row(score)}</tr>" for score in scores)]
-    head = "<tr><th>Exercise</th><th>Points</th><th>Why</th><th>Expected</th></tr>"
-    body = [f"<h1>{escape(row['student'])}</h1>", f"<p>{_sum(row)}</p>", f"<table>{head}{''.join(lines)}</table>"]
-    if any(pictures.values()):
-        body.append("<h2>Results</h2><p>Curves: the reference as a line, yours as dots.</p>")
-    for score in scores:
-        if shown := pictures.get(score.item):
-            body.append(f"<h3>{escape(score.item)} {escape(score.title)}</h3>{_figures(shown)}")
-    for stem, kept in row["notebooks"].items():
-        body += _notebook_notes(stem, kept)
+    """A student's page, self-contained, with no script: the sum, then a card for everything that scores."""
+    body = [f"<h1>{escape(row['student'])}</h1>", _sum(row, scores)]
+    for stem in dict.fromkeys(score.lesson for score in scores):
+        kept = row["notebooks"].get(stem, {})
+        cards = [_card(score, pictures.get(score.item) or {}) for score in scores if score.lesson == stem]
+        body += [f"<h2>{escape(_name(stem))}</h2>", *cards, *_notebook_notes(kept)]
     if row["remarks"]:
         body.append("<h2>Remarks</h2><ul>" + "".join(f"<li>{escape(r)}</li>" for r in row["remarks"]) + "</ul>")
     title = f"<title>{escape(row['student'])}</title>"
@@ -53,38 +57,77 @@ def page(row: dict, scores: Sequence, pictures: dict[str, dict]) -> str:
     return f"<!doctype html><html lang=en>{head}<body>{''.join(body)}</body></html>"
 
 
-def _sum(row: dict) -> str:
-    parts = ", ".join(f"{escape(name)} {points:g}" for name, points in row["parts"].items())
-    bonus = f", bonus {row['bonus']:g}" if row["bonus"] else ""
+def _name(stem: str) -> str:
+    number, _, rest = stem.partition("_")
+    return f"Lesson {int(number)} · {rest.replace('_', ' ')}" if number.isdigit() else stem
+
+
+def _sum(row: dict, scores: Sequence) -> str:
+    """Points of all and of each part of the rubric, as a table with bars."""
     todo = f" Still to be graded by hand: {', '.join(map(escape, row['open']))}." if row["open"] else ""
-    return f"<b>{row['total']:g} of {row['of']:g} points</b> ({parts}{bonus}).{todo}"
+    lines = []
+    for part, points in row["parts"].items():
+        counted = [score for score in scores if score.part == part and not score.bonus]
+        most = sum(score.most for score in counted)
+        width = round(100 * points / most) if most else 0
+        items = " ".join(f'<a href="#i{escape(s.item)}">{escape(s.item)}</a>' for s in counted)
+        bar = f'<td class=bar><div><div style="width: {width}%"></div></div></td>'
+        lines.append(f"<tr><td>{escape(part)}</td>{bar}<td class=n>{points:g} of {most:g}</td><td>{items}</td></tr>")
+    if any(score.bonus for score in scores):
+        items = " ".join(f'<a href="#i{escape(s.item)}">{escape(s.item)}</a>' for s in scores if s.bonus)
+        lines.append(f"<tr><td>bonus</td><td></td><td class=n>{row['bonus']:g}</td><td>{items}</td></tr>")
+    total = f"<p class=total><b>{row['total']:g} of {row['of']:g} points.</b>{todo}</p>"
+    return f"{total}<table>{''.join(lines)}</table>"
 
 
-def _row(score) -> str:
+def _card(score, pictures: dict) -> str:
+    """One exercise: points, what was right and what was not, what was expected, and the results side by side."""
     points = "–" if score.points is None else f"{score.points:g}"
     share = (score.points or 0) / score.most if score.most else 0
     colour = "open" if score.points is None else "full" if share >= 1 else "none" if share == 0 else "part"
-    why = score.reason or ("all right" if share >= 1 else "to be graded by hand" if score.points is None else "")
-    name = f"{escape(score.item)} {escape(score.title)}{' (bonus)' if score.bonus else ''}"
-    cells = f"<td>{name}</td><td class='n {colour}'>{points} / {score.most:g}</td>"
-    return f"{cells}<td>{escape(why)}</td><td>{escape(score.expected)}</td>"
+    said = score.reason or ("all right" if share >= 1 else "to be graded by hand" if score.points is None else "")
+    bonus = " (bonus)" if score.bonus else ""
+    lines = [
+        f"<h3><span class=points>{points} / {score.most:g}</span>{escape(score.item)} {escape(score.title)}{bonus}"
+    ]
+    lines.append("</h3>")
+    if len(score.verdicts) > 1:
+        parts = "".join(f"<li>{_verdict(verdict, score.most)}</li>" for verdict in score.verdicts)
+        lines.append(f"<ul class=parts>{parts}</ul>")
+        said = score.note
+    if said:
+        lines.append(f"<p>{escape(said)}</p>")
+    if score.expected:
+        lines.append(f"<p class=grey>Expected: {escape(score.expected)}</p>")
+    if pictures:
+        lines.append(_figures(pictures))
+    return f'<section class={colour} id="i{escape(score.item)}">{"".join(lines)}</section>'
 
 
-def _notebook_notes(stem: str, kept: dict) -> list[str]:
+def _verdict(verdict, most: float) -> str:
+    mark = "✓" if verdict.right > 1 - 1e-9 else "✗" if verdict.right == 0 else "◐"
+    reason = f": {escape(verdict.reason)}" if verdict.reason else ""
+    points = f"{verdict.share * verdict.right * most:.3g} of {verdict.share * most:.3g}"
+    return f"{mark} {escape(verdict.part)} <span class=grey>({points})</span>{reason}"
+
+
+def _notebook_notes(kept: dict) -> list[str]:
+    """What was done to the notebook itself: cells missing, skipped, changed; and what the student wrote."""
     if not kept:
-        return []
-    notes = [f"<h2>{escape(stem)}</h2>"]
+        return ["<p class=grey>No notebook was handed in.</p>"]
     if kept.get("error"):
-        return [*notes, f"<p>{escape(kept['error'])}</p>"]
+        return [f"<p>{escape(kept['error'])}</p>"]
+    notes = []
     if kept["missing"]:
         notes.append(f"<p>Not found: {escape('; '.join(kept['missing']))}. Locked cells were put back.</p>")
     if kept["marks"]:
-        notes.append(f"<p>{kept['marks']} marks that would skip or excuse a cell were dropped.</p>")
+        notes.append(f"<p>Marks that would skip or excuse a cell, dropped: {kept['marks']}.</p>")
     for label, difference in kept["edited"]:
         notes.append(f"<p>Changed, graded as it was: {escape(label)}</p><pre>{escape(difference)}</pre>")
     if kept["texts"]:
-        notes.append("<p>Written by the student:</p>" + "".join(f"<pre>{escape(text)}</pre>" for text in kept["texts"]))
-    return notes if len(notes) > 1 else []
+        texts = "".join(f"<pre>{escape(text)}</pre>" for text in kept["texts"])
+        notes.append(f"<details open><summary>Written by the student</summary>{texts}</details>")
+    return notes
 
 
 def _figures(pictures: dict) -> str:
@@ -99,7 +142,7 @@ def compare_pictures(probe: Probe, ours: Arrays, theirs: Arrays, inputs: Arrays)
     """The student's result beside the reference: as pictures where it has some, else as curves."""
     if probe.show is None:
         name = max(theirs, key=lambda n: min(theirs[n].size, 64))
-        return {name: curves(ours.get(name), theirs[name])}
+        return {f"{name}: the reference as a line, yours as dots": curves(ours.get(name), theirs[name])}
     shown = {}
     for title, values in (("yours", ours), ("reference", theirs)):
         try:
