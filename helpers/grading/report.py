@@ -18,7 +18,7 @@ from PIL import Image
 from helpers.images import atomic_path
 
 from .lessons import Cell, LessonError
-from .probe import Arrays, Probe
+from .probe import Arrays, Probe, agree
 
 STYLE = """\
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -34,7 +34,7 @@ section.part { border-left-color: #d29922 } section p { margin: .3rem 0 } .point
 .full .points { color: #1a7f37 } .none .points { color: #b42318 } .part .points { color: #9a6700 } .open .points,
 .grey { color: #666 } ul.parts { list-style: none; padding: 0; margin: .3rem 0 } figure { display: inline-block;
 margin: .5rem 1rem 0 0; vertical-align: top } figcaption { font-size: 13px; color: #666 }
-img { image-rendering: pixelated; height: 112px; border: 1px solid #ddd } pre { background: #f6f6f6; padding: .6rem;
+img { image-rendering: pixelated; height: 96px; border: 1px solid #ddd } pre { background: #f6f6f6; padding: .6rem;
 white-space: pre-wrap; font-size: 13px } summary { cursor: pointer } @media print { section { break-inside: avoid } }
 """
 MANUAL = ("student", "item", "question", "most", "points", "comment")
@@ -101,6 +101,7 @@ def _card(score, pictures: dict) -> str:
         lines.append(f"<p class=grey>Expected: {escape(score.expected)}</p>")
     if pictures:
         lines.append(_figures(pictures))
+        lines.append("<p class=grey>The figure shows your own run.</p>" if score.note else "")
     return f'<section class={colour} id="i{escape(score.item)}">{"".join(lines)}</section>'
 
 
@@ -141,7 +142,8 @@ def _figures(pictures: dict) -> str:
 def compare_pictures(probe: Probe, ours: Arrays, theirs: Arrays, inputs: Arrays) -> dict:
     """The student's result beside the reference: as pictures where it has some, else as curves."""
     if probe.show is None:
-        name = max(theirs, key=lambda n: min(theirs[n].size, 64))
+        wrong = [name for name in theirs if name in ours and not agree(ours[name], theirs[name])[0]]
+        name = max(wrong or theirs, key=lambda n: min(theirs[n].size, 64))  # what is wrong says more
         return {f"{name}: the reference as a line, yours as dots": curves(ours.get(name), theirs[name])}
     shown = {}
     for title, values in (("yours", ours), ("reference", theirs)):

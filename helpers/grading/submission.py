@@ -46,7 +46,7 @@ class Submission:
         edited: (title, difference) of each locked cell that was changed; it is graded as it was.
         missing: what is not there any more: an exercise's id or a locked cell's title.
         marks: number of nbval marks that were dropped.
-        texts: the student's own text cells, or the lesson's with something written into them.
+        texts: what text cells hold that the lesson's do not.
     """
 
     answers: dict[str, list[str]] = field(default_factory=dict)
@@ -68,10 +68,11 @@ def match(cells: list[dict], lesson: Lesson) -> Submission:
         raise LessonError(f"the notebook has {len(cells)} cells; {MOST_CELLS} are the most.")
     found, seen, edited = Submission(), {}, {}
     locked = _Locked(lesson)
-    printed = {hash_of(cell.source) for cell in lesson.of_kind("text", "manual")}
+    printed = {line.strip() for cell in lesson.of_kind("text", "manual") for line in cell.source.splitlines()}
     for cell in cells:
-        if cell["type"] == "markdown" and cell["source"].strip() and hash_of(cell["source"]) not in printed:
-            found.texts.append(cell["source"][:MOST_TEXT])
+        written = [line for line in cell["source"].splitlines() if line.strip() not in printed]
+        if cell["type"] == "markdown" and "".join(written).strip():
+            found.texts.append("\n".join(written)[:MOST_TEXT].strip())
         source, dropped = drop_marks(cell["source"])
         found.marks += dropped + len(_tags(cell))
         if cell["type"] != "code" or not source.strip():
