@@ -16,6 +16,7 @@ import torch
 
 from helpers.grading import cuts, handins
 from helpers.grading.check_notebook import _closed_course, check_notebook, table
+from helpers.grading.grade import BONUS_CAP, Score, totals
 from helpers.grading.lessons import Lesson, LessonError, lessons_of, manifest_of, read_course, read_lesson, stub
 from helpers.grading.probe import as_near, pack, unpack
 from helpers.grading.probes import probes_of
@@ -124,6 +125,19 @@ def test_ids_are_unique_and_points_follow_the_rubric_of_the_assignment():
     rubric = {"inversion": 30, "interpolation": 10, "sketch": 40, "content": 30, "texture": 30, "transfer": 40}
     there = {part: points for part, points in rubric.items() if part in parts}
     assert {"inversion", "interpolation"} <= set(there) and {part: parts[part] for part in there} == there
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+def test_a_lesson_has_three_to_five_exercises_whose_heads_tell_points_minutes_and_difficulty(lesson):
+    assert 3 <= len(lesson.exercises) <= 5
+    texts = "\n".join(cell.source for cell in lesson.of_kind("text"))
+    heads = re.findall(r"^### Exercise ([\d.]+) · .+ \((\d+) points, \d+ minutes, (?:easy|medium|hard)\)$", texts, re.M)
+    assert heads == [(exercise.item, f"{exercise.points:g}") for exercise in lesson.exercises]
+
+
+def test_bonus_items_add_up_to_a_cap():
+    scores = [Score("1", str(i), "", "manual", 8, 7.0, part="a", bonus=i > 0) for i in range(3)]
+    assert (totals(scores)["total"], totals(scores)["bonus"], totals(scores)["of"]) == (7 + BONUS_CAP, BONUS_CAP, 8)
 
 
 # --- release --------------------------------------------------------------------------------------------------------
