@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .base import Generator, GeneratorError, at_least_float32
+from .frozen import Prepared, StyledConvolution, ToThreeChannels, channels_last, is_frozen
 
 LRELU_GAIN = math.sqrt(2)  # keeps the variance of a unit normal through leaky_relu(0.2)
+CACHE = 2**24  # bytes of one activation; of a larger batch than fits, the CPU would wait for memory
 
 
 def clamped(x: Tensor, limit: float | None) -> Tensor:
@@ -45,18 +47,10 @@ def upsample(x: Tensor, kernel: Tensor) -> Tensor:
 
 
 def upsampling_convolution(x: Tensor, weight: Tensor, kernel: Tensor) -> Tensor:
-    """Zero insertion, 3x3 convolution and low-pass filter: (B, I, H, W), (O, I, 3, 3) -> (B, O, 2H, 2W).
-
-    The transposed convolution is computed as one 2x2 convolution with four output phases and a pixel shuffle: each
-    output pixel sees only the taps that do not fall on inserted zeros. On a CPU this is 2-4 times faster than
-    ``conv_transpose2d`` with stride 2, and gives the same numbers.
-    """
-    out_channels, in_channels = weight.shape[:2]
-    padded = F.pad(weight, (0, 1, 0, 1))  # the fourth tap is zero
-    taps = padded.view(out_channels, in_channels, 2, 2, 2, 2).flip(2, 4)  # tap t of phase p is entry 2t + p
-    phases = taps.permute(0, 3, 5, 1, 2, 4).reshape(out_channels * 4, in_channels, 2, 2)
-    full = F.pixel_shuffle(F.conv2d(x, phases.contiguous(memory_format=torch.channels_last), padding=1), 2)
-    return depthwise(full, kernel * 4, padding=(1, 0, 1, 0))
+    """Zero insertion, 3x3 convolution and low-pass filter: (B, I, H, W), (O, I, 3, 3) -> (B, O, 2H, 2W)."""
+    # of a transposed weight that is not laid out anew, the CPU makes ten times the work
+    full = F.conv_transpose2d(x, channels_last(weight.transpose(0, 1)), stride=2)
+    return depthwise(full, kernel * 4, padding=(1, 1, 1, 1))
 
 
 def modulated_convolution(
@@ -124,7 +118,7 @@ class FullyConnected(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
+        x = F.linear(x * self.weight_gain, self.weight, self.bias * self.bias_gain)
         return F.leaky_relu(x, 0.2) * LRELU_GAIN if self.activation else x
 
 
@@ -197,14 +191,34 @@ class SynthesisLayer(nn.Module):
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.noise_strength = nn.Parameter(torch.zeros([]))
         self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.prepared = Prepared()
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
-        kernel = self.resample_filter if self.up else None
         # leaky ReLU is positively homogeneous: its gain of sqrt(2) goes into the factors before it, a pass less
-        x = modulated_convolution(x, self.weight, self.affine(w), up_kernel=kernel, gain=LRELU_GAIN)
-        noise = self.noise_const if noise is None else noise
-        x = x + (noise * (self.noise_strength * LRELU_GAIN)).to(x.dtype)
-        return clamped(F.leaky_relu(x + (self.bias * LRELU_GAIN).to(x.dtype)[:, None, None], 0.2), self.clamp)
+        noise = (self.noise_const if noise is None else noise) * (self.noise_strength * LRELU_GAIN)
+        bias, styles = self.bias * LRELU_GAIN, self.affine(w)
+        if is_frozen(self):
+            return self._frozen(x, styles, noise, bias)
+        kernel = self.resample_filter if self.up else None
+        x = modulated_convolution(x, self.weight, styles, up_kernel=kernel, gain=LRELU_GAIN)
+        x = x + noise.to(x.dtype) + bias.to(x.dtype)[:, None, None]
+        return clamped(F.leaky_relu(x, 0.2), self.clamp)
+
+    def _frozen(self, x: Tensor, styles: Tensor, noise: Tensor, bias: Tensor) -> Tensor:
+        """The same for weights without gradient, with what depends on them alone made once."""
+        squares = self.prepared.get("squares", self.weight, lambda weight: weight.square().sum((2, 3)).t())
+        gains = LRELU_GAIN * torch.rsqrt(styles.square() @ squares + 1e-8)
+        weight = self.prepared.get(str(x.dtype), self.weight, lambda w: self._laid_out(w).to(x.dtype))
+        blur = None
+        if self.up:
+            channels = len(self.weight)
+            blur = self.prepared.get(
+                f"blur {x.dtype}", self.resample_filter, lambda k: (k * 4).to(x.dtype).repeat(channels, 1, 1, 1)
+            )
+        return StyledConvolution.apply(x, styles, gains, noise, bias, weight, blur, self.clamp)
+
+    def _laid_out(self, weight: Tensor) -> Tensor:
+        return channels_last(weight.transpose(0, 1) if self.up else weight)
 
 
 class ToRGB(nn.Module):
@@ -219,8 +233,9 @@ class ToRGB(nn.Module):
         self.weight_gain = 1 / math.sqrt(in_channels)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        x = modulated_convolution(x, self.weight, self.affine(w) * self.weight_gain, demodulate=False)
-        return at_least_float32(clamped(x + self.bias.to(x.dtype)[:, None, None], self.clamp))
+        weight = self.weight[:, :, 0, 0] * (self.affine(w) * self.weight_gain)[:, None]  # of each sample, (B, 3, I)
+        rgb = ToThreeChannels.apply(x, weight.to(x.dtype)) + self.bias.to(x.dtype)[:, None, None]
+        return at_least_float32(clamped(rgb, self.clamp))
 
 
 class SynthesisBlock(nn.Module):
@@ -237,6 +252,11 @@ class SynthesisBlock(nn.Module):
         self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, clamp=clamp)
         self.torgb = ToRGB(out_channels, w_dim, clamp)
         self.convs = (["conv0"] if in_channels else []) + ["conv1"]
+        self.out_channels = out_channels
+
+    def activation_bytes(self, dtype: torch.dtype) -> int:
+        """Size of what a layer gives for one sample."""
+        return self.out_channels * self.resolution**2 * dtype.itemsize
 
     def forward(self, x: Tensor, image: Tensor | None, ws: Tensor, noise: list[Tensor | None]):
         """Activations and image of the block below to those of this one; ws has a row per layer, torgb's last."""
@@ -273,15 +293,25 @@ class SynthesisNetwork(nn.Module):
     ) -> Tensor:
         x = self.b4.const.to(dtype)[None].expand(len(ws), -1, -1, -1)
         x = x.contiguous(memory_format=torch.channels_last)
-        image, row, noise = None, 0, iter(noise or [])
-        for r in self.resolutions:
+        maps = [noise[i] if noise else None for i in range(self.num_ws - 1)]
+        return self._blocks(x, None, ws, maps, 0, checkpointing)
+
+    def _blocks(self, x: Tensor, image: Tensor | None, ws: Tensor, noise: list, first: int, checkpointing: bool):
+        """The image by the blocks from number ``first``; large activations are made for a part of the batch at once."""
+        row = max(0, 2 * first - 1)  # torgb shares its w row with the next block's first layer
+        for number, r in enumerate(self.resolutions[first:], first):
             block = getattr(self, f"b{r}")
-            maps = [next(noise, None) for _ in block.convs]
-            inputs = x, image, ws[:, row : row + len(maps) + 1], maps
+            if number and len(x) > 1 and x.device.type == "cpu" and len(x) * block.activation_bytes(x.dtype) > CACHE:
+                halves = [(m, m) if m is None or len(m) == 1 else m.tensor_split(2) for m in noise]
+                parts = zip(x.tensor_split(2), image.tensor_split(2), ws.tensor_split(2), (0, 1), strict=True)
+                images = [self._blocks(*p, [m[i] for m in halves], number, checkpointing) for *p, i in parts]
+                return torch.cat(images)
+            count = len(block.convs)
+            inputs = x, image, ws[:, row : row + count + 1], noise[row : row + count]
             # nothing of the forward pass is random, so there is no state of a random generator to bring back
             again = {"use_reentrant": False, "preserve_rng_state": False}
             x, image = checkpoint(block, *inputs, **again) if checkpointing else block(*inputs)
-            row += len(maps)  # torgb shares its w row with the next block's first layer
+            row += count
         return image
 
 
