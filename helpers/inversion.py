@@ -14,6 +14,7 @@ from .generators import Generator
 from .latents import Latents
 from .losses import LAYERS, Criterion, Loss
 from .optimizers import Chain, Optimization, cosine
+from .weights import registry
 
 STARTS = ("mean", "sample", "best", "encoder")
 
@@ -37,6 +38,7 @@ PHASES = {
     "w": (Phase("w", 1.0, 0.2),),
     "w+": (Phase("w", 0.3, 0.2), Phase("w+", 0.7, 0.2)),
 }
+FAST_STEPS = 100  # from the encoder; the rates fall in time, so this is no long run that was left early
 
 
 @dataclass
@@ -305,6 +307,21 @@ class Inversion(Chain):
             steps=self.number,
             setbacks=self.setbacks[keep],
         )
+
+
+def fast_options(generator: Generator, space: str = "w+") -> dict:
+    """Options of Inversion for a quick result: few steps, from the encoder's guess where the generator has an encoder.
+
+    Without one w starts at its mean and z at the best of many samples, as ever.
+    """
+    known = f"{getattr(generator, 'name', '')}-encoder" in registry()
+    start = {"start": "encoder"} if known and _leads_to(generator, space) else {}
+    return {"steps": FAST_STEPS, **start}
+
+
+def _leads_to(generator: Generator, space: str) -> bool:
+    """Whether the encoder, which predicts the widest space, gives codes of this one: w is the mean of a w+."""
+    return space == generator.spaces[-1] or (space, generator.spaces[-1]) == ("w", "w+")
 
 
 def project(generator: Generator, targets: Tensor, space: str = "w+", **options) -> InversionResult:

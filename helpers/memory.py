@@ -92,3 +92,16 @@ def check_memory(generator: Generator, space: str = "w+", batch: int = 1, noise:
     raise NotEnoughMemory(
         f"{problems} needs about {needed:.1f} GB, {free:.1f} GB are free: use {' or '.join(ways) or 'another machine'}."
     )
+
+
+def batch_that_fits(generator: Generator, space: str = "w+", batch: int = 1, noise: bool = False) -> int:
+    """The largest of ``batch``, its half, its quarter ... that fits into what is free; at small sizes all do.
+
+    Raises NotEnoughMemory where a single one does not.
+    """
+    while batch > 1 and generator.resolution > SMALL:
+        if step_memory(generator, space, batch, noise) <= free_memory(generator.device):
+            return batch
+        batch = (batch + 1) // 2
+    check_memory(generator, space, batch, noise)
+    return batch

@@ -16,9 +16,9 @@ from .features import load_features
 from .figures import Figure, result_sheet, results_table, save_figure
 from .generators import Generator, load_generator
 from .images import ImageError, atomic_path, quantize, read_image, write_gif, write_image, write_mp4
-from .inversion import Inversion, InversionResult
+from .inversion import Inversion, InversionResult, fast_options
 from .latents import Latents, interpolate, load_latents, save_latents
-from .memory import check_memory
+from .memory import batch_that_fits
 from .metrics import feature_distance, psnr, ssim
 from .noise import check_noise_maps, fresh_noise_psnr, noise_inversion
 from .photos import demo_cat
@@ -90,6 +90,7 @@ def invert_photos(
     align: bool = False,
     precision: str = "fp32",
     checkpointing: bool = False,
+    fast: bool = False,
     device: str | torch.device = "cpu",
     log: str = "none",
     **options,
@@ -105,6 +106,7 @@ def invert_photos(
         align: find the largest face of each photo and align it as FFHQ's are (needs the extra ``faces``).
         precision: "fp32" or "bf16" activations; checkpointing: compute activations twice to keep fewer. Both are for
             large generators.
+        fast: ``fast_options`` in place of the steps and the start: a third of the time.
         log: see ``open_log``.
         noise_steps: above 0 the noise maps are fitted after the code, and stored in the file of the latents.
         options: of ``Inversion`` (weights, steps, optimizer, start, ...).
@@ -114,7 +116,7 @@ def invert_photos(
         feature_distance, losses; after a noise stage also noise_steps, psnr_before_noise and psnr_fresh_noise.
 
     Raises:
-        NotEnoughMemory: before anything is run, for a generator or batch too large for the device.
+        NotEnoughMemory: before anything is run, where not even one photo fits; a batch too large is made smaller.
         NoiseError: for a noise stage with a generator that has no noise maps.
         RunError: when files could not be read, after all others are done; it names each with its reason.
     """
@@ -125,14 +127,17 @@ def invert_photos(
         check_noise_maps(generator)
     set_precision(generator, precision, checkpointing)
     good, bad = _read_all(photos, generator.resolution, box, align)
-    check_memory(generator, space, min(batch, len(good)), bool(noise_steps))
+    if fast:
+        options |= fast_options(generator, space)
     settings = {"command": "invert", "model": str(model), "space": space, "noise_steps": noise_steps, "batch": batch}
     settings |= {"box": box, "align": align, "precision": precision, "device": str(device), **options}
+    # after the settings: a continued run has the same, whatever is free today
+    batch = _fitting_batch(generator, space, min(batch, max(1, len(good))), bool(noise_steps))
     rows, names = [], unique_stems([path for path, _ in good])
     stems = [result_stem(name, model, space, noise_steps) for name in names]
     with Progress(out, settings, photos, log) as progress:
         for start in range(0, len(good), batch):
-            unit, index = str(start), slice(start, start + batch)
+            unit, index = f"{start}, {batch}", slice(start, start + batch)
             done = progress.done(unit)
             if done is None:
                 targets = torch.cat([image for _, image in good[index]]).to(device)
@@ -157,6 +162,13 @@ def invert_photos(
     if bad:
         raise RunError(f"{len(good)} of {len(photos)} photos done; not these: " + " | ".join(bad), rows)
     return rows
+
+
+def _fitting_batch(generator: Generator, space: str, batch: int, noise: bool) -> int:
+    fitting = batch_that_fits(generator, space, batch, noise)
+    if fitting < batch:
+        print(f"{batch} photos at once do not fit into the free memory: {fitting} at a time.", file=sys.stderr)
+    return fitting
 
 
 def _write_results(out: Path, stems: Sequence[str], result: InversionResult, model: str) -> None:

@@ -8,7 +8,7 @@ import tiny
 import torch
 
 from helpers.generators import GeneratorError
-from helpers.inversion import PHASES, Inversion, InversionError, Phase, _share, project
+from helpers.inversion import FAST_STEPS, PHASES, Inversion, InversionError, Phase, _share, fast_options, project
 from helpers.latents import Latents
 from helpers.losses import LossError
 from helpers.optimizers import OptimizationError, OptimizationWarning
@@ -454,3 +454,11 @@ def test_bad_rates_are_one_sentence(changes):
     generator = GENERATORS["stylegan2"]
     with pytest.raises(OptimizationError, match="must be"):
         project(generator, targets(generator), "w", **changes)
+
+
+def test_the_fast_setting_takes_the_encoder_where_it_leads_to_the_space():
+    generator = tiny.stylegan2()
+    assert fast_options(generator, "w+") == {"steps": FAST_STEPS}
+    generator.name = "stylegan2-cats-64"
+    assert fast_options(generator, "w+") == fast_options(generator, "w") == {"steps": FAST_STEPS, "start": "encoder"}
+    assert fast_options(generator, "z") == {"steps": FAST_STEPS}

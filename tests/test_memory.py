@@ -95,3 +95,14 @@ def test_a_run_that_will_not_fit_is_one_sentence(monkeypatch):
 def test_small_generators_are_not_counted(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda device: pytest.fail("counted"))
     check_memory(tiny.stylegan2())
+
+
+def test_a_batch_is_halved_until_it_fits(monkeypatch):
+    made = generator()
+    two, four = (step_memory(made, batch=n) for n in (2, 4))
+    monkeypatch.setattr(memory, "free_memory", lambda device: (two + four) / 2)
+    assert memory.batch_that_fits(made, batch=2) == 2
+    assert memory.batch_that_fits(made, batch=8) == 2
+    monkeypatch.setattr(memory, "free_memory", lambda device: 0.1)
+    with pytest.raises(NotEnoughMemory):
+        memory.batch_that_fits(made, batch=8)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -11,14 +13,31 @@ from torch import Tensor
 from helpers.features import load_features
 from helpers.figures import labelled_grid, results_table, save_figure
 from helpers.generators import Generator, load_generator
-from helpers.inversion import InversionResult, project
+from helpers.inversion import Inversion, InversionResult, fast_options, project
+from helpers.losses import LAYERS, WEIGHTS
 from helpers.metrics import feature_distance, psnr, ssim
 from helpers.photos import load_faces
 from helpers.runs import DEMO, write_json
 
+from . import plain
 from .common import circumstances
 
 FACES = 16
+PARTS = ("spaces", "choices", "encoder", "batch", "plain")
+CHOICES = {
+    "w, mean, adam 300": {"space": "w", "start": "mean"},
+    "w, best of 64, adam 300": {"space": "w", "start": "best"},
+    "w, mean, lbfgs 15": {"space": "w", "start": "mean", "optimizer": "lbfgs", "steps": 15},
+    "z, one sample, adam 300": {"space": "z", "start": "sample"},
+    "z, best of 64, adam 300": {"space": "z", "start": "best"},
+    "z, 8 restarts, adam 300": {"space": "z", "start": "best", "restarts": 8},
+}
+WAYS = (  # name, space, what differs from the fast setting
+    ("ours, w+, fast", "w+", {}),
+    ("ours, w+, default", "w+", {"start": "mean", "steps": 300}),
+    ("ours, w, fast", "w", {}),
+    ("ours, w, default", "w", {"start": "mean", "steps": 300}),
+)
 GAIN_STEPS = (25, 50, 100, 200, 300)  # of the comparison of the encoder with the mean
 
 
@@ -54,29 +73,97 @@ def encoder_gain(generator: Generator, faces: Tensor, features) -> list[dict]:
     return rows
 
 
-def run(data: str | Path, out: str | Path, device: torch.device) -> str:
-    """Measure; write ``inversion.json`` and a sheet of the faces; return the tables as text."""
-    out, features = Path(out), load_features("vgg19-slim", device)
-    faces = load_faces(data, n=FACES, split="validation").to(device)
-    report, sheet = {"circumstances": circumstances(device), "spaces": [], "choices": []}, {"photo": faces[:8]}
+def against_plain(generator: Generator, faces: Tensor, features, steps: int = plain.STEPS) -> Iterator[list[dict]]:
+    """Our searches until they are where the plain loop ends, photo by photo; the rows so far after every photo.
+
+    Every way sees the same photo, feature network, weights of the loss and layers; the time of looking at the pictures
+    on the way is not counted. "reached" is the time at which the feature distance of the plain loop's end is met.
+    """
+    found: dict[str, list[dict]] = {}
+    for face in faces.split(1):
+        *_, last = plain.plain_projection(generator, face, features, WEIGHTS, LAYERS, steps)
+        with torch.no_grad():
+            image = plain.grouped_synthesis(generator, generator.convert(last.w, "w", "w+"), last.noise).clamp(0, 1)
+        goal = feature_distance(features, image, face).item()
+        row = {"seconds": last.seconds, "steps": last.number, "psnr": psnr(image, face).item()}
+        found.setdefault("plain loop, w and noise maps", []).append(
+            row | {"feature_distance": goal, "reached": last.seconds}
+        )
+        for name, space, options in WAYS:
+            options = fast_options(generator, space) | options
+            search, reached = Inversion(generator, face, space, features=features, **options), None
+            for step in search:
+                if reached is None and feature_distance(features, step.images(), face).item() <= goal:
+                    reached = search.seconds
+            row = summary(search.result(), face, features)
+            row = {"seconds": search.seconds, "steps": search.number, "psnr": row["psnr"]} | {
+                "feature_distance": row["feature_distance"],
+                "reached": reached,
+            }
+            found.setdefault(name, []).append(row)
+        yield [{"way": name, **_mean_of(rows, found["plain loop, w and noise maps"])} for name, rows in found.items()]
+
+
+def _mean_of(rows: list[dict], plain_rows: list[dict]) -> dict:
+    """Means over the photos; the ratio is over those where the plain loop's distance was reached, which are counted."""
+    mean = {
+        name: sum(row[name] for row in rows) / len(rows) for name in ("seconds", "steps", "psnr", "feature_distance")
+    }
+    pairs = [(a["seconds"], b["reached"]) for a, b in zip(plain_rows, rows, strict=True) if b["reached"] is not None]
+    mean |= {"reached_by": f"{len(pairs)} of {len(rows)}"}
+    if pairs:
+        times, ours = (sum(values) for values in zip(*pairs, strict=True))
+        mean |= {"seconds_to_plain_end": ours / len(pairs), "times_faster": times / ours}
+    return mean
+
+
+def spaces(faces: Tensor, features, device: torch.device, out: Path) -> list[dict]:
+    """Every model and space of the demo on the same faces; writes a sheet of them."""
+    rows, sheet = [], {"photo": faces[:8]}
     for model, space in DEMO:
         result = project(load_generator(model, device), faces, space, features=features)
-        report["spaces"].append({"model": model, "space": space, **summary(result, faces, features)})
+        rows.append({"model": model, "space": space, **summary(result, faces, features)})
         sheet[f"{model.split('-')[0]} {space}"] = result.images[:8]
-    generator = load_generator(DEMO[-1][0], device)
-    few = faces[:4]
-    for name, options in {
-        "w, mean, adam 300": {"space": "w", "start": "mean"},
-        "w, best of 64, adam 300": {"space": "w", "start": "best"},
-        "w, mean, lbfgs 15": {"space": "w", "start": "mean", "optimizer": "lbfgs", "steps": 15},
-        "z, one sample, adam 300": {"space": "z", "start": "sample"},
-        "z, best of 64, adam 300": {"space": "z", "start": "best"},
-        "z, 8 restarts, adam 300": {"space": "z", "start": "best", "restarts": 8},
-    }.items():
-        result = project(generator, few, features=features, **options)
-        report["choices"].append({"choice": name, **summary(result, few, features)})
-    report["encoder"] = encoder_gain(generator, faces[:8], features)
-    report["batch"] = [single_against_batch(generator, faces, features)]
-    write_json(out / "inversion.json", report)
     save_figure(labelled_grid(list(sheet.values()), list(sheet)), out / "inversion.png")
-    return "\n\n".join(results_table(rows) for rows in report.values() if isinstance(rows, list))
+    return rows
+
+
+def choices(generator: Generator, faces: Tensor, features) -> list[dict]:
+    """Starts, optimizers and restarts."""
+    return [
+        {"choice": name, **summary(project(generator, faces, features=features, **options), faces, features)}
+        for name, options in CHOICES.items()
+    ]
+
+
+def run(
+    data: str | Path,
+    out: str | Path,
+    device: torch.device,
+    parts: Sequence[str] = PARTS,
+    plain_faces: int = 2,
+    plain_steps: int = plain.STEPS,
+) -> str:
+    """Measure the parts; write ``inversion.json`` as it grows; return the tables as text.
+
+    Raises ValueError for an unknown part.
+    """
+    if set(parts) - set(PARTS) or not parts:
+        raise ValueError(f"the parts are {', '.join(PARTS)}, but {', '.join(parts) or 'none'} came.")
+    out, features, generator = Path(out), load_features("vgg19-slim", device), load_generator(DEMO[-1][0], device)
+    faces = load_faces(data, n=FACES, split="validation").to(device)
+    path = out / "inversion.json"
+    report = json.loads(path.read_text()) if path.exists() else {}
+    report["circumstances"] = circumstances(device)
+    measures = {
+        "spaces": lambda: [spaces(faces, features, device, out)],
+        "choices": lambda: [choices(generator, faces[:4], features)],
+        "encoder": lambda: [encoder_gain(generator, faces[:8], features)],
+        "batch": lambda: [[single_against_batch(generator, faces, features)]],
+        "plain": lambda: against_plain(generator, faces[:plain_faces], features, plain_steps),
+    }
+    for part in parts:
+        for rows in measures[part]():
+            report[part] = rows
+            write_json(path, report)
+    return "\n\n".join(results_table(report[part]) for part in parts)

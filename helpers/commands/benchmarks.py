@@ -24,11 +24,67 @@ def bench_weights(
 
 
 @bench_app.command("inversion")
-def bench_inversion(data: Data, out: Out = Path("output/bench"), device: Device = None) -> None:
-    """Spaces, starts, optimizers and batch against single, on validation faces."""
+def bench_inversion(
+    data: Data,
+    out: Out = Path("output/bench"),
+    parts: Annotated[str, typer.Option(help="What to measure, with commas between.")] = (
+        "spaces,choices,encoder,batch,plain"
+    ),
+    plain_faces: Annotated[int, typer.Option(min=1, help="Photos that the plain projector loop gets too.")] = 2,
+    plain_steps: Annotated[int, typer.Option(min=1, help="Steps of the plain projector loop.")] = 1000,
+    device: Device = None,
+) -> None:
+    """Spaces, starts, optimizers, batch against single, and ours against the plain projector loop."""
     from ..benchmarks.inversion import run
 
-    typer.echo(run(data, out, device_of(device)))
+    names = [part.strip() for part in parts.split(",")]
+    typer.echo(run(data, out, device_of(device), names, plain_faces, plain_steps))
+
+
+@bench_app.command("generator")
+def bench_generator(
+    resolutions: Annotated[str, typer.Option(help="Sides in pixels, with commas between.")] = "64,256",
+    batches: Annotated[str, typer.Option(help="Batches, with commas between; 1024 pixels get 1 alone.")] = "1,8",
+    photos: Annotated[int, typer.Option(min=2, help="Photos inverted together and one by one.")] = 32,
+    out: Out = Path("output/bench"),
+    device: Device = None,
+) -> None:
+    """StyleGAN2 forward and backward against the machine's convolutions; a batch of inversions against single ones."""
+    from ..benchmarks.generator import run_speed
+
+    sides, counts = ([int(n) for n in text.split(",")] for text in (resolutions, batches))
+    typer.echo(run_speed(out, device_of(device), sides, counts, photos))
+
+
+@bench_app.command("growth")
+def bench_growth(
+    quick: Annotated[bool, typer.Option("--quick", help="Few small values.")] = False,
+    out: Out = Path("output/bench"),
+    device: Device = None,
+) -> None:
+    """Time and memory over resolution, batch, steps and number of targets, beside what the arithmetic predicts."""
+    from ..benchmarks.generator import run_growth
+
+    typer.echo(run_growth(out, device_of(device), quick))
+
+
+@bench_app.command("all")
+def bench_all(
+    data: Annotated[
+        Path | None, typer.Option(help="Zip or folder of aligned face photos, for what needs them.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small settings: whether all runs, not how fast.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is finished.")] = False,
+    publish: Annotated[bool, typer.Option("--publish", help="Also write the tables to docs/benchmarks.md.")] = False,
+    only: Annotated[str | None, typer.Option(help="Names of benches, with commas between.")] = None,
+    out: Out = Path("output/bench"),
+    device: Device = None,
+) -> None:
+    """Every bench, one after the other, into one page: OUT/index.html. The same command goes on after a stop."""
+    from ..benchmarks.suite import run
+
+    names = None if only is None else [name.strip() for name in only.split(",")]
+    typer.echo(run(out, data, device, quick=quick, fresh=fresh, publish=publish, only=names))
 
 
 @bench_app.command("noise")

@@ -65,6 +65,9 @@ def invert(
     align: Annotated[bool, typer.Option(help="Align human faces as FFHQ models know them (extra `faces`).")] = False,
     precision: Annotated[str, typer.Option(help="fp32, or bf16 for half the memory of a large generator.")] = "fp32",
     checkpointing: Annotated[bool, typer.Option(help="Less memory for a third more time.")] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="100 steps, from the encoder's guess where there is one.")
+    ] = False,
     device: Device = None,
     log: Log = "jsonl",
 ) -> None:
@@ -81,6 +84,7 @@ def invert(
         "align": align,
         "precision": precision,
         "checkpointing": checkpointing,
+        "fast": fast,
         "log": log,
     }
     print_table(lambda: runs.invert_photos(photos, out, model, space, device=device_of(device), **options))
