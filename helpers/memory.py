@@ -13,7 +13,7 @@ from .generators import Generator
 from .latents import Latents
 
 OVERHEAD = 1.1  # of the tensors: what the allocator loses between them
-FIXED = 0.35  # GB, which torch and its convolutions take whatever the network
+FIXED = 0.2  # GB, which torch and its convolutions take whatever the network
 FEATURES = 90  # bytes per value of an image: vgg19-slim keeps 2 x 16 channels, a quarter of 2 x 32, a 16th of 4 x 64
 SMALL = 128  # pixels; up to here everything fits, and is not worth seconds of counting
 

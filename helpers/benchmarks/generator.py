@@ -46,7 +46,7 @@ def convolution_peak(dtype: torch.dtype, device: torch.device) -> float:
         x = torch.randn(1, PEAK_CHANNELS, side, side, device=device, dtype=dtype)
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
-            seconds = shortest(lambda x=x: F.conv2d(x, weight, padding=1), device)
+            seconds = shortest(lambda x=x: F.conv2d(x, weight, padding=1), device, 0.5)
         found.append(2 * weight.numel() * side**2 / seconds)
     return max(found)
 
@@ -76,12 +76,13 @@ def forward_backward(generator: StyleGAN2, batch: int, grouped: bool = False) ->
 def speed_rows(resolution: int, batches: Sequence[int], device: torch.device) -> list[dict]:
     """Milliseconds, FLOP/s and share of the peak of both precisions, and of the grouped convolutions in float32."""
     generator, rows = official_size(resolution, device), []
+    peaks = {dtype: convolution_peak(dtype, device) for dtype in PRECISIONS.values()}
     for batch in batches:
         plain = shortest(forward_backward(generator, batch, grouped=True), device, 1.0, 2)
         for name, dtype in {"grouped convolutions, float32": None, **PRECISIONS}.items():
             generator.dtype = dtype or torch.float32
             seconds = plain if dtype is None else shortest(forward_backward(generator, batch), device)
-            rate, peak = batch * step_flops(generator) / seconds, convolution_peak(generator.dtype, device)
+            rate, peak = batch * step_flops(generator) / seconds, peaks[generator.dtype]
             row = {"resolution": resolution, "batch": batch, "way": name, "ms": 1000 * seconds, "gflops": rate / 1e9}
             row |= {"peak_gflops": peak / 1e9, "percent_of_peak": 100 * rate / peak}
             rows.append(row | {"times_grouped": plain / seconds})
