@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from helpers.features import load_features
-from helpers.figures import labelled_grid, results_table, save_figure
+from helpers.figures import COLOURS, Figure, labelled_grid, results_table, save_figure
 from helpers.generators import Generator, load_generator
 from helpers.inversion import Inversion, InversionResult, fast_options, project
 from helpers.losses import LAYERS, WEIGHTS
@@ -32,6 +32,7 @@ CHOICES = {
     "z, best of 64, adam 300": {"space": "z", "start": "best"},
     "z, 8 restarts, adam 300": {"space": "z", "start": "best", "restarts": 8},
 }
+PLAIN = "plain loop, w and noise maps"
 WAYS = (  # name, space, what differs from the fast setting
     ("ours, w+, fast", "w+", {}),
     ("ours, w+, default", "w+", {"start": "mean", "steps": 300}),
@@ -73,35 +74,55 @@ def encoder_gain(generator: Generator, faces: Tensor, features) -> list[dict]:
     return rows
 
 
-def against_plain(generator: Generator, faces: Tensor, features, steps: int = plain.STEPS) -> Iterator[list[dict]]:
+def against_plain(
+    generator: Generator, faces: Tensor, features, out: Path, steps: int = plain.STEPS
+) -> Iterator[list[dict]]:
     """Our searches until they are where the plain loop ends, photo by photo; the rows so far after every photo.
 
     Every way sees the same photo, feature network, weights of the loss and layers; the time of looking at the pictures
     on the way is not counted. "reached" is the time at which the feature distance of the plain loop's end is met.
+    Writes ``inversion-plain.png``, the feature distance over the time, and ``inversion-faces.png``, both of the first.
     """
     found: dict[str, list[dict]] = {}
-    for face in faces.split(1):
-        *_, last = plain.plain_projection(generator, face, features, WEIGHTS, LAYERS, steps)
-        with torch.no_grad():
-            image = plain.grouped_synthesis(generator, generator.convert(last.w, "w", "w+"), last.noise).clamp(0, 1)
-        goal = feature_distance(features, image, face).item()
-        row = {"seconds": last.seconds, "steps": last.number, "psnr": psnr(image, face).item()}
-        found.setdefault("plain loop, w and noise maps", []).append(
-            row | {"feature_distance": goal, "reached": last.seconds}
-        )
+    for number, face in enumerate(faces.split(1)):
+        curves, images = {PLAIN: []}, {"photo": face}
+        for last in plain.plain_projection(generator, face, features, WEIGHTS, LAYERS, steps):
+            if last.number % 25 == 0 or last.number == steps:
+                images[PLAIN] = plain.image_of(generator, last)
+                curves[PLAIN].append((last.seconds, feature_distance(features, images[PLAIN], face).item()))
+        goal = curves[PLAIN][-1][1]
+        row = {"seconds": last.seconds, "steps": steps, "psnr": psnr(images[PLAIN], face).item()}
+        found.setdefault(PLAIN, []).append(row | {"feature_distance": goal, "reached": last.seconds})
         for name, space, options in WAYS:
-            options = fast_options(generator, space) | options
-            search, reached = Inversion(generator, face, space, features=features, **options), None
-            for step in search:
-                if reached is None and feature_distance(features, step.images(), face).item() <= goal:
-                    reached = search.seconds
-            row = summary(search.result(), face, features)
-            row = {"seconds": search.seconds, "steps": search.number, "psnr": row["psnr"]} | {
-                "feature_distance": row["feature_distance"],
-                "reached": reached,
-            }
+            search = Inversion(generator, face, space, features=features, **fast_options(generator, space) | options)
+            curves[name] = [
+                (search.seconds, feature_distance(features, step.images(), face).item())
+                for step in search
+                if step.number % 5 == 0
+            ]
+            images[name] = search.result().images
+            row = {"seconds": search.seconds, "steps": search.number, "psnr": psnr(images[name], face).item()}
+            row["feature_distance"] = feature_distance(features, images[name], face).item()
+            row["reached"] = next((seconds for seconds, distance in curves[name] if distance <= goal), None)
             found.setdefault(name, []).append(row)
-        yield [{"way": name, **_mean_of(rows, found["plain loop, w and noise maps"])} for name, rows in found.items()]
+        if number == 0:
+            save_figure(distance_plot(curves), out / "inversion-plain.png")
+            save_figure(labelled_grid([list(images.values())], None, list(images)), out / "inversion-faces.png")
+        yield [{"way": name, **_mean_of(rows, found[PLAIN])} for name, rows in found.items()]
+
+
+def distance_plot(curves: dict[str, list[tuple[float, float]]]) -> Figure:
+    """Feature distance over the seconds, one curve per way; the dashed line is where the first of them ends."""
+    figure = Figure(figsize=(8, 3.6), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    for colour, (name, points) in zip(COLOURS, curves.items(), strict=False):
+        axes.plot(*zip(*points, strict=True), label=name, color=colour)
+    axes.axhline(next(iter(curves.values()))[-1][1], color=COLOURS[0], linestyle="--", linewidth=0.8)
+    axes.set(xscale="log", xlabel="seconds", ylabel="feature distance")
+    axes.grid(True, color="#e4e4e4")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+    return figure
 
 
 def _mean_of(rows: list[dict], plain_rows: list[dict]) -> dict:
@@ -160,7 +181,7 @@ def run(
         "choices": lambda: [choices(generator, faces[:4], features)],
         "encoder": lambda: [encoder_gain(generator, faces[:8], features)],
         "batch": lambda: [[single_against_batch(generator, faces, features)]],
-        "plain": lambda: against_plain(generator, faces[:plain_faces], features, plain_steps),
+        "plain": lambda: against_plain(generator, faces[:plain_faces], features, out, plain_steps),
     }
     for part in parts:
         for rows in measures[part]():

@@ -114,3 +114,9 @@ def plain_projection(
                 m *= m.square().mean().rsqrt()
         seconds += time.perf_counter() - started
         yield PlainStep(number + 1, w.detach(), maps, seconds)
+
+
+@torch.no_grad()
+def image_of(generator: StyleGAN2, step: PlainStep) -> Tensor:
+    """The image (1, 3, R, R) in [0, 1] of a step."""
+    return grouped_synthesis(generator, generator.convert(step.w, "w", "w+"), step.noise).clamp(0, 1)

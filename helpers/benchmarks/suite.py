@@ -53,7 +53,7 @@ BENCHES = (
         "inversion",
         "Inversion: spaces, starts, optimizers, and against the plain projector loop",
         "inversion.json",
-        ("inversion.png",),
+        ("inversion-plain.png", "inversion-faces.png", "inversion.png"),
         quick=("--parts", "batch,plain", "--plain-faces", "1", "--plain-steps", "20"),
         data=True,
     ),
