@@ -208,7 +208,8 @@ def _packed(weight: Tensor, border: list[int]) -> Callable[[Tensor, Tensor | Non
     weight = _last(weight)
     one = [1, 1]
     reorder = getattr(torch._C._nn, "mkldnn_reorder_conv2d_weight", None)  # private in torch 2.6 … 2.15
-    if reorder is None or weight.dtype == torch.float64 or not torch.backends.mkldnn.is_available():
+    known = torch.backends.mkldnn.is_available() and "AVX" in torch.backends.cpu.get_cpu_capability()
+    if reorder is None or weight.dtype == torch.float64 or not known:
         return lambda x, bias: F.conv2d(x, weight, bias, padding=border)
     packed, convolve = reorder(weight.to_mkldnn(), border, one, one, 1, None), torch.ops.mkldnn._convolution_pointwise
     return lambda x, bias: convolve(x, packed, bias, border, one, one, 1, "none", [], "")
