@@ -6,7 +6,7 @@ import pytest
 
 from helpers.grading import run as run_module
 from helpers.grading import sandbox
-from helpers.grading.grade import grade
+from helpers.grading.grade import Grading, grade
 from helpers.grading.lessons import read_course
 from helpers.grading.probe import Probe, close
 from helpers.grading.run import Runner
@@ -133,6 +133,24 @@ def test_nothing_is_run_again(graded, monkeypatch):
     points, _, _, again = graded
     monkeypatch.setattr(run_module.Runner, "_once", lambda *args, **options: pytest.fail("something was run again"))
     assert {row["student"]: [score["points"] for score in row["scores"]] for row in again()} == points
+
+
+@pytest.mark.parametrize(("ended", "seconds", "runs"), [("done", 1, 3), ("done", 300, 2), ("time", 240, 1)])
+def test_runs_that_take_long_are_not_followed_without_end(root, tmp_path, ended, seconds, runs):
+    hand_in(tmp_path, "slow", *answers())
+    options = {"root": root, "probes_for": probes_for, "seed": 1}
+    grading = Grading(tmp_path, tmp_path / "out", **options)
+    references = []
+
+    class Nothing:
+        limits = sandbox.Limits(seconds=240)
+
+        def run(self, lesson, submission, probes, solved=()):
+            references.append(list(solved))
+            return run_module.Raw(ended=ended, seconds=seconds)
+
+    grading._run_student(Nothing(), next(s for s in grading.students if s.name == "slow"))
+    assert references == [[], ["1.1"], ["1.1", "1.2"]][:runs]
 
 
 def test_an_exercise_is_never_run_beside_its_own_solution(root, tmp_path):

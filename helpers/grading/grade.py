@@ -146,8 +146,10 @@ class Grading:
                 continue
             _write(place / "submission.json", _summary(submission, lesson))
             try:
-                seconds += self._run_once(runner, lesson, submission, place).seconds
-                seconds += self._follow_through(runner, lesson, submission, place)
+                raw = self._run_once(runner, lesson, submission, place)
+                seconds += raw.seconds
+                if raw.ended != "time":  # what never ends would do so again
+                    seconds += self._follow_through(runner, lesson, submission, place)
             except Exception as error:  # never stops the rest; it is told on the page, and tried again next time
                 _write(place / "submission.json", {"error": f"could not be run: {type(error).__name__}: {error}"})
         return seconds
@@ -185,7 +187,8 @@ class Grading:
         """Run anew what is not right and uses an earlier exercise that is not: with the solution of that one.
 
         One run for each such earlier exercise at most. What is tested never has its own solution beside it, and of
-        solutions only earlier ones, which hold nothing of a later exercise. Returns the seconds.
+        solutions only earlier ones, which hold nothing of a later exercise. No more is begun when these runs have taken
+        as long as one may. Returns the seconds.
         """
         right, seconds, stubs = self._right(lesson, place), 0.0, _stubs(lesson, submission)
         used, wrong, kept = used_exercises(lesson, submission), [], set()
@@ -196,7 +199,7 @@ class Grading:
             wrong.append(item)
             later = [i for i in items[number + 1 :] if i in submission.answers and i not in right and i not in stubs]
             tested = [i for i in later if item in used[i]]
-            if tested:
+            if tested and seconds < runner.limits.seconds:
                 folder = place / f"{FOLLOW}{item}"
                 seconds += self._run_once(runner, lesson, submission, folder, tested, wrong).seconds
                 right |= self._right(lesson, folder)
