@@ -1,6 +1,8 @@
-"""The first code cell, the same in all notebooks, and what it prints."""
+"""The first code cell, the same in all notebooks, and what the opening cells print."""
 
-from helpers.device import describe_device, pick_device
+import time
+
+from helpers.device import describe_device, free_memory, pick_device
 from helpers.weights import FOLDER, registry
 
 FIRST_CELL = """\
@@ -33,3 +35,51 @@ def describe_session() -> str:
             found["official" if "url" in entry else "bundled"].append(name)
     weights = "; ".join(f"{kind}: {', '.join(names) or 'none'}" for kind, names in found.items())
     return f"Device   {describe_device(pick_device())}\nWeights  {weights}"
+
+
+def describe_model(generator, minutes: float) -> str:
+    """What was loaded, how long the lesson takes with it, and whether its steps fit into memory.
+
+    generator: a loaded one. minutes: of the lesson with the bundled model on two CPU cores. With another model one step
+    of each is measured, on this device, and the minutes are multiplied.
+    """
+    from helpers.features import load_features
+    from helpers.generators import DEFAULT, load_generator
+    from helpers.memory import step_memory
+
+    facts = f"{generator.name}: {generator.family}, {generator.resolution}×{generator.resolution} pixels, "
+    facts += f"{generator.num_ws} rows of w+, {len(generator.noise_shapes)} noise maps"
+    if generator.name == DEFAULT:
+        return f"{facts}. Running all cells takes about {minutes:g} minutes."
+    needed, free = step_memory(generator, batch=2), free_memory(generator.device)
+    if needed > free:
+        return (
+            f"{facts}. A step takes about {needed:.1f} GB and {free:.1f} GB are free: set generator.checkpointing = "
+            "True or generator.dtype = torch.bfloat16 below, or take a smaller model."
+        )
+    features = load_features("vgg19-slim", device=generator.device)
+    ours, bundled = (step_seconds(g, features) for g in (generator, load_generator(DEFAULT, generator.device)))
+    times = max(ours / bundled, 1.0)
+    return (
+        f"{facts}. A step takes {ours:.2g} s here, {times:.0f} times as long as with {DEFAULT}: running all cells "
+        f"takes about {minutes * times:.0f} minutes in place of {minutes:g}, and {needed:.1f} GB for every two pictures."
+    )
+
+
+def step_seconds(generator, features, batch: int = 2) -> float:
+    """Seconds of one step, forward and backward, of a search in w+ with a perceptual loss; the second of two counts."""
+    import torch
+
+    from helpers.latents import Latents
+    from helpers.losses import LAYERS
+
+    space = generator.spaces[-1]
+    code = generator.mean(space).repeat_interleave(batch, 0).requires_grad_()
+    for _ in range(2):
+        if generator.device.type == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        images = generator.synthesize(Latents(space, code))
+        loss = sum(maps.square().mean() for maps in features(images, list(LAYERS)).values())
+        torch.autograd.grad(loss, code)[0].sum().item()  # .item() waits for a GPU
+    return time.perf_counter() - started

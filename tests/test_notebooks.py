@@ -109,7 +109,7 @@ def test_a_notebook_is_stored_without_outputs(name):
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_takes_its_model_from_one_constant(name):
     code = ["".join(cell["source"]) for cell in code_cells(name)]
-    loads = re.findall(r"load_(?:generator|discriminator)\((.*?)\)", "\n".join(code))
+    loads = re.findall(r"load_(?:generator|discriminator|critic)\((.*?)\)", "\n".join(code))
     assert set(loads) <= {"MODEL", '"dcgan-cats-64"'}  # lesson 5 has no generator
     assert sum(source.count('MODEL = "') for source in code) == bool(loads)
 
