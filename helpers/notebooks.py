@@ -62,7 +62,7 @@ def describe_model(generator, minutes: float) -> str:
     times = max(ours / bundled, 1.0)
     return (
         f"{facts}. A step takes {ours:.2g} s here, {times:.0f} times as long as with {DEFAULT}: running all cells "
-        f"takes about {minutes * times:.0f} minutes in place of {minutes:g}, and {needed:.1f} GB for every two pictures."
+        f"takes about {minutes * times:.0f} minutes in place of {minutes:g}, and {needed:.1f} GB for two pictures."
     )
 
 
