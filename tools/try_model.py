@@ -3,8 +3,7 @@
     python tools/try_model.py FILE_OR_NAME [--only 01 02] [--steps 2] [--out output/try_model]
 
 The executed notebooks are written to the folder, figures and all; a cell that fails does not stop its lesson.
-``--steps`` cuts every search short: in a few minutes one sees whether a checkpoint gets through. (Cells that show as
-many candidates as a lesson asks for may then have too few.)
+``--steps`` cuts every search short: in a few minutes one sees whether a checkpoint gets through.
 Leaves with 1 if a cell failed.
 """
 
@@ -21,13 +20,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def with_model(notebook: nbformat.NotebookNode, model: str, steps: int | None = None) -> nbformat.NotebookNode:
-    """The notebook with MODEL switched, and with so many steps of two starts for every search where they are given."""
+    """The notebook with MODEL switched, and with so many steps for every search where they are given."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.source = re.sub(r'^MODEL = "[^"]*"', f"MODEL = {model!r}", cell.source, flags=re.MULTILINE)
             if steps is not None and not cell.source.startswith("check."):
                 cell.source = re.sub(r"\bsteps=\d+", f"steps={steps}", cell.source)
-                cell.source = re.sub(r"\bstarts=\d+", "starts=2", cell.source)
     return notebook
 
 
