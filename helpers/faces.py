@@ -1,8 +1,10 @@
-"""Face photos for models of FFHQ: alignment by landmarks, and an optional detector that finds them."""
+"""Face photos for models of FFHQ: alignment by landmarks, and optional detectors that find them."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,7 +13,8 @@ from . import weights
 from .images import ImageError, to_uint8
 from .photos import cut_square
 
-DETECTOR = "face-detector"  # its name in the registry
+DETECTOR = "face-detector"  # YuNet's name in the registry
+LEAST = 0.7  # of YuNet's confidence in [0, 1], from which on a face counts
 EYES_68 = (slice(36, 42), slice(42, 48))  # of the 68 landmarks of the iBUG 300-W scheme, left in the picture first
 MOUTH_68 = (48, 54)  # corners
 
@@ -55,23 +58,48 @@ def _eyes_and_mouth(landmarks) -> tuple[complex, complex, complex, complex]:
     return *(points[eye].mean() for eye in EYES_68), *(points[i] for i in MOUTH_68)
 
 
-def find_faces(image: torch.Tensor, least: float = 0.7) -> list[np.ndarray]:
-    """Five landmarks (5, 2) in pixels of every face in a photo (1, 3, H, W), the largest face first; for align_ffhq.
+def find_faces(image: torch.Tensor) -> list[np.ndarray]:
+    """Landmarks of every face in a photo (1, 3, H, W), in pixels, the largest face first; for align_ffhq.
 
-    Uses OpenCV's YuNet (Wu et al., YuNet: A Tiny Millisecond-level Face Detector, 2023), which is downloaded once.
-    least: confidence in [0, 1] from which on a face counts. Raises ImageError when OpenCV is not installed, and
-    WeightsError when the detector cannot be fetched.
+    Either (68, 2), of dlib (Kazemi and Sullivan, One Millisecond Face Alignment with an Ensemble of Regression Trees,
+    2014), with which FFHQ itself was aligned and whose weights are in a package; or (5, 2), of OpenCV's YuNet (Wu et
+    al., YuNet: A Tiny Millisecond-level Face Detector, 2023), which is downloaded once.
+
+    Raises ImageError when neither is installed, and WeightsError when YuNet cannot be fetched.
     """
+    pixels = np.ascontiguousarray(to_uint8(image)[0])
+    for finder in (_faces_of_dlib, _faces_of_yunet):
+        found = finder(pixels)
+        if found is not None:
+            return [landmarks for _, landmarks in sorted(found, key=lambda face: -face[0])]
+    raise ImageError(
+        'finding faces needs dlib or OpenCV: pip install "gan-photo-editing[faces]" (or opencv-python-headless), '
+        "or give landmarks"
+    )
+
+
+def _faces_of_dlib(pixels: np.ndarray) -> list[tuple[float, np.ndarray]] | None:
+    """Area and 68 landmarks of the faces in RGB pixels (H, W, 3); None where dlib or its weights are missing."""
+    package = importlib.util.find_spec("face_recognition_models")
+    if package is None or importlib.util.find_spec("dlib") is None:
+        return None
+    import dlib
+
+    weights_file = Path(package.submodule_search_locations[0]) / "models" / "shape_predictor_68_face_landmarks.dat"
+    predictor = dlib.shape_predictor(str(weights_file))
+    boxes = dlib.get_frontal_face_detector()(pixels, 1)  # enlarged once: faces from 40 pixels on are found
+    return [(box.area(), np.array([(p.x + 0.5, p.y + 0.5) for p in predictor(pixels, box).parts()])) for box in boxes]
+
+
+def _faces_of_yunet(pixels: np.ndarray) -> list[tuple[float, np.ndarray]] | None:
+    """Area and 5 landmarks of the faces in RGB pixels (H, W, 3); None where OpenCV is missing."""
     try:
         import cv2
-    except ImportError as error:
-        raise ImageError(
-            'finding faces needs OpenCV: pip install "gan-photo-editing[faces]", or give landmarks'
-        ) from error
-    pixels = np.ascontiguousarray(to_uint8(image)[0][:, :, ::-1])  # BGR
+    except ImportError:
+        return None
     height, width = pixels.shape[:2]
-    detector = cv2.FaceDetectorYN.create(str(weights.weights_path(DETECTOR)), "", (width, height), least)
-    found = detector.detect(pixels)[1]
-    rows = [] if found is None else sorted(found, key=lambda row: -row[2] * row[3])
+    detector = cv2.FaceDetectorYN.create(str(weights.weights_path(DETECTOR)), "", (width, height), LEAST)
+    found = detector.detect(np.ascontiguousarray(pixels[:, :, ::-1]))[1]  # BGR
+    rows = [] if found is None else found
     # YuNet's own order is right eye, left eye, nose, right and left corner as the person sees them: left first here
-    return [np.asarray(row[4:14], dtype=float).reshape(5, 2) for row in rows]
+    return [(row[2] * row[3], np.asarray(row[4:14], dtype=float).reshape(5, 2)) for row in rows]

@@ -1,5 +1,6 @@
 """Alignment of faces as in FFHQ, the detector, and photos that a model cannot show."""
 
+import importlib.util
 import sys
 import types
 
@@ -71,7 +72,12 @@ def test_other_landmarks_are_one_sentence(landmarks):
         align_ffhq(coordinates(), landmarks)
 
 
-def test_faces_are_given_with_the_largest_first(tmp_path, monkeypatch):
+@pytest.fixture
+def no_dlib(monkeypatch):
+    monkeypatch.setattr(faces, "_faces_of_dlib", lambda pixels: None)
+
+
+def test_yunets_faces_are_given_with_the_largest_first(no_dlib, tmp_path, monkeypatch):
     rows = np.zeros((2, 15), np.float32)
     rows[:, 2:4], rows[:, 4:14] = [(10, 10), (40, 50)], [np.zeros(10), np.ravel(FIVE)]
 
@@ -93,10 +99,32 @@ def test_faces_are_given_with_the_largest_first(tmp_path, monkeypatch):
     rows.resize(0, 15)
 
 
-def test_without_opencv_it_says_what_to_install(monkeypatch):
+def test_without_a_detector_it_says_what_to_install(no_dlib, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ImageError, match=r"pip install .*\[faces\].* or give landmarks"):
         find_faces(coordinates())
+
+
+HAS_DLIB = all(importlib.util.find_spec(name) for name in ("dlib", "face_recognition_models"))
+
+
+@pytest.mark.skipif(not HAS_DLIB, reason="the extra `faces` is not installed")
+def test_a_face_in_a_photo_is_found_and_aligned():
+    photo = demo_photos(512)["astronaut"]
+    landmarks = find_faces(photo)[0]  # the largest; a detector may see a face in a flag
+    assert landmarks.shape == (68, 2)
+    left, right, mouth_left, mouth_right = faces._eyes_and_mouth(landmarks)
+    for point, by_hand in (
+        (left, 207 + 110j),
+        (right, 245 + 106j),
+        (mouth_left, 205 + 153j),
+        (mouth_right, 247 + 153j),
+    ):
+        assert abs(point - by_hand) < 12  # pixels
+    again = find_faces(align_ffhq(photo, landmarks, 256))[0]
+    left, right, *mouth = faces._eyes_and_mouth(again)
+    assert abs((left + right) / 2 - (128 + 121j)) < 8 and abs((right - left).imag) < 4  # as FFHQ's faces lie
+    assert find_faces(demo_photos(128)["brick"]) == []
 
 
 def test_the_detector_is_in_the_registry_with_its_checksum():
