@@ -181,3 +181,11 @@ def test_registered_url_is_fetched_on_first_use(server, folder):
     entry |= {"kind": "features", "summary": "", "size": 14, "url": f"{server}/remote.bin"}
     (folder / "registry.json").write_text(json.dumps({"remote": entry}))
     assert weights.weights_path("remote").read_bytes() == b"remote weights"
+
+
+def test_every_known_model_has_what_a_reader_must_know():
+    for name, entry in weights.registry().items():
+        assert {"file", "kind", "title", "summary", "licence", "restricted"} <= set(entry), name
+        assert "url" in entry or len(entry["sha256"]) == 64, name
+        assert "cite" in entry or not entry["restricted"], name
+        assert entry["kind"] not in ("generator", "encoder") or {"resolution", "domain"} <= set(entry), name

@@ -176,6 +176,54 @@ class Generator(nn.Module):
             self.w_mean = w.mean(0)
 
 
+class StyleBased(Generator):
+    """What StyleGAN and StyleGAN2 share: a mapping network, rows of w+, noise maps and how they are drawn.
+
+    Args:
+        config: arguments of the family's class; ``resolution``, ``z_dim``, ``w_dim`` and ``c_dim`` become attributes.
+        mapping: (z, label) to w, with the mean of w in ``w_avg``.
+        synthesis: (w+, noise, dtype, checkpointing) to an image in [-1, 1], with ``num_ws`` and ``layers()``.
+    """
+
+    spaces = ("z", "w", "w+")
+    dtype = torch.float32
+    checkpointing = False
+
+    def __init__(self, config: dict, mapping: nn.Module, synthesis: nn.Module):
+        super().__init__()
+        self.config, self.mapping, self.synthesis = config, mapping, synthesis
+        self.resolution, self.z_dim, self.w_dim = config["resolution"], config["z_dim"], config["w_dim"]
+        self.c_dim, self.num_ws = config.get("c_dim", 0), synthesis.num_ws
+        self.noise_shapes = tuple(tuple(layer.noise_const.shape) for _, layer in synthesis.layers())
+        self.register_buffer("w_std", torch.ones(self.w_dim), persistent=False)
+
+    @property
+    def w_mean(self) -> Tensor:
+        return self.mapping.w_avg
+
+    @w_mean.setter
+    def w_mean(self, value: Tensor) -> None:
+        self.mapping.w_avg.copy_(value)
+
+    def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
+        w = self.mapping(z, self.label_vectors(len(z)))
+        return w if truncation == 1 else self.w_mean + truncation * (w - self.w_mean)
+
+    def fixed_noise(self, n: int = 1) -> list[Tensor]:
+        return [layer.noise_const.expand(n, 1, -1, -1).clone() for _, layer in self.synthesis.layers()]
+
+    def render(self, code, space, noise, dtype: torch.dtype | None = None) -> Tensor:
+        ws = self.convert(code, space, "w+")
+        return self.synthesis(ws, noise, dtype or self.dtype, self.checkpointing) / 2 + 0.5
+
+
+def check_resolution(resolution: int) -> int:
+    """Return the side of a StyleGAN's pictures; GeneratorError unless it is a power of two from 16 to 1024."""
+    if resolution not in (16, 32, 64, 128, 256, 512, 1024):
+        raise GeneratorError(f"resolution must be a power of two from 16 to 1024, but {resolution} came.")
+    return resolution
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """Widen half precision to float32; float64, in which gradients are checked, stays."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

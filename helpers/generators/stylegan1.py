@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .base import Generator, GeneratorError, at_least_float32
+from .base import StyleBased, at_least_float32, check_resolution
 from .stylegan2 import depthwise, unit_second_moment
 
 GAIN = math.sqrt(2)  # of He's initialisation, multiplied into the weights of all layers with a leaky ReLU
@@ -155,7 +155,7 @@ class Synthesis(nn.Module):
         return at_least_float32(F.conv2d(x, weight, self.rgb_bias.to(dtype)))
 
 
-class StyleGAN1(Generator):
+class StyleGAN1(StyleBased):
     """StyleGAN generator.
 
     Args:
@@ -175,10 +175,7 @@ class StyleGAN1(Generator):
         GeneratorError: for a resolution that is not such a power of two.
     """
 
-    spaces = ("z", "w", "w+")
     family = "stylegan1"
-    dtype = torch.float32
-    checkpointing = False
 
     def __init__(
         self,
@@ -192,11 +189,8 @@ class StyleGAN1(Generator):
         eps=1e-8,
         lr_multiplier=0.01,
     ):
-        super().__init__()
-        if resolution not in (16, 32, 64, 128, 256, 512, 1024):
-            raise GeneratorError(f"resolution must be a power of two from 16 to 1024, but {resolution} came.")
-        self.config = {
-            "resolution": resolution,
+        config = {
+            "resolution": check_resolution(resolution),
             "z_dim": z_dim,
             "w_dim": w_dim,
             "mapping_layers": mapping_layers,
@@ -206,20 +200,9 @@ class StyleGAN1(Generator):
             "eps": eps,
             "lr_multiplier": lr_multiplier,
         }
-        self.resolution, self.z_dim, self.w_dim, self.c_dim = resolution, z_dim, w_dim, c_dim
-        self.mapping = Mapping(z_dim, w_dim, mapping_layers, lr_multiplier, c_dim)
-        self.synthesis = Synthesis(w_dim, resolution, channel_base, channel_max, eps)
-        self.num_ws = self.synthesis.num_ws
-        self.noise_shapes = tuple(tuple(layer.noise_const.shape) for _, layer in self.synthesis.layers())
-        self.register_buffer("w_std", torch.ones(w_dim), persistent=False)
-
-    @property
-    def w_mean(self) -> Tensor:
-        return self.mapping.w_avg
-
-    @w_mean.setter
-    def w_mean(self, value: Tensor) -> None:
-        self.mapping.w_avg.copy_(value)
+        mapping = Mapping(z_dim, w_dim, mapping_layers, lr_multiplier, c_dim)
+        synthesis = Synthesis(w_dim, resolution, channel_base, channel_max, eps)
+        super().__init__(config, mapping, synthesis)
 
     @property
     def layer_names(self) -> list[str]:
@@ -230,14 +213,3 @@ class StyleGAN1(Generator):
     def noise_strengths(self) -> list[Tensor]:
         """Learned strength of each noise map, coarse to fine: the root mean square over its layer's channels."""
         return [layer.noise_strength.square().mean().sqrt() for _, layer in self.synthesis.layers()]
-
-    def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
-        w = self.mapping(z, self.label_vectors(len(z)))
-        return w if truncation == 1 else self.w_mean + truncation * (w - self.w_mean)
-
-    def fixed_noise(self, n: int = 1) -> list[Tensor]:
-        return [layer.noise_const.expand(n, 1, -1, -1).clone() for _, layer in self.synthesis.layers()]
-
-    def render(self, code, space, noise, dtype: torch.dtype | None = None) -> Tensor:
-        ws = self.convert(code, space, "w+")
-        return self.synthesis(ws, noise, dtype or self.dtype, self.checkpointing) / 2 + 0.5

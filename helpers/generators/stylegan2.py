@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .base import Generator, GeneratorError, at_least_float32
+from .base import GeneratorError, StyleBased, at_least_float32, check_resolution
 from .frozen import Prepared, StyledConvolution, ToThreeChannels, channels_last, is_frozen
 
 LRELU_GAIN = math.sqrt(2)  # keeps the variance of a unit normal through leaky_relu(0.2)
@@ -315,7 +315,7 @@ class SynthesisNetwork(nn.Module):
         return image
 
 
-class StyleGAN2(Generator):
+class StyleGAN2(StyleBased):
     """StyleGAN2 generator.
 
     Args:
@@ -339,10 +339,7 @@ class StyleGAN2(Generator):
         GeneratorError: for a resolution that is not such a power of two.
     """
 
-    spaces = ("z", "w", "w+")
     family = "stylegan2"
-    dtype = torch.float32
-    checkpointing = False
 
     def __init__(
         self,
@@ -357,11 +354,8 @@ class StyleGAN2(Generator):
         labels="embed",
         lr_multiplier=0.01,
     ):
-        super().__init__()
-        if resolution not in (16, 32, 64, 128, 256, 512, 1024):
-            raise GeneratorError(f"resolution must be a power of two from 16 to 1024, but {resolution} came.")
-        self.config = {
-            "resolution": resolution,
+        config = {
+            "resolution": check_resolution(resolution),
             "z_dim": z_dim,
             "w_dim": w_dim,
             "mapping_layers": mapping_layers,
@@ -369,28 +363,10 @@ class StyleGAN2(Generator):
             "channel_max": channel_max,
         }
         if (c_dim, conv_clamp, labels, lr_multiplier) != (0, None, "embed", 0.01):
-            self.config |= {"c_dim": c_dim, "conv_clamp": conv_clamp, "labels": labels, "lr_multiplier": lr_multiplier}
-        self.resolution, self.z_dim, self.w_dim, self.c_dim = resolution, z_dim, w_dim, c_dim
-        self.mapping = MappingNetwork(z_dim, w_dim, mapping_layers, lr_multiplier, c_dim, labels)
-        self.synthesis = SynthesisNetwork(w_dim, resolution, channel_base, channel_max, conv_clamp)
-        self.num_ws = self.synthesis.num_ws
-        self.noise_shapes = tuple(tuple(layer.noise_const.shape) for _, layer in self.synthesis.layers())
-        self.register_buffer("w_std", torch.ones(w_dim), persistent=False)
-
-    @property
-    def w_mean(self) -> Tensor:
-        return self.mapping.w_avg
-
-    @w_mean.setter
-    def w_mean(self, value: Tensor) -> None:
-        self.mapping.w_avg.copy_(value)
-
-    def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
-        w = self.mapping(z, self.label_vectors(len(z)))
-        return w if truncation == 1 else self.w_mean + truncation * (w - self.w_mean)
-
-    def fixed_noise(self, n: int = 1) -> list[Tensor]:
-        return [layer.noise_const.expand(n, 1, -1, -1).clone() for _, layer in self.synthesis.layers()]
+            config |= {"c_dim": c_dim, "conv_clamp": conv_clamp, "labels": labels, "lr_multiplier": lr_multiplier}
+        mapping = MappingNetwork(z_dim, w_dim, mapping_layers, lr_multiplier, c_dim, labels)
+        synthesis = SynthesisNetwork(w_dim, resolution, channel_base, channel_max, conv_clamp)
+        super().__init__(config, mapping, synthesis)
 
     @property
     def layer_names(self) -> list[str]:
@@ -401,10 +377,6 @@ class StyleGAN2(Generator):
     def noise_strengths(self) -> list[Tensor]:
         """Learned strength of each noise map, coarse to fine, scalars."""
         return [layer.noise_strength for _, layer in self.synthesis.layers()]
-
-    def render(self, code, space, noise, dtype: torch.dtype | None = None) -> Tensor:
-        ws = self.convert(code, space, "w+")
-        return self.synthesis(ws, noise, dtype or self.dtype, self.checkpointing) / 2 + 0.5
 
 
 class Conv2dLayer(nn.Module):
