@@ -81,29 +81,31 @@ def mean_rows(rows: Sequence[dict]) -> dict:
     return {name: sum(row[name] for row in rows) / len(rows) for name in names}
 
 
-def run(data: str | Path, out: str | Path, device: torch.device) -> str:
-    """Measure; write ``sketch.json`` and a sheet of all candidates; return the tables as text."""
+def run(data: str | Path, out: str | Path, device: torch.device, quick: bool = False) -> str:
+    """Measure; write ``sketch.json`` and a sheet of all candidates; return the tables as text. Quick: one sketch."""
     out, features, started = Path(out), load_features("vgg19-slim", device), time.perf_counter()
     generator, critic = load_generator(MODEL, device), load_discriminator(MODEL, device)
     photos = load_faces(data, n=FACES + 64, split="validation").to(device)
     photos, faces = photos[:64], photos[64:]
     paths = sorted((FOLDER / str(generator.resolution)).glob("*.png"))
+    varied, steps, first = (VARIED[:1], 2, {"steps": 2}) if quick else (VARIED, STEPS, {})
+    paths = [path for path in paths if not quick or path.stem in varied]
     sketches = {path.stem: read_sketch(path, generator.resolution) for path in paths}
     sketches = {name: Sketch(s.image.to(device), s.mask.to(device)) for name, s in sketches.items()}
     report = {"circumstances": circumstances(device), "sketches": [], "comparisons": []}
     report["references"] = references(generator, critic, features, faces, photos)
     sheet = []
     for name, sketch in sketches.items():
-        found = search(generator, sketch, discriminator=critic)
+        found = search(generator, sketch, discriminator=critic, **first)
         row = candidate_row(sketch, found, critic, features, faces)
         report["sketches"].append({"sketch": name, **row})
         sheet.append([sketch.on_paper(), *found.images.split(1)])
         write_json(out / "sketch.json", report)
     save_figure(labelled_grid(sheet, list(sketches), scale=1.5), out / "sketch-candidates.png")
-    for kind in comparisons(sketches[VARIED[0]]):
+    for kind in comparisons(sketches[varied[0]]):
         rows = []
-        for name in VARIED:
-            options = {"starts": STARTS, "steps": STEPS, "enough": None} | comparisons(sketches[name])[kind]
+        for name in varied:
+            options = {"starts": STARTS, "steps": steps, "enough": None} | comparisons(sketches[name])[kind]
             found = search(generator, sketches[name], discriminator=critic, **options)
             rows.append(candidate_row(sketches[name], found, critic, features, faces))
         report["comparisons"].append({"search": kind, **mean_rows(rows)})

@@ -59,7 +59,7 @@ BENCHES = (
     ),
     Bench("noise", "Noise maps", "noise.json", ("noise.png",), quick=("--parts", "seconds"), data=True),
     Bench("blend", "Blends", "blend.json", ("blend.png",), quick=("--pairs", "1"), data=True),
-    Bench("sketch", "Sketches", "sketch.json", ("sketch-candidates.png",), data=True),
+    Bench("sketch", "Sketches", "sketch.json", ("sketch-candidates.png",), quick=("--quick",), data=True),
     Bench("style", "Style transfer", "style.json", ("style-scales.png",), quick=("--sizes", "128")),
     Bench(
         "full-size",

@@ -128,11 +128,16 @@ def bench_blend(
 
 
 @bench_app.command("sketch")
-def bench_sketch(data: Data, out: Out = Path("output/bench"), device: Device = None) -> None:
+def bench_sketch(
+    data: Data,
+    quick: Annotated[bool, typer.Option("--quick", help="One sketch, few steps.")] = False,
+    out: Out = Path("output/bench"),
+    device: Device = None,
+) -> None:
     """Every shipped sketch with the defaults; spaces, starts, realism and prior on three of them."""
     from ..benchmarks.sketch import run
 
-    typer.echo(run(data, out, device_of(device)))
+    typer.echo(run(data, out, device_of(device), quick))
 
 
 @bench_app.command("style")
