@@ -3,6 +3,7 @@
 import time
 
 from helpers.device import describe_device, free_memory, pick_device
+from helpers.reruns import install
 from helpers.weights import FOLDER, registry
 
 FIRST_CELL = """\
@@ -28,7 +29,11 @@ print(describe_session())
 
 
 def describe_session() -> str:
-    """Two lines: the device with its free memory, and which bundled and which official weights are on disk."""
+    """Two lines: the device with its free memory, and which bundled and which official weights are on disk.
+
+    From here on a cell that is run again frees what its last run made (``helpers.reruns``).
+    """
+    install()
     found: dict[str, list[str]] = {"bundled": [], "official": []}
     for name, entry in registry().items():
         if (FOLDER / entry["file"]).is_file():

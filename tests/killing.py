@@ -238,11 +238,13 @@ def torment(kind, folder, kills, draw):
     folder.mkdir(parents=True)
     _, seconds, _ = call(kind, folder, folder / "whole")
     while report["kills"] < kills:
-        out, killed = folder / f"parts{report['finished']}", True
+        out, killed, fresh = folder / f"parts{report['finished']}", True, True
         while killed:
             left = report["kills"] < kills
             killed, took, said = call(kind, folder, out, draw.uniform(0, seconds) if left else None)
-            seconds = seconds if killed else min(seconds, took)  # other work on this machine comes and goes
+            if fresh and not killed:  # other work on this machine comes and goes
+                seconds = min(seconds, took)
+            fresh = False
             report["kills"] += killed
             report["went on"] += "going on" in said
         report["finished"] += 1
