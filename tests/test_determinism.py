@@ -3,6 +3,7 @@
 import pytest
 import tiny
 import torch
+from test_runs import AnyLayer
 
 from helpers.blending import crossover, inpaint, transfer
 from helpers.inversion import project
@@ -14,7 +15,7 @@ from helpers.style_transfer import stylize
 GENERATOR, FEATURES = tiny.stylegan2(), tiny.Features()
 TARGETS = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(5))
 X, Y, MASK = TARGETS[:1], TARGETS[1:], half(16)
-SHORT = {"steps": 3, "noise_steps": 2, "weights": {"perceptual": 0.0, "style": 0.0}}
+SHORT = {"features": AnyLayer(), "steps": 3, "noise_steps": 2}
 LAYERS = {"content_layers": "conv2_1", "style_layers": ["conv1_1"]}
 
 
@@ -28,9 +29,9 @@ LESSONS = {
     "inversion": lambda: project(GENERATOR, TARGETS, "z", steps=3, start="best", restarts=2, seed=7).images,
     "lbfgs": lambda: project(GENERATOR, TARGETS, "w", steps=2, optimizer="lbfgs").images,
     "noise": noise,
-    "crossover": lambda: crossover(GENERATOR, X, Y, MASK, None, **SHORT).run().images,
-    "inpaint": lambda: inpaint(GENERATOR, X, MASK, None, **SHORT).run().images,
-    "transfer": lambda: transfer(GENERATOR, X, Y, MASK, None, **SHORT).run().images,
+    "crossover": lambda: crossover(GENERATOR, X, Y, MASK, **SHORT).run().images,
+    "inpaint": lambda: inpaint(GENERATOR, X, MASK, **SHORT).run().images,
+    "transfer": lambda: transfer(GENERATOR, X, Y, MASK, **SHORT).run().images,
     "sketch": lambda: search(GENERATOR, Sketch(X, MASK), weights={"colour": 1.0}, starts=3, steps=3, seed=2).images,
     "style": lambda: stylize(FEATURES, X, [Y], steps=3, init="noise", statistic="sliced", seed=4, **LAYERS).images,
 }
