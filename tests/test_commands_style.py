@@ -196,13 +196,6 @@ def test_the_table_of_speeds_has_ratios_to_the_plain_loop(monkeypatch):
     assert isinstance(bench.network_of("vgg19-slim", torch.device("cpu"))[0], Features)
 
 
-def test_the_width_of_a_stroke_is_its_wavelength():
-    waves = 0.5 + 0.4 * torch.sin(torch.arange(240) * 2 * torch.pi / 40)
-    across = waves.expand(1, 3, 240, 240)
-    stripes = torch.cat([across, across.transpose(2, 3)])
-    assert bench.stroke_width(stripes).tolist() == pytest.approx([40, 40], rel=0.02)
-
-
 def test_unknown_parts_of_the_bench_are_refused(tmp_path):
     with pytest.raises(ValueError, match="speed, precision, starts, pairs, scales, film.*sped"):
         bench.run(tmp_path, ["sped"], [32], torch.device("cpu"))

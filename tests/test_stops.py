@@ -60,6 +60,7 @@ def test_a_disk_that_fills_up_keeps_what_was_done_and_the_next_call_goes_on(phot
 
 def test_a_state_that_finds_no_room_stops_the_run_with_the_last_one(photos, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(progress, "EVERY", 0.0)
+    monkeypatch.setattr(progress, "SHARE", 0)
     plain, states = torch.save, []
 
     def full(state, path):
@@ -98,6 +99,7 @@ def test_other_settings_or_other_photos_start_afresh_and_say_so(photos, tmp_path
 
     plain = Optimization.step
     monkeypatch.setattr(progress, "EVERY", 0.0)
+    monkeypatch.setattr(progress, "SHARE", 0)
     for change in ("steps", "photo", "nothing"):
         monkeypatch.setattr(Optimization, "step", stop)
         with pytest.raises(KeyboardInterrupt):

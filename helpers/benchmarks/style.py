@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import time
@@ -15,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers.colours import grey
 from helpers.features import CONFIGS, Features, load_features, torchvision_file
 from helpers.figures import labelled_grid, results_table, save_figure
 from helpers.images import resize
@@ -229,18 +227,10 @@ def bench_pairs(network: Features, out: Path, device: torch.device, size: int = 
     return rows
 
 
-def stroke_width(images: Tensor) -> Tensor:
-    """Mean wavelength of the luminance in pixels, (B, 3, H, W) to (B,): 2 pi times the root of variance over slope²."""
-    luminance = grey(images)[:, 0]
-    slope = luminance.diff(dim=1).square().mean((1, 2)) + luminance.diff(dim=2).square().mean((1, 2))
-    return 2 * math.pi * (luminance.var((1, 2)) / slope.clamp_min(1e-12)).sqrt()
-
-
 def bench_scales(network: Features, out: Path, device: torch.device, sizes=(128, 256, 384)) -> list[dict]:
     """How far a result at another size is from the one at the smallest size.
 
-    The width of a stroke is measured at the result's own size, in percent of its side; the distances of style (Gram
-    matrices) and of features, and the PSNR, with both at the smallest size.
+    The distances of style (Gram matrices) and of features, and the PSNR, are taken with both at the smallest size.
     """
     rows, shown = [], []
     style = own_styles()["waves"].to(device)
@@ -252,7 +242,6 @@ def bench_scales(network: Features, out: Path, device: torch.device, sizes=(128,
             pictures.append(resize(result.images, sizes[0]))
             same = StyleCriterion(network, pictures[0], [pictures[0]])(pictures[-1])
             row = {"scales": name, "size": size, "seconds": result.seconds}
-            row["stroke_percent"] = 100 * stroke_width(result.images).item() / size
             row["style_from_smallest"] = same.parts["style"].item()
             row["features_from_smallest"] = feature_distance(network, pictures[-1], pictures[0]).item()
             row["psnr_to_smallest"] = psnr(pictures[-1], pictures[0]).item() if size > sizes[0] else None
