@@ -50,6 +50,18 @@ class PeakOfTensors(TorchDispatchMode):
         self.now -= size
 
 
+def without_data(generator: Generator) -> Generator:
+    """The same network on the "meta" device, where nothing is stored and nothing computed."""
+    with torch.device("meta"):
+        twin = type(generator)(**generator.config).eval().requires_grad_(False)
+    for name in ("dtype", "checkpointing"):
+        if hasattr(generator, name):
+            setattr(twin, name, getattr(generator, name))
+    if twin.c_dim:
+        twin.label = 0
+    return twin
+
+
 def step_memory(generator: Generator, space: str = "w+", batch: int = 1, noise: bool = False) -> float:
     """Memory in GB (2^30 bytes) that an optimisation of latents takes, about: the generator's weights and one step.
 
@@ -59,13 +71,7 @@ def step_memory(generator: Generator, space: str = "w+", batch: int = 1, noise: 
     batch: problems that run together. noise: the noise maps are optimised as well.
     """
     weights = sum(p.numel() * p.element_size() for p in generator.parameters())
-    with torch.device("meta"):
-        twin = type(generator)(**generator.config).eval().requires_grad_(False)
-    for name in ("dtype", "checkpointing"):
-        if hasattr(generator, name):
-            setattr(twin, name, getattr(generator, name))
-    if twin.c_dim:
-        twin.label = 0
+    twin = without_data(generator)
     code = torch.empty(batch, *generator.code_shape(space), device="meta", requires_grad=True)
     maps = [torch.empty(batch, 1, *s, device="meta", requires_grad=noise) for s in generator.noise_shapes] or None
     with PeakOfTensors() as tensors:

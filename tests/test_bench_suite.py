@@ -53,6 +53,18 @@ def test_operations_are_those_of_the_convolutions():
     assert bench_generator.step_flops(generator) == 4 * forward
 
 
+def test_what_does_not_fit_is_not_run_and_says_so(monkeypatch):
+    generator = tiny.stylegan2()
+    needs = {grouped: bench_generator.needed_memory(generator, 8, grouped) for grouped in (True, False)}
+    assert needs[True] > needs[False] > 0
+    monkeypatch.setattr(bench_generator, "official_size", lambda *_: generator)
+    monkeypatch.setattr(bench_generator, "convolution_peak", lambda *_: 1e9)
+    monkeypatch.setattr(bench_generator, "free_memory", lambda _: (needs[True] + needs[False]) / 2)
+    grouped, full, half = bench_generator.speed_rows(16, (8,), torch.device("cpu"))
+    assert "GB are free" in grouped["not_run"] and "ms" not in grouped
+    assert full["ms"] > 0 and half["ms"] > 0 and full["times_grouped"] is None
+
+
 # --- the page --------------------------------------------------------------------------------------------------------
 
 REPORT = {"circumstances": {"date": "2000-01-01"}, "speed": [{"way": "a | b", "ms": 1.5}], "part": {"rows": [{"n": 3}]}}

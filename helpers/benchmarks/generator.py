@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from helpers.device import free_memory
 from helpers.features import load_features
 from helpers.figures import COLOURS, Figure, results_table, save_figure
 from helpers.generators import StyleGAN2
 from helpers.inversion import Inversion, Phase, project
 from helpers.latents import Latents
-from helpers.memory import step_memory
+from helpers.memory import OVERHEAD, PeakOfTensors, step_memory, without_data
 from helpers.runs import write_json
 
 from .common import circumstances
@@ -23,6 +24,7 @@ from .full_size import PeakMemory, official_size
 from .plain import grouped_synthesis
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+GROUPED = "grouped convolutions, float32"
 PEAK_CHANNELS, PEAK_SIDES = 256, (32, 64)
 
 
@@ -78,15 +80,28 @@ def speed_rows(resolution: int, batches: Sequence[int], device: torch.device) ->
     generator, rows = official_size(resolution, device), []
     peaks = {dtype: convolution_peak(dtype, device) for dtype in PRECISIONS.values()}
     for batch in batches:
-        plain = shortest(forward_backward(generator, batch, grouped=True), device, 1.0, 2)
-        for name, dtype in {"grouped convolutions, float32": None, **PRECISIONS}.items():
+        plain = None
+        for name, dtype in {GROUPED: None, **PRECISIONS}.items():
             generator.dtype = dtype or torch.float32
-            seconds = plain if dtype is None else shortest(forward_backward(generator, batch), device)
+            row = {"resolution": resolution, "batch": batch, "way": name}
+            needed, free = needed_memory(generator, batch, dtype is None), free_memory(device)
+            if needed > free:
+                rows.append(row | {"not_run": f"needs {needed:.0f} GB, {free:.0f} GB are free"})
+                continue
+            seconds = shortest(forward_backward(generator, batch, grouped=dtype is None), device, 1.0, 2)
+            plain = seconds if dtype is None else plain
             rate, peak = batch * step_flops(generator) / seconds, peaks[generator.dtype]
-            row = {"resolution": resolution, "batch": batch, "way": name, "ms": 1000 * seconds, "gflops": rate / 1e9}
-            row |= {"peak_gflops": peak / 1e9, "percent_of_peak": 100 * rate / peak}
-            rows.append(row | {"times_grouped": plain / seconds})
+            row |= {"ms": 1000 * seconds, "gflops": rate / 1e9, "peak_gflops": peak / 1e9}
+            rows.append(row | {"percent_of_peak": 100 * rate / peak, "times_grouped": plain and plain / seconds})
     return rows
+
+
+def needed_memory(generator: StyleGAN2, batch: int, grouped: bool) -> float:
+    """GB that forward and backward take, about, counted on tensors without data."""
+    run = forward_backward(without_data(generator), batch, grouped)
+    with PeakOfTensors() as tensors:
+        run()
+    return OVERHEAD * tensors.peak / 2**30
 
 
 # --- growth ----------------------------------------------------------------------------------------------------------
@@ -184,7 +199,7 @@ def run_speed(
     """Write ``generator.json`` as it grows; return the tables as text."""
     report = {"circumstances": circumstances(device), "speed": [], "together": []}
     for resolution in resolutions:
-        report["speed"] += speed_rows(resolution, batches if resolution < 1024 else (1,), device)
+        report["speed"] += speed_rows(resolution, batches, device)
         write_json(Path(out) / "generator.json", report)
     report["together"] = batch_rows(device, photos, 20)
     write_json(Path(out) / "generator.json", report)

@@ -43,8 +43,8 @@ def bench_inversion(
 
 @bench_app.command("generator")
 def bench_generator(
-    resolutions: Annotated[str, typer.Option(help="Sides in pixels, with commas between.")] = "64,256",
-    batches: Annotated[str, typer.Option(help="Batches, with commas between; 1024 pixels get 1 alone.")] = "1,8",
+    resolutions: Annotated[str, typer.Option(help="Sides in pixels, with commas between.")] = "64,256,1024",
+    batches: Annotated[str, typer.Option(help="Batches, with commas between.")] = "1,8",
     photos: Annotated[int, typer.Option(min=2, help="Photos inverted together and one by one.")] = 32,
     out: Out = Path("output/bench"),
     device: Device = None,
