@@ -79,6 +79,8 @@ def ran(monkeypatch):
         names.append(bench.name)
         out.mkdir(parents=True, exist_ok=True)
         (out / bench.file).write_text(json.dumps(REPORT))
+        for name in bench.plots + bench.pictures:
+            (out / name.replace("*", "half")).write_bytes(b"picture")
         ended = {"ended": "failed (2)", "reason": "no <faces>"} if bench.name == "blend" else {"ended": "done"}
         return {"bench": bench.name, "words": words, "minutes": 1.0, "date": "2000-01-02", **ended}
 
@@ -92,6 +94,7 @@ def test_a_failed_bench_does_not_stop_the_rest_and_is_run_again(ran, tmp_path):
     assert ran == [bench.name for bench in suite.BENCHES]
     page = (out / "index.html").read_text()
     assert "no &lt;faces&gt;" in page and page.count("<td>a | b</td>") == len(ran) and "<h3>part</h3>" in page
+    assert 'src="blend-half.png"' in page and 'src="growth.png"' in page
     ran.clear()
     suite.run(out, data)
     assert ran == ["blend"]
@@ -116,3 +119,12 @@ def test_what_is_published_holds_no_path(ran, tmp_path, monkeypatch):
     text = (tmp_path / "benchmarks.md").read_text()
     assert "secret" not in text and str(tmp_path) not in text
     assert "python -m helpers bench inversion --out output/bench --data FACES.zip" in text and "a \\| b" in text
+
+
+def test_plots_are_published_and_pictures_of_photos_are_not(ran, tmp_path, monkeypatch):
+    monkeypatch.setattr(suite, "PUBLISHED", tmp_path / "benchmarks.md")
+    suite.run(tmp_path / "bench", tmp_path / "faces.zip", publish=True)
+    files = {path.name for path in (tmp_path / "benchmarks").iterdir()}
+    assert files == {name for bench in suite.BENCHES for name in bench.plots} and "growth.png" in files
+    text = (tmp_path / "benchmarks.md").read_text()
+    assert all(f"](benchmarks/{name})" in text for name in files)

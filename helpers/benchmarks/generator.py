@@ -104,6 +104,31 @@ def needed_memory(generator: StyleGAN2, batch: int, grouped: bool) -> float:
     return OVERHEAD * tensors.peak / 2**30
 
 
+def speed_plot(rows: Sequence[dict]) -> Figure:
+    """Operations per second of each way in groups of bars, one for each size and batch; dashes are the peaks."""
+    groups = list(dict.fromkeys((row["resolution"], row["batch"]) for row in rows))
+    figure = Figure(figsize=(1.6 + 1.3 * len(groups), 3.6), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    for number, (name, colour) in enumerate(zip((GROUPED, *PRECISIONS), COLOURS, strict=False)):
+        for row in (row for row in rows if row["way"] == name and "gflops" in row):
+            x = groups.index((row["resolution"], row["batch"])) + 0.27 * (number - 1)
+            first = x < 0.5
+            axes.bar(x, row["gflops"], 0.25, color=colour, label=name if first else None)
+            axes.plot(
+                [x - 0.13, x + 0.13],
+                [row["peak_gflops"]] * 2,
+                "--",
+                color="#444",
+                label="peak" if number == 0 and first else None,
+            )
+            axes.annotate(f"{row['percent_of_peak']:.0f} %", (x, row["gflops"]), ha="center", va="bottom", fontsize=7)
+    axes.set_xticks(range(len(groups)), [f"{side} px\nbatch {batch}" for side, batch in groups])
+    axes.set(ylabel="GFLOP/s")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+    return figure
+
+
 # --- growth ----------------------------------------------------------------------------------------------------------
 
 
@@ -196,11 +221,12 @@ def _samples(generator, seed: int) -> Tensor:
 def run_speed(
     out: str | Path, device: torch.device, resolutions: Sequence[int], batches: Sequence[int] = (1, 8), photos: int = 32
 ) -> str:
-    """Write ``generator.json`` as it grows; return the tables as text."""
+    """Write ``generator.json`` and ``generator.png`` as they grow; return the tables as text."""
     report = {"circumstances": circumstances(device), "speed": [], "together": []}
     for resolution in resolutions:
         report["speed"] += speed_rows(resolution, batches, device)
         write_json(Path(out) / "generator.json", report)
+        save_figure(speed_plot(report["speed"]), Path(out) / "generator.png")
     report["together"] = batch_rows(device, photos, 20)
     write_json(Path(out) / "generator.json", report)
     return "\n\n".join(results_table(report[part]) for part in ("speed", "together"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import html
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -29,11 +30,16 @@ class SuiteError(ValueError):
 
 @dataclass(frozen=True)
 class Bench:
-    """One ``python -m helpers bench NAME``: title, report, pictures, arguments, whether it needs faces or a device."""
+    """One ``python -m helpers bench NAME``: title, report, arguments, whether it needs faces or a device.
+
+    Its plots are published with the tables; its pictures, patterns of names, may show the photos: the page alone has
+    them.
+    """
 
     name: str
     title: str
     file: str
+    plots: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     quick: tuple[str, ...] = ()
@@ -46,6 +52,7 @@ BENCHES = (
         "generator",
         "Generator forward and backward; a batch of inversions against single ones",
         "generator.json",
+        ("generator.png",),
         quick=("--resolutions", "64", "--batches", "1", "--photos", "4"),
     ),
     Bench("growth", "Growth of time and memory", "growth.json", ("growth.png",), quick=("--quick",)),
@@ -53,14 +60,15 @@ BENCHES = (
         "inversion",
         "Inversion: spaces, starts, optimizers, and against the plain projector loop",
         "inversion.json",
-        ("inversion-plain.png", "inversion-faces.png", "inversion.png"),
+        ("inversion-plain.png",),
+        ("inversion-faces.png", "inversion.png"),
         quick=("--parts", "batch,plain", "--plain-faces", "1", "--plain-steps", "20"),
         data=True,
     ),
-    Bench("noise", "Noise maps", "noise.json", ("noise.png",), quick=("--parts", "seconds"), data=True),
-    Bench("blend", "Blends", "blend.json", ("blend.png",), quick=("--pairs", "1"), data=True),
-    Bench("sketch", "Sketches", "sketch.json", ("sketch-candidates.png",), quick=("--quick",), data=True),
-    Bench("style", "Style transfer", "style.json", ("style-scales.png",), quick=("--sizes", "128")),
+    Bench("noise", "Noise maps", "noise.json", (), ("noise.png",), quick=("--parts", "seconds"), data=True),
+    Bench("blend", "Blends", "blend.json", (), ("blend-*.png",), quick=("--pairs", "1"), data=True),
+    Bench("sketch", "Sketches", "sketch.json", (), ("sketch-candidates.png",), quick=("--quick",), data=True),
+    Bench("style", "Style transfer", "style.json", (), ("style-*.png",), quick=("--sizes", "128")),
     Bench(
         "full-size",
         "Full size: memory and steps per second",
@@ -125,7 +133,7 @@ def run(
     """Run what is not finished, then write ``index.html``; a bench that fails does not stop the others.
 
     ``all.json`` tells of every bench how it ended. One that ended well with the same arguments is not run again.
-    publish: also write the tables to ``docs/benchmarks.md``, without paths.
+    publish: also write the tables and plots to ``docs/benchmarks.md`` and its folder, without paths.
 
     Raises SuiteError for benches that do not exist or cannot run.
     """
@@ -143,7 +151,7 @@ def run(
         write_page(out, states)
     write_page(out, states)
     if publish:
-        _write(PUBLISHED, published(out, states, circumstances(device or "cpu")))
+        publish_tables(out, states, circumstances(device or "cpu"))
     rows = [{name: state.get(name) for name in ("bench", "ended", "minutes", "reason")} for state in states.values()]
     return f"{results_table(rows)}\n\nThe page: {out / 'index.html'}"
 
@@ -201,7 +209,7 @@ def write_page(out: Path, states: dict[str, dict]) -> None:
         parts.append(f'<p class="about">{html.escape(" · ".join(map(str, about.values())))}</p>')
         if state["ended"] != "done":
             parts.append(f'<p class="failed">{html.escape(state["ended"] + ": " + state.get("reason", ""))}</p>')
-        pictures = [picture for picture in bench.pictures if (out / picture).exists()]
+        pictures = sorted(path.name for pattern in bench.plots + bench.pictures for path in out.glob(pattern))
         parts += [f'<img src="{picture}" alt="{html.escape(bench.title)}">' for picture in pictures]
         parts += [f"<h3>{html.escape(name)}</h3>{html_table(rows)}" for name, rows in tables]
     head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>Benchmarks</title>'
@@ -222,8 +230,17 @@ def _cells(line: str) -> list[str]:
     return [cell.strip().replace("\0", "|") for cell in line.replace("\\|", "\0").strip("|").split("|")]
 
 
+def publish_tables(out: Path, states: dict[str, dict], about: dict) -> None:
+    """Write ``docs/benchmarks.md`` and, into a folder of that name, the plots."""
+    folder = PUBLISHED.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    for name in (name for bench in BENCHES for name in bench.plots if (out / name).exists()):
+        shutil.copyfile(out / name, folder / name)
+    _write(PUBLISHED, published(out, states, about))
+
+
 def published(out: Path, states: dict[str, dict], about: dict) -> str:
-    """The tables as Markdown, each bench with its command, in which no path of this machine stands."""
+    """The tables as Markdown, each bench with its command and plots; no path of this machine stands in it."""
     kept = ("date", "processor", "device", "python", "torch")
     written = "Written by `python -m helpers bench all --data FACES.zip --publish`."
     texts = ["# Benchmarks", written, " · ".join(f"{name} {about[name]}" for name in kept)]
@@ -231,6 +248,8 @@ def published(out: Path, states: dict[str, dict], about: dict) -> str:
         words = " ".join(command_of(bench, Path("output/bench"), Path("FACES.zip"), None, "--quick" in state["words"]))
         texts += [f"## {bench.title}", f"`python -m helpers {words}`, {facts.get('date', state['date'])}"]
         texts += [] if state["ended"] == "done" else [f"Not finished: {state['ended']}."]
+        plots = [name for name in bench.plots if (out / name).exists()]
+        texts += [f"![{bench.title}]({PUBLISHED.stem}/{name})" for name in plots]
         texts += [f"### {name}\n\n{results_table(rows)}" for name, rows in tables]
     return "\n\n".join(texts) + "\n"
 
