@@ -387,7 +387,9 @@ class Edit(Chain):
         result = self.runs[-1].result()
         images = result.images if self.finish is None else self.finish(result)
         setbacks = sum(embedding.setbacks.sum() for embedding in self.runs).expand(len(images))
-        return replace(result, images=images, seconds=self.seconds, steps=self.number, setbacks=setbacks)
+        gave_up = sum(embedding.gave_up.sum() for embedding in self.runs).bool().expand(len(images))
+        marks = {"setbacks": setbacks, "gave_up": gave_up}
+        return replace(result, images=images, seconds=self.seconds, steps=self.number, **marks)
 
     def forget_best(self) -> None:
         """Start the best-so-far anew; call it after a change of ``weights`` under way."""

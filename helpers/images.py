@@ -249,6 +249,11 @@ def quantize(images: torch.Tensor) -> torch.Tensor:
     return (images.detach().float().clamp(0, 1) * 255).round() / 255
 
 
+def shown(images: torch.Tensor) -> torch.Tensor:
+    """A network's images clamped to [0, 1], black where they are NaN: of a sample that gave up, and is marked so."""
+    return images.nan_to_num(nan=0.0).clamp(0, 1)
+
+
 def _check(images: torch.Tensor) -> None:
     shape = tuple(getattr(images, "shape", ()))
     if len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .encoder import Encoder, load_encoder
 from .generators import Generator
+from .images import shown
 from .latents import Latents
 from .losses import LAYERS, Criterion, Loss
 from .optimizers import Chain, Optimization, cosine
@@ -71,6 +72,7 @@ class InversionResult:
         seconds: wall time of the whole batch.
         steps: steps taken.
         setbacks: (B,) how often each went back to its best because its loss diverged.
+        gave_up: (B,) bool, which rest at their best, or at their start, because their loss stayed NaN or infinite.
     """
 
     latents: Latents
@@ -81,6 +83,7 @@ class InversionResult:
     seconds: float
     steps: int
     setbacks: Tensor
+    gave_up: Tensor
 
 
 @dataclass
@@ -116,7 +119,7 @@ class Inversion(Chain):
         InversionError: for targets of another size, with NaN or outside [0, 1], batches that do not agree, an unknown
             start, no steps, or phases that do not lead to the space.
         GeneratorError: for a space that the generator does not have.
-        OptimizationError: for a loss that becomes NaN; ``result()`` still gives the best so far.
+        OptimizationError: when the losses of all targets became NaN; ``result()`` still gives the best so far.
     """
 
     generator: Generator
@@ -299,13 +302,14 @@ class Inversion(Chain):
         }
         return InversionResult(
             latents=latents,
-            images=images.clamp(0, 1),
+            images=shown(images),
             total=loss.total,
             parts=loss.parts,
             history=history,
             seconds=self.seconds,
             steps=self.number,
             setbacks=self.setbacks[keep],
+            gave_up=self.gave_up[keep],
         )
 
 

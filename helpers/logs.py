@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -15,6 +16,15 @@ KINDS = ("jsonl", "tensorboard", "wandb", "none")
 
 class LogError(ValueError):
     """An unknown kind of log, or one whose package is missing."""
+
+
+def json_safe(value: object) -> object:
+    """A value for JSON, which has no NaN and no infinity: they become None."""
+    if isinstance(value, dict):
+        return {name: json_safe(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_safe(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class RunLog:
@@ -61,7 +71,7 @@ class JsonLinesLog(RunLog):
         self.lines = open(folder / "log.jsonl", "a", buffering=1)  # noqa: SIM115  (closed in close)
 
     def _line(self, **values: object) -> None:
-        self.lines.write(json.dumps(values, default=str) + "\n")
+        self.lines.write(json.dumps(json_safe(values), default=str, allow_nan=False) + "\n")
 
     def settings(self, settings: dict) -> None:
         self._line(settings=settings)

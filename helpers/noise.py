@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .generators import Generator
 from .generators.base import unpack
+from .images import shown
 from .inversion import InversionResult, InversionStep
 from .latents import Latents
 from .losses import Loss, lp_loss
@@ -93,7 +94,7 @@ class Embedding(Chain):
     Raises:
         NoiseError: for a generator without noise maps where they are to be free, or an unknown reduction.
         GeneratorError: for latents of another generator.
-        OptimizationError: for a loss that becomes NaN; ``result()`` still gives the best so far.
+        OptimizationError: when the losses of all samples became NaN; ``result()`` still gives the best so far.
     """
 
     generator: Generator
@@ -181,15 +182,17 @@ class Embedding(Chain):
         images = self.generator.synthesize(latents)
         base = self.generator.convert(self.base.code, self.base.space, latents.space)
         loss = self.objective(images, latents.code - base, slice(None))
+        none = torch.zeros(len(images), dtype=torch.int64, device=images.device)
         return InversionResult(
             latents=latents,
-            images=images.clamp(0, 1),
+            images=shown(images),
             total=loss.total,
             parts=loss.parts,
             history=self._history(),
             seconds=self.seconds,
             steps=self.number,
-            setbacks=self.setbacks if self.runs else torch.zeros(len(images), dtype=torch.int64, device=images.device),
+            setbacks=self.setbacks if self.runs else none,
+            gave_up=self.gave_up if self.runs else none.bool(),
         )
 
 
@@ -388,7 +391,7 @@ def fresh_noise_psnr(generator: Generator, targets: Tensor, latents: Latents, dr
     values = []
     for draw in range(draws):
         noise = generator.fresh_noise(1, seed=seed + draw)
-        values.append(psnr(generator.synthesize(Latents(latents.space, latents.code), noise), targets))
+        values.append(psnr(shown(generator.synthesize(Latents(latents.space, latents.code), noise)), targets))
     return torch.stack(values).mean(0)
 
 

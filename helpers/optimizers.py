@@ -133,8 +133,9 @@ class Optimization:
     L-BFGS would couple them through its line search, so it keeps one optimizer per sample.
 
     A sample whose loss becomes NaN or infinite, or DIVERGED times that of its start, goes back to its best and on from
-    there with a quarter of the rate. Where the memory of a GPU is too short for all samples at once, they go through in
-    chunks, each time halved. Both are told by an OptimizationWarning.
+    there with a quarter of the rate. One that is NaN from the start, or after SETBACKS of them, gives up: it rests at
+    its best, or at its start, and the others go on as if it were not there. Where the memory of a GPU is too short for
+    all samples at once, they go through in chunks, each time halved. All of it is told by an OptimizationWarning.
 
     Args:
         parameters: tensors (B, ...) to optimise, changed in place.
@@ -150,12 +151,13 @@ class Optimization:
         best_total: (B,) that loss.
         history: name to list of (B,) tensors, the losses of every step.
         setbacks: (B,) how often each sample went back to its best.
+        gave_up: (B,) bool, which samples rest because no rate gave them a finite loss; ``best_total`` is infinite where
+            none was ever finite.
         chunk: samples that are evaluated at once; None is all.
         seconds: wall time of the steps so far.
 
     Raises:
-        OptimizationError: for an unknown optimizer, no steps, a rate that is not positive, or a loss that is NaN from
-            the start or at any rate.
+        OptimizationError: for an unknown optimizer, no steps, a rate that is not positive, or when all samples gave up.
     """
 
     def __init__(
@@ -175,6 +177,7 @@ class Optimization:
         self.schedule = schedule or cosine()
         self.number, self.history, self.chunk, self.seconds = 0, {}, None, 0.0
         self.setbacks = torch.zeros(len(parameters[0]), dtype=torch.int64, device=parameters[0].device)
+        self.gave_up = self.setbacks.bool()
         self.forget_best()
         self.optimizers = self._lbfgs() if optimizer == "lbfgs" else [self._joint()]
 
@@ -230,8 +233,7 @@ class Optimization:
         if (lost := self._lost(loss.total)).any():
             self._go_back(lost)
             loss = self._evaluate()
-            if not loss.total.isfinite().all():
-                raise self._hopeless()
+            self._give_up(~loss.total.isfinite())  # not even at its best
         self._keep(self.parameters, loss, slice(None))
         self._move(optimizer)
         return loss, self.rates[0] * factor
@@ -277,7 +279,7 @@ class Optimization:
     def _search_line(self, i: int) -> Loss:
         """One step of a sample; after a setback the same step again. The loss is that before it."""
         sample, index = self.samples[i], slice(i, i + 1)
-        while True:
+        while not self.gave_up[i]:
             optimizer, first = self.optimizers[i], []
 
             def closure(optimizer=optimizer, first=first):
@@ -298,6 +300,8 @@ class Optimization:
                 lost[i] = True
             self._go_back(lost)
             self.optimizers[i] = _line_search(sample, SLOWER ** int(self.setbacks[i]))
+        with torch.no_grad():
+            return self.loss(sample, index)
 
     # --- setbacks ---------------------------------------------------------------------------------------------------
 
@@ -306,15 +310,11 @@ class Optimization:
         first = torch.where(total > 0, DIVERGED * total, math.inf)  # a loss below 0 has no scale
         self.limit = torch.where(self.best_total.isinf(), first, self.limit)
         far = (total > self.limit) & (self.setbacks < SETBACKS)
-        return ~total.isfinite() | far
+        return (~total.isfinite() | far) & ~self.gave_up
 
     @torch.no_grad()
     def _go_back(self, lost: Tensor) -> None:
         """Set lost samples (B,) to their best, without memory of what led astray, at a quarter of their rate."""
-        hopeless = self.best_total.isinf() | (self.setbacks >= SETBACKS)
-        if (lost & hopeless).any():
-            raise self._hopeless()
-        self.setbacks += lost
         for p, best in zip(self.parameters, self.best, strict=True):
             p.copy_(torch.where(_rows(lost, p), best, p))
         if self.kind == "adam":
@@ -323,10 +323,26 @@ class Optimization:
                 state["exp_avg_sq"][lost] = 0
         elif self.kind == "lbfgs-batch":
             self.optimizers[0].forget(lost)
-        which = ", ".join(str(i + 1) for i in lost.nonzero().flatten().tolist())
+        self._give_up(lost & (self.best_total.isinf() | (self.setbacks >= SETBACKS)))
+        lost = lost & ~self.gave_up
+        self.setbacks += lost
+        if lost.any():
+            _warn(
+                f"the loss of sample {_names(lost)} diverged at step {self.number + 1}; "
+                f"it goes on from its best with {SLOWER:g} times the rate."
+            )
+
+    def _give_up(self, hopeless: Tensor) -> None:
+        """Leave samples (B,) bool where they are from now on. Raises OptimizationError when none is left."""
+        new = hopeless & ~self.gave_up
+        if not new.any():
+            return
+        self.gave_up |= new
+        if self.gave_up.all():
+            raise self._hopeless()
         _warn(
-            f"the loss of sample {which} of {len(lost)} diverged at step {self.number + 1}; "
-            f"it goes on from its best with {SLOWER:g} times the rate."
+            f"the loss of sample {_names(new)} is NaN or infinite at step {self.number + 1} at any rate; "
+            "it rests at its best, or at its start, and the others go on."
         )
 
     def _hopeless(self) -> OptimizationError:
@@ -336,7 +352,10 @@ class Optimization:
         )
 
     def _move(self, optimizer) -> None:
-        """The optimizer's step, shortened for samples that went back."""
+        """The optimizer's step, shortened for samples that went back; those that gave up have no gradient."""
+        for p in self.parameters:
+            if p.grad is not None:
+                p.grad.masked_fill_(_rows(self.gave_up, p), 0.0)
         slow = self.setbacks if self.setbacks.any() else None
         before = [p.detach().clone() for p in self.parameters] if slow is not None else []
         optimizer.step()
@@ -368,6 +387,7 @@ class Optimization:
             "best_total": self.best_total.clone(),
             "limit": self.limit.clone(),
             "setbacks": self.setbacks.clone(),
+            "gave_up": self.gave_up.clone(),
             "history": {name: torch.stack(values) for name, values in self.history.items()},
             "optimizers": [copy.deepcopy(optimizer.state_dict()) for optimizer in self.optimizers],  # it is live
         }
@@ -381,7 +401,7 @@ class Optimization:
             optimizer.load_state_dict(copy.deepcopy(saved))  # it would go on in the saved tensors
         self.number, self.seconds = state["number"], state["seconds"]
         self.best = [theirs.to(ours, copy=True) for ours, theirs in zip(self.parameters, state["best"], strict=True)]
-        for name in ("best_total", "limit", "setbacks"):
+        for name in ("best_total", "limit", "setbacks", "gave_up"):
             setattr(self, name, state[name].to(self.best_total.device, copy=True))
         self.history = {name: list(values) for name, values in state["history"].items()}
 
@@ -413,6 +433,11 @@ class Chain:
         """(B,) how often each sample went back to its best; see Optimization."""
         return sum(run.setbacks for run in self.runs)
 
+    @property
+    def gave_up(self) -> Tensor | bool:
+        """(B,) bool, which samples gave up in any of the runs; see Optimization."""
+        return sum(run.gave_up for run in self.runs) > 0
+
     def state_dict(self) -> dict:
         """Tensors and numbers from which the same settings go on exactly; ``torch.save`` takes it."""
         return {"runs": [run.state_dict() for run in self.runs]}
@@ -440,6 +465,19 @@ def _joined(losses: list[Loss]) -> Loss:
 def _rows(values: Tensor, like: Tensor) -> Tensor:
     """(B,) as (B, 1, ...), to go with a parameter."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _names(rows: Tensor) -> str:
+    """Samples (B,) bool by their numbers, as a sentence has them: "2, 5 of 8"."""
+    return f"{', '.join(str(i + 1) for i in rows.nonzero().flatten().tolist())} of {len(rows)}"
+
+
+def marks(result, index=slice(None)) -> dict[str, int]:
+    """The columns of a row of results that tell of setbacks: how many there were, how many samples gave up.
+
+    result: anything with ``setbacks`` and ``gave_up`` (B,); index: the sample or samples of the row.
+    """
+    return {name: int(getattr(result, name)[index].sum()) for name in ("setbacks", "gave_up")}
 
 
 def _warn(sentence: str) -> None:

@@ -155,7 +155,7 @@ class Progress:
         return [frame.float() / 255 for frame in self.states[label]["frames"]]
 
     def _tell(self, bar, label: str, step) -> None:
-        losses = {name: value.mean().item() for name, value in {**step.parts, "total": step.total}.items()}
+        losses = {name: value.nanmean().item() for name, value in {**step.parts, "total": step.total}.items()}
         bar.set_postfix(loss=f"{losses['total']:.4f}", refresh=False)
         self.log.scalars(step.number, {f"{label}/{name}": value for name, value in losses.items()})
 

@@ -18,9 +18,11 @@ from .generators import Generator, load_generator
 from .images import ImageError, atomic_path, quantize, read_image, write_gif, write_image, write_mp4
 from .inversion import Inversion, InversionResult, fast_options
 from .latents import Latents, interpolate, load_latents, save_latents
+from .logs import json_safe
 from .memory import batch_that_fits
 from .metrics import feature_distance, psnr, ssim
 from .noise import check_noise_maps, fresh_noise_psnr, noise_inversion
+from .optimizers import OptimizationError, marks
 from .photos import demo_cat
 from .progress import Progress
 
@@ -45,7 +47,7 @@ def run_noise(
     """
     result = progress.run(noise_inversion(generator, targets, found.latents, steps=steps), label)
     result.seconds, result.steps = result.seconds + found.seconds, found.steps
-    result.setbacks = result.setbacks + found.setbacks
+    result.setbacks, result.gave_up = result.setbacks + found.setbacks, result.gave_up | found.gave_up
     fresh = fresh_noise_psnr(generator, targets, result.latents).tolist()
     before = psnr(found.images, targets).tolist()
     rows = [
@@ -66,7 +68,7 @@ def measure(result: InversionResult, targets: Tensor, features) -> list[dict]:
     rows = []
     for i in range(len(images)):
         row = {"steps": result.steps, "seconds": round(result.seconds / len(images), 2)}
-        row["setbacks"] = int(result.setbacks[i])
+        row |= marks(result, i)
         row |= {name: round(values[i].item(), 4) for name, values in columns.items()}
         row["losses"] = {name: round(values[i].item(), 6) for name, values in result.parts.items()}
         rows.append(row)
@@ -75,7 +77,7 @@ def measure(result: InversionResult, targets: Tensor, features) -> list[dict]:
 
 def write_json(path: Path, rows: object) -> None:
     with atomic_path(path) as temporary:
-        Path(temporary).write_text(json.dumps(rows, indent=2) + "\n")
+        Path(temporary).write_text(json.dumps(json_safe(rows), indent=2, allow_nan=False) + "\n")
 
 
 def invert_photos(
@@ -112,13 +114,13 @@ def invert_photos(
         options: of ``Inversion`` (weights, steps, optimizer, start, ...).
 
     Returns:
-        Rows of file, model, space, steps, seconds (share of the batch), setbacks (see Optimization), psnr, ssim,
-        feature_distance, losses; after a noise stage also noise_steps, psnr_before_noise and psnr_fresh_noise.
+        Rows of file, model, space, steps, seconds (share of the batch), setbacks and gave_up (see Optimization), psnr,
+        ssim, feature_distance, losses; after a noise stage also noise_steps, psnr_before_noise and psnr_fresh_noise.
 
     Raises:
         NotEnoughMemory: before anything is run, where not even one photo fits; a batch too large is made smaller.
         NoiseError: for a noise stage with a generator that has no noise maps.
-        RunError: when files could not be read, after all others are done; it names each with its reason.
+        RunError: when files could not be read or inverted, after all others are done; it names each with its reason.
     """
     out = Path(out)
     generator, features = load_generator(model, device), load_features(device=device)
@@ -146,9 +148,13 @@ def invert_photos(
                         print(f"{path}: {warning}", file=sys.stderr)
                 search = Inversion(generator, targets, space, features=features, **options)
                 label = f"{model_stem(model)} {space} {start + 1}-{start + len(targets)}"
-                result, more = progress.run(search, label), [{}] * len(targets)
-                if noise_steps:
-                    result, more = run_noise(progress, generator, targets, result, noise_steps, f"{label} noise")
+                try:
+                    result, more = progress.run(search, label), [{}] * len(targets)
+                    if noise_steps:
+                        result, more = run_noise(progress, generator, targets, result, noise_steps, f"{label} noise")
+                except OptimizationError as error:
+                    bad += [f"{path}: {error}" for path, _ in good[index]]
+                    continue
                 measured = [a | b for a, b in zip(measure(result, targets, features), more, strict=True)]
                 _write_results(out, stems[index], result, str(model))
                 facts = {"model": str(model), "space": space}
@@ -160,7 +166,7 @@ def invert_photos(
             rows += done
             write_json(out / "results.json", rows)
     if bad:
-        raise RunError(f"{len(good)} of {len(photos)} photos done; not these: " + " | ".join(bad), rows)
+        raise RunError(f"{len(rows)} of {len(photos)} photos done; not these: " + " | ".join(bad), rows)
     return rows
 
 
@@ -319,6 +325,7 @@ def demo(
 
 
 def table(rows: list[dict], hidden: Sequence[str] = ()) -> str:
-    """Rows of results as a text table, without nested values; setbacks are shown where there were any."""
-    hidden = {"losses", "image", *hidden} | ({"setbacks"} if not any(row.get("setbacks") for row in rows) else set())
+    """Rows of results as a text table, without nested values; setbacks and giving up are shown where they happened."""
+    marks = {name for name in ("setbacks", "gave_up") if not any(row.get(name) for row in rows)}
+    hidden = {"losses", "image", *hidden, *marks}
     return results_table([{k: v for k, v in row.items() if k not in hidden} for row in rows])

@@ -15,7 +15,7 @@ from torch import Tensor
 from .constraints import Colour, Constraint, ConstraintError, Constraints, Edge, Perceptual, Prior, Realism, edge_mask
 from .encoder import Encoder, load_encoder
 from .generators import Generator
-from .images import from_uint8, read_rgba
+from .images import from_uint8, read_rgba, shown
 from .inversion import InversionStep
 from .latents import Latents
 from .losses import Loss
@@ -202,6 +202,7 @@ class Candidates:
         seconds: wall time, the start included.
         steps: steps taken.
         setbacks: (N,) how often each went back to its best because its loss diverged.
+        gave_up: (N,) bool, which rest at their best, or at their start, because their loss stayed NaN or infinite.
     """
 
     latents: Latents
@@ -213,6 +214,7 @@ class Candidates:
     seconds: float
     steps: int
     setbacks: Tensor
+    gave_up: Tensor
 
 
 @dataclass
@@ -242,7 +244,7 @@ class SketchSearch:
         SketchError: for an unknown start, or fewer than one step or start.
         ConstraintError: for constraints that ask for nothing.
         GeneratorError: for a space that the generator does not have.
-        OptimizationError: for a loss that becomes NaN; ``result()`` still gives the best so far.
+        OptimizationError: when the losses of all starts became NaN; ``result()`` still gives the best so far.
     """
 
     generator: Generator
@@ -363,7 +365,7 @@ class SketchSearch:
         loss = self.criterion(images, latents.code, order)
         return Candidates(
             latents=latents,
-            images=images.clamp(0, 1),
+            images=shown(images),
             total=loss.total,
             parts=loss.parts,
             met=self.criterion.met(loss.parts),
@@ -371,6 +373,7 @@ class SketchSearch:
             seconds=self.prepared + self.run.seconds,
             steps=self.number,
             setbacks=self.run.setbacks[order],
+            gave_up=self.run.gave_up[order],
         )
 
     def state_dict(self) -> dict:

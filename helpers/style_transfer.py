@@ -264,6 +264,7 @@ class StyleResult:
         seconds: wall time of the whole batch.
         steps: steps taken.
         setbacks: (B,) how often each went back to its best because its loss diverged.
+        gave_up: (B,) bool, which rest at their best, or at their start, because their loss stayed NaN or infinite.
     """
 
     images: Tensor
@@ -273,6 +274,7 @@ class StyleResult:
     seconds: float
     steps: int
     setbacks: Tensor
+    gave_up: Tensor
 
 
 @dataclass
@@ -300,7 +302,7 @@ class StyleTransfer:
 
     Raises:
         StyleError: for settings that do not fit; FeatureError: for layers that there are not, or small pictures;
-        OptimizationError: for a loss that becomes NaN; ``result()`` still gives the best so far.
+        OptimizationError: when the losses of all pictures became NaN; ``result()`` still gives the best so far.
     """
 
     features: Features | None
@@ -337,6 +339,7 @@ class StyleTransfer:
             self._keep_colours()
         self.scale, self.past, self.setbacks = 0, [], torch.zeros(self.batch, dtype=torch.int64)
         self.setbacks = self.setbacks.to(self.contents.device)
+        self.gave_up = self.setbacks.bool()
         self._begin(0, self._start())
         self.seconds = time.perf_counter() - started
 
@@ -453,7 +456,7 @@ class StyleTransfer:
                 self.seconds += time.perf_counter() - started
                 return
             self.past.append(self.run.history)
-            self.setbacks = self.setbacks + self.run.setbacks
+            self.setbacks, self.gave_up = self.setbacks + self.run.setbacks, self.gave_up | self.run.gave_up
             start = resize(self.run.best[0], self.sizes[self.scale + 1]).contiguous()
             self._begin(self.scale + 1, start)
             self.seconds += time.perf_counter() - started
@@ -486,6 +489,7 @@ class StyleTransfer:
             seconds=self.seconds,
             steps=self.number,
             setbacks=self.setbacks + self.run.setbacks,
+            gave_up=self.gave_up | self.run.gave_up,
         )
 
     # --- interrupt and resume ---------------------------------------------------------------------------------------
@@ -496,6 +500,7 @@ class StyleTransfer:
         return {"scale": self.scale, "sizes": self.sizes, "run": self.run.state_dict(), "past": past} | {
             "seconds": self.seconds,
             "setbacks": self.setbacks,
+            "gave_up": self.gave_up,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -507,7 +512,8 @@ class StyleTransfer:
         self.past = [{name: list(values) for name, values in history.items()} for history in state["past"]]
         self._begin(state["scale"], torch.zeros(shape).to(self.contents))
         self.run.load_state_dict(state["run"])
-        self.seconds, self.setbacks = state["seconds"], state["setbacks"].to(self.contents.device)
+        self.seconds = state["seconds"]
+        self.setbacks, self.gave_up = (state[name].to(self.contents.device) for name in ("setbacks", "gave_up"))
 
 
 def stylize(features, contents: Tensor, styles: Sequence[Tensor] = (), **options) -> StyleResult:

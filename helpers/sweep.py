@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .logs import json_safe
+
 ATTEMPTS = 3  # of a job whose worker died; more often than that it is the job's own fault
 AHEAD = 4  # chunks in flight per worker: enough to keep it busy, few enough for a million jobs
 
@@ -162,7 +164,7 @@ class Table:
 
 
 def _line(row: dict) -> str:
-    return json.dumps(row, default=str) + "\n"
+    return json.dumps(json_safe(row), default=str, allow_nan=False) + "\n"
 
 
 def _chunks(pending: Iterable[tuple[str, dict]], inputs: set[str], size: int) -> Iterator[list[tuple[str, dict]]]:

@@ -17,6 +17,7 @@ from .generators import load_generator
 from .images import longer_side, read_image, write_image
 from .inversion import project
 from .latents import save_latents
+from .optimizers import marks
 from .runs import measure
 from .style_transfer import stylize
 from .sweep import Result, SweepError, Task
@@ -81,7 +82,7 @@ def style(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
         found = stylize(network, content, [read_image(files["style"], name=job["style"]).to(device)], **settings)
         picture = as_bytes(lambda path, found=found: write_image(path, found.images), ".png")
         row = {"network": network.name, "steps": found.steps, "seconds": round(found.seconds, 2)}
-        row |= {"setbacks": int(found.setbacks[0])}
+        row |= marks(found, 0)
         row |= {f"{name}_loss": round(value.item(), 5) for name, value in found.parts.items()}
         results.append(Result(row, {"image.png": picture}))
     return results

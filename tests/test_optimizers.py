@@ -2,6 +2,7 @@
 
 import math
 import threading
+import warnings
 
 import pytest
 import torch
@@ -244,6 +245,56 @@ def test_setbacks_are_part_of_the_state():
         second.load_state_dict(first.state_dict())
         run(first), run(second)
     assert torch.equal(first.setbacks, second.setbacks) and torch.equal(first.parameters[0], second.parameters[0])
+
+
+def spoilt(parameters, index):
+    """The valleys of ``banana``; sample 1 is never a number, nor is its gradient."""
+    loss = banana(parameters, index)
+    rows = torch.arange(3)[index]
+    return Loss(loss.total * torch.where(rows == 1, math.nan, 1.0), loss.parts)
+
+
+def doomed(parameters, index):
+    """The valleys of ``banana``; sample 1 is a number at its start only."""
+    loss, (p,) = banana(parameters, index), parameters
+    rows = torch.arange(3)[index]
+    return Loss(torch.where((rows == 1) & (p.detach() != 0).any(1), math.nan, loss.total), loss.parts)
+
+
+def others(parameters, index):
+    """The valleys of samples 0 and 2 alone."""
+    return banana(parameters, torch.tensor([0, 2])[index])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("loss", "setbacks"), [(spoilt, 0), (doomed, SETBACKS)])
+def test_a_hopeless_sample_rests_and_the_others_go_on_as_if_it_were_not_there(kind, loss, setbacks):
+    alone, held = (optimize([p], f, steps=8, optimizer=kind) for p, f in ((torch.zeros(2, 2), others), (start(), loss)))
+    run(alone)
+    with pytest.warns(OptimizationWarning, match=r"sample 2 of 3 is NaN or infinite at step \d+ at any rate; it rests"):
+        run(held)
+    assert held.gave_up.tolist() == [False, True, False] and held.setbacks.tolist() == [0, setbacks, 0]
+    assert not held.best[0][1].any() and not held.parameters[0][1].any()
+    assert held.best_total[1].isfinite() == (loss is doomed)
+    for ours, theirs in ((held.parameters[0], alone.parameters[0]), (held.best_total, alone.best_total)):
+        assert torch.equal(ours[::2], theirs)
+    assert torch.equal(torch.stack(held.history["total"])[:, ::2], torch.stack(alone.history["total"]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_gave_up_is_part_of_the_state(kind):
+    first, second = (optimize([start()], doomed, steps=9, optimizer=kind) for _ in range(2))
+    with pytest.warns(OptimizationWarning):
+        run(first)
+    whole = optimize([start()], doomed, steps=9, optimizer=kind)
+    with pytest.warns(OptimizationWarning):
+        for _ in range(7):
+            whole.step()
+    second.load_state_dict(whole.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(second)  # says nothing of it again
+    assert second.gave_up[1] and torch.equal(first.best[0], second.best[0])
 
 
 @pytest.mark.parametrize("kind", ["adam", "lbfgs-batch"])

@@ -4,12 +4,14 @@ import json
 
 import pytest
 import tiny
+import torch
 
 from helpers import runs
 from helpers.images import quantize, read_image, write_image
-from helpers.latents import load_latents
+from helpers.latents import Latents, load_latents
 from helpers.metrics import psnr
 from helpers.noise import NoiseError, fresh_noise_psnr
+from helpers.optimizers import OptimizationError, OptimizationWarning
 
 SIZE = 16
 
@@ -56,6 +58,35 @@ def test_the_noise_stage_is_stored_with_its_maps_and_renders_the_written_image(p
         fresh = fresh_noise_psnr(generator, target, latents).item()
         assert row["psnr_fresh_noise"] == pytest.approx(fresh, abs=0.01)
         assert row["psnr"] > row["psnr_before_noise"] + 3
+
+
+def test_a_photo_that_cannot_be_inverted_is_marked_and_the_others_are_as_without_it(photos, tmp_path, generator):
+    code = generator.mean("w+").repeat(2, 1, 1)
+    code[1] = torch.nan
+    options = {"steps": 6, "noise_steps": 4, "weights": {"l1": 1.0}}
+    good = runs.invert_photos(photos, tmp_path / "one", "tiny", start=Latents("w+", code[:1]), **options)
+    with pytest.warns(OptimizationWarning, match="sample 2 of 2 is NaN .* it rests at its best, or at its start"):
+        rows = runs.invert_photos(photos, tmp_path / "two", "tiny", start=Latents("w+", code), log="jsonl", **options)
+    assert [row["gave_up"] for row in rows] == [0, 1] and "gave up" in runs.table(rows)
+    assert rows[0] | {"seconds": 0} == good[0] | {"seconds": 0} and "gave up" not in runs.table(good)
+    for folder in (tmp_path / "two", tmp_path / "two" / "log"):
+        (file,) = folder.glob("*.json*")
+        assert "NaN" not in file.read_text() and "Infinity" not in file.read_text()
+    same = [(tmp_path / folder / good[0]["image"]).read_bytes() for folder in ("one", "two")]
+    assert same[0] == same[1] and (tmp_path / "two" / rows[1]["image"]).exists()
+
+
+def test_a_batch_in_which_none_can_be_inverted_is_named_and_the_others_are_done(photos, tmp_path, monkeypatch):
+    class Spoilt(runs.Inversion):
+        def result(self):
+            if len(self.targets) == 1:
+                raise OptimizationError("the loss became NaN.")
+            return super().result()
+
+    monkeypatch.setattr(runs, "Inversion", Spoilt)
+    with pytest.raises(runs.RunError, match=r"2 of 3 photos done; not these: .*one.png: the loss became NaN.") as error:
+        runs.invert_photos([*photos, photos[0]], tmp_path / "out", "tiny", steps=2, batch=2)
+    assert len(error.value.rows) == 2 == len(json.loads((tmp_path / "out" / "results.json").read_text()))
 
 
 def test_without_the_noise_stage_there_are_no_maps_and_no_figures_of_it(photos, tmp_path):

@@ -61,6 +61,7 @@ def edit_photos(
     from ..images import read_image, write_image
     from ..latents import save_latents
     from ..masks import overlay
+    from ..optimizers import marks
     from ..progress import Progress
     from ..runs import model_stem, write_json
 
@@ -80,7 +81,7 @@ def edit_photos(
         row = {"edit": edit.name, **{name: str(path) for name, path in files.items()}, "model": str(model), **columns}
         rows = [row | {"way": way} | _figures(edit, images, features) for way, images in ways.items()]
         losses = {name: round(value.mean().item(), 6) for name, value in result.parts.items()}
-        rows[-1] |= {"steps": result.steps, "seconds": round(result.seconds, 2), "setbacks": int(result.setbacks[0])}
+        rows[-1] |= {"steps": result.steps, "seconds": round(result.seconds, 2), **marks(result, 0)}
         rows[-1] |= {"losses": losses, "image": f"{stem}.png"}
         write_json(out / "results.json", progress.finish(edit.name, rows))
     return rows

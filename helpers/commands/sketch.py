@@ -82,6 +82,7 @@ def sketch_files(
     from ..images import ImageError, write_image
     from ..latents import save_latents
     from ..masks import MaskError
+    from ..optimizers import OptimizationError
     from ..progress import Progress
     from ..runs import RunError, unique_stems, write_json
     from ..sketch import SketchError, SketchSearch, default_weights, read_sketch, sketch_constraints
@@ -114,7 +115,11 @@ def sketch_files(
                     chosen = {name: weight for name, weight in chosen.items() if name != "realism"}
                 networks = {"discriminator": discriminator, "features": features}
                 terms = sketch_constraints(drawing, generator, space, chosen, **networks)
-                found = progress.run(SketchSearch(generator, terms, space, sketch=drawing, **options), stem)
+                try:
+                    found = progress.run(SketchSearch(generator, terms, space, sketch=drawing, **options), stem)
+                except OptimizationError as error:
+                    bad.append(f"{path}: {error}")
+                    continue
                 write_image(out / f"{stem}-best.png", found.images[:1])
                 save_latents(out / f"{stem}.safetensors", found.latents, model=str(model))
                 save_figure(candidate_sheet(drawing, found), out / f"{stem}-candidates.png")
@@ -125,7 +130,7 @@ def sketch_files(
             rows += done
             write_json(out / "results.json", rows)
     if bad:
-        raise RunError(f"{len(good)} of {len(sketches)} sketches done; not these: " + " | ".join(bad), rows)
+        raise RunError(f"{len(rows)} of {len(sketches)} sketches done; not these: " + " | ".join(bad), rows)
     return rows
 
 
@@ -145,10 +150,11 @@ def measure(drawing, found, discriminator, features) -> dict:
     """Figures of one search; the L1 and the score are of the best candidate, by the loss."""
     from ..losses import lp_loss
     from ..metrics import diversity
+    from ..optimizers import marks
 
     best, image, mask = found.images[:1], drawing.image.to(found.images), drawing.mask.to(found.images)
     row = {"starts": len(found.images), "steps": found.steps, "seconds": round(found.seconds, 2)}
-    row["setbacks"] = int(found.setbacks.sum())
+    row |= marks(found)
     row["masked_l1"] = round(lp_loss(best, image, 1, mask).item(), 4)
     if "edge" in found.parts:
         row["edge"] = round(found.parts["edge"][0].item(), 4)

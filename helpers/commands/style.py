@@ -49,12 +49,13 @@ def stylize_photos(
         Rows of content, style, size, steps, seconds, losses, image.
 
     Raises:
-        RunError: when photos could not be read, after all others are done; it names each with its reason.
+        RunError: when photos could not be read or painted, after all others are done; it names each with its reason.
     """
     import torch
 
     from ..features import load_features
     from ..images import ImageError, longer_side, read_image
+    from ..optimizers import OptimizationError
     from ..progress import Progress
     from ..runs import RunError, unique_stems, write_json
     from ..style_transfer import StyleTransfer, check_weights
@@ -81,7 +82,11 @@ def stylize_photos(
                 if masks:
                     options["masks"] = torch.cat([_read_mask(mask, content) for mask in masks])
                 transfer = StyleTransfer(network, content, list(pictures.values()), **options)
-                result = progress.run(transfer, stem, film=60 if film else 0)
+                try:
+                    result = progress.run(transfer, stem, film=60 if film else 0)
+                except OptimizationError as error:
+                    bad.append(f"{path}: {error}")
+                    continue
                 facts = {"content": str(path), "network": network.name}
                 done = _write_styled(out, [f"{stem}-{name}" for name in names], result, progress.frames(stem))
                 done = [facts | {"style": name} | row for name, row in zip(names, done, strict=True)]
@@ -98,6 +103,7 @@ def stylize_photos(
 def _write_styled(out: Path, stems: list[str], result: StyleResult, frames: list[Tensor]) -> list[dict]:
     """Pictures, and films where there are frames; the figures of each."""
     from ..images import write_image
+    from ..optimizers import marks
 
     rows = []
     for number, stem in enumerate(stems):
@@ -107,7 +113,7 @@ def _write_styled(out: Path, stems: list[str], result: StyleResult, frames: list
             _write_film(out / stem, [frame[number : number + 1] for frame in frames], image)
         losses = {f"{part}_loss": round(values[number].item(), 5) for part, values in result.parts.items()}
         row = {"size": f"{image.shape[3]}x{image.shape[2]}", "steps": result.steps}
-        row |= {"seconds": round(result.seconds / len(stems), 2), "setbacks": int(result.setbacks[number])}
+        row |= {"seconds": round(result.seconds / len(stems), 2), **marks(result, number)}
         rows.append({**row, **losses, "image": f"{stem}.png"})
     return rows
 
