@@ -14,6 +14,7 @@ from .generators import Generator
 from .images import shown
 from .latents import Latents
 from .losses import LAYERS, Criterion, Loss
+from .memory import chunk_that_fits
 from .optimizers import Chain, Optimization, cosine
 from .weights import registry
 
@@ -260,6 +261,7 @@ class Inversion(Chain):
 
         lr = (phase.lr if self.lr is None else self.lr) * generator.std(space).mean().item()
         run = Optimization([deltas], loss, steps=steps, lr=lr, optimizer=self.optimizer, schedule=cosine(0.05, 0.5))
+        run.limit_chunk(chunk_that_fits(generator, space, len(deltas)))
         run.space, run.base = space, base
         self.runs.append(run)
 

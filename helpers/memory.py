@@ -15,7 +15,7 @@ from .latents import Latents
 OVERHEAD = 1.1  # of the tensors: what the allocator loses between them
 FIXED = 0.2  # GB, which torch and its convolutions take whatever the network
 FEATURES = 90  # bytes per value of an image: vgg19-slim keeps 2 x 16 channels, a quarter of 2 x 32, a 16th of 4 x 64
-SMALL = 128  # pixels; up to here everything fits, and is not worth seconds of counting
+SMALL = 256**2  # pixels of a whole batch; below it all fit, and counting would take longer than a step
 
 
 class NotEnoughMemory(ValueError):
@@ -83,7 +83,7 @@ def step_memory(generator: Generator, space: str = "w+", batch: int = 1, noise: 
 
 def check_memory(generator: Generator, space: str = "w+", batch: int = 1, noise: bool = False) -> None:
     """Raise NotEnoughMemory, one sentence, unless a run fits into what is free on the generator's device."""
-    if generator.resolution <= SMALL:
+    if _is_small(generator, batch):
         return
     needed, free = step_memory(generator, space, batch, noise), free_memory(generator.device)
     if needed <= free:
@@ -105,9 +105,18 @@ def batch_that_fits(generator: Generator, space: str = "w+", batch: int = 1, noi
 
     Raises NotEnoughMemory where a single one does not.
     """
-    while batch > 1 and generator.resolution > SMALL:
-        if step_memory(generator, space, batch, noise) <= free_memory(generator.device):
-            return batch
-        batch = (batch + 1) // 2
+    batch = chunk_that_fits(generator, space, batch, noise)
     check_memory(generator, space, batch, noise)
     return batch
+
+
+def chunk_that_fits(generator: Generator, space: str = "w+", batch: int = 1, noise: bool = False) -> int:
+    """The largest of ``batch``, its half, its quarter ... 1 whose step fits into what is free, about."""
+    free = None if batch == 1 or _is_small(generator, batch) else free_memory(generator.device)
+    while free is not None and batch > 1 and step_memory(generator, space, batch, noise) > free:
+        batch = (batch + 1) // 2
+    return batch
+
+
+def _is_small(generator: Generator, batch: int) -> bool:
+    return batch * generator.resolution**2 < SMALL

@@ -20,6 +20,7 @@ from .inversion import InversionResult, InversionStep
 from .latents import Latents
 from .losses import Loss, lp_loss
 from .masks import mask_pyramid
+from .memory import chunk_that_fits
 from .metrics import psnr
 from .optimizers import Chain, Optimization, Schedule, cosine
 
@@ -144,6 +145,8 @@ class Embedding(Chain):
         schedule = (self.schedule or cosine(0.05, 1.0)) if "noise" in stage.free else cosine(0.05, 0.5)
         options = {"lr": search.rates, "optimizer": self.optimizer, "schedule": schedule}
         run = Optimization(search.parameters, search.loss, steps=steps, **options)
+        fits = chunk_that_fits(self.generator, search.space, len(search.code), "noise" in stage.free)
+        run.limit_chunk(fits)
         run.search = search
         self.runs.append(run)
 

@@ -250,9 +250,14 @@ class Optimization:
                         "smaller network, bf16 or checkpointing."
                     ) from error
             # here, because the traceback of the exception holds the whole graph
-            self.chunk = ((self.chunk or len(self.best_total)) + 1) // 2
             torch.cuda.empty_cache()
-            _warn(f"the memory is too short for all {len(self.best_total)} at once: now {self.chunk} at a time.")
+            self.limit_chunk(((self.chunk or len(self.best_total)) + 1) // 2)
+
+    def limit_chunk(self, count: int) -> None:
+        """Evaluate at most so many samples at once, and say so if that is not all of them."""
+        if count < len(self.best_total):
+            self.chunk = count
+            _warn(f"the memory is too short for all {len(self.best_total)} at once: now {count} at a time.")
 
     def _in_chunks(self, backward: bool) -> Loss:
         batch, losses = len(self.best_total), []

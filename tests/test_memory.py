@@ -11,7 +11,10 @@ import torch
 
 from helpers import memory
 from helpers.generators import StyleGAN1, StyleGAN2
+from helpers.inversion import Inversion, project
 from helpers.memory import NotEnoughMemory, PeakOfTensors, check_memory, step_memory
+from helpers.noise import noise_inversion
+from helpers.optimizers import OptimizationWarning
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -106,3 +109,20 @@ def test_a_batch_is_halved_until_it_fits(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda device: 0.1)
     with pytest.raises(NotEnoughMemory):
         memory.batch_that_fits(made, batch=8)
+
+
+def test_a_search_of_many_goes_through_in_chunks_that_fit_and_says_so(monkeypatch):
+    made = generator(resolution=64)
+    target = made.synthesize(made.sample("w", 1, seed=3)).clamp(0, 1).expand(32, -1, -1, -1)
+    together = project(made, target, "w", steps=2)
+    needed = [step_memory(made, "w", n) for n in (8, 16)]
+    monkeypatch.setattr(memory, "free_memory", lambda device: sum(needed) / 2)
+    with pytest.warns(OptimizationWarning, match="too short for all 32 at once: now 8 at a time"):
+        inversion = Inversion(made, target, "w", steps=2)
+        list(inversion)
+    assert inversion.runs[0].chunk == 8
+    assert torch.allclose(inversion.result().total, together.total, rtol=1e-4)
+    with pytest.warns(OptimizationWarning, match="all 32 at once: now 8 at a time"):
+        embedding = noise_inversion(made, target, together.latents, steps=1)
+        list(embedding)
+    assert embedding.runs[0].chunk == 8
