@@ -17,6 +17,7 @@ from helpers.photos import demo_cat
 from helpers.sketch import Sketch, SketchSearch
 from helpers.training import encoder as training
 from helpers.training.encoder import EncoderSettings, EncoderTrainer, TrainingError, random_codes, random_view
+from helpers.training.loop import SETBACKS, SLOWER
 from helpers.weights import WeightsError
 
 
@@ -178,6 +179,31 @@ def test_the_result_is_an_encoder_that_is_loaded(small, tmp_path, generator):
     encoder = load_encoder(path)
     assert encoder.encode(generator, pictures()).code.shape == (2, *generator.code_shape("w+"))
     assert training.train_encoder(tmp_path, small) == path  # nothing is left to do
+
+
+@pytest.mark.parametrize("times", [1, 100])
+def test_a_training_that_diverges_goes_back_and_on_until_it_is_hopeless(small, tmp_path, monkeypatch, capsys, times):
+    plain, left, drawn = EncoderTrainer._losses, [times], []
+
+    def spoilt(self, random, pictures):
+        drawn.append((self.step_number, self.optimizer.param_groups[0]["lr"], random.get_state()))
+        losses, bad = plain(self, random, pictures), self.step_number == 4 and left[0]
+        left[0] -= bool(bad)
+        return losses | {"latent": losses["latent"] * torch.nan} if bad else losses
+
+    monkeypatch.setattr(EncoderTrainer, "_losses", spoilt)
+    if times > 1:
+        with pytest.raises(
+            TrainingError, match="the loss became NaN .* after 4 steps, also with 0.0625 times the rates"
+        ):
+            training.train_encoder(tmp_path, small, save_every=0)
+    else:
+        training.train_encoder(tmp_path, small, save_every=0)
+    again = [entry for entry in drawn if entry[0] == 4]
+    assert len(again) == (2 if times == 1 else SETBACKS + 1)
+    assert again[1][1] == again[0][1] * SLOWER and not torch.equal(again[0][2], again[1][2])
+    assert "after 4 steps; going back to 4 steps with 0.5 times the rates." in capsys.readouterr().err
+    assert torch.load(tmp_path / "state.pt")["setbacks"] == len(again) - 1
 
 
 def test_random_codes_part_at_a_row_in_half_of_the_cases(generator):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from helpers.generators import load_discriminator, load_generator
 from helpers.progress import ProgressError, save_run
 from helpers.training.augment import ADA_IMAGES, TARGET, _cutout, _translate, adapt, augment
 from helpers.training.gan import GanSettings, GanTrainer, sample_grid, train_gan
-from helpers.training.loop import TrainingError
+from helpers.training.loop import SETBACKS, SLOWER, TrainingError
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {
@@ -217,7 +218,7 @@ torch.set_num_threads(int(sys.argv[4]))
 save, saved = torch.save, []
 def half_then_die(state, path):
     saved.append(1)
-    if len(saved) == 4:
+    if len(saved) == 5:  # the first is of the start
         Path(path).write_bytes(b"half of a checkpoint")
         os.kill(os.getpid(), signal.SIGKILL)
     save(state, path)
@@ -254,22 +255,61 @@ def test_a_state_that_is_none_is_refused_in_one_sentence_and_stays(tmp_path, fol
     assert "\n" not in str(error.value) and str(path) in str(error.value) and path.read_bytes() == before
 
 
-def test_losses_that_are_no_numbers_stop_a_run_with_the_last_good_state(tmp_path, folder, monkeypatch):
-    train_gan(folder, tmp_path, settings_of("stylegan2", images=8), split="all")
-    before = (tmp_path / "state.pt").read_bytes()
-    plain = GanTrainer._after_step
+def spoil(monkeypatch, times):
+    """Weights of the generator become NaN after the steps that end at 12 images, so many times."""
+    plain, left = GanTrainer._after_step, [times]
 
-    def spoil(self, batch, scores):
+    def spoilt(self, batch, scores):
         plain(self, batch, scores)
-        next(self.generator.parameters()).data[0] = np.nan
+        if self.seen == 12 and left[0]:
+            left[0] -= 1
+            next(self.generator.parameters()).data[0] = np.nan
 
-    monkeypatch.setattr(GanTrainer, "_after_step", spoil)
+    monkeypatch.setattr(GanTrainer, "_after_step", spoilt)
+
+
+@pytest.mark.parametrize("save_every", [0.0, 100.0])
+@pytest.mark.parametrize("family", TINY)
+def test_a_run_that_diverges_goes_back_and_on(tmp_path, folder, monkeypatch, capsys, family, save_every):
+    spoil(monkeypatch, 1)
+    train_gan(folder, tmp_path, settings_of(family, images=220), split="all", save_every=save_every)
+    state = load(tmp_path / "state.pt")
+    assert state["setbacks"] == 1 and state["counters"][0] == 220
+    assert all(t.isfinite().all() for t in state["average"].values() if t.is_floating_point())
+    rates = [optimizer["param_groups"][0]["lr"] for optimizer in state["optimizers"]]
+    fresh = [optimizer.param_groups[0]["lr"] for optimizer in trainer_of(family).optimizers]
+    assert rates == [rate * SLOWER for rate in fresh]
+    where, back = ("before", 8) if save_every == 0 else ("after", 0)
+    said = rf"NaN or infinite {where} 12 images; going back to {back} images with 0.5 times the rates\.\n"
+    assert re.search(said, capsys.readouterr().err)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["setbacks"] for line in lines if "setbacks" in line] == [1, 1] and lines[1]["step"] == back
+
+
+def test_setbacks_are_part_of_a_training_that_goes_on_exactly(tmp_path, folder, monkeypatch):
+    for name, ends in (("whole", [40]), ("parts", [20, 40])):
+        spoil(monkeypatch, 1)
+        for end in ends:
+            train_gan(folder, tmp_path / name, settings_of("stylegan2", images=end), split="all", save_every=0.0)
+    states = [load(tmp_path / name / "state.pt") for name in ("whole", "parts")]
+    assert states[0]["setbacks"] == states[1]["setbacks"] == 1
+    assert_same_state(*states)
+
+
+def test_a_run_that_diverges_at_any_rate_ends_with_a_sentence_and_the_last_good_state(tmp_path, folder, monkeypatch):
+    train_gan(folder, tmp_path, settings_of("stylegan2", images=8), split="all")
+    before = load(tmp_path / "state.pt")
+    spoil(monkeypatch, 100)
     settings = settings_of("stylegan2", images=40)
-    with pytest.raises(TrainingError, match="NaN or infinite after 12 images; start again with a lower rate"):
+    ends = r"also with 0.0625 times the rates; state.pt is the state before: start again with a lower rate"
+    with pytest.raises(TrainingError, match=rf"losses became NaN or infinite after 12 images, {ends}") as error:
         train_gan(folder, tmp_path, settings, split="all")
-    with pytest.raises(TrainingError, match=r"weights became NaN or infinite before 12 images; state.pt is"):
+    assert "\n" not in str(error.value)
+    with pytest.raises(TrainingError, match=rf"weights became NaN or infinite before 12 images, {ends}"):
         train_gan(folder, tmp_path, settings, split="all", save_every=0)
-    assert (tmp_path / "state.pt").read_bytes() == before
+    after = load(tmp_path / "state.pt")
+    assert after["setbacks"] == SETBACKS
+    assert all(torch.equal(after["generator"][name], tensor) for name, tensor in before["generator"].items())
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------

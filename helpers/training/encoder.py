@@ -22,7 +22,7 @@ from helpers.losses import LAYERS, lp_loss, perceptual_loss
 from helpers.photos import load_uint8
 from helpers.weights import save_weights
 
-from .loop import TrainingError, resume, train
+from .loop import SLOWER, Diverged, TrainingError, resume, train
 
 WEIGHTS_FILE = "encoder.safetensors"
 EMA_DECAY = 0.998
@@ -115,7 +115,7 @@ class EncoderTrainer:
             self.net = Encoder(space, self.generator.code_shape(space)).to(device)
         self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
         self.optimizer = torch.optim.Adam(self.net.parameters(), settings.rate, betas=(0.9, 0.99))
-        self.step_number, self.seconds, self.means = 0, 0.0, {}
+        self.step_number, self.seconds, self.means, self.setbacks = 0, 0.0, {}, 0
 
     @property
     def position(self) -> int:
@@ -131,16 +131,17 @@ class EncoderTrainer:
         return self.means if self.step_number % 100 == 0 else None
 
     def step(self) -> dict[str, float]:
-        """Take one step; returns the means of its losses. Raises TrainingError when they are not finite."""
+        """Take one step; returns the means of its losses. Raises Diverged when they are not finite."""
         self._set_rate()
-        random = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.step_number)
+        seed = self.settings.seed * 1_000_003 + self.step_number + 7_368_787 * self.setbacks
+        random = torch.Generator().manual_seed(seed)
         pictures = self.step_number >= self.settings.latent_share * self.settings.steps
         losses = self._losses(random, pictures)
         weights = {"latent": self.settings.latent if pictures else 1.0, "perceptual": self.settings.perceptual}
         weights |= {"l1": 1.0, "prior": self.settings.prior}
         total = sum(weights[name] * value for name, value in losses.items())
         if not math.isfinite(total.item()):
-            raise TrainingError(f"The loss is not finite at step {self.step_number}; start again with a lower rate.")
+            raise Diverged(f"the loss became NaN or infinite after {self.step_number} steps")
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
@@ -153,7 +154,10 @@ class EncoderTrainer:
         progress = self.step_number / self.settings.steps
         factor = min(progress * 20 + 0.01, 0.5 + 0.5 * math.cos(math.pi * progress) + 0.005)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.rate * factor
+            group["lr"] = self.settings.rate * factor * SLOWER**self.setbacks
+
+    def reseed(self) -> None:
+        """Nothing to do: the seed of a step depends on the setbacks."""
 
     def _losses(self, random: torch.Generator, pictures: bool) -> dict[str, Tensor]:
         generator, batch = self.generator, self.settings.batch
@@ -228,7 +232,7 @@ def train_encoder(
         log: see ``open_log``.
 
     Raises:
-        TrainingError: for a loss that is not finite, or a state of other settings.
+        TrainingError: for a loss that is not finite at any rate (see ``train``), or a state of other settings.
     """
     out, settings, device = Path(out), settings or EncoderSettings(), torch.device(device)
     resolution = load_generator(settings.model).resolution

@@ -15,7 +15,7 @@ from helpers.features import CONFIGS, FeatureConfig, FeatureError, Features, Nor
 from helpers.logs import open_log
 from helpers.weights import load_weights, save_weights
 
-from .loop import TrainingError, resume, train
+from .loop import SLOWER, Diverged, TrainingError, resume, train
 from .photos import TESTED, LabelledPhotos, augment, cutmix, find_labelled
 
 EMA_DECAY = 0.998  # per step: an average over about 3 epochs of 168 steps
@@ -158,6 +158,7 @@ class FeatureTrainer:
             "classes": photos.classes, "photos": len(train),
         }  # fmt: skip
         self.device, self.step_number, self.seconds, self.log, self.losses = device, 0, 0.0, [], []
+        self.setbacks = 0
         self._build(config)
 
     def _build(self, config: FeatureConfig) -> None:
@@ -184,7 +185,7 @@ class FeatureTrainer:
         epoch, index = divmod(self.step_number, self.per_epoch)
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed + epoch))
         chosen = order[index * self.batch : (index + 1) * self.batch]
-        generator = torch.Generator().manual_seed(seed + 7919 * self.step_number + 1)
+        generator = torch.Generator().manual_seed(seed + 7919 * self.step_number + 1 + 7_368_787 * self.setbacks)
         here = chosen.to(self.device)
         crops = augment(self.images[here], self.aspects[chosen], self.crop_size(), generator)
         keep, whole = (
@@ -194,6 +195,9 @@ class FeatureTrainer:
         if not whole and torch.rand((), generator=generator) < CUTMIX:
             crops, keep = cutmix(crops, generator)
         return crops, self.targets[here], keep
+
+    def reseed(self) -> None:
+        """Nothing to do: the seed of a step's augmentation depends on the setbacks."""
 
     def crop_size(self) -> int:
         """Side of the crops of this epoch in px: small first, which is fast, then larger."""
@@ -211,7 +215,7 @@ class FeatureTrainer:
         return self.total
 
     def step(self) -> dict[str, float]:
-        """One step of AdamW on label-smoothed cross-entropy; raises TrainingError when the loss is not finite."""
+        """One step of AdamW on label-smoothed cross-entropy; raises Diverged when the loss is not finite."""
         self.net.train()
         crops, labels, keep = self.next_batch()
         with self.autocast():
@@ -221,10 +225,12 @@ class FeatureTrainer:
             loss = loss + (1 - keep) * F.cross_entropy(logits, labels.flip(0), label_smoothing=SMOOTHING)
         self.losses.append(loss.item())
         if not math.isfinite(self.losses[-1]):
-            raise TrainingError(f"The loss is not finite at step {self.step_number}; start again with a lower rate.")
+            raise Diverged(f"the loss became NaN or infinite after {self.step_number} steps")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] *= SLOWER**self.setbacks  # the schedule sets it anew in every step
         self.optimizer.step()
         self.schedule.step()
         self.ema.update_parameters(self.net)

@@ -24,7 +24,7 @@ from helpers.photos import load_uint8
 from helpers.weights import save_weights
 
 from .augment import adapt, augment
-from .loop import STATE_FILE, TrainingError, resume, train
+from .loop import SLOWER, STATE_FILE, Diverged, TrainingError, resume, train
 
 
 @dataclass
@@ -106,7 +106,8 @@ class GanTrainer:
                 eps=1e-8,
             ),
         ]
-        self.seen, self.steps, self.p, self.signs, self.seconds = 0, 0, 0.0, [], 0.0
+        self.rates = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
+        self.seen, self.steps, self.p, self.signs, self.seconds, self.setbacks = 0, 0, 0.0, [], 0.0, 0
 
     @property
     def position(self) -> int:
@@ -120,12 +121,16 @@ class GanTrainer:
         """The losses of every fiftieth step."""
         return losses if self.steps % 50 == 0 else None
 
+    def reseed(self) -> None:
+        """Draw other numbers from now on, by the seed and the number of setbacks."""
+        self.random.manual_seed(self.settings.seed + 1_000_003 * self.setbacks)
+
     # --- one step ---------------------------------------------------------------------------------------------------
 
     def step(self) -> dict[str, float]:
         """Train on one batch; generator and discriminator move together, each against the other's last state.
 
-        Raises TrainingError for losses that are not finite, before anything has moved.
+        Raises Diverged for losses that are not finite, before anything has moved.
         """
         batch, dtype = self.settings.batch, torch.bfloat16 if self.bf16 else torch.float32
         real = self._augment(self._real_images(batch))
@@ -145,11 +150,10 @@ class GanTrainer:
         losses = {"g": loss_generator, "real": real_scores.mean(), "fake": fake_scores.mean()}
         losses = {name: value.item() for name, value in losses.items()} | ({} if penalty is None else {"r1": penalty})
         if not all(map(math.isfinite, losses.values())):
-            raise TrainingError(
-                f"the losses became NaN or infinite after {self.seen} images; start again with a lower rate in another "
-                "folder."
-            )
-        for optimizer in self.optimizers:
+            raise Diverged(f"the losses became NaN or infinite after {self.seen} images")
+        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * SLOWER**self.setbacks
             optimizer.step()
         self._after_step(batch, real_scores.detach())
         return losses | {"p": self.p}
@@ -279,7 +283,7 @@ def train_gan(
 
     Raises:
         ProgressError, TrainingError: for a ``state.pt`` that is none or of other settings; for losses or weights that
-            are no longer finite, while ``state.pt`` stays the last good one.
+            are not finite at any rate (see ``train``), while ``state.pt`` stays the last good one.
 
     Returns:
         Path of the exported weights, ``generator.safetensors``, which ``load_generator`` reads.

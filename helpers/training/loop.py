@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -16,22 +17,35 @@ from helpers.logs import RunLog
 from helpers.progress import load_run, save_run, stopped_between_steps
 
 STATE_FILE = "state.pt"
+SLOWER = 0.5  # of the rates after each setback
+SETBACKS = 4  # a training that diverges at a sixteenth of its rates does not do so because of them
 
 
 class TrainingError(ValueError):
     """Training data or a training state that cannot be used, or a training that diverged."""
 
 
+class Diverged(TrainingError):
+    """Losses or weights are no longer finite; the message says when, without what to do."""
+
+
 class Trainer(Protocol):
-    """What the loop needs: ``position`` counts up to ``goal`` in ``unit``, ``seconds`` is kept by the loop."""
+    """What the loop needs: ``position`` counts up to ``goal`` in ``unit``; the loop keeps ``seconds`` and ``setbacks``.
+
+    Every rate is to be multiplied by ``SLOWER ** setbacks``.
+    """
 
     unit: str
     position: int
     goal: int
     seconds: float
+    setbacks: int
 
     def step(self) -> dict[str, float]:
-        """Take one step; its losses."""
+        """Take one step; its losses. Raises Diverged for those that are not finite."""
+
+    def reseed(self) -> None:
+        """Draw other numbers from now on, by the seed and ``setbacks``: the same ones led astray."""
 
     def report(self, losses: dict[str, float]) -> dict[str, float] | None:
         """What to log after a step, None where nothing is."""
@@ -51,7 +65,7 @@ def resume(trainer: Trainer, out: str | Path) -> None:
         return
     state = load_run(path)
     try:
-        trainer.load(state)
+        _load(trainer, state)
     except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
         raise TrainingError(f"{path} is no state of this training; delete it, or choose another folder.") from error
     print(f"going on at {trainer.position} of {trainer.goal} {trainer.unit}.", file=sys.stderr)
@@ -69,41 +83,78 @@ def train(
     """Take all steps that are left, or stop after so many minutes; the state is on disk afterwards.
 
     save_every: seconds between two states. after: called after every step.
-    Raises TrainingError where the weights are no longer finite; the state before stays. Ctrl-C waits for the end of a
-    step and leaves a state too.
+    Where losses or weights are no longer finite it goes back to the state before with SLOWER times the rates, says so,
+    and logs it; after SETBACKS of that it raises TrainingError, and the state stays. Ctrl-C waits for the end of a step
+    and leaves a state too.
     """
     path = Path(out) / STATE_FILE
-    begun = last = saved = time.monotonic()
+    end = math.inf if minutes is None else time.monotonic() + minutes * 60
     interval = 1 if sys.stderr.isatty() else 60
     options = {"initial": trainer.position, "unit": trainer.unit, "mininterval": interval, "file": sys.stderr}
+    if trainer.position == 0:  # a state to go back to; and a folder that may not be written to is known at once
+        _save(path, trainer)
     with stopped_between_steps() as stopped, tqdm(total=trainer.goal, **options) as bar:
-        while trainer.position < trainer.goal and not stopped():
-            losses = trainer.step()
-            now = time.monotonic()
-            trainer.seconds, last = trainer.seconds + now - last, now
-            bar.update(trainer.position - bar.n)
-            if (row := trainer.report(losses)) is not None:
-                bar.set_postfix({name: f"{value:.3g}" for name, value in row.items()}, refresh=False)
-                log.scalars(trainer.position, {"seconds": round(trainer.seconds, 1), **_rounded(row)})
-            after()
-            if now - saved > save_every:
-                _save(path, trainer)
-                saved = now
-            if minutes is not None and now - begun > minutes * 60:
-                break
-        _save(path, trainer)  # not after an error: amid a step the state is half old, half new
+        done = False
+        while not done:
+            try:
+                _steps(trainer, path, log, bar, after, save_every, lambda: stopped() or time.monotonic() > end)
+                done = True
+            except Diverged as error:
+                _go_back(trainer, path, log, error)
         if stopped():
             raise KeyboardInterrupt
+
+
+def _steps(trainer: Trainer, path: Path, log: RunLog, bar, after, save_every: float, stopped) -> None:
+    """The steps that are left, until ``stopped``, with a state at least at the end."""
+    last = saved = time.monotonic()
+    while trainer.position < trainer.goal:
+        losses = trainer.step()
+        now = time.monotonic()
+        trainer.seconds, last = trainer.seconds + now - last, now
+        bar.update(trainer.position - bar.n)
+        if (row := trainer.report(losses)) is not None:
+            bar.set_postfix({name: f"{value:.3g}" for name, value in row.items()}, refresh=False)
+            facts = {"seconds": round(trainer.seconds, 1), "setbacks": trainer.setbacks}
+            log.scalars(trainer.position, {**facts, **_rounded(row)})
+        after()
+        if now - saved > save_every:
+            _save(path, trainer)
+            saved = now
+        if stopped():
+            break
+    _save(path, trainer)  # not after an error: amid a step the state is half old, half new
+
+
+def _go_back(trainer: Trainer, path: Path, log: RunLog, error: Diverged) -> None:
+    """To the state on disk with lower rates and other random numbers; both are kept in it."""
+    seconds, setbacks = trainer.seconds, trainer.setbacks + 1
+    if setbacks > SETBACKS:
+        raise TrainingError(
+            f"{error}, also with {SLOWER**SETBACKS:g} times the rates; {path.name} is the state before: start again "
+            "with a lower rate in another folder."
+        ) from error
+    _load(trainer, load_run(path))
+    trainer.seconds, trainer.setbacks = seconds, setbacks
+    trainer.reseed()
+    _save(path, trainer)
+    log.scalars(trainer.position, {"seconds": round(seconds, 1), "setbacks": setbacks})
+    tqdm.write(
+        f"{error}; going back to {trainer.position} {trainer.unit} with {SLOWER**setbacks:g} times the rates.",
+        file=sys.stderr,
+    )
+
+
+def _load(trainer: Trainer, state: dict) -> None:
+    trainer.load(state)
+    trainer.setbacks = state.get("setbacks", 0)
 
 
 def _save(path: Path, trainer: Trainer) -> None:
     state = trainer.state()
     if not _finite(state):
-        raise TrainingError(
-            f"the weights became NaN or infinite before {trainer.position} {trainer.unit}; {path.name} is the state "
-            "before: start again with a lower rate in another folder."
-        )
-    save_run(path, state)
+        raise Diverged(f"the weights became NaN or infinite before {trainer.position} {trainer.unit}")
+    save_run(path, state | {"setbacks": trainer.setbacks})
 
 
 def _finite(state: object) -> bool:
