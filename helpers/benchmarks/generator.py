@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from matplotlib.ticker import LogLocator
 from torch import Tensor
 
 from helpers.device import free_memory
@@ -161,9 +162,15 @@ def growth(
                 row = growth_row(generator, features, count, number, device)
             work = step_flops(generator) * count * number * (value if name == "targets" else 1)
             first = first or (row["seconds"] / work, value)
-            row |= {"predicted_seconds": first[0] * work, "predicted_gb": step_memory(generator, "w+", count)}
+            row |= {"predicted_seconds": first[0] * work, "predicted_gb": _step_gb(generator, count)}
             rows.append({"over": name, "value": value, **row})
     return rows
+
+
+def _step_gb(generator: StyleGAN2, batch: int) -> float:
+    """What a step takes beside the weights, which the process has before."""
+    weights = sum(p.numel() * p.element_size() for p in generator.parameters())
+    return step_memory(generator, "w+", batch) - weights / 2**30
 
 
 def one_by_one(generator: StyleGAN2, features, targets: int, steps: int, device: torch.device) -> dict:
@@ -188,8 +195,13 @@ def growth_plot(rows: Sequence[dict]) -> Figure:
             axis.plot(values, [row[measured] for row in part], "o", color=COLOURS[0], label="measured")
             axis.set(xscale="log", xlabel=name, ylabel=label if column == 0 else "", xticks=values)
             axis.set_xticks(values, [str(v) for v in values])
+            if line:
+                axis.set_ylim(bottom=0)
+            else:
+                axis.set_yscale("log")
+                axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.yaxis.set_major_formatter("{x:g}")
             axis.minorticks_off()
-            axis.set_ylim(bottom=0) if line else axis.set_yscale("log")
             axis.grid(True, color="#e4e4e4")
             axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].legend(frameon=False, fontsize=8)
@@ -227,7 +239,7 @@ def run_speed(
         report["speed"] += speed_rows(resolution, batches, device)
         write_json(Path(out) / "generator.json", report)
         save_figure(speed_plot(report["speed"]), Path(out) / "generator.png")
-    report["together"] = batch_rows(device, photos, 20)
+    report["together"] = batch_rows(device, photos, 50)
     write_json(Path(out) / "generator.json", report)
     return "\n\n".join(results_table(report[part]) for part in ("speed", "together"))
 
@@ -235,7 +247,7 @@ def run_speed(
 def run_growth(out: str | Path, device: torch.device, quick: bool = False) -> str:
     """Write ``growth.json`` and ``growth.png``; return the table as text."""
     resolutions, batches, steps = (
-        ((64, 128), (1, 2), (2, 4)) if quick else ((64, 128, 256, 512), (1, 2, 4, 8, 16), (2, 4, 8, 16))
+        ((64, 128), (1, 2), (2, 4)) if quick else ((64, 128, 256, 512, 1024), (1, 2, 4, 8, 16), (2, 4, 8, 16))
     )
     rows = growth(device, resolutions, batches, steps)
     write_json(Path(out) / "growth.json", {"circumstances": circumstances(device), "growth": rows})
