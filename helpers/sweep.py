@@ -10,12 +10,22 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +34,7 @@ from .logs import json_safe
 
 ATTEMPTS = 3  # of a job whose worker died; more often than that it is the job's own fault
 AHEAD = 4  # chunks in flight per worker: enough to keep it busy, few enough for a million jobs
+LOOK = 2.0  # seconds after which a cluster is asked anew how many workers it has
 
 
 class SweepError(ValueError):
@@ -53,7 +64,26 @@ class Task:
     run: Callable[[list[dict], list[dict[str, bytes]]], list[Result]]
 
 
-def expand(spec: dict, tasks: dict[str, Task], folder: Path = Path()) -> list[dict]:
+class Jobs(Sequence):
+    """Every combination of the values of some axes, the last one varying fastest; each is made when it is asked for."""
+
+    def __init__(self, axes: dict[str, list]):
+        self.axes = axes
+
+    def __len__(self) -> int:
+        return math.prod(map(len, self.axes.values()))
+
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        job = dict.fromkeys(self.axes)
+        for name, values in reversed(self.axes.items()):
+            index, place = divmod(index, len(values))
+            job[name] = values[place]
+        return job
+
+
+def expand(spec: dict, tasks: dict[str, Task], folder: Path = Path()) -> Jobs:
     """All jobs of a specification: every combination of the values in its lists.
 
     Args:
@@ -76,7 +106,7 @@ def expand(spec: dict, tasks: dict[str, Task], folder: Path = Path()) -> list[di
     axes |= {key: value if isinstance(value, list) else [value] for key, value in spec.items()}
     if empty := [key for key, values in axes.items() if not values]:
         raise SweepError(f"the list of {', '.join(empty)} is empty; give it at least one value.")
-    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    return Jobs(axes)
 
 
 def _files(patterns: object, option: str, folder: Path) -> list[Path]:
@@ -118,49 +148,65 @@ def file_digest(path: str) -> str:
     return _digest(path, status.st_mtime_ns, status.st_size)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=2**16)
 def _digest(path: str, *_: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Table:
-    """Rows as JSON lines, appended as they come; a line that a kill cut off is dropped at the next opening."""
+    """Rows as JSON lines, appended as they come; only the keys of finished jobs are kept in memory.
+
+    At the opening a line that a kill cut off goes, and so do the rows of failed jobs, which are tried again: no key
+    stands in the file twice.
+    """
 
     def __init__(self, path: str | Path):
         from .images import atomic_path, clear_temporaries  # not above: torch, which a worker may not need
 
-        self.path = Path(path)
+        self.path, self.keys = Path(path), set()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        clear_temporaries(self.path.parent), clear_temporaries(self.path.parent / "files")
-        self.rows = {row["key"]: row for row in self._read()}
-        with atomic_path(self.path) as temporary:
-            Path(temporary).write_text("".join(map(_line, self.rows.values())))
+        for folder in (self.path.parent, *self.path.parent.glob("files/*/")):
+            clear_temporaries(folder)
+        whole = True
+        for row in self._read():
+            whole = whole and row is not None and "error" not in row
+            if row is not None and "error" not in row:
+                self.keys.add(row["key"])
+        if not whole:
+            with atomic_path(self.path) as temporary, open(temporary, "w") as file:
+                file.writelines(_line(row) for row in self.rows() if "error" not in row)
 
-    def _read(self) -> Iterator[dict]:
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                row["key"]
-            except (ValueError, TypeError, KeyError) as error:
-                if number == len(lines):
-                    return
-                raise SweepError(
-                    f"line {number} of {self.path} is no result of a sweep; choose another --out."
-                ) from error
-            yield row
+    def _read(self) -> Iterator[dict | None]:
+        """All rows; None for a last line that was cut off."""
+        if not self.path.exists():
+            return
+        with open(self.path) as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    row = json.loads(line)
+                    row["key"]
+                except (ValueError, TypeError, KeyError) as error:
+                    if not next(lines, None):
+                        yield None
+                        return
+                    raise SweepError(
+                        f"line {number} of {self.path} is no result of a sweep; choose another --out."
+                    ) from error
+                yield row if line.endswith("\n") else None
+
+    def rows(self) -> Iterator[dict]:
+        """What is on disk, in the order in which it came."""
+        return (row for row in self._read() if row is not None)
 
     def add(self, row: dict) -> None:
         """Append a row; it is on disk when this returns."""
-        self.rows[row["key"]] = row
         with open(self.path, "a") as file:
             file.write(_line(row))
             file.flush()
             os.fsync(file.fileno())
-
-    def done(self, key: str) -> bool:
-        return key in self.rows and "error" not in self.rows[key]
+        if "error" not in row:
+            self.keys.add(row["key"])
 
 
 def _line(row: dict) -> str:
@@ -197,12 +243,17 @@ def run_chunk(run: Callable, jobs: list[dict], data: list[dict[str, bytes]], thr
 class Sweep:
     """Jobs of one task into a folder: rows stream into ``results.jsonl``, files into ``files/``.
 
+    Of a job only its key and its place among the jobs are kept, so that a million of them fit.
+
     Args:
         jobs: from ``expand``.
         make_executor: gives any ``concurrent.futures`` executor; called again when its processes were killed.
-        workers: how many chunks it runs at a time.
+        workers: how many chunks it runs at a time; a function where that changes under way.
         batch: jobs, alike in all but their inputs, that run together as one chunk.
         threads: for torch in each worker. The last digits of a result depend on it.
+
+    Raises:
+        SweepError: for no jobs, a folder with results of something else, or one into which another sweep writes.
     """
 
     def __init__(
@@ -212,7 +263,7 @@ class Sweep:
         out: str | Path,
         make_executor: Callable[[], Executor],
         *,
-        workers: int = 1,
+        workers: int | Callable[[], int] = 1,
         batch: int = 1,
         threads: int | None = None,
     ):
@@ -220,10 +271,12 @@ class Sweep:
             raise SweepError("a sweep needs at least one job, but none came.")
         task = tasks[jobs[0]["task"]]
         self.run, self.inputs = task.run, set(task.inputs.values())
-        self.out, self.table = Path(out), Table(Path(out) / "results.jsonl")
-        self.make_executor, self.workers, self.batch, self.threads = make_executor, workers, batch, threads
-        self.keyed = [(job_key(job, self.inputs), job) for job in jobs]
-        self.left = {key: job for key, job in self.keyed if not self.table.done(key)}
+        self.out, self.jobs, self.batch, self.threads = Path(out), jobs, batch, threads
+        self.make_executor, self.workers = make_executor, workers if callable(workers) else lambda: workers
+        with _locked(self.out):
+            self.table = Table(self.out / "results.jsonl")
+        keys = ((job_key(job, self.inputs), place) for place, job in enumerate(jobs))
+        self.left = {key: place for key, place in keys if key not in self.table.keys}
 
     def __len__(self) -> int:
         """Jobs that are still to do."""
@@ -232,52 +285,98 @@ class Sweep:
     def __iter__(self) -> Iterator[dict]:
         """New rows as they come; afterwards ``rows()`` has all."""
         suspects: dict[str, int] = {}
-        while self.left:
-            # one at a time after a death, so that it is known whose it was
-            jobs = {key: self.left[key] for key in suspects if key in self.left} or self.left
-            alone = jobs is not self.left
-            chunks = _chunks(list(jobs.items()), self.inputs, 1 if alone else self.batch)
-            try:
-                yield from self._round(chunks, 1 if alone else self.workers * AHEAD)
-            except _WorkersDied as death:
-                for key in death.keys:
-                    suspects[key] = suspects.get(key, 0) + 1
-                    if suspects[key] >= ATTEMPTS:
-                        yield self._store(key, Result({"error": f"its worker died {ATTEMPTS} times (memory?)."}))
+        with _locked(self.out):
+            while self.left:
+                # one at a time after a death, so that it is known whose it was
+                alone = [key for key in suspects if key in self.left]
+                pending = ((key, self.jobs[self.left[key]]) for key in alone or list(self.left))
+                try:
+                    yield from self._round(_chunks(pending, self.inputs, 1 if alone else self.batch), bool(alone))
+                except _WorkersDied as death:
+                    for key in death.keys:
+                        suspects[key] = suspects.get(key, 0) + 1
+                        if suspects[key] >= ATTEMPTS:
+                            yield self._store(key, Result({"error": f"its worker died {ATTEMPTS} times (memory?)."}))
 
     def rows(self) -> list[dict]:
         """Rows of all jobs that are done or failed, in the jobs' order."""
-        return [self.table.rows[key] for key, _ in self.keyed if key in self.table.rows]
+        rows = {row["key"]: row for row in self.table.rows()}
+        return [rows[key] for key in (job_key(job, self.inputs) for job in self.jobs) if key in rows]
 
-    def _round(self, chunks: Iterator[list[tuple[str, dict]]], ahead: int) -> Iterator[dict]:
-        flying: dict[Future, list[str]] = {}
+    def _round(self, chunks: Iterator[list[tuple[str, dict]]], alone: bool) -> Iterator[dict]:
+        flying: dict[Future, list[tuple[str, dict]]] = {}
         with self.make_executor() as executor:
             try:
                 while True:
-                    for chunk in itertools.islice(chunks, ahead - len(flying)):
+                    ahead = 1 if alone else AHEAD * max(1, self.workers())
+                    for chunk in itertools.islice(chunks, max(0, ahead - len(flying))):
                         data = [{name: Path(job[name]).read_bytes() for name in self.inputs} for _, job in chunk]
-                        future = executor.submit(run_chunk, self.run, [job for _, job in chunk], data, self.threads)
-                        flying[future] = [key for key, _ in chunk]
+                        jobs = [job for _, job in chunk]
+                        flying[executor.submit(run_chunk, self.run, jobs, data, self.threads)] = chunk
                     if not flying:
                         return
-                    for future in wait(flying, return_when=FIRST_COMPLETED).done:
-                        results = future.result()
-                        for key, result in zip(flying.pop(future), results, strict=True):
+                    for future in wait(flying, LOOK, FIRST_COMPLETED).done:
+                        chunk = flying[future]
+                        results = self._results(future, chunk)
+                        del flying[future]
+                        if results is None:
+                            chunks = itertools.chain([[pair] for pair in chunk], chunks)
+                        for (key, _), result in zip(chunk, results or (), strict=bool(results)):
                             yield self._store(key, result)
             except BrokenExecutor as error:
-                raise _WorkersDied([key for keys in flying.values() for key in keys]) from error
+                raise _WorkersDied([key for chunk in flying.values() for key, _ in chunk]) from error
+
+    def _results(self, future: Future, chunk: list[tuple[str, dict]]) -> list[Result] | None:
+        """What a chunk gave; None where its workers died with it, and its jobs have to be done one by one.
+
+        A job's own errors come as results, so that whatever is raised here is the executor's. Dask has lost several
+        workers over a job before it says so.
+        """
+        try:
+            return future.result()
+        except BrokenExecutor:
+            raise
+        except CancelledError as error:
+            raise SweepError(
+                "the executor let its jobs fall (has the scheduler ended?); call again to go on."
+            ) from error
+        except ImportError as error:
+            raise SweepError(f"a worker lacks a package ({error}); give it the same environment.") from error
+        except Exception as error:
+            reason = f"its worker died again and again (memory?): {' '.join(str(error).split())}"
+            return [Result({"error": reason})] if len(chunk) == 1 else None
 
     def _store(self, key: str, result: Result) -> dict:
         """Files first, then the row: a row means that its files are whole."""
         from .images import atomic_path
 
-        names = {name: f"files/{key}-{name}" for name in result.files}
+        # 256 folders: many file systems are slow with a million files in one
+        names = {name: f"files/{key[:2]}/{key}-{name}" for name in result.files}
         for name, content in result.files.items():
             with atomic_path(self.out / names[name]) as temporary:
                 Path(temporary).write_bytes(content)
-        row = {"key": key, **self.left.pop(key), **result.row} | ({"files": names} if names else {})
+        row = {"key": key, **self.jobs[self.left.pop(key)], **result.row} | ({"files": names} if names else {})
         self.table.add(row)
         return row
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Only one process writes into a folder. Raises SweepError where another does."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise SweepError(f"another sweep writes into {folder}; let it end, or choose another --out.") from error
+    except NotImplementedError:
+        pass  # a cluster's file system without locks
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class _WorkersDied(Exception):
@@ -314,8 +413,8 @@ def local_processes(workers: int) -> Callable[[], Executor]:
 
 
 @contextmanager
-def dask_cluster(address: str) -> Iterator[tuple[Callable[[], Executor], int]]:
-    """Makers of a Dask cluster's executor, and the number of its workers; Dask does a lost worker's jobs again."""
+def dask_cluster(address: str) -> Iterator[tuple[Callable[[], Executor], Callable[[], int]]]:
+    """Makers of a Dask cluster's executor, and of the number of its threads; Dask does a lost worker's jobs again."""
     try:
         from distributed import Client
     except ImportError as error:
@@ -324,6 +423,11 @@ def dask_cluster(address: str) -> Iterator[tuple[Callable[[], Executor], int]]:
         client = Client(address, timeout="20s")
     except (OSError, TimeoutError) as error:
         raise SweepError(f"no Dask scheduler answers at {address}; start one with: dask scheduler.") from error
+
+    @functools.lru_cache(maxsize=1)
+    def threads(_: int) -> int:
+        return sum(client.nthreads().values())
+
     with client:
-        workers = max(1, len(client.scheduler_info()["workers"]))
-        yield lambda: client.get_executor(pure=False, retries=ATTEMPTS), workers
+        # workers come and go: a queue starts them one after the other
+        yield lambda: client.get_executor(pure=False, retries=ATTEMPTS), lambda: threads(time.monotonic() // LOOK)

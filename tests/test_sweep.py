@@ -130,7 +130,7 @@ def test_another_content_is_another_job(folder):
 
 
 def test_twice_the_same_job_is_done_once(folder):
-    rows, new = run(folder, jobs=jobs_of(folder) * 2)
+    rows, new = run(folder, jobs=list(jobs_of(folder)) * 2)
     assert (len(rows), len(new), marks(folder)) == (12, 6, 6)
 
 
@@ -329,7 +329,7 @@ def test_a_dask_cluster_that_loses_a_worker_gives_the_table_of_a_sequential_run(
         distributed.Client(cluster) as client,
         dask_cluster(cluster.scheduler_address) as (make_executor, workers),
     ):
-        assert workers == 2
+        assert workers() == 2
         sweep = Sweep(inversions(photos), TASKS, tmp_path / "many", make_executor, workers=workers, threads=1)
         for number, _ in enumerate(sweep):
             if number == 2:
