@@ -34,6 +34,7 @@ from .logs import json_safe
 
 ATTEMPTS = 3  # of a job whose worker died; more often than that it is the job's own fault
 AHEAD = 4  # chunks in flight per worker: enough to keep it busy, few enough for a million jobs
+PATIENCE = 20  # seconds for a scheduler that does not answer
 LOOK = 2.0  # seconds after which a cluster is asked anew how many workers it has
 
 
@@ -420,7 +421,7 @@ def dask_cluster(address: str) -> Iterator[tuple[Callable[[], Executor], Callabl
     except ImportError as error:
         raise SweepError("--dask needs Dask: pip install 'dask[distributed]'.") from error
     try:
-        client = Client(address, timeout="20s")
+        client = Client(address, timeout=PATIENCE)
     except (OSError, TimeoutError) as error:
         raise SweepError(f"no Dask scheduler answers at {address}; start one with: dask scheduler.") from error
 

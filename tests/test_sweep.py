@@ -66,6 +66,15 @@ def test_a_specification_gives_every_combination(folder):
     ]
 
 
+def test_jobs_are_made_when_they_are_asked_for(folder):
+    jobs = jobs_of(folder, factor=list(range(10**6)))
+    assert len(jobs) == 3 * 10**6 and "list" not in str(type(jobs))
+    assert (Path(jobs[2 * 10**6 - 1]["text"]).name, jobs[2 * 10**6 - 1]["factor"]) == ("b.txt", 10**6 - 1)
+    for place in (-1, len(jobs)):
+        with pytest.raises(IndexError):
+            jobs[place]
+
+
 def test_a_list_as_value_stands_in_a_list_of_its_own(folder):
     assert [job["factor"] for job in jobs_of(folder, factor=[[1, 2]], texts="a.txt")] == [[1, 2]]
 
@@ -98,6 +107,7 @@ def test_rows_and_files_of_all_jobs(folder):
     assert [row["length"] for row in rows] == [3, 30, 5, 50, 5, 50]
     assert sorted(row["key"] for row in new) == sorted(row["key"] for row in rows)
     assert (folder / "out" / rows[2]["files"]["copy.txt"]).read_text() == "three"
+    assert rows[2]["files"]["copy.txt"].startswith(f"files/{rows[2]['key'][:2]}/")
 
 
 def test_a_finished_job_is_never_done_twice(folder):
@@ -139,8 +149,39 @@ def test_a_bad_job_is_a_row_with_its_error_and_is_tried_again(folder):
     rows, _ = run(folder, batch=3)
     assert [row.get("length") for row in rows] == [3, 30, None, None, 5, 50]
     assert rows[2]["error"] == "expected another text; change it"
+    (folder / "b.txt").write_text("three")
     _, new = run(folder)
-    assert ["error" in row for row in new] == [True, True]
+    assert [row["length"] for row in new] == [5, 50]
+    lines = (folder / "out" / "results.jsonl").read_text().splitlines()
+    assert len(lines) == 6 and not any("error" in line for line in lines)
+
+
+def test_of_two_sweeps_into_one_folder_the_second_says_so(folder):
+    first = iter(Sweep(jobs_of(folder), LENGTH, folder / "out", threads))
+    next(first)
+    with pytest.raises(SweepError, match="another sweep writes into"):
+        run(folder)
+    first.close()
+    assert len(run(folder)[0]) == 6
+
+
+def test_more_jobs_are_in_flight_when_workers_have_come(folder):
+    came, flying = [1], []
+
+    class Growing(ThreadPoolExecutor):
+        def submit(self, *arguments):
+            future = super().submit(*arguments)
+            flying.append(future)
+            if len(flying) == 30:
+                came[0] = 5
+            return future
+
+    for i in range(100):
+        (folder / f"{i}.txt").write_text(f"text {i}")
+    sweep = Sweep(jobs_of(folder, factor=1), LENGTH, folder / "out", lambda: Growing(1), workers=lambda: came[0])
+    given = [(number, len(flying)) for number, _ in enumerate(sweep)]
+    assert max(submitted - done for done, submitted in given[:20]) <= 4
+    assert max(submitted - done for done, submitted in given[40:70]) >= 16
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
@@ -346,6 +387,50 @@ def test_a_dask_cluster_that_loses_a_worker_gives_the_table_of_a_sequential_run(
         assert (tmp_path / "many" / image).read_bytes() == (tmp_path / "one" / image).read_bytes()
         codes = [load_latents(tmp_path / out / latents)[0].code for out in ("many", "one")]
         assert codes[0].equal(codes[1])
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'dask[distributed]'")
+    import dask
+
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    settings = {"distributed.scheduler.allowed-failures": 0}  # a job is given up when it has killed one worker
+    with dask.config.set(settings), distributed.LocalCluster(**options) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_job_that_kills_every_dask_worker_is_given_up_and_the_sweep_goes_on(cluster, folder, batch):
+    (folder / "b.txt").write_text("always")
+    with dask_cluster(cluster.scheduler_address) as (make_executor, workers):
+        jobs = jobs_of(folder, "die", factor=1)
+        rows, _ = run(folder, make_executor, jobs, workers=workers, batch=batch)
+    errors = [row["error"] for row in rows if "error" in row]
+    assert "length" not in rows[1] and all("worker died again and again" in error for error in errors)
+    (folder / "b.txt").write_text("calm")
+    with dask_cluster(cluster.scheduler_address) as (make_executor, workers):
+        rows, _ = run(folder, make_executor, jobs_of(folder, "die", factor=1), workers=workers)
+    assert [row["length"] for row in rows] == [3, 4, 5]
+
+
+def test_a_scheduler_that_ends_is_one_sentence_and_costs_no_row(folder, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'dask[distributed]'")
+    monkeypatch.setattr("helpers.sweep.PATIENCE", 2)
+    cluster = distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0")
+    got = []
+    with (
+        pytest.raises(SweepError, match="call again to go on"),
+        dask_cluster(cluster.scheduler_address) as (make_executor, workers),
+    ):
+        for row in Sweep(
+            jobs_of(folder, factor=list(range(30))), LENGTH, folder / "out", make_executor, workers=workers
+        ):
+            got.append(row)
+            if len(got) == 3:
+                cluster.close()
+    table = (folder / "out" / "results.jsonl").read_text()
+    assert [json.loads(line) for line in table.splitlines()][: len(got)] == got and len(got) < 90
 
 
 def test_a_scheduler_that_does_not_answer_is_one_sentence(monkeypatch):
