@@ -30,7 +30,7 @@ def bench_inversion(
     parts: Annotated[str, typer.Option(help="What to measure, with commas between.")] = (
         "spaces,choices,encoder,batch,plain"
     ),
-    plain_faces: Annotated[int, typer.Option(min=1, help="Photos that the plain projector loop gets too.")] = 2,
+    plain_faces: Annotated[int, typer.Option(min=1, help="Photos that the plain projector loop gets too.")] = 4,
     plain_steps: Annotated[int, typer.Option(min=1, help="Steps of the plain projector loop.")] = 1000,
     device: Device = None,
 ) -> None:
