@@ -25,7 +25,7 @@ from helpers import features as features_module  # noqa: E402
 from helpers import generators, progress, runs  # noqa: E402
 from helpers.features import FeatureConfig, Features  # noqa: E402
 from helpers.generators.stylegan2 import Discriminator  # noqa: E402
-from helpers.images import write_image  # noqa: E402
+from helpers.images import read_image, write_image  # noqa: E402
 
 PATIENCE = 120.0  # seconds for one call
 
@@ -71,15 +71,43 @@ def noise(folder, out):
     inversion(folder, out, steps=4, noise_steps=8, start="best", optimizer="lbfgs")
 
 
+def interpolate(folder, out):
+    runs.interpolate_photos(*inputs(folder)[:2], out, "tiny", steps=6, noise_steps=4, frames=4)
+
+
+def demo(folder, out):
+    runs.demo_cat = lambda size: read_image(inputs(folder)[0])
+    runs.demo(out, steps=6)
+
+
+def edit(folder, out, make):
+    from helpers.commands.blending import edit_photos
+
+    edit_photos(dict(zip("ab", inputs(folder)[:2], strict=True)), out, "tiny", make, {}, device="cpu")
+
+
 def blend(folder, out):
     from helpers.blending import crossover
-    from helpers.commands.blending import edit_photos
     from helpers.masks import half
 
     def make(generator, photos, network):
         return crossover(generator, photos["a"], photos["b"], half(16), network, steps=8, noise_steps=8)
 
-    edit_photos(dict(zip("ab", inputs(folder)[:2], strict=True)), out, "tiny", make, {}, device="cpu")
+    edit(folder, out, make)
+
+
+def inpainting(folder, out):
+    from helpers.blending import inpaint
+    from helpers.masks import half
+
+    edit(folder, out, lambda g, photos, network: inpaint(g, photos["a"], half(16), network, steps=8, noise_steps=8))
+
+
+def local_style(folder, out):
+    from helpers.blending import local_style as styled
+    from helpers.masks import half
+
+    edit(folder, out, lambda g, photos, network: styled(g, photos["a"], photos["b"], half(16), network, steps=8))
 
 
 def sketch(folder, out):
@@ -104,13 +132,21 @@ def style(folder, out):
     stylize_photos([a, b], [c], out, size=16, steps=8, **options)
 
 
-def stylegan2(folder, out):
+def train_on_photos(family, folder, out):
     from test_training_gan import settings_of
 
     from helpers.training.gan import train_gan
 
-    inputs(folder)
-    train_gan(folder, out, settings_of("stylegan2", images=60), split="all", save_every=0.0)
+    inputs(folder / "photos")
+    train_gan(folder / "photos", out, settings_of(family, images=60), split="all", save_every=0.0)
+
+
+def stylegan2(folder, out):
+    train_on_photos("stylegan2", folder, out)
+
+
+def dcgan(folder, out):
+    train_on_photos("dcgan", folder, out)
 
 
 def encoder(folder, out):
@@ -165,7 +201,8 @@ def grade(folder, out):
     grade_all(handed, out, root=root, seed=1, **options)
 
 
-KINDS = [inversion, noise, blend, sketch, style, stylegan2, encoder, classifier, sweep, grade]
+KINDS = [inversion, noise, interpolate, demo, blend, inpainting, local_style, sketch, style]
+KINDS += [stylegan2, dcgan, encoder, classifier, sweep, grade]
 
 
 # --- what is left ----------------------------------------------------------------------------------------------------
@@ -182,6 +219,8 @@ def plain(value):
 
 def content(path):
     """What is in a file, in a form to be compared; None for what may differ."""
+    if path.name == "demo.png":  # its labels tell the seconds
+        return None
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 

@@ -10,7 +10,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 FAST = ["inversion", "noise", "sketch", "stylegan2", "sweep"]
-SLOW = ["blend", "style", "encoder", "classifier", "grade"]
+SLOW = ["interpolate", "demo", "blend", "inpainting", "local_style", "style", "dcgan", "encoder", "classifier", "grade"]
 
 
 def torment(folder, kills, *kinds):
