@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .features import STD, Features
+from .features import STD, Features, onednn_takes_bfloat16
 
 WIDE = 64  # channels from which the saved products outweigh the additions
 PIECES = 4  # of a Gram matrix in bfloat16: each is rounded once, their sum in float32 is four times as exact
@@ -209,7 +209,8 @@ def _packed(weight: Tensor, border: list[int]) -> Callable[[Tensor, Tensor | Non
     one = [1, 1]
     reorder = getattr(torch._C._nn, "mkldnn_reorder_conv2d_weight", None)  # private in torch 2.6 … 2.15
     known = torch.backends.mkldnn.is_available() and "AVX" in torch.backends.cpu.get_cpu_capability()
-    if reorder is None or weight.dtype == torch.float64 or not known:
+    takes = weight.dtype == torch.float32 or weight.dtype == torch.bfloat16 and onednn_takes_bfloat16()
+    if reorder is None or not takes or not known:
         return lambda x, bias: F.conv2d(x, weight, bias, padding=border)
     packed, convolve = reorder(weight.to_mkldnn(), border, one, one, 1, None), torch.ops.mkldnn._convolution_pointwise
     return lambda x, bias: convolve(x, packed, bias, border, one, one, 1, "none", [], "")

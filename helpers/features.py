@@ -161,6 +161,12 @@ def fast_copy(features: Features, dtype: torch.dtype | None = None) -> Features:
     return copied
 
 
+def onednn_takes_bfloat16() -> bool:
+    """Whether oneDNN is there and multiplies bfloat16; ONEDNN_MAX_CPU_ISA may forbid what the processor could."""
+    takes = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # private in torch 2.6 … 2.15
+    return takes is not None and takes()
+
+
 def fast_dtype(device: str | torch.device) -> torch.dtype:
     """bfloat16 where the processor multiplies it (AVX-512 BF16, AMX, CUDA from capability 8.0), else float32."""
     device = torch.device(device)
@@ -168,7 +174,8 @@ def fast_dtype(device: str | torch.device) -> torch.dtype:
         native = torch.cuda.get_device_capability(device) >= (8, 0)
     else:  # private in torch 2.6 … 2.15; where they are missing float32 is right, only slower
         probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        native = device.type == "cpu" and any(getattr(torch.cpu, probe, bool)() for probe in probes)
+        probed = device.type == "cpu" and any(getattr(torch.cpu, probe, bool)() for probe in probes)
+        native = probed and onednn_takes_bfloat16()
     return torch.bfloat16 if native else torch.float32
 
 

@@ -75,6 +75,7 @@ BENCHES = (
         "full_size.json",
         quick=("--resolution", "256", "--steps", "1", "--need-gb", "2"),
     ),
+    Bench("determinism", "Same seed, same result", "determinism.json", quick=("--quick",), device=False),
     Bench("interaction", "Panels in a browser", "interaction.json"),
     Bench("grade", "Grading one submission", "grading.json", device=False),
 )

@@ -156,6 +156,17 @@ def bench_style(
     typer.echo(run(out, parts.split(","), [int(size) for size in sizes.split(",")], device_of(device), network))
 
 
+@bench_app.command("determinism")
+def bench_determinism(
+    quick: Annotated[bool, typer.Option("--quick", help="Few steps, small pictures.")] = False,
+    out: Out = Path("output/bench"),
+) -> None:
+    """The same seed again, with other threads, batches, precisions, instruction sets and devices."""
+    from ..benchmarks.determinism import run
+
+    typer.echo(run(out, quick))
+
+
 @bench_app.command("interaction")
 def bench_interaction(out: Out = Path("output/bench"), device: Device = None) -> None:
     """Panels in a real browser: slider to new picture, live view beside a run, Stop, bytes per stroke."""
