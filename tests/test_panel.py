@@ -13,7 +13,7 @@ from helpers.images import read_image
 from helpers.latents import Latents
 from helpers.states import StateError, load_state
 from helpers.widgets import BeforeAfter, Gallery, RunBox, RunPanel, drawing_canvas, dropdown, int_slider, log_slider
-from helpers.widgets.panel import FRAMES
+from helpers.widgets.panel import FRAMES, LATEST
 from helpers.widgets.parts import choose, compare_html, download_html, settings_code
 
 PATIENCE = 60  # seconds
@@ -284,6 +284,40 @@ def test_the_state_file_loads_again(make, canvas):
     assert torch.equal(canvas.mask(), state.pictures["mask"]) and len(panel.history.entries) == 2
     again = panel.save("safetensors")
     assert torch.equal(load_state(again)[0].latents.code, state.latents.code)
+
+
+def test_a_run_whose_end_no_browser_sees_is_not_lost(make, tmp_path):
+    panel = make()
+    panel.start()
+    panel.view.frame()  # the last question before the browser is closed
+    assert panel.job.wait(PATIENCE) and panel.result.number == 20
+    assert not panel.history.entries and panel.view.running  # nothing has told the widgets
+    kept = load_state(tmp_path / LATEST)[0]  # for a kernel that is restarted, or a cell that is run again
+    assert kept.latents.code[0, 0] == 20 and kept.settings["steps"] == 20
+    panel.view.frame()  # the page is opened again
+    assert "finished" in panel.view.html and not panel.view.running and len(panel.history.entries) == 1
+
+
+def test_a_run_that_is_closed_or_followed_by_another_keeps_its_best(make, tmp_path):
+    panel = make()
+    panel.set({"steps": 5000})
+    panel.start()
+    until(lambda: panel.job.latest() is not None)
+    panel.close()  # as by a cell that is run again
+    assert panel.job.state == "stopped"
+    assert load_state(tmp_path / LATEST)[0].latents.code[0, 0] == panel.job.latest().number
+    panel = make()
+    panel.start()
+    assert panel.job.wait(PATIENCE)
+    panel.start()  # nobody saw the end of the first
+    assert len(panel.history.entries) == 1
+
+
+def test_a_state_that_cannot_be_written_is_told_and_the_result_stays(make, tmp_path):
+    (tmp_path / "full").write_text("a file in the place of the folder")
+    panel = make(out=tmp_path / "full")
+    run(panel)
+    assert "full" in panel.message.value and panel.result.number == 20 and len(panel.history.entries) == 1
 
 
 def test_an_uploaded_state_is_loaded(make):

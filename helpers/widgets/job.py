@@ -31,12 +31,14 @@ class Job:
     Args:
         make_iterator: called in the thread, because the start may take long; gives the iterable of steps.
         record: what ``history`` keeps of each step.
+        ended: called in the thread with the iterator at the end of a run that took a step, also of one that was stopped
+            or failed: what has to be done whether anybody watches or not.
 
     Attributes:
         state: "ready", "running", "paused", then "finished", "stopped" or "failed".
         iterator: what ``make_iterator`` gave, None until then.
         history: a record of every step.
-        error: the exception of a failed job.
+        error: the exception of a failed job. ended_error: that of ``ended``.
         seconds: time spent in steps, pauses left out.
         marks: (end on the clock of ``time.perf_counter``, seconds) of every step.
         seconds_of_calls: time that the thread spent in what ``call()`` asked for.
@@ -44,9 +46,14 @@ class Job:
 
     current: Job | None = None
 
-    def __init__(self, make_iterator: Callable[[], Iterable], record: Callable[[Any], Any] = losses_of):
-        self.make_iterator, self.record = make_iterator, record
-        self.state, self.iterator, self.error = "ready", None, None
+    def __init__(
+        self,
+        make_iterator: Callable[[], Iterable],
+        record: Callable[[Any], Any] = losses_of,
+        ended: Callable[[Any], None] = lambda iterator: None,
+    ):
+        self.make_iterator, self.record, self.ended = make_iterator, record, ended
+        self.state, self.iterator, self.error, self.ended_error = "ready", None, None, None
         self.history: list = []
         self.marks: list[tuple[float, float]] = []
         self.seconds = self.seconds_of_calls = 0.0
@@ -137,11 +144,20 @@ class Job:
                 state = "stopped"
         except Exception as error:  # would vanish with the thread; whoever watches shows it
             self.error, state = error, "failed"
+        self._end()
         with self._wake:
             self.state = state
             if Job.current is self:
                 Job.current = None
         self._make_calls()
+
+    def _end(self) -> None:
+        if self._latest is None:
+            return
+        try:
+            self.ended(self.iterator)
+        except Exception as error:  # of no step; whoever watches shows it
+            self.ended_error = error
 
     def _may_go_on(self) -> bool:
         """Make the calls that wait, then wait for the end of a pause; False for the end of all."""

@@ -95,7 +95,8 @@ class RunBox(widgets.VBox):
         make: gives the iterator; called in the job's thread at every start.
         reference: gives the image (1, 3, H, W) in [0, 1] to show beside it and to take the PSNR to, or None.
         title: of the reference.
-        changed: called after every change of the state, e.g. to disable controls, and with the end of a run.
+        changed: called after every change of the state, e.g. to disable controls, and when a browser sees a run's end.
+        ended: called with the iterator at a run's end, seen or not, in the job's thread.
 
     Attributes:
         job: the last run, None before. result: of it, the best so far while it runs.
@@ -108,8 +109,9 @@ class RunBox(widgets.VBox):
         reference: Callable[[], Tensor | None] = lambda: None,
         changed: Callable[[], None] = lambda: None,
         title: str = "target",
+        ended: Callable[[Any], None] = lambda run: None,
     ):
-        self.make, self.reference, self.changed, self.title = make, reference, changed, title
+        self.make, self.reference, self.changed, self.title, self.ended = make, reference, changed, title, ended
         self.job: Job | None = None
         self.frames: list[Tensor] = []
         self.before: Tensor | None = None
@@ -156,8 +158,9 @@ class RunBox(widgets.VBox):
     def start(self) -> None:
         """Start a run, or go on after a pause."""
         if not self.alive:
+            self._frame()  # of a run whose end no browser saw
             self.frames, self.before = [], self.reference()
-            self.job, self._coming = Job(self.make), None
+            self.job, self._coming = Job(self.make, ended=self.ended), None
             self._pace = Pace(self.job)
         self.job.start()
         self._enable()
@@ -352,7 +355,7 @@ class RunPanel(widgets.VBox):
         self.code = widgets.Textarea(layout=widgets.Layout(width="100%", height="220px"))
         self.code.add_class("settings-code")
         self.saved, self._ended, self._restored = widgets.HTML(), None, None
-        self.box = RunBox(self._run, reference, self._follow, title)
+        self.box = RunBox(self._run, reference, self._follow, title, self._write_latest)
         self.more = self._make_more()
         super().__init__([self._make_top(), self.more])
         for name in self.controls:
@@ -460,7 +463,6 @@ class RunPanel(widgets.VBox):
         quality = decibel(result.images, before)
         text = f"{len(self.history.entries) + 1}" + ("" if quality is None else f": {quality:.1f} dB")
         self.history.add(sheet_of(result.images), text, state, str(state.settings))
-        self._write(self.out / LATEST, state)
         self.candidates.clear()
         self.chosen = 0
         if len(result.images) > 1:
@@ -468,6 +470,12 @@ class RunPanel(widgets.VBox):
                 self.candidates.add(image, f"no. {number}", number)
         if before is not None:
             self.compare.show(before[:1], result.images[:1])
+        if self.job.ended_error is not None:
+            raise self.job.ended_error
+
+    def _write_latest(self, run: Any) -> None:
+        """Write the result of a run that has ended, in its thread: the browser may be closed, the cell run again."""
+        self._write(self.out / LATEST, self._state_of(run.result()))
 
     def choose_candidate(self, number: int) -> None:
         """Take one of a batch of results: it is shown and compared, and ``chosen`` is its number."""
@@ -489,12 +497,16 @@ class RunPanel(widgets.VBox):
 
     def state(self) -> State:
         """All of it: latents and image of the result (or of what was restored since), drawings and masks, settings."""
+        return self._state_of(self.result) if self._restored is None else self._state(self._restored)
+
+    def _state_of(self, result) -> State:
+        image = getattr(result, "images", None)
+        return self._state(State(getattr(result, "latents", None), {} if image is None else {"image": image}))
+
+    def _state(self, found: State) -> State:
+        """What was found, with the drawings and settings as they are now."""
         settings = values_of(self.controls) | {FEATHER + name: c.feather for name, c in self.canvases.items()}
-        if self._restored is not None:
-            latents, image = self._restored.latents, self._restored.pictures.get("image")
-        else:
-            result = self.result
-            latents, image = getattr(result, "latents", None), getattr(result, "images", None)
+        latents, image = found.latents, found.pictures.get("image")
         pictures = self._drawings() | ({} if image is None else {"image": image.cpu()})
         return State(None if latents is None else latents.detach().to("cpu"), pictures, plain(settings))
 

@@ -15,6 +15,19 @@ def interrupt(number, frame):
 signal.signal(signal.SIGTERM, interrupt)
 
 
+@pytest.fixture(autouse=True)
+def no_script_error(request):
+    """The scripts of a module's ``lab`` raise nothing during a test."""
+    if "lab" not in request.fixturenames:
+        yield
+        return
+    lab = request.getfixturevalue("lab")
+    lab.errors.clear()
+    yield
+    closed = "widget model not found"  # by progress bars that were closed, when a saved page is loaded again
+    assert [error for error in lab.errors if not (getattr(lab, "reloaded", False) and closed in error)] == []
+
+
 def reason_to_skip() -> str:
     if importlib.util.find_spec("playwright") is None:
         return "playwright is not installed: pip install playwright"

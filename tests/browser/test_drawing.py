@@ -271,13 +271,6 @@ def lab(tmp_path_factory):
         yield lab
 
 
-@pytest.fixture(autouse=True)
-def no_script_error(lab):
-    lab.errors.clear()
-    yield
-    assert lab.errors == []
-
-
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_a_sound_canvas(lab, check):
     page = Page(lab, "canvas")

@@ -80,14 +80,6 @@ def lab(request):
         yield lab
 
 
-@pytest.fixture(autouse=True)
-def no_script_error(lab):
-    lab.errors.clear()
-    yield
-    closed = "widget model not found"  # by progress bars that were closed, when a saved page is loaded again
-    assert [error for error in lab.errors if not (lab.reloaded and closed in error)] == []
-
-
 def start(lab):
     """A fresh run of many steps, some of which were taken and shown."""
     lab.kernel(f"[panel.set({{'steps': 500, **{lab.lesson.quick}}})]")

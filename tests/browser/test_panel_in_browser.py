@@ -62,13 +62,6 @@ def lab(request, tmp_path_factory):
         yield lab
 
 
-@pytest.fixture(autouse=True)
-def no_script_error(lab):
-    lab.errors.clear()
-    yield
-    assert lab.errors == []
-
-
 def shown(lab):
     """Title and data URL of the live picture."""
     return lab.page.locator(f"{AREA} img").evaluate_all("images => images.map(i => [i.alt, i.src])")[0]
