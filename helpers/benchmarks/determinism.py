@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -177,18 +178,16 @@ def run(out: str | Path, quick: bool = False) -> str:
     out, started = Path(out), time.perf_counter()
     work = Work(10, 4, 64) if quick else Work()
     report = {"circumstances": circumstances("cpu"), "work": asdict(work), **{name: [] for name in TASKS.values()}}
-    first, *others = variants()
-    reference = run_variant(first, work)
-    for variant in others:
-        try:
-            found, problem = run_variant(variant, work), ""
-        except RuntimeError as error:
-            found, problem = {}, str(error)
-        for task in variant.tasks:
-            row = {"against_the_reference": variant.name}
-            row |= {"same_bits": f"not run: {problem}"} if problem else compare(task, found, reference)
-            report[TASKS[task]].append(row)
-        write_json(out / "determinism.json", report)
+    with ThreadPoolExecutor(min(4, torch.get_num_threads())) as pool:  # each waits for a process of one thread
+        (_, first), *others = [(variant, pool.submit(run_variant, variant, work)) for variant in variants()]
+        reference = first.result()
+        for variant, job in others:
+            problem = job.exception()
+            for task in variant.tasks:
+                row = {"against_the_reference": variant.name}
+                row |= {"same_bits": f"not run: {problem}"} if problem else compare(task, job.result(), reference)
+                report[TASKS[task]].append(row)
+            write_json(out / "determinism.json", report)
     report["circumstances"]["minutes"] = round((time.perf_counter() - started) / 60, 1)
     write_json(out / "determinism.json", report)
     return "\n\n".join(f"{name}\n\n{results_table(report[name])}" for name in TASKS.values())
