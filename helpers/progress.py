@@ -23,6 +23,7 @@ from .sweep import file_digest
 FILE = "progress.pt"
 EVERY = 10.0  # seconds between two states on disk
 SHARE = 20  # a state that takes long to write is written the more seldom: at most a twentieth of the time
+FORMAT = 2  # of the states within; an older file is begun afresh
 LOGGED = 10  # steps between two lines of a log
 
 
@@ -93,7 +94,7 @@ class Progress:
     def __init__(self, out: str | Path, settings: dict, files: Iterable[str | Path] = (), log: str = "none"):
         self.out, self.path = Path(out), Path(out) / FILE
         self.settings, self.log_kind = settings, log
-        content = json.dumps([settings, [_content(file) for file in files]], sort_keys=True, default=str)
+        content = json.dumps([FORMAT, settings, [_content(file) for file in files]], sort_keys=True, default=str)
         self.key = hashlib.sha256(content.encode()).hexdigest()
         self.units: dict[str, list[dict]] = {}
         self.states: dict[str, dict] = {}

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from helpers import fast_features
+from helpers import features as features_module
 from helpers.fast_features import Conv3x3, FastFeatures, GraphedFeatures, half_gram
 from helpers.features import FeatureConfig, FeatureError, Features
 from helpers.losses import gram_matrix
@@ -46,6 +47,21 @@ def test_activations_and_gradients_are_those_of_the_plain_path(pooling, size):
         found.append([*values.values(), images.grad])
     for ours, theirs in zip(*found, strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5 * theirs.abs().max().item())
+
+
+def test_where_onednn_may_not_multiply_bfloat16_nothing_is_packed_for_it(monkeypatch):
+    """ONEDNN_MAX_CPU_ISA can forbid what the processor has: packing would raise an error of torch's own."""
+    asked = []
+
+    def no_packing(*_):
+        raise RuntimeError("bf16 path needs the cpu support")
+
+    for module in (fast_features, features_module):
+        monkeypatch.setattr(module, "onednn_takes_bfloat16", lambda: asked.append(1))
+    monkeypatch.setattr(torch._C._nn, "mkldnn_reorder_conv2d_weight", no_packing, raising=False)
+    found = FastFeatures(network(), torch.bfloat16)(pictures((8, 8)), [3])[3]
+    assert asked and found.dtype == torch.bfloat16 and found.isfinite().all()
+    assert features_module.fast_dtype("cpu") == torch.float32
 
 
 @pytest.mark.parametrize("pooling", ["max", "avg"])

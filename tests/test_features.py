@@ -266,6 +266,7 @@ def test_the_fast_copy_gives_the_same_features(slim, images, dtype, tolerance):
 def test_half_precision_is_chosen_by_what_the_processor_has(monkeypatch):
     for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, probe, lambda: False, raising=False)
+    monkeypatch.setattr("helpers.features.onednn_takes_bfloat16", lambda: True)
     assert fast_dtype("cpu") == torch.float32
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
     assert fast_dtype("cpu") == torch.bfloat16
