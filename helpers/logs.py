@@ -39,9 +39,17 @@ class RunLog:
     def picture(self, step: int, name: str, image: Tensor) -> None:
         """An image (1, 3, H, W) in [0, 1]."""
 
+    def text(self, step: int, name: str, text: str) -> None:
+        """Words on a step."""
+
     def row(self, step: int, row: dict, folder: Path) -> None:
-        """A row of results: its numbers, and its pictures in the folder, ``image`` and those among ``files``."""
-        numbers = {k: v for k, v in row.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        """A row of results: its words, its numbers, and its pictures in the folder, ``image`` and among ``files``."""
+        flat = {}
+        for name, value in row.items():
+            flat |= {f"{name}/{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+        numbers = {k: v for k, v in flat.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        words = {k: v for k, v in row.items() if k not in (*numbers, "losses", "files", "image")}
+        self.text(step, "row", json.dumps(words, default=str))
         self.scalars(step, numbers)
         files = row.get("files", {}) | ({"image": row["image"]} if row.get("image") else {})
         for name, file in files.items():
@@ -79,6 +87,9 @@ class JsonLinesLog(RunLog):
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self._line(step=step, **values)
 
+    def text(self, step: int, name: str, text: str) -> None:
+        self._line(step=step, **{name: text})
+
     def picture(self, step: int, name: str, image: Tensor) -> None:
         file = f"{name}-{step:06d}.png"
         write_image(self.folder / file, image)
@@ -108,6 +119,9 @@ class TensorBoardLog(RunLog):
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
+    def text(self, step: int, name: str, text: str) -> None:
+        self.writer.add_text(name, f"`{text}`", step)
+
     def picture(self, step: int, name: str, image: Tensor) -> None:
         self.writer.add_image(name, to_uint8(image)[0], step, dataformats="HWC")
 
@@ -127,15 +141,21 @@ class WandbLog(RunLog):
         mode = os.environ.get("WANDB_MODE", "offline")
         self.wandb = wandb
         self.run = wandb.init(dir=str(folder), project="gan-photo-editing", mode=mode)
+        # our own count: that of wandb drops what is behind it, as the rows of a second search or batch are
+        self.run.define_metric("step")
+        self.run.define_metric("*", step_metric="step")
 
     def settings(self, settings: dict) -> None:
         self.run.config.update(settings)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        self.run.log(values, step=step)
+        self.run.log({"step": step, **values})
+
+    def text(self, step: int, name: str, text: str) -> None:
+        self.run.log({"step": step, name: text})
 
     def picture(self, step: int, name: str, image: Tensor) -> None:
-        self.run.log({name: self.wandb.Image(to_uint8(image)[0])}, step=step)
+        self.run.log({"step": step, name: self.wandb.Image(to_uint8(image)[0])})
 
     def close(self) -> None:
         self.run.finish()

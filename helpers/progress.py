@@ -118,8 +118,9 @@ class Progress:
         """Note a unit as done, when its files are written; gives the rows back."""
         self.units[unit], self.states = rows, {}
         self._write()
-        for row in rows:
-            self.log.row(len(self.units), row, self.out)
+        before = sum(map(len, self.units.values())) - len(rows)
+        for number, row in enumerate(rows, before + 1):
+            self.log.row(number, row, self.out)
         return rows
 
     def run(self, search, label: str, film: int = 0):

@@ -15,18 +15,20 @@ from .device import pick_device
 from .features import load_features
 from .generators import load_generator
 from .images import longer_side, read_image, write_image
-from .inversion import project
+from .inversion import fast_options, project
 from .latents import save_latents
+from .noise import check_noise_maps
 from .optimizers import marks
-from .runs import measure
+from .runs import measure, run_noise
 from .style_transfer import stylize
 from .sweep import Result, SweepError, Task
 
 MOST_UNZIPPED = 200 * 2**20  # bytes of a submission
 
-INVERSION = frozenset({"model", "space", "weights", "layers", "steps", "optimizer", "start", "restarts", "lr", "seed"})
-
-
+INVERSION = frozenset({
+    "model", "space", "weights", "layers", "steps", "optimizer", "start", "restarts", "lr", "seed", "fast",
+    "noise_steps",
+})  # fmt: skip
 STYLE = frozenset({
     "size", "features", "pooling", "content_layers", "style_layers", "content_weight", "style_weight", "tv_weight",
     "statistic", "colour", "style_scale", "init", "pyramid", "steps", "optimizer", "lr", "precision", "seed",
@@ -52,20 +54,35 @@ def as_bytes(write, suffix: str) -> bytes:
         return path.read_bytes()
 
 
+class Quiet:
+    """In the place of a Progress: runs a search of which nobody sees the way."""
+
+    def run(self, search, label: str = ""):
+        for _ in search:
+            pass
+        return search.result()
+
+
 def invert(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
-    """Invert photos that share all settings, as one batch."""
+    """Invert photos that share all settings, as one batch; with ``noise_steps`` the noise maps too."""
     device = str(pick_device(None))
     settings = {name: value for name, value in jobs[0].items() if name in INVERSION}
     model = settings.pop("model", "stylegan2-cats-64")
     generator, features = _generator(model, device), _features(device)
+    if noise_steps := settings.pop("noise_steps", 0):
+        check_noise_maps(generator)
+    if settings.pop("fast", False):
+        settings = fast_options(generator, settings.get("space", "w+")) | settings
     read = [
         read_image(files["photo"], generator.resolution, name=job["photo"])
         for job, files in zip(jobs, data, strict=True)
     ]
     targets = torch.cat(read).to(device)
-    result = project(generator, targets, features=features, **settings)
+    result, more = project(generator, targets, features=features, **settings), [{}] * len(jobs)
+    if noise_steps:
+        result, more = run_noise(Quiet(), generator, targets, result, noise_steps, "")
     results = []
-    for i, row in enumerate(measure(result, targets, features)):
+    for i, row in enumerate(a | b for a, b in zip(measure(result, targets, features), more, strict=True)):
         picture = as_bytes(lambda path, i=i: write_image(path, result.images[i : i + 1]), ".png")
         latents = as_bytes(lambda path, i=i: save_latents(path, result.latents[i], model=model), ".safetensors")
         results.append(Result(row, {"image.png": picture, "latents.safetensors": latents}))

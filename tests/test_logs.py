@@ -1,6 +1,7 @@
 """Logs of runs, read back from what they wrote."""
 
 import json
+import struct
 
 import pytest
 import torch
@@ -51,27 +52,79 @@ def test_weights_and_biases_write_a_run_without_a_network(tmp_path, monkeypatch)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     fill("wandb", tmp_path)
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    content = file.read_bytes()
-    assert b"loss" in content and b"w+" in content
-    assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/*.png"))
+    settings, history = what_is_in(file)
+    assert settings["space"] == "w+"
+    assert [(line["step"], line["loss"]) for line in history if "loss" in line] == [(1, 0.5), (2, 0.25)]
+    (picture,) = [line["image/path"] for line in history if "image/path" in line]
+    shown = read_image(file.parent / "files" / picture)
+    assert (shown - IMAGE).abs().max() <= 0.5 / 255 + 1e-6
 
 
-def test_a_row_gives_its_numbers_and_its_pictures(tmp_path):
+def what_is_in(file):
+    """Settings and lines of the history in a run's file: records of LevelDB's log, each a protocol buffer."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, place, part, settings, history = file.read_bytes(), 7, b"", {}, []
+    while place + 7 <= len(content):
+        if (left := 32768 - place % 32768) < 7:
+            place += left
+            continue
+        _, size, kind = struct.unpack("<IHB", content[place : place + 7])
+        part += content[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, or the last piece
+            record, part = Record.FromString(part), b""
+            settings |= {item.key: json.loads(item.value_json) for item in record.config.update if item.key}
+            items = record.history.item
+            if items:
+                history.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+    return settings, history
+
+
+ROW = {
+    "key": "a", "photo": "b.png", "psnr": 20.0, "ok": True, "losses": {"l1": 0.5},
+    "files": {"image.png": "files/a-image.png", "latents.safetensors": "x"},
+}  # fmt: skip
+WORDS = json.dumps({"key": "a", "photo": "b.png", "ok": True})
+
+
+def test_a_row_gives_its_words_its_numbers_and_its_pictures(tmp_path):
     write_image(tmp_path / "files" / "a-image.png", IMAGE)
-    row = {
-        "key": "a",
-        "psnr": 20.0,
-        "ok": True,
-        "files": {"image.png": "files/a-image.png", "latents.safetensors": "x"},
-    }
     with open_log("jsonl", tmp_path / "log", {}) as log:
-        log.row(4, row, tmp_path)
+        log.row(4, ROW, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "log" / "log.jsonl").read_text().splitlines()]
-    assert (
-        lines[1] == {"step": 4, "psnr": 20.0}
-        and lines[2] == {"step": 4, "picture": "../files/a-image.png"}
-        and len(lines) == 3
-    )
+    assert lines[1:] == [
+        {"step": 4, "row": WORDS},
+        {"step": 4, "psnr": 20.0, "losses/l1": 0.5},
+        {"step": 4, "picture": "../files/a-image.png"},
+    ]
+
+
+def test_tensorboard_shows_rows(tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed: pip install tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    write_image(tmp_path / "files" / "a-image.png", IMAGE)
+    with open_log("tensorboard", tmp_path / "log", {}) as log:
+        log.row(1, ROW, tmp_path), log.row(2, ROW, tmp_path)
+    events = EventAccumulator(str(tmp_path / "log")).Reload()
+    assert [event.step for event in events.Images("image")] == [1, 2]
+    assert [event.value for event in events.Scalars("losses/l1")] == [0.5, 0.5]
+    assert WORDS in events.Tensors("row/text_summary")[0].tensor_proto.string_val[0].decode()
+
+
+def test_weights_and_biases_keep_rows_that_come_after_later_steps(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="Weights & Biases is not installed: pip install wandb")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    write_image(tmp_path / "files" / "a-image.png", IMAGE)
+    with open_log("wandb", tmp_path / "log", {}) as log:
+        log.scalars(10, {"loss": 0.5})
+        log.row(1, ROW, tmp_path)
+    (file,) = tmp_path.glob("log/wandb/offline-run-*/*.wandb")
+    history = what_is_in(file)[1]
+    assert {"step": 1, "psnr": 20.0, "losses/l1": 0.5}.items() <= next(x for x in history if "psnr" in x).items()
+    assert [line["step"] for line in history if "image/path" in line] == [1]
+    assert [line["row"] for line in history if "row" in line] == [WORDS]
 
 
 def test_no_log_writes_nothing(tmp_path):

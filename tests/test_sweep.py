@@ -351,6 +351,18 @@ def inversions(photos):
     return expand(spec, TASKS, photos)
 
 
+def test_noise_maps_and_quick_inversions_are_jobs_too(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("helpers.tasks.fast_options", lambda generator, space: {"steps": 3})
+    spec = {"task": "invert", "photos": "0.png", "weights": {"l1": 1.0}, "fast": True, "noise_steps": [0, 5]}
+    sweep = Sweep(expand(spec, TASKS, photos), TASKS, tmp_path, lambda: ThreadPoolExecutor(1))
+    list(sweep)
+    code, noise = sweep.rows()
+    assert code["steps"] == noise["steps"] == 3 and noise["noise_steps"] == 5 and "psnr_fresh_noise" not in code
+    assert noise["psnr"] > noise["psnr_before_noise"] == code["psnr"]
+    maps = [load_latents(tmp_path / row["files"]["latents.safetensors"])[0].noise for row in (code, noise)]
+    assert maps[0] is None and maps[1] is not None
+
+
 def without_times(rows):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 

@@ -78,6 +78,7 @@ BENCHES = (
     Bench("determinism", "Same seed, same result", "determinism.json", quick=("--quick",), device=False),
     Bench("interaction", "Panels in a browser", "interaction.json"),
     Bench("grade", "Grading one submission", "grading.json", device=False),
+    Bench("sizing", "Sweeps over many photos", "sizing.json", quick=("--ways", "fast"), device=False),
 )
 
 

@@ -100,6 +100,19 @@ def bench_noise(
     typer.echo(run(data, out, device_of(device), [part.strip() for part in parts.split(",")]))
 
 
+@bench_app.command("sizing")
+def bench_sizing(
+    ways: Annotated[str, typer.Option(help="What to measure, with commas between; the rest stays.")] = (
+        "fast,w+,noise,style"
+    ),
+    out: Out = Path("output/bench"),
+) -> None:
+    """What sweeps over 10^3 to 10^6 photos take, from one measured job each; grading as `bench grade` measured it."""
+    from ..benchmarks.sizing import run
+
+    typer.echo(run(out, [way.strip() for way in ways.split(",")]))
+
+
 @bench_app.command("full-size")
 def bench_full_size(
     resolution: Annotated[int, typer.Option(help="Side of the images: 256, 512 or 1024.")] = 1024,

@@ -12,6 +12,8 @@ import typer
 
 from .common import Log, Out, app
 
+SHOWN = 100  # jobs; of more than that a table on the terminal is of no use
+
 
 @app.command()
 def sweep(
@@ -42,8 +44,16 @@ def sweep(
             make_executor, threads = local_processes(workers), threads or max(1, cores // workers)
         run = Sweep(jobs, TASKS, out, make_executor, workers=workers, batch=batch, threads=threads)
         logged = stack.enter_context(open_log(log, out / "log", settings))
+        failed = []
         for number, row in enumerate(tqdm(run, total=len(run), unit="job", file=sys.stderr, disable=not len(run))):
             logged.row(number, row, out)
-    typer.echo(table([{k: v for k, v in row.items() if k not in ("key", "files", "task")} for row in run.rows()]))
-    if failed := [row for row in run.rows() if "error" in row]:
-        raise ValueError(f"{len(failed)} of {len(jobs)} jobs failed; the first: {failed[0]['error']}")
+            failed += [row["error"]] if "error" in row else []
+    typer.echo(table([plain(row) for row in run.rows()]) if len(jobs) <= SHOWN else f"{len(jobs)} jobs.")
+    typer.echo(f"\n{run.table.path}")
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(jobs)} jobs failed; the first: {failed[0]}")
+
+
+def plain(row: dict) -> dict:
+    """What of a row fits into a table: neither its names of files nor what is nested."""
+    return {k: v for k, v in row.items() if k not in ("key", "task") and not isinstance(v, dict)}

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from helpers.encoder import Encoder
 from helpers.features import load_features
 from helpers.generators import Generator, load_generator
+from helpers.images import grid
 from helpers.latents import Latents
 from helpers.logs import open_log
 from helpers.losses import LAYERS, lp_loss, perceptual_loss
@@ -26,6 +27,7 @@ from .loop import SLOWER, Diverged, TrainingError, resume, train
 
 WEIGHTS_FILE = "encoder.safetensors"
 EMA_DECAY = 0.998
+SHEETS = 20  # in the log of a training
 
 
 @dataclass
@@ -183,6 +185,18 @@ class EncoderTrainer:
             losses["prior"] = offsets[drawn:].square().mean() if drawn < batch else offsets.new_zeros(())
         return losses
 
+    @torch.no_grad()
+    def sheet(self, n: int = 8) -> Tensor:
+        """Pictures (1, 3, H, W): photos, or drawn ones where there are none, above what their codes show."""
+        random, space = torch.Generator().manual_seed(self.settings.seed), self.generator.spaces[-1]
+        if self.photos is None:
+            images = self.generator.synthesize(Latents(*random_codes(self.generator, n, random))).clamp(0, 1)
+        else:
+            images = self._photos(n, random)
+        offsets = self.average.module(images, torch.ones_like(images[:, :1]))
+        codes = self.generator.mean(space) + self.generator.std(space) * offsets
+        return grid(torch.cat([images, self.generator.synthesize(Latents(space, codes)).clamp(0, 1)]), columns=n)
+
     def _photos(self, n: int, random: torch.Generator) -> Tensor:
         index = torch.randint(len(self.photos), (n,), generator=random)
         photos = self.photos[index].to(self.device).float() / 255
@@ -240,7 +254,12 @@ def train_encoder(
     trainer = EncoderTrainer(settings, photos, device)
     resume(trainer, out)
     with open_log(log, out, asdict(settings)) as lines:
-        train(trainer, out, lines, save_every=save_every, minutes=minutes)
+
+        def sample() -> None:
+            if trainer.position % max(1, trainer.goal // SHEETS) == 0:
+                lines.picture(trainer.position, "sheet", trainer.sheet())
+
+        train(trainer, out, lines, save_every=save_every, minutes=minutes, after=sample)
     return export(trainer, out / WEIGHTS_FILE)
 
 
