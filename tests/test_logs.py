@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def test_weights_and_biases_write_a_run_without_a_network(tmp_path, monkeypatch)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     fill("wandb", tmp_path)
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    settings, history = what_is_in(file)
+    settings, history = what_is_in(file, 3)
     assert settings["space"] == "w+"
     assert [(line["step"], line["loss"]) for line in history if "loss" in line] == [(1, 0.5), (2, 0.25)]
     (picture,) = [line["image/path"] for line in history if "image/path" in line]
@@ -60,7 +61,15 @@ def test_weights_and_biases_write_a_run_without_a_network(tmp_path, monkeypatch)
     assert (shown - IMAGE).abs().max() <= 0.5 / 255 + 1e-6
 
 
-def what_is_in(file):
+def what_is_in(file, lines):
+    """Settings and so many lines of the history; wandb's own process writes the last of them when the run has ended."""
+    deadline = time.monotonic() + 20
+    while len((found := records_of(file))[1]) < lines and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
+
+
+def records_of(file):
     """Settings and lines of the history in a run's file: records of LevelDB's log, each a protocol buffer."""
     from wandb.proto.wandb_internal_pb2 import Record
 
@@ -70,11 +79,14 @@ def what_is_in(file):
             place += left
             continue
         _, size, kind = struct.unpack("<IHB", content[place : place + 7])
+        if place + 7 + size > len(content):
+            break
         part += content[place + 7 : place + 7 + size]
         place += 7 + size
         if kind in (1, 4):  # whole, or the last piece
             record, part = Record.FromString(part), b""
-            settings |= {item.key: json.loads(item.value_json) for item in record.config.update if item.key}
+            for config in (record.config, record.run.config):
+                settings |= {item.key: json.loads(item.value_json) for item in config.update if item.key}
             items = record.history.item
             if items:
                 history.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
@@ -121,7 +133,7 @@ def test_weights_and_biases_keep_rows_that_come_after_later_steps(tmp_path, monk
         log.scalars(10, {"loss": 0.5})
         log.row(1, ROW, tmp_path)
     (file,) = tmp_path.glob("log/wandb/offline-run-*/*.wandb")
-    history = what_is_in(file)[1]
+    history = what_is_in(file, 4)[1]
     assert {"step": 1, "psnr": 20.0, "losses/l1": 0.5}.items() <= next(x for x in history if "psnr" in x).items()
     assert [line["step"] for line in history if "image/path" in line] == [1]
     assert [line["row"] for line in history if "row" in line] == [WORDS]
