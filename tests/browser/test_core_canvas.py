@@ -49,7 +49,7 @@ def lab(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def fresh(lab):
-    """An empty canvas with the sliders in the middle, and no script error."""
+    """An empty canvas with the sliders in the middle."""
     reset(lab)
 
 
