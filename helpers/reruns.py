@@ -1,7 +1,7 @@
 """A cell that is run again lets go of what its last run made, so that a kernel does not grow from run to run.
 
-IPython keeps the value of every cell (``Out``) and ipywidgets every widget (its registry), for as long as the kernel
-lives: a panel with its pictures, shown twenty times, would be there twenty times.
+IPython keeps the value of every cell (``Out``) and, from version 9, what it has shown, and ipywidgets every widget (its
+registry), for as long as the kernel lives: a panel with its pictures, shown twenty times, would be there twenty times.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class Reruns:
     def _forget(self, count: int) -> None:
         spaces, hook = (self.shell.user_ns, self.shell.user_ns_hidden), self.shell.displayhook
         value = spaces[0].get("_oh", {}).pop(count, None)
+        shown = getattr(self.shell.history_manager, "outputs", {})  # from IPython 9: every figure that a cell has shown
+        shown.pop(count, None)
         for space in spaces:  # IPython keeps every value in the second one too
             space.pop(f"_{count}", None)
         for name in ("_", "__", "___") if value is not None else ():

@@ -28,6 +28,7 @@ def count():
     tensors = [o for o in objects if isinstance(o, torch.Tensor)]
     comms = sum(isinstance(o, comm.base_comm.BaseComm) for o in objects)  # open or not
     numbers = {{"tensors": len(tensors), "widgets": len(living), "out": len(shell.user_ns["_oh"])}}
+    numbers["shown"] = sum(map(len, getattr(shell.history_manager, "outputs", {{}}).values()))
     numbers |= {{"comms": len(comm.get_comm_manager().comms), "comm objects": comms}}
     numbers["megabytes"] = sum(t.element_size() * t.nelement() for t in tensors) / 2**20
     return numbers | {{"rss": psutil.Process().memory_info().rss / 2**20}}
@@ -75,7 +76,7 @@ panel
 ]
 
 
-COUNTED = ("tensors", "widgets", "comms", "comm objects", "out")
+COUNTED = ("tensors", "widgets", "comms", "comm objects", "out", "shown")
 
 
 def shortened(source):
