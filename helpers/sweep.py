@@ -28,6 +28,7 @@ from concurrent.futures import (
 )
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 from .logs import json_safe
@@ -386,12 +387,15 @@ class _WorkersDied(Exception):
 
 
 class LocalPool(ProcessPoolExecutor):
-    """Fresh processes that end with the one that made them, killed or stopped; fork would copy torch's threads."""
+    """Fresh processes that end with the one that made them, killed or stopped; fork would copy torch's threads.
 
-    def __init__(self, workers: int):
+    gpus: what each of them in turn is to see as CUDA_VISIBLE_DEVICES; none leaves that as it is.
+    """
+
+    def __init__(self, workers: int, gpus: Sequence[str] = ()):
         self.others = set(multiprocessing.active_children())
         context = multiprocessing.get_context("spawn")
-        super().__init__(workers, mp_context=context, initializer=_leave_with_parent)
+        super().__init__(workers, mp_context=context, initializer=_begin, initargs=(context.Value("i", 0), gpus))
 
     def __exit__(self, kind, *rest) -> bool | None:
         if kind is not None:  # the jobs under way would be waited for, and their results thrown away
@@ -401,16 +405,28 @@ class LocalPool(ProcessPoolExecutor):
         return super().__exit__(kind, *rest)
 
 
-def _leave_with_parent() -> None:
+def _begin(begun: Synchronized, gpus: Sequence[str]) -> None:
     """In a worker: Ctrl-C is the parent's affair, and its death, which nothing else would tell, is the end."""
+    if gpus:
+        with begun.get_lock():
+            number, begun.value = begun.value, begun.value + 1
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-def local_processes(workers: int) -> Callable[[], Executor]:
-    """Makes pools of processes on this machine."""
-    return lambda: LocalPool(workers)
+def local_processes(workers: int, gpus: Sequence[str] = ()) -> Callable[[], Executor]:
+    """Makes pools of processes on this machine, each with a GPU of its own where there are several."""
+    return lambda: LocalPool(workers, gpus)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return ([name.strip() for name in named.split(",") if name.strip()] or [str(i) for i in range(count)])[:count]
 
 
 @contextmanager

@@ -36,12 +36,12 @@ STYLE = frozenset({
 GRADE = frozenset({"seed", "unsafe"})
 
 
-@functools.lru_cache(maxsize=2)  # a worker meets the same model again and again
+@functools.lru_cache(maxsize=4)  # a worker meets the same models again and again
 def _generator(model: str, device: str):
     return load_generator(model, device)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=4)
 def _features(device: str, name: str | None = None, pooling: str = "avg"):
     return load_features(name, device, pooling) if name or pooling != "avg" else load_features(device=device)
 

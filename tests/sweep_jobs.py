@@ -36,3 +36,9 @@ def take_time(jobs, data):
     """Length of each text times a factor, slowly."""
     time.sleep(0.1)
     return measure_length(jobs, data)
+
+
+def gpu(seconds):
+    """What a worker sees as its GPU."""
+    time.sleep(seconds)
+    return os.environ.get("CUDA_VISIBLE_DEVICES")

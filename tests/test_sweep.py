@@ -24,9 +24,10 @@ from helpers.sweep import (
     job_key,
     local_processes,
     read_spec,
+    visible_gpus,
 )
 from helpers.tasks import TASKS
-from tests.sweep_jobs import INPUTS, die, measure_length
+from tests.sweep_jobs import INPUTS, die, gpu, measure_length
 
 OPTIONS = frozenset({"factor", "marks"})
 LENGTH = {"length": Task(INPUTS, OPTIONS, measure_length), "die": Task(INPUTS, OPTIONS, die)}
@@ -236,6 +237,20 @@ def test_a_row_is_on_disk_when_it_is_given(tmp_path):
     table = Table(tmp_path / "t.jsonl")
     table.add({"key": "1", "value": 2})
     assert json.loads((tmp_path / "t.jsonl").read_text()) == {"key": "1", "value": 2}
+
+
+def test_each_process_has_a_gpu_of_its_own():
+    with local_processes(2, ["5", "7"])() as pool:
+        assert set(pool.map(gpu, [0.1] * 40)) == {"5", "7"}
+
+
+@pytest.mark.parametrize(
+    ("named", "count", "seen"), [("", 2, ["0", "1"]), ("3, 5", 2, ["3", "5"]), ("3", 0, []), ("", 0, [])]
+)
+def test_gpus_are_those_that_may_be_used(monkeypatch, named, count, seen):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert visible_gpus() == seen
 
 
 def test_a_killed_process_costs_only_time(folder):

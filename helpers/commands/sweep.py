@@ -19,7 +19,9 @@ SHOWN = 100  # jobs; of more than that a table on the terminal is of no use
 def sweep(
     spec: Annotated[Path, typer.Argument(help="YAML file: task, its inputs and options; every list is an axis.")],
     out: Out,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes on this machine; one per two cores.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes on this machine; one per GPU or two cores.")
+    ] = None,
     dask: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, tcp://host:8786.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Jobs alike in all but their inputs that run as one batch.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of each worker; its share of the cores.")] = None,
@@ -30,7 +32,7 @@ def sweep(
 
     from ..logs import open_log
     from ..runs import table
-    from ..sweep import Sweep, dask_cluster, expand, local_processes, read_spec
+    from ..sweep import Sweep, dask_cluster, expand, local_processes, read_spec, visible_gpus
     from ..tasks import TASKS
 
     settings = read_spec(spec)
@@ -40,8 +42,9 @@ def sweep(
         if dask:
             make_executor, workers = stack.enter_context(dask_cluster(dask))
         else:
-            workers = workers or max(1, cores // 2)
-            make_executor, threads = local_processes(workers), threads or max(1, cores // workers)
+            gpus = visible_gpus()
+            workers = workers or len(gpus) or max(1, cores // 2)
+            make_executor, threads = local_processes(workers, gpus), threads or max(1, cores // workers)
         run = Sweep(jobs, TASKS, out, make_executor, workers=workers, batch=batch, threads=threads)
         logged = stack.enter_context(open_log(log, out / "log", settings))
         failed = []
