@@ -48,7 +48,7 @@ class RunLog:
         for name, value in row.items():
             flat |= {f"{name}/{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
         numbers = {k: v for k, v in flat.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-        words = {k: v for k, v in row.items() if k not in (*numbers, "losses", "files", "image")}
+        words = {k: v for k, v in row.items() if not (k in numbers or k == "image" or v is None or isinstance(v, dict))}
         self.text(step, "row", json.dumps(words, default=str))
         self.scalars(step, numbers)
         files = row.get("files", {}) | ({"image": row["image"]} if row.get("image") else {})

@@ -283,7 +283,7 @@ def test_a_run_that_diverges_goes_back_and_on(tmp_path, folder, monkeypatch, cap
     said = rf"NaN or infinite {where} 12 images; going back to {back} images with 0.5 times the rates\.\n"
     assert re.search(said, capsys.readouterr().err)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["setbacks"] for line in lines if "setbacks" in line] == [1, 1] and lines[1]["step"] == back
+    assert [line["setbacks"] for line in lines if "setbacks" in line] == [1, 1, 1] and lines[1]["step"] == back
 
 
 def test_setbacks_are_part_of_a_training_that_goes_on_exactly(tmp_path, folder, monkeypatch):

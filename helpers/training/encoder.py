@@ -128,9 +128,9 @@ class EncoderTrainer:
         return self.settings.steps
 
     def report(self, losses: dict[str, float]) -> dict[str, float] | None:
-        """Every 100 steps the moving means of the losses."""
+        """Every 100 steps, and after the last, the moving means of the losses."""
         self.means = {name: self.means.get(name, value) * 0.98 + value * 0.02 for name, value in losses.items()}
-        return self.means if self.step_number % 100 == 0 else None
+        return self.means if self.step_number % 100 == 0 or self.step_number == self.goal else None
 
     def step(self) -> dict[str, float]:
         """Take one step; returns the means of its losses. Raises Diverged when they are not finite."""

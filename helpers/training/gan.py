@@ -118,8 +118,8 @@ class GanTrainer:
         return self.settings.images
 
     def report(self, losses: dict[str, float]) -> dict[str, float] | None:
-        """The losses of every fiftieth step."""
-        return losses if self.steps % 50 == 0 else None
+        """The losses of every fiftieth step and of the last."""
+        return losses if self.steps % 50 == 0 or self.seen >= self.goal else None
 
     def reseed(self) -> None:
         """Draw other numbers from now on, by the seed and the number of setbacks."""
@@ -296,7 +296,8 @@ def train_gan(
     with open_log(log, out, asdict(settings)) as lines:
 
         def sample() -> None:
-            if trainer.seen // sample_every > (trainer.seen - settings.batch) // sample_every:
+            due = trainer.seen // sample_every > (trainer.seen - settings.batch) // sample_every
+            if due or trainer.seen >= trainer.goal:
                 trainer.average.compute_statistics(2_000)
                 path = out / "samples" / f"{trainer.seen // 1000:06d}k.png"
                 write_image(path, sample_grid(trainer.average))
