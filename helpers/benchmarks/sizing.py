@@ -37,7 +37,7 @@ TITLES = {
     "style": "style transfer, 256 px",
     "grade": "grading, a submission of all lessons",
 }
-SCALES = ((10**3, 1), (10**5, 10), (10**6, 100))  # photos, and the cores that share them
+SCALES = ((10**3, 2), (10**5, 16), (10**6, 256))  # photos, and the cores that share them
 BLOCK = 4096  # bytes: a file takes whole blocks
 
 
