@@ -40,3 +40,8 @@ def test_ways_are_measured_one_by_one_and_grading_is_added(tmp_path, monkeypatch
 def test_a_job_is_measured_as_a_worker_does_it():
     row = bench.measure_way({"task": "invert", "steps": 2, "weights": {"l1": 1.0}}, 2)
     assert row["files"] == 2 and 4 < row["kb"] < 100 and row["seconds"] > 0 and row["memory_gb"] > 0.1
+
+
+def test_the_collector_is_measured_over_all_its_jobs():
+    row = bench.measure_collector(50)
+    assert row["jobs"] == 50 and 0.01 < row["ms_per_job"] < 1000 and row["keys_seconds"] > 0 < row["again_seconds"]

@@ -103,7 +103,7 @@ def bench_noise(
 @bench_app.command("sizing")
 def bench_sizing(
     ways: Annotated[str, typer.Option(help="What to measure, with commas between; the rest stays.")] = (
-        "fast,w+,noise,style"
+        "fast,w+,noise,style,collector"
     ),
     out: Out = Path("output/bench"),
 ) -> None:
