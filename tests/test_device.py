@@ -1,11 +1,17 @@
 """Choosing and checking the device, against cards that are only pretended."""
 
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
 import psutil
 import pytest
 import torch
 
 from helpers.device import DeviceError, check_device, describe_device, free_memory, pick_device
 
+ROOT = Path(__file__).resolve().parent.parent
 NEW_BUILD = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
 
 
@@ -156,3 +162,27 @@ def test_a_real_card_is_usable():
     device = pick_device("cuda")
     assert torch.ones(3, device=device).sum().item() == 3
     assert torch.cuda.get_device_name(device) in describe_device(device)
+
+
+KEEPS = """
+import mmap, resource, sys
+import torch
+from helpers.device import keep_freed_memory
+keep_freed_memory() if sys.argv[1] == "keep" else None
+for _ in range(3):
+    torch.ones(2**26 // 4)  # 64 MB
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    torch.ones(2**26 // 4)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * mmap.PAGESIZE)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be told to keep memory")
+def test_kept_memory_is_not_fetched_anew():
+    def faulted(word):
+        done = subprocess.run([sys.executable, "-c", KEEPS, word], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+
+    assert faulted("keep") < 2**26 < faulted("give back")

@@ -73,6 +73,11 @@ search(generator, Sketch(target, mask), weights={"colour": 1.0}, starts=2, steps
 panel = inversion_panel({"tiny": generator}, None, {"target": target})
 panel
 """,
+    """
+from helpers.widgets.sketch import sketch_panel
+drawn = sketch_panel(generator)
+drawn
+""",
 ]
 
 

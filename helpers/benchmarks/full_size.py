@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import torch
 
-from helpers.device import DeviceError, free_memory
+from helpers.device import DeviceError, free_memory, keep_freed_memory
 from helpers.features import load_features
 from helpers.figures import results_table
-from helpers.generators import StyleGAN2
+from helpers.generators import LARGE, StyleGAN2
 from helpers.inversion import Inversion, Phase
 from helpers.latents import Latents
 from helpers.noise import noise_inversion
@@ -40,6 +40,8 @@ def official_size(resolution: int, device: torch.device) -> StyleGAN2:
         generator = StyleGAN2(resolution, channel_base=CHANNEL_BASE.get(resolution, 16384))
     for strength in generator.noise_strengths:
         strength.data.fill_(STRENGTH)
+    if resolution >= LARGE:
+        keep_freed_memory()
     generator.compute_statistics(1000)
     return generator.to(device).eval().requires_grad_(False)
 

@@ -36,7 +36,7 @@ CHOICES = {
     "z, 8 restarts, adam 300": {"space": "z", "start": "best", "restarts": 8},
 }
 PLAIN = "plain loop, w and noise maps"
-NOISE_STEPS = 150  # of L-BFGS
+NOISE_STEPS = 300  # of L-BFGS
 GAIN_STEPS = (25, 50, 100, 200, 300)  # of the comparison of the encoder with the mean
 
 

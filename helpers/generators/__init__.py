@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.checkpoints import Checkpoint, Part, read_checkpoint
+from helpers.device import keep_freed_memory
 from helpers.weights import WeightsError, registry, save_weights, weights_path
 
 from .base import Generator, GeneratorError, enlarged
@@ -23,6 +24,7 @@ FAMILIES = {
     "dcgan": (DCGAN, DCGANDiscriminator),
 }
 DEFAULT = "stylegan2-cats-64"
+LARGE = 256  # pixels, from which the memory of activations is worth keeping
 NOISE_SEED = 0  # of fixed noise maps where a checkpoint has none
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "DEFAULT",
     "Generator",
     "GeneratorError",
+    "LARGE",
     "NoDiscriminator",
     "StyleGAN1",
     "StyleGAN2",
@@ -75,6 +78,8 @@ def load_generator(
         generator.set_label(label)
     generator.name = path.stem
     generator.domain = registry().get(str(name_or_path), {}).get("domain", "")
+    if generator.resolution >= LARGE:
+        keep_freed_memory()
     return generator.to(device or "cpu").eval().requires_grad_(False)
 
 

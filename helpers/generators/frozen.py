@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 SLOPE = 0.2  # of the leaky ReLU
+STRIP = 2**21  # bytes of activations that go through several passes at a time
+FOLD = 4  # times as many activations as weights: then it is the weights that are scaled
 
 
 class Prepared:
@@ -67,16 +69,13 @@ class StyledConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, styles, gains, noise, bias, weight, blur, limit):
-        scaled = x * per_channel(styles, x)
-        if blur is None:
-            y = F.conv2d(scaled, weight, padding=1)
-        else:
-            y = F.conv_transpose2d(scaled, weight, stride=2)
-            y = F.conv2d(y, blur, padding=1, groups=len(blur))
-        y.mul_(per_channel(gains, y)).add_(noise.to(y.dtype)).add_(bias.to(y.dtype)[:, None, None])
-        F.leaky_relu_(y, SLOPE)
-        if limit is not None:
-            y.clamp_(-limit, limit)
+        y = _convolved(x, styles, weight, blur)
+        factor, noise_, shift = per_channel(gains, y), noise.to(y.dtype), bias.to(y.dtype)[:, None, None]
+        for rows in strips(y):
+            part = y[:, :, rows].mul_(factor).add_(noise_[..., rows, :]).add_(shift)
+            F.leaky_relu_(part, SLOPE)
+            if limit is not None:
+                part.clamp_(-limit, limit)
         ctx.save_for_backward(x, styles, gains, noise, y)
         ctx.frozen = bias, weight, blur, limit
         return y
@@ -87,22 +86,51 @@ class StyledConvolution(torch.autograd.Function):
         x, styles, gains, noise, y = ctx.saved_tensors
         bias, weight, blur, limit = ctx.frozen
         for_x, for_styles, for_gains, for_noise = ctx.needs_input_grad[:4]
-        if limit is not None:
-            grad = grad.masked_fill(y.abs() >= limit, 0)
-        products = (grad * y).sum((2, 3)) if for_gains else None  # the slope cancels: as before the leaky ReLU
-        grad = channels_last(torch.ops.aten.leaky_relu_backward(grad, y, SLOPE, True))
-        d_noise = _sum_to(grad.sum(1, keepdim=True), noise) if for_noise else None
-        d_gains = _of_gains(products, grad, gains, noise, bias) if for_gains else None
+        factor, through = per_channel(gains, y), torch.empty_like(y)  # that: the gradient of the convolution's output
+        of_noise, d_gains = [], torch.zeros_like(gains)
+        for rows in strips(y):
+            part, out = grad[:, :, rows], y[:, :, rows]
+            if limit is not None:
+                part = part.masked_fill(out.abs() >= limit, 0)
+            if for_gains:  # the slope cancels: the sum is the same before the leaky ReLU
+                d_gains += _sums(part, out, gains)
+            part = torch.ops.aten.leaky_relu_backward(part, out, SLOPE, True)
+            if for_noise:
+                of_noise.append(part.sum(1, keepdim=True))
+            if for_gains:
+                d_gains -= _of_noise_and_bias(part, noise[..., rows, :], bias.to(gains.dtype))
+            torch.mul(part, factor, out=through[:, :, rows])
+        d_noise = _sum_to(torch.cat(of_noise, 2), noise) if for_noise else None
         d_x = d_styles = None
         if for_x or for_styles:
-            grad.mul_(per_channel(gains, grad))
-            if blur is None:
-                grad = F.conv_transpose2d(grad, weight, padding=1)
-            else:  # the filter is symmetric
-                grad = F.conv2d(F.conv2d(grad, blur, padding=2, groups=len(blur)), weight, stride=2)
-            d_styles = (grad * x).sum((2, 3)).to(styles.dtype) if for_styles else None
-            d_x = grad.mul_(per_channel(styles, grad))
-        return d_x, d_styles, d_gains, d_noise, None, None, None, None
+            d_x, d_styles = _through_convolution(through, x, styles, weight, blur)
+        return d_x, d_styles, d_gains / gains, d_noise, None, None, None, None
+
+
+def _convolved(x: Tensor, styles: Tensor, weight: Tensor, blur: Tensor | None) -> Tensor:
+    if len(x) == 1 and FOLD * weight.numel() < x.numel():  # scale the weights instead: a pass less over the memory
+        by = styles[0, :, None, None, None] if blur is not None else styles[0, :, None, None]
+        weight = channels_last((weight * by).to(x.dtype))
+    else:
+        x = x * per_channel(styles, x)
+    if blur is None:
+        return F.conv2d(x, weight, padding=1)
+    return F.conv2d(F.conv_transpose2d(x, weight, stride=2), blur, padding=1, groups=len(blur))
+
+
+def _through_convolution(
+    grad: Tensor, x: Tensor, styles: Tensor, weight: Tensor, blur: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x and styles."""
+    if blur is None:
+        d_x = F.conv_transpose2d(grad, weight, padding=1)
+    else:  # the filter is symmetric
+        d_x = F.conv2d(F.conv2d(grad, blur, padding=2, groups=len(blur)), weight, stride=2)
+    factor, d_styles = per_channel(styles, d_x), torch.zeros_like(styles)
+    for rows in strips(x):
+        d_styles += _sums(d_x[:, :, rows], x[:, :, rows], styles)
+        d_x[:, :, rows].mul_(factor)
+    return d_x, d_styles
 
 
 class ToThreeChannels(torch.autograd.Function):
@@ -127,13 +155,25 @@ class ToThreeChannels(torch.autograd.Function):
         return d_x, planes @ rows if for_weight else None
 
 
-def _of_gains(products: Tensor, grad: Tensor, gains: Tensor, noise: Tensor, bias: Tensor) -> Tensor:
-    """Gradient (B, O) of the gains: that of the output times the convolution, which is (y - noise - bias) / gain."""
+def strips(x: Tensor) -> list[slice]:
+    """Rows of a (B, C, H, W) that go through the passes over the activations together, as they stay in the cache."""
+    height = x.shape[2]
+    count = max(1, height * STRIP // (x.numel() * x.element_size()))
+    return [slice(i, min(i + count, height)) for i in range(0, height, count)]
+
+
+def _sums(a: Tensor, b: Tensor, like: Tensor) -> Tensor:
+    """(B, C) sums of products over the pixels."""
+    return (a * b).sum((2, 3)).to(like.dtype)
+
+
+def _of_noise_and_bias(grad: Tensor, noise: Tensor, bias: Tensor) -> Tensor:
+    """(B, O): the part of the sum of output times gradient that noise (.., h, w) and bias (O,) make."""
     batch, _, height, width = grad.shape
     maps = noise.to(grad.dtype).expand(batch, 1, height, width).flatten(2)
     maps = torch.cat([maps, torch.ones_like(maps)], 1)
-    with_noise, alone = (maps @ grad.permute(0, 2, 3, 1).flatten(1, 2)).to(gains.dtype).unbind(1)
-    return (products.to(gains.dtype) - with_noise - alone * bias.to(gains.dtype)) / gains
+    with_noise, alone = (maps @ grad.permute(0, 2, 3, 1).flatten(1, 2)).to(bias.dtype).unbind(1)
+    return with_noise + alone * bias
 
 
 def _sum_to(x: Tensor, like: Tensor) -> Tensor:

@@ -149,8 +149,9 @@ if anywidget is not None:
     class DrawingCanvas(Drawing, anywidget.AnyWidget):
         """The canvas in the browser; see ``drawing_canvas``."""
 
-        _esm = Path(__file__).with_name("canvas.js")
-        _css = Path(__file__).with_name("canvas.css")
+        # as text: of a path anywidget keeps a watcher, and that every canvas there ever was, with all it refers to
+        _esm = Path(__file__).with_name("canvas.js").read_text(encoding="utf-8")
+        _css = Path(__file__).with_name("canvas.css").read_text(encoding="utf-8")
 
         size = traitlets.List(traitlets.Int()).tag(sync=True)
         mode = traitlets.Enum(MODES).tag(sync=True)
