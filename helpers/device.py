@@ -58,11 +58,11 @@ def check_device(device: str | torch.device, memory: float = MEMORY_NEEDED) -> N
 def free_memory(device: str | torch.device) -> float:
     """Free memory of the device in GB (2³⁰ bytes): the card's for CUDA, the machine's for CPU and MPS.
 
-    What torch keeps of the card's memory for its next tensors counts as free.
+    What this process keeps for its next tensors counts as free.
     """
     device = _parse(device)
     if device.type != "cuda":
-        return psutil.virtual_memory().available / 2**30
+        return (psutil.virtual_memory().available + _kept_memory()) / 2**30
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return (torch.cuda.mem_get_info(device)[0] + kept) / 2**30
 
@@ -78,6 +78,22 @@ def keep_freed_memory() -> None:
         m_trim_threshold, m_mmap_threshold = -1, -3  # of malloc.h
         libc.mallopt(m_mmap_threshold, 2**30)
         libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+class _Mallinfo2(ctypes.Structure):
+    """Of malloc.h, glibc 2.33 and newer."""
+
+    _names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in re.findall(r"\w+", _names)]
+
+
+def _kept_memory() -> int:
+    """Bytes that were freed and are kept by malloc; 0 where it does not tell."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if not hasattr(libc, "mallinfo2"):
+        return 0
+    libc.mallinfo2.restype = _Mallinfo2
+    return libc.mallinfo2().fordblks
 
 
 def describe_device(device: str | torch.device) -> str:

@@ -57,12 +57,15 @@ def test_what_does_not_fit_is_not_run_and_says_so(monkeypatch):
     generator = tiny.stylegan2()
     needs = {grouped: bench_generator.needed_memory(generator, 8, grouped) for grouped in (True, False)}
     assert needs[True] > needs[False] > 0
-    monkeypatch.setattr(bench_generator, "official_size", lambda *_: generator)
+    monkeypatch.setattr(bench_generator, "official_size", lambda *_, **__: generator)
     monkeypatch.setattr(bench_generator, "convolution_peak", lambda *_: 1e9)
     monkeypatch.setattr(bench_generator, "free_memory", lambda _: (needs[True] + needs[False]) / 2)
-    grouped, full, half = bench_generator.speed_rows(16, (8,), torch.device("cpu"))
+    (one,), (grouped,) = (bench_generator.speed_rows(16, (n,), torch.device("cpu"), True) for n in (1, 8))
     assert "GB are free" in grouped["not_run"] and "ms" not in grouped
-    assert full["ms"] > 0 and half["ms"] > 0 and full["times_grouped"] is None
+    ours = bench_generator.speed_rows(16, (1, 8), torch.device("cpu"), False)
+    rows = bench_generator.against_grouped([one, grouped, *ours])
+    assert [row["batch"] for row in rows] == [1, 1, 1, 8, 8, 8] and rows[0]["times_grouped"] == 1
+    assert all(row["ms"] > 0 for row in ours) and not any("times_grouped" in row for row in rows[3:])
 
 
 # --- the page --------------------------------------------------------------------------------------------------------

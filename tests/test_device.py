@@ -166,15 +166,16 @@ def test_a_real_card_is_usable():
 
 KEEPS = """
 import mmap, resource, sys
-import torch
-from helpers.device import keep_freed_memory
+import psutil, torch
+from helpers.device import free_memory, keep_freed_memory
 keep_freed_memory() if sys.argv[1] == "keep" else None
-for _ in range(3):
+for _ in range(12):  # until the gaps that alignment leaves have come together
     torch.ones(2**26 // 4)  # 64 MB
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(4):
     torch.ones(2**26 // 4)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * mmap.PAGESIZE)
+print(free_memory("cpu") * 2**30 - psutil.virtual_memory().available)
 """
 
 
@@ -183,6 +184,7 @@ def test_kept_memory_is_not_fetched_anew():
     def faulted(word):
         done = subprocess.run([sys.executable, "-c", KEEPS, word], capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0, done.stderr
-        return int(done.stdout)
+        return [float(line) for line in done.stdout.split()]
 
-    assert faulted("keep") < 2**26 < faulted("give back")
+    (few, free), (many, _) = faulted("keep"), faulted("give back")
+    assert few < 2**26 < many and free > 2**25  # what is kept counts as free, but for what others take meanwhile

@@ -33,14 +33,17 @@ SETTINGS = {
 }
 
 
-def official_size(resolution: int, device: torch.device) -> StyleGAN2:
-    """A StyleGAN2 of the official configuration with random weights, always the same."""
+def official_size(resolution: int, device: torch.device, keep: bool = True) -> StyleGAN2:
+    """A StyleGAN2 of the official configuration with random weights, always the same.
+
+    keep: the memory of its activations is kept, as ``load_generator`` does.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         generator = StyleGAN2(resolution, channel_base=CHANNEL_BASE.get(resolution, 16384))
     for strength in generator.noise_strengths:
         strength.data.fill_(STRENGTH)
-    if resolution >= LARGE:
+    if keep and resolution >= LARGE:
         keep_freed_memory()
     generator.compute_statistics(1000)
     return generator.to(device).eval().requires_grad_(False)
