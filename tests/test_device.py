@@ -9,6 +9,7 @@ import psutil
 import pytest
 import torch
 
+from helpers import device as device_module
 from helpers.device import DeviceError, check_device, describe_device, free_memory, pick_device
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -149,6 +150,7 @@ def test_mps_is_refused_where_it_is_not(monkeypatch):
 def test_the_cpu_is_described_and_its_memory_checked(monkeypatch):
     memory = psutil.virtual_memory()._replace(available=int(21.3 * 2**30))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(device_module, "_kept_memory", lambda: 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert describe_device("cpu") == "CPU, 2 threads, 21.3 GB free"
     with pytest.raises(DeviceError, match=r"21\.3 GB of memory are free on cpu and the lessons need 30\.0 GB"):

@@ -8,6 +8,7 @@ import tiny
 import torch
 from torch.autograd import gradcheck
 
+from helpers.generators import frozen as frozen_layers
 from helpers.generators import stylegan2
 from helpers.latents import Latents
 
@@ -34,6 +35,18 @@ def gradients(generator, code, noise):
 def test_frozen_and_trainable_layers_agree(clamp, maps):
     frozen, trainable = both(conv_clamp=clamp, resolution=32)
     code, noise = frozen.sample("w+", 3, seed=1), frozen.fresh_noise(maps, seed=2)
+    ours, theirs = gradients(frozen, code, noise), gradients(trainable, code, noise)
+    assert (ours[0] - theirs[0]).abs().max() < 1e-5
+    for a, b in zip(ours[1], theirs[1], strict=True):
+        assert (a - b).abs().max() < 1e-5 * b.abs().max()
+
+
+def test_scaled_weights_and_strips_give_the_same(monkeypatch):
+    monkeypatch.setattr(frozen_layers, "FOLD", 0)
+    monkeypatch.setattr(frozen_layers, "STRIP", 2**10)
+    frozen, trainable = both(conv_clamp=0.7, resolution=32)
+    assert len(frozen_layers.strips(torch.zeros(1, 8, 32, 32))) == 32
+    code, noise = frozen.sample("w+", 1, seed=1), frozen.fresh_noise(1, seed=2)
     ours, theirs = gradients(frozen, code, noise), gradients(trainable, code, noise)
     assert (ours[0] - theirs[0]).abs().max() < 1e-5
     for a, b in zip(ours[1], theirs[1], strict=True):
