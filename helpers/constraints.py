@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .generators import Generator
-from .losses import LAYERS, Loss, lp_loss, masked_mean, perceptual_loss
-from .masks import as_mask, grow
+from helpers.generators import Generator
+from helpers.losses import LAYERS, Loss, lp_loss, masked_mean, perceptual_loss
+from helpers.masks import as_mask, grow
 
 ORIENTATIONS, CELL = 8, 8  # of histograms of oriented gradients: bins over half a turn, pixels of a cell's side
 LUMA = (0.299, 0.587, 0.114)  # Rec. 601

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .generators import Generator
-from .latents import Latents
+from helpers.generators import Generator
+from helpers.latents import Latents
 
 LAYERS = ("conv2_2", "conv3_4", "conv4_4")
 SAMPLES = 96  # of the model

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .generators import Generator
-from .images import resize
-from .latents import Latents
-from .masks import mask_pyramid
-from .weights import WeightsError, load_weights, registry
+from helpers.generators import Generator
+from helpers.images import resize
+from helpers.latents import Latents
+from helpers.masks import mask_pyramid
+from helpers.weights import WeightsError, load_weights, registry
 
 GROUPS = 8  # of group norm: the samples of a batch stay independent
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import weights
-from .images import ImageError, to_uint8
-from .photos import cut_square
+from helpers import weights
+from helpers.images import ImageError, to_uint8
+from helpers.photos import cut_square
 
 DETECTOR = "face-detector"  # YuNet's name in the registry
 LEAST = 0.7  # of YuNet's confidence in [0, 1], from which on a face counts

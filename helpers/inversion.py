@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .encoder import Encoder, load_encoder
-from .generators import Generator
-from .images import shown
-from .latents import Latents
-from .losses import LAYERS, Criterion, Loss
-from .memory import chunk_that_fits
-from .optimizers import Chain, Optimization, cosine
-from .weights import registry
+from helpers.encoder import Encoder, load_encoder
+from helpers.generators import Generator
+from helpers.images import shown
+from helpers.latents import Latents
+from helpers.losses import LAYERS, Criterion, Loss
+from helpers.memory import chunk_that_fits
+from helpers.optimizers import Chain, Optimization, cosine
+from helpers.weights import registry
 
 STARTS = ("mean", "sample", "best", "encoder")
 

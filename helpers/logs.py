@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .images import read_image, to_uint8, write_image
+from helpers.images import read_image, to_uint8, write_image
 
 KINDS = ("jsonl", "tensorboard", "wandb", "none")
 

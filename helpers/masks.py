@@ -15,7 +15,7 @@ from scipy import ndimage
 from skimage.draw import polygon2mask
 from torch import Tensor
 
-from .images import read_rgba
+from helpers.images import read_rgba
 
 Size = int | tuple[int, int]
 SIDES = ("left", "right", "top", "bottom")

@@ -8,9 +8,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .device import free_memory
-from .generators import Generator
-from .latents import Latents
+from helpers.device import free_memory
+from helpers.generators import Generator
+from helpers.latents import Latents
 
 OVERHEAD = 1.1  # of the tensors: what the allocator loses between them
 FIXED = 0.2  # GB, which torch and its convolutions take whatever the network

@@ -13,16 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .generators import Generator
-from .generators.base import unpack
-from .images import shown
-from .inversion import InversionResult, InversionStep
-from .latents import Latents
-from .losses import Loss, lp_loss
-from .masks import mask_pyramid
-from .memory import chunk_that_fits
-from .metrics import psnr
-from .optimizers import Chain, Optimization, Schedule, cosine
+from helpers.generators import Generator
+from helpers.generators.base import unpack
+from helpers.images import shown
+from helpers.inversion import InversionResult, InversionStep
+from helpers.latents import Latents
+from helpers.losses import Loss, lp_loss
+from helpers.masks import mask_pyramid
+from helpers.memory import chunk_that_fits
+from helpers.metrics import psnr
+from helpers.optimizers import Chain, Optimization, Schedule, cosine
 
 STEPS = 600  # 300 reach 45.7 dB over 32 faces of cats, but the hardest one only 36.7; what is left then is colour
 NOISE_LR = 0.1  # Adam, in units of activations (noise times strength), which a demodulated layer keeps near 1

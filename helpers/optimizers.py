@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .losses import Loss
+from helpers.losses import Loss
 
 
 class OptimizationError(ValueError):

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pooch
 import torch
 
-from .images import ImageError, atomic_path, read_image
+from helpers.images import ImageError, atomic_path, read_image
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "downloads"
 WIDTH = 1024  # pixels of the scan that is asked for

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .images import atomic_path, clear_temporaries
-from .logs import open_log
-from .sweep import file_digest
+from helpers.files import sha256
+from helpers.images import atomic_path, clear_temporaries
+from helpers.logs import open_log
 
 FILE = "progress.pt"
 EVERY = 10.0  # seconds between two states on disk
@@ -182,6 +182,6 @@ class Progress:
 
 def _content(file: str | Path) -> str:
     try:
-        return file_digest(str(file))
+        return sha256(str(file))
     except OSError:
         return str(file)  # a name that is no file, or one that cannot be read: the command will say so

@@ -12,15 +12,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .constraints import Colour, Constraint, ConstraintError, Constraints, Edge, Perceptual, Prior, Realism, edge_mask
-from .encoder import Encoder, load_encoder
-from .generators import Generator
-from .images import from_uint8, read_rgba, shown
-from .inversion import InversionStep
-from .latents import Latents
-from .losses import Loss
-from .masks import as_mask
-from .optimizers import Optimization, cosine
+from helpers.constraints import (
+    Colour,
+    Constraint,
+    ConstraintError,
+    Constraints,
+    Edge,
+    Perceptual,
+    Prior,
+    Realism,
+    edge_mask,
+)
+from helpers.encoder import Encoder, load_encoder
+from helpers.generators import Generator
+from helpers.images import from_uint8, read_rgba, shown
+from helpers.inversion import InversionStep
+from helpers.latents import Latents
+from helpers.losses import Loss
+from helpers.masks import as_mask
+from helpers.optimizers import Optimization, cosine
 
 STARTS = ("sample", "best", "encoder")
 TRUNCATION = 0.7  # of the starts: inside the cloud of codes, where cats are surest
@@ -118,7 +128,7 @@ def _counted(image: Tensor, alpha: Tensor, threshold: float) -> Tensor:
 
 def _mask_of(mask, size: tuple[int, int]) -> Tensor:
     if isinstance(mask, str | os.PathLike):
-        from .masks import mask_from_file
+        from helpers.masks import mask_from_file
 
         mask = mask_from_file(mask)
     return as_mask(mask, size, "the sketch's mask")

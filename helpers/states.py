@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .latents import Latents, LatentsError, load_latents, save_latents, save_tensors
+from helpers.latents import Latents, LatentsError, load_latents, save_latents, save_tensors
 
 PREFIX = "state."  # of the names of pictures and drawings in the file
 

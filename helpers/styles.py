@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
-from .images import ImageError, from_uint8, read_image, write_image
+from helpers.images import ImageError, from_uint8, read_image, write_image
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "styles"
 SIZE = 400  # pixels of the stored pictures

@@ -1,6 +1,5 @@
 """Bundled and downloaded weights: one registry of SHA-256 sums, read and written as safetensors only."""
 
-import hashlib
 import json
 import os
 import sys
@@ -16,25 +15,14 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from helpers.files import sha256
 from helpers.images import atomic_path
 
 FOLDER = Path(__file__).resolve().parent.parent / "weights"
 
-_sums: dict[tuple[str, int, int], str] = {}  # (path, size, mtime) -> SHA-256: a file is hashed once per process
-
 
 class WeightsError(ValueError):
     """Weights that are unknown, missing, damaged or unreachable."""
-
-
-def sha256(path: str | Path) -> str:
-    """SHA-256 of a file as 64 hexadecimal digits; a file that did not change is read once per process."""
-    stat = Path(path).stat()
-    key = (str(Path(path).resolve()), stat.st_size, stat.st_mtime_ns)
-    if key not in _sums:
-        with open(path, "rb") as file:
-            _sums[key] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _sums[key]
 
 
 def registry() -> dict[str, dict]:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import Device, Log, Model, Out, app, device_of, print_table
+from helpers.commands.common import Device, Log, Model, Out, app, device_of, print_table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..blending import Edit
-    from ..generators import Generator
+    from helpers.blending import Edit
+    from helpers.generators import Generator
 
 Mask = Annotated[
     str,
@@ -55,15 +55,15 @@ def edit_photos(
         settings: all that decides the result: with the same ones the call goes on after a stop or a kill.
         log: see ``open_log``.
     """
-    from ..features import load_features
-    from ..figures import save_figure, show_images
-    from ..generators import load_generator
-    from ..images import read_image, write_image
-    from ..latents import save_latents
-    from ..masks import overlay
-    from ..optimizers import marks
-    from ..progress import Progress
-    from ..runs import model_stem, write_json
+    from helpers.commands.runs import model_stem, write_json
+    from helpers.features import load_features
+    from helpers.figures import save_figure, show_images
+    from helpers.generators import load_generator
+    from helpers.images import read_image, write_image
+    from helpers.latents import save_latents
+    from helpers.masks import overlay
+    from helpers.optimizers import marks
+    from helpers.progress import Progress
 
     device = device_of(device)
     generator, features = load_generator(model, device), load_features(device=device)
@@ -106,7 +106,7 @@ def _options(context: typer.Context, *names: str) -> dict:
 
 def _figures(edit: Edit, images: Tensor, features) -> dict[str, float]:
     """The measures that mean something: inside a hole or under a stroke there is no photo to be near to."""
-    from ..blending import measure
+    from helpers.blending import measure
 
     two = edit.name in ("crossover", "transfer")
     values = measure(images, edit.inside if two else edit.outside, edit.outside, edit.mask, features)
@@ -115,8 +115,8 @@ def _figures(edit: Edit, images: Tensor, features) -> dict[str, float]:
 
 
 def _mask(text: str, generator: Generator, invert: bool = False) -> Tensor:
-    from ..masks import invert as inverted
-    from ..masks import mask_from_text
+    from helpers.masks import invert as inverted
+    from helpers.masks import mask_from_text
 
     mask = mask_from_text(text, generator.resolution).to(generator.device)
     return inverted(mask) if invert else mask
@@ -142,7 +142,7 @@ def blend(
     log: Log = "jsonl",
 ) -> None:
     """Blend two photos in one face: A inside the mask, B outside."""
-    from ..blending import crossover
+    from helpers.blending import crossover
 
     def make(generator, photos, features):
         weights = {"first": first, "second": second, "perceptual": perceptual, "style": style}
@@ -168,7 +168,7 @@ def inpaint(
     log: Log = "jsonl",
 ) -> None:
     """Fill a hole in a photo with a likely face."""
-    from .. import blending
+    from helpers import blending
 
     def make(generator, photos, features):
         weights = blending.RECONSTRUCTION_WEIGHTS | {"perceptual": perceptual}
@@ -197,7 +197,7 @@ def scribble(
     log: Log = "jsonl",
 ) -> None:
     """Turn strokes painted on a photo into a likely change of the face."""
-    from .. import blending
+    from helpers import blending
 
     def make(generator, photos, features):
         x, painted = photos["photo"], photos["drawn"]
@@ -226,7 +226,7 @@ def local_style(
     log: Log = "jsonl",
 ) -> None:
     """Give a region the texture and colours of a second image."""
-    from .. import blending
+    from helpers import blending
 
     def make(generator, photos, features):
         given = {"style": style, "content": content}
@@ -256,7 +256,7 @@ def transfer(
     log: Log = "jsonl",
 ) -> None:
     """Carry an attribute of A, e.g. its eyes, into B by copying activations."""
-    from .. import blending
+    from helpers import blending
 
     def make(generator, photos, features):
         options = _options(context, "layer", "amount")

@@ -9,12 +9,8 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-train_app = typer.Typer(no_args_is_help=True, help="Train the bundled networks anew, or on your own photos.")
-bench_app = typer.Typer(no_args_is_help=True, help="Measure, and write what README and model cards quote.")
 weights_app = typer.Typer(no_args_is_help=True, help="List, check and add weights.")
 data_app = typer.Typer(no_args_is_help=True, help="Style pictures: ours, and public-domain paintings.")
-app.add_typer(train_app, name="train")
-app.add_typer(bench_app, name="bench")
 app.add_typer(weights_app, name="weights")
 app.add_typer(data_app, name="data")
 
@@ -30,7 +26,7 @@ Data = Annotated[Path, typer.Option(help="Zip or folder of aligned face photos."
 
 def print_table(run: Callable[[], list[dict]], hidden: Sequence[str] = ()) -> None:
     """Print the table of what a function gives; where some inputs could not be used, first that of the others."""
-    from ..runs import RunError, table
+    from helpers.commands.runs import RunError, table
 
     try:
         rows = run()
@@ -42,7 +38,7 @@ def print_table(run: Callable[[], list[dict]], hidden: Sequence[str] = ()) -> No
 
 
 def device_of(name: str | None):
-    from ..device import check_device, pick_device
+    from helpers.device import check_device, pick_device
 
     device = pick_device(name)
     check_device(device)

@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, Log, Model, Out, Seed, Space, Steps, app, box_of, device_of, layers_of, print_table
+from helpers.commands.common import (
+    Device,
+    Log,
+    Model,
+    Out,
+    Seed,
+    Space,
+    Steps,
+    app,
+    box_of,
+    device_of,
+    layers_of,
+    print_table,
+)
 
 L1 = Annotated[float, typer.Option("--l1", min=0, help="Weight of the L1 loss.")]
 L2 = Annotated[float, typer.Option("--l2", min=0, help="Weight of the L2 loss.")]
@@ -32,7 +45,7 @@ def _weights(l1: float, l2: float, perceptual: float, delta: float) -> dict[str,
 @app.command()
 def demo(out: Out = Path("output/demo"), steps: Steps = 300, device: Device = None, log: Log = "jsonl") -> None:
     """Invert one real photo with every bundled model in every space: table and figure."""
-    from .. import runs
+    from helpers.commands import runs
 
     rows, _ = runs.demo(out, steps, device_of(device), log)
     typer.echo(runs.table(rows))
@@ -72,7 +85,7 @@ def invert(
     log: Log = "jsonl",
 ) -> None:
     """Find the latents of photos; write images, latents and results.json. The same command goes on after a stop."""
-    from .. import runs
+    from helpers.commands import runs
 
     options = {"steps": steps, "optimizer": optimizer, "start": start, "restarts": restarts, "lr": lr, "seed": seed}
     options |= {
@@ -106,7 +119,7 @@ def interpolate(
     log: Log = "jsonl",
 ) -> None:
     """Invert two photos and write the way between them as GIF and MP4."""
-    from .. import runs
+    from helpers.commands import runs
 
     options = {"frames": frames, "fps": fps, "steps": steps, "noise_steps": noise_steps if noise else 0, "log": log}
     for path in runs.interpolate_photos(a, b, out, model, space, device=device_of(device), **options):
@@ -123,6 +136,6 @@ def sample(
     device: Device = None,
 ) -> None:
     """Draw pictures from a generator; write them with their latents."""
-    from .. import runs
+    from helpers.commands import runs
 
     typer.echo(runs.sample_images(out, model, n, truncation=truncation, seed=seed, device=device_of(device)))

@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 import typer
 
-from .common import Device, Log, Model, Out, Seed, app, device_of, print_table
+from helpers.commands.common import Device, Log, Model, Out, Seed, app, device_of, print_table
 
 
 @app.command()
@@ -76,16 +76,16 @@ def sketch_files(
     Raises:
         RunError: when sketches could not be used, after all others are done; it names each with its reason.
     """
-    from ..features import load_features
-    from ..figures import save_figure
-    from ..generators import NoDiscriminator, load_discriminator, load_generator
-    from ..images import ImageError, write_image
-    from ..latents import save_latents
-    from ..masks import MaskError
-    from ..optimizers import OptimizationError
-    from ..progress import Progress
-    from ..runs import RunError, unique_stems, write_json
-    from ..sketch import SketchError, SketchSearch, default_weights, read_sketch, sketch_constraints
+    from helpers.commands.runs import RunError, unique_stems, write_json
+    from helpers.features import load_features
+    from helpers.figures import save_figure
+    from helpers.generators import NoDiscriminator, load_discriminator, load_generator
+    from helpers.images import ImageError, write_image
+    from helpers.latents import save_latents
+    from helpers.masks import MaskError
+    from helpers.optimizers import OptimizationError
+    from helpers.progress import Progress
+    from helpers.sketch import SketchError, SketchSearch, default_weights, read_sketch, sketch_constraints
 
     out, generator, features = Path(out), load_generator(model, device), load_features(device=device)
     space = space or ("w" if "w" in generator.spaces else "z")
@@ -136,7 +136,7 @@ def sketch_files(
 
 def candidate_sheet(drawing, found):
     """The sketch and its candidates, the best first, each with its loss below; met ones are marked."""
-    from ..figures import show_images
+    from helpers.figures import show_images
 
     captions = ["", *(f"loss {v:.3f}{' ✓' * met}" for v, met in zip(found.total.tolist(), found.met, strict=True))]
     titles = ["sketch", *(f"{i + 1}" for i in range(len(found.images)))]
@@ -148,9 +148,9 @@ def candidate_sheet(drawing, found):
 @torch.no_grad()
 def measure(drawing, found, discriminator, features) -> dict:
     """Figures of one search; the L1 and the score are of the best candidate, by the loss."""
-    from ..losses import lp_loss
-    from ..metrics import diversity
-    from ..optimizers import marks
+    from helpers.losses import lp_loss
+    from helpers.metrics import diversity
+    from helpers.optimizers import marks
 
     best, image, mask = found.images[:1], drawing.image.to(found.images), drawing.mask.to(found.images)
     row = {"starts": len(found.images), "steps": found.steps, "seconds": round(found.seconds, 2)}

@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 import typer
 
-from .common import Device, Out, app, device_of
+from helpers.commands.common import Device, Out, app, device_of
 
 
 @app.command()
@@ -31,10 +31,10 @@ def state_files(file: str | Path, out: str | Path, model: str | None = None, dev
     """
     from PIL import Image
 
-    from ..generators import load_generator
-    from ..images import atomic_path, grid, write_image
-    from ..runs import write_json
-    from ..states import load_state
+    from helpers.commands.runs import write_json
+    from helpers.generators import load_generator
+    from helpers.images import atomic_path, grid, write_image
+    from helpers.states import load_state
 
     out, paths = Path(out), []
     found, metadata = load_state(file)

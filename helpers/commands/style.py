@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import Device, Log, Out, Seed, app, data_app, device_of, layers_of, print_table
+from helpers.commands.common import Device, Log, Out, Seed, app, data_app, device_of, layers_of, print_table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..style_transfer import StyleResult
+    from helpers.style_transfer import StyleResult
 
 
 def stylize_photos(
@@ -53,12 +53,12 @@ def stylize_photos(
     """
     import torch
 
-    from ..features import load_features
-    from ..images import ImageError, longer_side, read_image
-    from ..optimizers import OptimizationError
-    from ..progress import Progress
-    from ..runs import RunError, unique_stems, write_json
-    from ..style_transfer import StyleTransfer, check_weights
+    from helpers.commands.runs import RunError, unique_stems, write_json
+    from helpers.features import load_features
+    from helpers.images import ImageError, longer_side, read_image
+    from helpers.optimizers import OptimizationError
+    from helpers.progress import Progress
+    from helpers.style_transfer import StyleTransfer, check_weights
 
     given = {name: options.get(f"{name}_weight") for name in ("content", "style")}
     check_weights({name: 1.0 if weight is None else weight for name, weight in given.items()})
@@ -102,8 +102,8 @@ def stylize_photos(
 
 def _write_styled(out: Path, stems: list[str], result: StyleResult, frames: list[Tensor]) -> list[dict]:
     """Pictures, and films where there are frames; the figures of each."""
-    from ..images import write_image
-    from ..optimizers import marks
+    from helpers.images import write_image
+    from helpers.optimizers import marks
 
     rows = []
     for number, stem in enumerate(stems):
@@ -120,7 +120,7 @@ def _write_styled(out: Path, stems: list[str], result: StyleResult, frames: list
 
 def _write_film(stem: Path, frames: list[Tensor], last: Tensor) -> None:
     """GIF and MP4 of one size: the pictures of coarse scales are enlarged."""
-    from ..images import resize, write_gif, write_mp4
+    from helpers.images import resize, write_gif, write_mp4
 
     size = tuple(last.shape[-2:])
     pictures = [resize(frame, size) for frame in frames] + [last.cpu()] * 15
@@ -130,9 +130,9 @@ def _write_film(stem: Path, frames: list[Tensor], last: Tensor) -> None:
 
 def _read_style(style: str | Path) -> Tensor:
     """A file, or one of our styles or a fetched painting by name."""
-    from ..images import read_image
-    from ..paintings import PAINTINGS, fetch
-    from ..styles import FOLDER, PAINTERS
+    from helpers.images import read_image
+    from helpers.paintings import PAINTINGS, fetch
+    from helpers.styles import FOLDER, PAINTERS
 
     name = str(style)
     if not Path(style).exists() and name in PAINTERS:
@@ -143,7 +143,7 @@ def _read_style(style: str | Path) -> Tensor:
 
 
 def _read_mask(path: str | Path, content: Tensor) -> Tensor:
-    from ..images import read_image, resize
+    from helpers.images import read_image, resize
 
     return resize(read_image(path).mean(1, keepdim=True), tuple(content.shape[-2:])).to(content)
 
@@ -219,7 +219,7 @@ def data_paint(
     size: Annotated[int, typer.Option(min=32, help="Side in pixels.")] = 400,
 ) -> None:
     """Draw our own style pictures again."""
-    from ..styles import FOLDER, write_styles
+    from helpers.styles import FOLDER, write_styles
 
     for path in write_styles(out or FOLDER, size):
         typer.echo(path)
@@ -228,8 +228,8 @@ def data_paint(
 @data_app.command("list")
 def data_list() -> None:
     """Public-domain paintings with painter, year and link."""
-    from ..figures import results_table
-    from ..paintings import PAINTINGS, painting_path
+    from helpers.figures import results_table
+    from helpers.paintings import PAINTINGS, painting_path
 
     rows = [
         {"name": name, "title": p.title, "painter": p.painter, "year": p.year, "here": painting_path(name).is_file()}
@@ -244,8 +244,8 @@ def data_fetch(
     names: Annotated[list[str] | None, typer.Argument(help="Names from `data list`; by default all.")] = None,
 ) -> None:
     """Download public-domain paintings to data/downloads/."""
-    from ..images import ImageError
-    from ..paintings import FOLDER, PAINTINGS, fetch
+    from helpers.images import ImageError
+    from helpers.paintings import FOLDER, PAINTINGS, fetch
 
     bad = []
     for name in names or PAINTINGS:

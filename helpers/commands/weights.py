@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from .common import weights_app
+from helpers.commands.common import weights_app
 
 
 @weights_app.command("list")
 def weights_list() -> None:
     """Known weights: what they show, size, licence, and whether they are here."""
-    from ..figures import results_table
-    from ..weights import FOLDER, registry
+    from helpers.figures import results_table
+    from helpers.weights import FOLDER, registry
 
     rows = [
         {
@@ -38,7 +38,7 @@ def weights_fetch(
     pin: Annotated[bool, typer.Option(help="Enter the SHA-256 that came into the registry.")] = False,
 ) -> None:
     """Download weights; an interrupted download goes on where it stopped."""
-    from .. import weights
+    from helpers import weights
 
     path, entry = weights.weights_path(name), weights.registry()[name]
     typer.echo(f"{name}: {path}")
@@ -54,7 +54,7 @@ def weights_fetch(
 @weights_app.command("verify")
 def weights_verify() -> None:
     """Check every file that is here against the registry."""
-    from ..weights import FOLDER, registry, weights_path
+    from helpers.weights import FOLDER, registry, weights_path
 
     for name, entry in registry().items():
         if entry.get("url") and not (FOLDER / entry["file"]).exists():
@@ -74,7 +74,7 @@ def weights_convert(
     ] = False,
 ) -> None:
     """Write a checkpoint as safetensors of this project: smaller, faster to load, and no pickle any more."""
-    from ..generators import checkpoint_path, convert_checkpoint
+    from helpers.generators import checkpoint_path, convert_checkpoint
 
     source = checkpoint_path(file)
     typer.echo(convert_checkpoint(source, out or source.with_suffix(".safetensors"), half=half))
@@ -90,8 +90,8 @@ def weights_add(
     """Copy a file into weights/ and enter it into the registry."""
     import shutil
 
-    from ..images import atomic_path
-    from ..weights import FOLDER, load_weights, register
+    from helpers.images import atomic_path
+    from helpers.weights import FOLDER, load_weights, register
 
     load_weights(file)
     with atomic_path(FOLDER / f"{name}.safetensors") as temporary:

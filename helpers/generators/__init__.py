@@ -9,14 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.checkpoints import Checkpoint, Part, read_checkpoint
 from helpers.device import keep_freed_memory
+from helpers.generators.base import Generator, GeneratorError, enlarged
+from helpers.generators.checkpoints import Checkpoint, Part, read_checkpoint
+from helpers.generators.dcgan import DCGAN, DCGANDiscriminator
+from helpers.generators.stylegan1 import StyleGAN1
+from helpers.generators.stylegan2 import Discriminator, StyleGAN2, fir_kernel
 from helpers.weights import WeightsError, registry, save_weights, weights_path
-
-from .base import Generator, GeneratorError, enlarged
-from .dcgan import DCGAN, DCGANDiscriminator
-from .stylegan1 import StyleGAN1
-from .stylegan2 import Discriminator, StyleGAN2, fir_kernel
 
 FAMILIES = {
     "stylegan2": (StyleGAN2, Discriminator),

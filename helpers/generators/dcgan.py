@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .base import Generator, at_least_float32
+from helpers.generators.base import Generator, at_least_float32
 
 
 def up_block(in_channels: int, out_channels: int, *, first: bool = False, last: bool = False) -> nn.Sequential:

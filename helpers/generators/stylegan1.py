@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .base import StyleBased, at_least_float32, check_resolution
-from .stylegan2 import depthwise, unit_second_moment
+from helpers.generators.base import StyleBased, at_least_float32, check_resolution
+from helpers.generators.stylegan2 import depthwise, unit_second_moment
 
 GAIN = math.sqrt(2)  # of He's initialisation, multiplied into the weights of all layers with a leaky ReLU
 

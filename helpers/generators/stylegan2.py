@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .base import GeneratorError, StyleBased, at_least_float32, check_resolution
-from .frozen import Prepared, StyledConvolution, ToThreeChannels, channels_last, is_frozen
+from helpers.fast.stylegan2 import Prepared, StyledConvolution, ToThreeChannels, channels_last, is_frozen
+from helpers.generators.base import GeneratorError, StyleBased, at_least_float32, check_resolution
 
 LRELU_GAIN = math.sqrt(2)  # keeps the variance of a unit normal through leaky_relu(0.2)
 CACHE = 2**24  # bytes of one activation; of a larger batch than fits, the CPU would wait for memory

@@ -1,16 +1,25 @@
 """Panels for the lessons: thin, over plain functions that run without them. How to build one: panel.py."""
 
-from .blending import BlendingPanel, blending_panel
-from .canvas import CoreCanvas, drawing_canvas, photo_palette
-from .interpolation import interpolation_slider, truncation_slider
-from .inversion import InversionPanel, inversion_panel
-from .job import Job
-from .noise import NoisePanel, noise_panel, noise_slider
-from .panel import RunBox, RunPanel
-from .parts import BeforeAfter, Gallery, dropdown, float_slider, int_slider, log_slider, seed_box, settings_code
-from .pictures import loss_curve
-from .style import StylePanel, style_panel
-from .upload import photo_upload
+from helpers.widgets.blending import BlendingPanel, blending_panel
+from helpers.widgets.canvas import CoreCanvas, drawing_canvas, photo_palette
+from helpers.widgets.interpolation import interpolation_slider, truncation_slider
+from helpers.widgets.inversion import InversionPanel, inversion_panel
+from helpers.widgets.job import Job
+from helpers.widgets.noise import NoisePanel, noise_panel, noise_slider
+from helpers.widgets.panel import RunBox, RunPanel
+from helpers.widgets.parts import (
+    BeforeAfter,
+    Gallery,
+    dropdown,
+    float_slider,
+    int_slider,
+    log_slider,
+    seed_box,
+    settings_code,
+)
+from helpers.widgets.pictures import loss_curve
+from helpers.widgets.style import StylePanel, style_panel
+from helpers.widgets.upload import photo_upload
 
 __all__ = [
     "BeforeAfter",

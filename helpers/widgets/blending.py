@@ -13,10 +13,9 @@ from helpers.blending import BLEND_WEIGHTS, NOISE_STEPS, STEPS, Edit, crossover,
 from helpers.generators import Generator
 from helpers.images import quantize, resize
 from helpers.states import State
-
-from .canvas import drawing_canvas
-from .panel import COLUMN, RunPanel
-from .parts import dropdown, float_slider, int_slider
+from helpers.widgets.canvas import drawing_canvas
+from helpers.widgets.panel import COLUMN, RunPanel
+from helpers.widgets.parts import dropdown, float_slider, int_slider
 
 DRAWN = "drawn"
 PRESETS = {

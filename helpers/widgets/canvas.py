@@ -17,9 +17,8 @@ from torch import Tensor
 
 from helpers import masks
 from helpers.images import ImageError, atomic_path, read_rgba, to_uint8
-
-from .pictures import COLOURS, error_html, error_sentence, figure_html, jpeg_url
-from .upload import uploaded_files
+from helpers.widgets.pictures import COLOURS, error_html, error_sentence, figure_html, jpeg_url
+from helpers.widgets.upload import uploaded_files
 
 try:
     import anywidget

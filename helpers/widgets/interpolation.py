@@ -8,9 +8,8 @@ from torch import Tensor
 
 from helpers.generators import Generator
 from helpers.latents import Latents, interpolate
-
-from .parts import float_slider, seed_box
-from .pictures import figure_html, jpeg_url, row_html
+from helpers.widgets.parts import float_slider, seed_box
+from helpers.widgets.pictures import figure_html, jpeg_url, row_html
 
 WIDTH = 192  # pixels of each picture on the screen
 

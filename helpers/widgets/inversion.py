@@ -13,9 +13,8 @@ from helpers.inversion import Inversion
 from helpers.losses import LAYERS, WEIGHTS
 from helpers.optimizers import OPTIMIZERS
 from helpers.weights import registry
-
-from .panel import RunPanel
-from .parts import dropdown, int_slider, log_slider, range_slider, seed_box, values_of
+from helpers.widgets.panel import RunPanel
+from helpers.widgets.parts import dropdown, int_slider, log_slider, range_slider, seed_box, values_of
 
 RANGE = "range"  # the layers are those of the slider
 PRESETS = {

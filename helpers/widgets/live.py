@@ -12,7 +12,7 @@ from collections.abc import Callable
 import ipywidgets as widgets
 import traitlets
 
-from .job import Job
+from helpers.widgets.job import Job
 
 try:
     import anywidget

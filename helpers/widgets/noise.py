@@ -23,11 +23,10 @@ from helpers.noise import (
     partly_fitted,
 )
 from helpers.optimizers import OPTIMIZERS
-
-from .canvas import drawing_canvas
-from .panel import COLUMN, RunPanel
-from .parts import dropdown, int_slider, log_slider
-from .pictures import figure_html, jpeg_url, row_html, text_html
+from helpers.widgets.canvas import drawing_canvas
+from helpers.widgets.panel import COLUMN, RunPanel
+from helpers.widgets.parts import dropdown, int_slider, log_slider
+from helpers.widgets.pictures import figure_html, jpeg_url, row_html, text_html
 
 WIDTH = 192  # pixels of each picture on the screen
 

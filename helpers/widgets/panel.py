@@ -53,11 +53,10 @@ from torch import Tensor
 from helpers.images import atomic_path, write_gif, write_image, write_mp4
 from helpers.metrics import psnr
 from helpers.states import State, load_state, plain, save_state
-
-from .canvas import Drawing
-from .job import ALIVE, Job
-from .live import Pace, live_view
-from .parts import (
+from helpers.widgets.canvas import Drawing
+from helpers.widgets.job import ALIVE, Job
+from helpers.widgets.live import Pace, live_view
+from helpers.widgets.parts import (
     WRAP,
     BeforeAfter,
     Gallery,
@@ -70,8 +69,8 @@ from .parts import (
     sheet_of,
     values_of,
 )
-from .pictures import error_html, error_sentence, loss_curve, row_html, status_html, text_html
-from .upload import uploaded_files
+from helpers.widgets.pictures import error_html, error_sentence, loss_curve, row_html, status_html, text_html
+from helpers.widgets.upload import uploaded_files
 
 LATEST = "latest.safetensors"  # the state after every run: a restart of the kernel loses no result, ``load`` it
 COLUMN, WIDTH, PAGE = 340, 192, 400  # pixels on the screen: of controls or a canvas, of each picture, of both

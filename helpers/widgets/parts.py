@@ -14,8 +14,7 @@ import ipywidgets as widgets
 from torch import Tensor
 
 from helpers.images import grid, resize
-
-from .pictures import figure_html, jpeg_url
+from helpers.widgets.pictures import figure_html, jpeg_url
 
 STYLE = {"description_width": "100px"}
 THUMBNAIL = 104  # pixels

@@ -12,10 +12,9 @@ from helpers.generators import Generator
 from helpers.images import resize, to_uint8
 from helpers.latents import Latents
 from helpers.sketch import LINE_WEIGHTS, STARTS, WEIGHTS, Sketch, SketchSearch, near, read_sketch, sketch_constraints
-
-from .canvas import drawing_canvas
-from .panel import COLUMN, RunPanel
-from .parts import STYLE, dropdown, int_slider, seed_box
+from helpers.widgets.canvas import drawing_canvas
+from helpers.widgets.panel import COLUMN, RunPanel
+from helpers.widgets.parts import STYLE, dropdown, int_slider, seed_box
 
 SIZE = 256  # pixels of the canvas: finer than the small generator, so that strokes look like strokes
 PALETTE = (  # fur: black, white, greys, browns; nose; eyes

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from helpers.images import resize
 from helpers.optimizers import OPTIMIZERS
-from helpers.style_statistics import STATISTICS
 from helpers.style_transfer import (
     COLOURS,
     CONTENT_LAYERS,
@@ -15,9 +14,9 @@ from helpers.style_transfer import (
     StyleTransfer,
     check_weights,
 )
-
-from .panel import RunPanel, change_weights
-from .parts import dropdown, float_slider, int_slider, seed_box
+from helpers.style_transfer.statistics import STATISTICS
+from helpers.widgets.panel import RunPanel, change_weights
+from helpers.widgets.parts import dropdown, float_slider, int_slider, seed_box
 
 SIZES = (64, 96, 128, 192, 256, 384, 512)
 GROUPS = {

@@ -7,8 +7,7 @@ import traitlets
 from torch import Tensor
 
 from helpers.images import MIN_SIDE, ImageError, crop, read_image, resize
-
-from .pictures import error_html, figure_html, jpeg_url, row_html
+from helpers.widgets.pictures import error_html, figure_html, jpeg_url, row_html
 
 WIDTH = 256  # pixels of the photo on the screen
 

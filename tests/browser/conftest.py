@@ -31,7 +31,7 @@ def no_script_error(request):
 def reason_to_skip() -> str:
     if importlib.util.find_spec("playwright") is None:
         return "playwright is not installed: pip install playwright"
-    from helpers.benchmarks.jupyter_driver import find_browser
+    from staff.benchmarks.jupyter_driver import find_browser
 
     return "" if find_browser() else "Chromium is not installed: apt-get install chromium"
 

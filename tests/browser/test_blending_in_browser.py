@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
-from helpers.benchmarks.jupyter_driver import Lab, write_notebook
+from staff.benchmarks.jupyter_driver import Lab, write_notebook
 
 pytestmark = [pytest.mark.browser, pytest.mark.long]
 PANEL_OUTPUT = ".jp-OutputArea-output:has(progress)"

@@ -11,9 +11,8 @@ from PIL import Image
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
-from waiting import PATIENCE, comes, planted
-
-from helpers.benchmarks.jupyter_driver import UNTIDY, Lab, write_notebook
+from staff.benchmarks.jupyter_driver import UNTIDY, Lab, write_notebook
+from tests.support.waiting import PATIENCE, comes, planted
 
 pytestmark = [pytest.mark.browser, pytest.mark.long]
 OUTPUT = Path(__file__).resolve().parents[2] / "output" / "browser"

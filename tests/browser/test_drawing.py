@@ -14,7 +14,7 @@ from PIL import Image
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
-from helpers.benchmarks.jupyter_driver import Lab, write_notebook
+from staff.benchmarks.jupyter_driver import Lab, write_notebook
 
 pytestmark = pytest.mark.browser
 OUTPUT = Path(__file__).resolve().parents[2] / "output" / "browser"

@@ -14,9 +14,8 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
-from waiting import PATIENCE, comes, planted
-
-from helpers.benchmarks.jupyter_driver import UNTIDY, Lab
+from staff.benchmarks.jupyter_driver import UNTIDY, Lab
+from tests.support.waiting import PATIENCE, comes, planted
 
 pytestmark = [pytest.mark.browser, pytest.mark.long]
 ROOT = Path(__file__).resolve().parents[2]

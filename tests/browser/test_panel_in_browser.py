@@ -10,9 +10,8 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
-from waiting import PATIENCE, comes, planted
-
-from helpers.benchmarks.jupyter_driver import UNTIDY, Lab, write_notebook
+from staff.benchmarks.jupyter_driver import UNTIDY, Lab, write_notebook
+from tests.support.waiting import PATIENCE, comes, planted
 
 pytestmark = pytest.mark.browser
 OUTPUT = Path(__file__).resolve().parents[2] / "output" / "browser"

@@ -1,1 +1,0 @@
-"""Self-checks of the exercises; messages tell shape, type, range or direction, never the answer."""

@@ -1,0 +1,170 @@
+"""Sheets of style transfers, each one batch: layers of a reconstruction, groups of style layers, contents × styles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from skimage.registration import optical_flow_ilk
+from torch import Tensor
+
+from helpers.colours import grey, match_linear
+from helpers.style_transfer import Layers, StyleError, StyleResult, StyleTransfer
+
+GROUPS = tuple(tuple(range(first, first + 5)) for first in range(1, 12))  # style layers 1–5, 2–6, … 11–15
+MOVED = 0.06  # by which a channel of a warped frame may differ where it counts as the same thing
+
+Run = Callable[[StyleTransfer], StyleResult]
+
+
+def finish(transfer: StyleTransfer) -> StyleResult:
+    """Run to the end; in its place a function with a progress bar can be given as ``run``."""
+    for _ in transfer:
+        pass
+    return transfer.result()
+
+
+def _one_hot(choices: Sequence[Layers], repeat: int = 1, tile: int = 1) -> dict[str | int, Tensor]:
+    """Layer weights (B,) that give each sample its own layers; every choice ``repeat`` times, all of that ``tile``
+    times."""
+    groups = [[choice] if isinstance(choice, str | int) else list(choice) for choice in choices]
+    layers = list(dict.fromkeys(layer for group in groups for layer in group))
+    table = {layer: torch.tensor([float(layer in group) for group in groups]) for layer in layers}
+    return {layer: weights.repeat_interleave(repeat).repeat(tile) for layer, weights in table.items()}
+
+
+def reconstructions(
+    features, content: Tensor, layers: Sequence[str | int], seeds: Sequence[int] = (0,), run: Run = finish, **options
+) -> StyleResult:
+    """The picture that has the content's features at one layer, for each layer and noise: one batch.
+
+    content: (1, 3, H, W). Images (len(layers) * len(seeds), 3, H, W), the seeds of the first layer first.
+    """
+    noise = list(seeds) * len(layers)
+    table = _one_hot(layers, len(seeds))
+    return run(StyleTransfer(features, content, content_layers=table, init="noise", seed=noise, **options))
+
+
+def textures(
+    features,
+    styles: Sequence[Tensor],
+    groups: Sequence[Layers] = GROUPS,
+    size: int = 96,
+    seeds: Sequence[int] = (0,),
+    run: Run = finish,
+    **options,
+) -> StyleResult:
+    """Textures from noise: each style with each group of style layers and each noise, one batch.
+
+    styles: (1, 3, h, w) each. Images (styles * groups * seeds, 3, size, size), the last index fastest.
+    """
+    count, rows = len(styles), len(groups) * len(seeds)
+    mixture = torch.eye(count).repeat_interleave(rows, 0)
+    noise = list(seeds) * (len(groups) * count)
+    layers = _one_hot(groups, len(seeds), count)
+    blank = torch.full((1, 3, size, size), 0.5)
+    options = {"content_weight": 0.0, "style_weight": 1.0, "init": "noise", "seed": noise} | options
+    return run(StyleTransfer(features, blank, styles, style_layers=layers, style_weights=mixture, **options))
+
+
+def layer_grid(
+    features,
+    content: Tensor,
+    style: Tensor,
+    content_layers: Sequence[str | int],
+    style_groups: Sequence[Layers],
+    batch: int = 48,
+    run: Run = finish,
+    **options,
+) -> Tensor:
+    """Transfers for every content layer (rows) and group of style layers (columns): (rows, columns, 3, H, W).
+
+    ``batch`` samples at most run together: 16 × 11 pictures of 256 pixels would need some 60 GB with vgg19.
+    """
+    rows, columns = len(content_layers), len(style_groups)
+    per_run = max(1, batch // columns)
+    parts = []
+    for first in range(0, rows, per_run):
+        chosen = content_layers[first : first + per_run]
+        settings = {"content_layers": _one_hot(chosen, columns), "style_layers": _one_hot(style_groups, 1, len(chosen))}
+        parts.append(run(StyleTransfer(features, content, [style], **settings, **options)).images)
+    return torch.cat(parts).unflatten(0, (rows, columns))
+
+
+def transfer_grid(
+    features, contents: Tensor, styles: Sequence[Tensor], run: Run = finish, **options
+) -> tuple[Tensor, StyleResult]:
+    """Every content (rows) in every style (columns), one batch: images (C, S, 3, H, W) and the result."""
+    count = len(styles)
+    mixture = torch.eye(count).repeat(len(contents), 1)
+    transfer = StyleTransfer(features, contents.repeat_interleave(count, 0), styles, style_weights=mixture, **options)
+    result = run(transfer)
+    return result.images.unflatten(0, (len(contents), count)), result
+
+
+# --- video -----------------------------------------------------------------------------------------------------------
+
+
+def stylize_frames(
+    features, frames: Iterable[Tensor], styles: Sequence[Tensor], warm: bool = True, steps: int = 60, **options
+) -> Iterator[Tensor]:
+    """Style transfer of a film, frame by frame as they are done: (1, 3, H, W) in [0, 1].
+
+    warm: a frame starts from the one before, moved along the optical flow, where the two show the same thing (Ruder et
+    al. 2016), and from the photo in the picture's colours elsewhere; it takes half of the steps. Else every frame
+    starts from its photo.
+    Raises StyleError for frames that differ in size.
+    """
+    before = None
+    for frame in frames:
+        if before is None or not warm:
+            result = finish(StyleTransfer(features, frame, styles, steps=steps, **options))
+        else:
+            photo, picture = before
+            if photo.shape != frame.shape:
+                raise StyleError(f"all frames must have one size, but {tuple(frame.shape)} came after {photo.shape}.")
+            moved, same = follow(photo, frame, picture)
+            fresh = match_linear(frame, picture)  # a photo's colours would stay: the statistics are right already
+            start = fresh + (moved - fresh) * same
+            options_now = options | {"init": start, "steps": max(1, steps // 2)}
+            result = finish(StyleTransfer(features, frame, styles, **options_now))
+            # what has not changed keeps its strokes: without this they would swim
+            result.images = result.images + 0.7 * same * (moved - result.images)
+        before = frame, result.images
+        yield result.images
+
+
+def follow(photo: Tensor, frame: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
+    """``picture`` (1, 3, H, W), made from ``photo``, moved as the photo moves to become ``frame``.
+
+    Returns it and a mask (1, 1, H, W), 1 where the moved photo is the frame, 0 where something new comes into view.
+    """
+    levels = [grey(image)[0, 0].cpu().numpy() for image in (frame, photo)]
+    flow = torch.from_numpy(np.stack(optical_flow_ilk(*levels, radius=5))).to(photo)
+    height, width = photo.shape[-2:]
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    y, x = y.to(flow) + flow[0], x.to(flow) + flow[1]
+    where = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)[None]
+
+    def moved(images: Tensor) -> Tensor:
+        return F.grid_sample(images, where, padding_mode="border", align_corners=False)
+
+    inside = ((x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1))[None, None]
+    error = (moved(photo) - frame).abs().amax(1, keepdim=True)
+    return moved(picture), ((error < MOVED) & inside).to(photo)
+
+
+def flicker(frames: Sequence[Tensor], pictures: Sequence[Tensor]) -> float:
+    """Mean change of the pictures along the frames' motion, where the frames show the same thing; grey levels of 255.
+
+    frames, pictures: (1, 3, H, W) each, in order. Raises StyleError for fewer than two.
+    """
+    if len(frames) < 2 or len(frames) != len(pictures):
+        raise StyleError(f"flicker needs two frames and as many pictures, but {len(frames)}, {len(pictures)} came.")
+    changes = []
+    for photo, frame, earlier, later in zip(frames, frames[1:], pictures, pictures[1:], strict=False):
+        moved, same = follow(photo, frame, earlier)
+        changes.append(((moved - later).abs().mean(1, keepdim=True) * same).sum() / same.sum().clamp_min(1))
+    return 255 * torch.stack(changes).mean().item()

@@ -1,0 +1,61 @@
+"""Commands of the course: release, grade, bench grade."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from helpers.commands.common import Out, app
+from staff.commands.common import bench_app
+
+
+@app.command()
+def release(out: Annotated[Path, typer.Option(help="New folder for the student repository.")]) -> None:
+    """Write the student repository: solutions cut, hidden tests left out, with a manifest."""
+    from staff.grading.release import release as write
+
+    manifest = write(out)
+    items = [cell for lesson in manifest["lessons"] for cell in lesson["cells"] if cell.get("item")]
+    points = sum(cell["points"] for cell in items if not cell.get("bonus"))
+    typer.echo(f"{out}: version {manifest['version']}, {len(manifest['lessons'])} notebooks, {points:g} points")
+
+
+@app.command()
+def grade(
+    folder: Annotated[Path | None, typer.Argument(help="Holds a folder or a notebook for each student.")] = None,
+    out: Annotated[Path, typer.Option(help="Gradebook, reports and raw results; a second call resumes.")] = Path(
+        "output/grades"
+    ),
+    workers: Annotated[int, typer.Option(min=1, help="Submissions that run at a time.")] = 1,
+    regrade: Annotated[bool, typer.Option(help="Only give points anew, from what earlier runs left.")] = False,
+    unsafe: Annotated[bool, typer.Option(help="Without a sandbox: students' code runs with your rights.")] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the hidden inputs; drawn and kept if not given.")] = None,
+    self_test: Annotated[
+        bool, typer.Option(help="Grade the course's own solutions and stubs in place of a folder.")
+    ] = False,
+) -> None:
+    """Grade submissions in a sandbox: CSV for the gradebook, JSON, and a page for each student."""
+    from staff.grading import grade as grading
+    from staff.grading.selftest import self_test as test
+
+    if self_test:
+        typer.echo(test(out, workers=workers, seed=seed, tell=typer.echo))
+        return
+    if folder is None:
+        raise ValueError("name the folder that holds the submissions, or pass --self-test.")
+    options = {"workers": workers, "unsafe": unsafe, "seed": seed, "tell": typer.echo}
+    rows = grading.grade(folder, out, regrade=regrade, **options)
+    for row in rows:
+        todo = f"  open: {' '.join(row['open'])}" if row["open"] else ""
+        typer.echo(f"{row['student']:30} {row['total']:6g} / {row['of']:g}{todo}")
+    typer.echo(f"\n{out / 'grades.csv'}, {out / 'students'}")
+
+
+@bench_app.command("grade")
+def bench_grade(out: Out = Path("output/bench")) -> None:
+    """Seconds and memory to grade one submission of every lesson."""
+    from staff.benchmarks.grading import run
+
+    typer.echo(run(out))

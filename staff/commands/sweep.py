@@ -1,0 +1,62 @@
+"""Command of sweeps: a table of jobs over processes or a Dask cluster."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from helpers.commands.common import Log, Out, app
+
+SHOWN = 100  # jobs; of more than that a table on the terminal is of no use
+
+
+@app.command()
+def sweep(
+    spec: Annotated[Path, typer.Argument(help="YAML file: task, its inputs and options; every list is an axis.")],
+    out: Out,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes on this machine; one per GPU or two cores.")
+    ] = None,
+    dask: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, tcp://host:8786.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Jobs alike in all but their inputs that run as one batch.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of each worker; its share of the cores.")] = None,
+    log: Log = "jsonl",
+) -> None:
+    """Do every combination of a table of settings; call again to go on after a stop or a kill."""
+    from tqdm import tqdm
+
+    from helpers.commands.runs import table
+    from helpers.logs import open_log
+    from staff.sweep import Sweep, dask_cluster, expand, local_processes, read_spec, visible_gpus
+    from staff.sweep.tasks import TASKS
+
+    settings = read_spec(spec)
+    jobs = expand(settings, TASKS, spec.parent)
+    cores = os.cpu_count() or 1
+    with ExitStack() as stack:
+        if dask:
+            make_executor, workers = stack.enter_context(dask_cluster(dask))
+        else:
+            gpus = visible_gpus()
+            workers = workers or len(gpus) or max(1, cores // 2)
+            make_executor, threads = local_processes(workers, gpus), threads or max(1, cores // workers)
+        run = Sweep(jobs, TASKS, out, make_executor, workers=workers, batch=batch, threads=threads)
+        logged = stack.enter_context(open_log(log, out / "log", settings))
+        failed = []
+        for number, row in enumerate(tqdm(run, total=len(run), unit="job", file=sys.stderr, disable=not len(run))):
+            logged.row(number, row, out)
+            failed += [row["error"]] if "error" in row else []
+    typer.echo(table([plain(row) for row in run.rows()]) if len(jobs) <= SHOWN else f"{len(jobs)} jobs.")
+    typer.echo(f"\n{run.table.path}")
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(jobs)} jobs failed; the first: {failed[0]}")
+
+
+def plain(row: dict) -> dict:
+    """What of a row fits into a table: neither its names of files nor what is nested."""
+    return {k: v for k, v in row.items() if k not in ("key", "task") and not isinstance(v, dict)}

@@ -1,0 +1,106 @@
+"""Commands of training: train stylegan2, dcgan, features, encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from helpers.commands.common import Device, Log, Model, Out, Seed, device_of
+from staff.commands.common import train_app
+
+DataArgument = Annotated[Path, typer.Argument(help="Zip or folder of photos.")]
+Images = Annotated[int | None, typer.Option(min=1, help="Real images to show in all.")]
+Minutes = Annotated[float | None, typer.Option(help="Stop after so many minutes; the same command goes on later.")]
+Split = Annotated[str, typer.Option(help="train leaves the last 500 photos out for validation; all uses every photo.")]
+
+
+Batch = Annotated[int | None, typer.Option(min=1, help="Images per step.")]
+
+
+def _train_gan(context: typer.Context, **sizes: int) -> None:
+    """Train the family that the command is called; ``sizes``: of both networks."""
+    from staff.training.gan import DEFAULTS, GanSettings, train_gan
+
+    family, given = context.info_name, context.params
+    changed = {name: given[name] for name in ("images", "batch") if given[name] is not None}
+    settings = DEFAULTS[family] | changed | {"seed": given["seed"]}
+    if sizes:
+        settings |= {"generator": settings["generator"] | sizes, "discriminator": sizes}
+    options = {name: given[name] for name in ("split", "minutes", "log")}
+    options["device"] = device_of(given["device"])
+    typer.echo(train_gan(given["data"], given["out"], GanSettings(family=family, **settings), **options))
+
+
+@train_app.command()
+def stylegan2(
+    context: typer.Context,
+    data: DataArgument,
+    out: Out,
+    resolution: Annotated[int, typer.Option(help="Side of the images, a power of two.")] = 64,
+    channel_base: Annotated[int, typer.Option(help="Channels times resolution of the finest layers.")] = 1024,
+    channel_max: Annotated[int, typer.Option(help="Most channels of a layer.")] = 128,
+    images: Images = None,
+    batch: Batch = None,
+    minutes: Minutes = None,
+    split: Split = "train",
+    seed: Seed = 0,
+    device: Device = None,
+    log: Log = "jsonl",
+) -> None:
+    """Train a StyleGAN2; call again to go on after a stop or a kill."""
+    _train_gan(context, resolution=resolution, channel_base=channel_base, channel_max=channel_max)
+
+
+@train_app.command()
+def dcgan(
+    context: typer.Context,
+    data: DataArgument,
+    out: Out,
+    images: Images = None,
+    batch: Batch = None,
+    minutes: Minutes = None,
+    split: Split = "train",
+    seed: Seed = 0,
+    device: Device = None,
+    log: Log = "jsonl",
+) -> None:
+    """Train a DCGAN at 64x64; call again to go on after a stop or a kill."""
+    _train_gan(context)
+
+
+@train_app.command()
+def features(
+    data: DataArgument,
+    out: Out,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the photos.")] = 60,
+    seed: Seed = 0,
+    device: Device = None,
+    log: Log = "jsonl",
+) -> None:
+    """Train the slim VGG19 on CLASS/photo folders; call again to go on after a stop or a kill."""
+    from staff.training.features import train_features
+
+    typer.echo(train_features(data, out, epochs=epochs, seed=seed, device=device_of(device), log=log))
+
+
+@train_app.command()
+def encoder(
+    out: Out,
+    model: Model = "stylegan2-cats-64",
+    data: Annotated[Path | None, typer.Option(help="Zip or folder of aligned photos, to learn from them too.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps in all.")] = 4000,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures per step.")] = 16,
+    minutes: Minutes = None,
+    split: Split = "train",
+    seed: Seed = 0,
+    device: Device = None,
+    log: Log = "jsonl",
+) -> None:
+    """Train an encoder that predicts a generator's latents; call again to go on after a stop or a kill."""
+    from staff.training.encoder import EncoderSettings, train_encoder
+
+    settings = EncoderSettings(model, steps=steps, batch=batch, seed=seed)
+    options = {"device": device_of(device), "split": split, "minutes": minutes, "log": log}
+    typer.echo(train_encoder(out, settings, data, **options))

@@ -1,0 +1,1 @@
+"""Grading: hidden probes, hand-ins, gradebook, and the student release."""

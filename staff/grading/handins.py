@@ -1,0 +1,173 @@
+"""Results of long optimisations: handed in as latents and masks, rendered with the reference generator, and measured.
+
+Nothing is optimised again while grading. A file holds numbers only (safetensors); it is small, and of one picture.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from helpers.blending import region_psnr, seam
+from helpers.course.lessons import LessonError
+from helpers.generators import Generator, load_generator
+from helpers.latents import Latents, load_latents
+from helpers.metrics import psnr, ssim
+from helpers.photos import demo_cat
+from helpers.states import load_state
+from staff.grading.probe import Verdict
+
+MODEL = "stylegan2-cats-64"
+MOST_BYTES = 4_000_000
+
+
+class HandInError(ValueError):
+    """A file that was handed in and cannot be measured; the message says why."""
+
+
+@dataclass
+class Measured:
+    """Pictures (1, 3, H, W) by name, what was handed in first; and the verdicts."""
+
+    pictures: dict[str, Tensor]
+    verdicts: list[Verdict] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class HandIn:
+    """One file that students hand in: the item's id, its name, how it is measured, what is expected."""
+
+    item: str
+    file: str
+    measure: Callable[[Path], Measured]
+    expected: str
+
+
+@functools.cache
+def _generator() -> Generator:
+    return load_generator(MODEL, "cpu")
+
+
+def read(path: Path, space: str, noise: bool) -> Latents:
+    """Latents of one picture that fit the reference generator. HandInError for anything else."""
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_BYTES:
+        raise HandInError(f"{path.name} is no plain file of at most {MOST_BYTES / 1e6:.0f} MB")
+    generator = _generator()
+    latents, _ = load_latents(path)
+    shape = (1, *generator.code_shape(space))
+    if latents.space != space or tuple(latents.code.shape) != shape:
+        raise HandInError(f"expected one {space} code of shape {shape}, but {tuple(latents.code.shape)} came")
+    tensors = [latents.code, *(latents.noise or [])]
+    if not all(t.dtype == torch.float32 and t.isfinite().all() for t in tensors):
+        raise HandInError("the latents hold NaN or are no float32")
+    if noise:
+        generator.check_noise(latents.noise, 1)
+        if latents.noise is None:
+            raise HandInError("the noise maps are missing")
+        return latents
+    return Latents(space, latents.code)
+
+
+@torch.no_grad()
+def render(latents: Latents, noise: list[Tensor] | None = None) -> Tensor:
+    """Picture (1, 3, 64, 64) in [0, 1] by the reference generator."""
+    return _generator().synthesize(latents, noise).clamp(0, 1)
+
+
+def between(value: float, low: float, high: float) -> float:
+    """0 below ``low``, 1 from ``high`` on, linear in between."""
+    return float(min(1.0, max(0.0, (value - low) / (high - low))))
+
+
+def measure_inversion(path: Path) -> Measured:
+    """Lesson 1: chelsea in w+, without noise maps of its own."""
+    target, image = demo_cat(64), render(read(path, "w+", noise=False))
+    value, structure = psnr(image, target).item(), ssim(image, target).item()
+    reason = f"PSNR {value:.1f} dB, SSIM {structure:.2f}; full points from 27.5 dB and 0.75"
+    right = min(between(value, 25, 27.5), between(structure, 0.6, 0.75))
+    return Measured({"yours": image, "photo": target}, [Verdict("nearness", 1.0, right, reason)])
+
+
+def measure_noise(path: Path) -> Measured:
+    """Lesson 2: chelsea with fitted noise maps, and a code that is still a cat without them."""
+    latents, target, generator = read(path, "w+", noise=True), demo_cat(64), _generator()
+    image = render(latents)
+    draws = [render(latents, generator.fresh_noise(1, seed)) for seed in range(8)]
+    fitted, fresh = psnr(image, target).item(), sum(psnr(draw, target).item() for draw in draws) / len(draws)
+    structure = ssim(image, target).item()
+    near = min(between(fitted, 38, 48), between(structure, 0.95, 0.99))
+    reason = f"PSNR {fitted:.1f} dB, SSIM {structure:.3f}; full points from 48 dB and 0.99"
+    return Measured(
+        {"yours": image, "fresh noise": draws[0], "photo": target},
+        [
+            Verdict("fitted", 0.5, near, reason),
+            Verdict("fresh noise", 0.5, between(fresh, 22, 27), f"PSNR {fresh:.1f} dB; full points from 27 dB"),
+        ],
+    )
+
+
+@functools.cache
+@torch.no_grad()
+def _drawn_face() -> Tensor:
+    """Lesson 3's second photo: a face of the generator, with noise maps of its own."""
+    generator = _generator()
+    code = generator.map(generator.sample("z", 1, seed=2), truncation=0.7)
+    return generator.synthesize(code, generator.fresh_noise(1, seed=5)).clamp(0, 1)
+
+
+def measure_blend(path: Path) -> Measured:
+    """Lesson 3: chelsea inside the mask that comes with the latents, the drawn face outside, and no seam between."""
+    latents, x, y = read(path, "w+", noise=True), demo_cat(64), _drawn_face()
+    mask = load_state(path)[0].pictures.get("mask")
+    if mask is None or tuple(mask.shape) != (1, 1, 64, 64) or not 0 <= mask.min() <= mask.max() <= 1:
+        raise HandInError("expected a mask of shape (1, 1, 64, 64) in [0, 1] beside the latents")
+    area = (mask >= 0.5).float().mean().item()
+    if not 0.2 <= area <= 0.8:
+        raise HandInError(f"the mask covers {100 * area:.0f} %; take one of 20 to 80 % of the picture")
+    image = render(latents)
+    sides = [region_psnr(image, photo, m).item() for photo, m in ((x, mask), (y, 1 - mask))]
+    structure, edge = ssim(image, torch.lerp(y, x, (mask >= 0.5).float())).item(), seam(image, x, y, mask).item()
+    fidelity = min(between(min(sides), 28, 38), between(structure, 0.75, 0.93))
+    reasons = (
+        f"PSNR {sides[0]:.1f} and {sides[1]:.1f} dB, SSIM {structure:.2f}; full points from 38 dB and 0.93",
+        f"seam {edge:.2f}; full points to 1.05",
+    )
+    verdicts = [Verdict("photos", 0.6, fidelity, reasons[0])]
+    verdicts.append(Verdict("seam", 0.4, min(fidelity, between(-edge, -1.5, -1.05)), reasons[1]))
+    return Measured({"yours": image, "chelsea": x, "the drawn face": y, "mask": mask.expand(1, 3, 64, 64)}, verdicts)
+
+
+HAND_INS: dict[str, HandIn] = {
+    "1.6": HandIn("1.6", "01_inversion.safetensors", measure_inversion, "A w+ code whose picture is near chelsea."),
+    "2.4": HandIn(
+        "2.4",
+        "02_noise.safetensors",
+        measure_noise,
+        "w+ code and noise maps that give chelsea, and a cat without them.",
+    ),
+    "3.4": HandIn(
+        "3.4", "03_blending.safetensors", measure_blend, "Latents and a mask: chelsea inside, the drawn face outside."
+    ),
+}
+
+
+def judge(hand_in: HandIn, folder: Path) -> Measured:
+    """Measure what lies in a submission's folder; a file that is missing or no good scores 0, with the reason."""
+    path = next((p for p in sorted(folder.rglob(hand_in.file)) if not p.is_symlink()), None)
+    if path is None:
+        return Measured({}, [Verdict("", 1.0, 0.0, f"{hand_in.file} was not handed in")])
+    try:
+        return hand_in.measure(path)
+    except (ValueError, OSError, RuntimeError) as error:
+        return Measured({}, [Verdict("", 1.0, 0.0, str(error).split("\n")[0][:300])])
+
+
+def check_items(items: set[str]) -> None:
+    """LessonError where a lesson asks for a file that nobody can measure."""
+    if unknown := sorted(items - set(HAND_INS)):
+        raise LessonError(f"no measure for {', '.join(unknown)}; add it to staff/grading/handins.py.")

@@ -1,0 +1,155 @@
+"""The kinds of jobs that ``python -m helpers sweep`` can spread: plain functions from bytes to figures and bytes."""
+
+from __future__ import annotations
+
+import functools
+import io
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+
+from helpers.commands.runs import measure, run_noise
+from helpers.device import pick_device
+from helpers.features import load_features
+from helpers.generators import load_generator
+from helpers.images import longer_side, read_image, write_image
+from helpers.inversion import fast_options, project
+from helpers.latents import save_latents
+from helpers.noise import check_noise_maps
+from helpers.optimizers import marks
+from helpers.style_transfer import stylize
+from staff.sweep import Result, SweepError, Task
+
+MOST_UNZIPPED = 200 * 2**20  # bytes of a submission
+
+INVERSION = frozenset({
+    "model", "space", "weights", "layers", "steps", "optimizer", "start", "restarts", "lr", "seed", "fast",
+    "noise_steps",
+})  # fmt: skip
+STYLE = frozenset({
+    "size", "features", "pooling", "content_layers", "style_layers", "content_weight", "style_weight", "tv_weight",
+    "statistic", "colour", "style_scale", "init", "pyramid", "steps", "optimizer", "lr", "precision", "seed",
+})  # fmt: skip
+GRADE = frozenset({"seed", "unsafe"})
+
+
+@functools.lru_cache(maxsize=4)  # a worker meets the same models again and again
+def _generator(model: str, device: str):
+    return load_generator(model, device)
+
+
+@functools.lru_cache(maxsize=4)
+def _features(device: str, name: str | None = None, pooling: str = "avg"):
+    return load_features(name, device, pooling) if name or pooling != "avg" else load_features(device=device)
+
+
+def as_bytes(write, suffix: str) -> bytes:
+    """What a function that writes a file would write."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"file{suffix}"
+        write(path)
+        return path.read_bytes()
+
+
+class Quiet:
+    """In the place of a Progress: runs a search of which nobody sees the way."""
+
+    def run(self, search, label: str = ""):
+        for _ in search:
+            pass
+        return search.result()
+
+
+def invert(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
+    """Invert photos that share all settings, as one batch; with ``noise_steps`` the noise maps too."""
+    device = str(pick_device(None))
+    settings = {name: value for name, value in jobs[0].items() if name in INVERSION}
+    model = settings.pop("model", "stylegan2-cats-64")
+    generator, features = _generator(model, device), _features(device)
+    if noise_steps := settings.pop("noise_steps", 0):
+        check_noise_maps(generator)
+    if settings.pop("fast", False):
+        settings = fast_options(generator, settings.get("space", "w+")) | settings
+    read = [
+        read_image(files["photo"], generator.resolution, name=job["photo"])
+        for job, files in zip(jobs, data, strict=True)
+    ]
+    targets = torch.cat(read).to(device)
+    result, more = project(generator, targets, features=features, **settings), [{}] * len(jobs)
+    if noise_steps:
+        result, more = run_noise(Quiet(), generator, targets, result, noise_steps, "")
+    results = []
+    for i, row in enumerate(a | b for a, b in zip(measure(result, targets, features), more, strict=True)):
+        picture = as_bytes(lambda path, i=i: write_image(path, result.images[i : i + 1]), ".png")
+        latents = as_bytes(lambda path, i=i: save_latents(path, result.latents[i], model=model), ".safetensors")
+        results.append(Result(row, {"image.png": picture, "latents.safetensors": latents}))
+    return results
+
+
+def style(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
+    """Paint each photo in its style; one after the other, for they are of different sizes."""
+    device, results = str(pick_device(None)), []
+    for job, files in zip(jobs, data, strict=True):
+        settings = {name: value for name, value in job.items() if name in STYLE}
+        network = _features(device, settings.pop("features", None), settings.pop("pooling", "avg"))
+        content = longer_side(read_image(files["content"], name=job["content"]), settings.pop("size", 256)).to(device)
+        found = stylize(network, content, [read_image(files["style"], name=job["style"]).to(device)], **settings)
+        picture = as_bytes(lambda path, found=found: write_image(path, found.images), ".png")
+        row = {"network": network.name, "steps": found.steps, "seconds": round(found.seconds, 2)}
+        row |= marks(found, 0)
+        row |= {f"{name}_loss": round(value.item(), 5) for name, value in found.parts.items()}
+        results.append(Result(row, {"image.png": picture}))
+    return results
+
+
+@functools.cache
+def _workplace() -> tempfile.TemporaryDirectory:
+    """Where a worker grades: what the solutions give is computed once, not for every submission."""
+    return tempfile.TemporaryDirectory(prefix="grade-")
+
+
+def grade(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
+    """Grade submissions, each a notebook or a zip of a student's folder, in the sandbox of the worker's machine.
+
+    One worker sees one submission: that two hand in the same file is only told by the command ``grade``.
+    """
+    from staff.grading.grade import grade as grade_folder
+
+    results = []
+    for job, files in zip(jobs, data, strict=True):
+        name, place = Path(job["submission"]), Path(_workplace().name) / f"seed-{job.get('seed', 0)}"
+        with tempfile.TemporaryDirectory() as handed:
+            _unpack(files["submission"], name, Path(handed))
+            options = {"seed": job.get("seed", 0), "unsafe": job.get("unsafe", False), "tell": lambda text: None}
+            (row,) = grade_folder(handed, place, **options)
+        page = (place / "students" / f"{row['student']}.html").read_bytes()
+        points = {score["item"]: score["points"] for score in row["scores"]}
+        shutil.rmtree(place / "raw" / row["student"], ignore_errors=True)
+        figures = {key: row[key] for key in ("student", "total", "of", "open", "remarks")} | {"points": points}
+        results.append(Result(figures, {"report.html": page}))
+    return results
+
+
+def _unpack(content: bytes, name: Path, folder: Path) -> None:
+    """A notebook, or a zip as a folder of its name. Raises SweepError for anything else, or a zip that is a bomb."""
+    if name.suffix == ".ipynb":
+        (folder / name.name).write_bytes(content)
+        return
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+            if size > MOST_UNZIPPED:
+                raise SweepError(f"{name} unpacks to {size >> 20} MiB; hand in at most {MOST_UNZIPPED >> 20} MiB.")
+            archive.extractall(folder / name.stem)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
+        raise SweepError(f"{name} is neither a notebook nor a zip of a student's folder: {error}") from error
+
+
+TASKS = {
+    "invert": Task({"photos": "photo"}, INVERSION, invert),
+    "style": Task({"contents": "content", "styles": "style"}, STYLE, style),
+    "grade": Task({"submissions": "submission"}, GRADE, grade),
+}

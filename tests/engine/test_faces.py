@@ -1,0 +1,143 @@
+"""Alignment of faces as in FFHQ, the detector, and photos that a model cannot show."""
+
+import importlib.util
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import faces, weights
+from helpers.domain import domain_distance, out_of_domain
+from helpers.faces import align_ffhq, find_faces
+from helpers.features import load_features
+from helpers.generators import load_generator
+from helpers.images import ImageError
+from helpers.photos import demo_cat, demo_photos
+from tests.support import tiny
+
+FIVE = [(110.0, 120.0), (150.0, 124.0), (131.0, 146.0), (114.0, 166.0), (147.0, 169.0)]
+
+
+def sixty_eight(five):
+    """68 landmarks with these eyes and corners of the mouth; the others lie anywhere."""
+    points = np.full((68, 2), 7.0)
+    ring = np.array([(-6, 0), (-3, -3), (3, -3), (6, 0), (3, 3), (-3, 3)])
+    points[36:42], points[42:48] = ring + five[0], ring + five[1]
+    points[48], points[54] = five[3], five[4]
+    return points
+
+
+def quad(five):
+    """The four corners of FFHQ's square, written with vectors as its recipe is."""
+    left, right, _, mouth_left, mouth_right = map(np.array, five)
+    eyes, mouth = (left + right) / 2, (mouth_left + mouth_right) / 2
+    x = (right - left) - np.array([-(mouth - eyes)[1], (mouth - eyes)[0]])
+    x = x / np.hypot(*x) * max(np.hypot(*(right - left)) * 2.0, np.hypot(*(mouth - eyes)) * 1.8)
+    y, centre = np.array([-x[1], x[0]]), eyes + (mouth - eyes) * 0.1
+    return centre - x - y, centre + x - y, centre - x + y, centre + x + y
+
+
+def coordinates(height=260, width=280):
+    """A photo whose first two channels are each pixel's own place, x / width and y / height."""
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    return torch.stack([x / width, y / height, torch.zeros_like(x)])[None]
+
+
+@pytest.mark.parametrize("landmarks", [FIVE, sixty_eight(FIVE)], ids=["5", "68"])
+def test_the_square_is_that_of_ffhq(landmarks):
+    size = 32
+    aligned = align_ffhq(coordinates(), landmarks, size)[0, :2].permute(1, 2, 0).numpy() * (280, 260)
+    a, b, c, d = quad(FIVE)
+    for row in (4, 16, 27):  # away from the photo's edge
+        for column in (5, 16, 28):
+            u, v = (column + 0.5) / size, (row + 0.5) / size
+            expected = (a * (1 - u) + b * u) * (1 - v) + (c * (1 - u) + d * u) * v
+            assert np.abs(aligned[row, column] - expected).max() < 0.5  # pixels of the photo
+
+
+def test_a_turned_photo_gives_the_same_face():
+    photo = demo_photos(256)["astronaut"]
+    turned = [(256 - y, x) for x, y in FIVE]  # a quarter turn clockwise
+    with pytest.raises(ImageError, match="as seen in the picture"):
+        align_ffhq(photo, [FIVE[1], FIVE[0], *FIVE[2:]])
+    upright, again = align_ffhq(photo, FIVE, 64), align_ffhq(photo.rot90(-1, (2, 3)), [*turned], 64)
+    assert (upright - again).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize("landmarks", [FIVE[:4], [(1, 2)] * 67, [(float("nan"), 0)] * 5])
+def test_other_landmarks_are_one_sentence(landmarks):
+    with pytest.raises(ImageError, match="expected 5 or 68 landmarks"):
+        align_ffhq(coordinates(), landmarks)
+
+
+@pytest.fixture
+def no_dlib(monkeypatch):
+    monkeypatch.setattr(faces, "_faces_of_dlib", lambda pixels: None)
+
+
+def test_yunets_faces_are_given_with_the_largest_first(no_dlib, tmp_path, monkeypatch):
+    rows = np.zeros((2, 15), np.float32)
+    rows[:, 2:4], rows[:, 4:14] = [(10, 10), (40, 50)], [np.zeros(10), np.ravel(FIVE)]
+
+    class Detector:
+        @staticmethod
+        def create(model, config, size, least):
+            assert model == str(tmp_path / "yunet.onnx") and size == (280, 260) and least == 0.7
+            return Detector()
+
+        def detect(self, pixels):
+            assert pixels.shape == (260, 280, 3) and pixels.dtype == np.uint8
+            assert pixels[10, 270, 2] > 200 > pixels[10, 270, 0]  # red, which grows to the right, is the last channel
+            return 1, rows
+
+    monkeypatch.setitem(sys.modules, "cv2", types.SimpleNamespace(FaceDetectorYN=Detector))
+    monkeypatch.setattr(faces.weights, "weights_path", lambda name: tmp_path / "yunet.onnx")
+    found = find_faces(coordinates())
+    assert len(found) == 2 and np.allclose(found[0], FIVE)
+    rows.resize(0, 15)
+
+
+def test_without_a_detector_it_says_what_to_install(no_dlib, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ImageError, match=r"pip install .*\[faces\].* or give landmarks"):
+        find_faces(coordinates())
+
+
+HAS_DLIB = all(importlib.util.find_spec(name) for name in ("dlib", "face_recognition_models"))
+
+
+@pytest.mark.skipif(not HAS_DLIB, reason="the extra `faces` is not installed")
+def test_a_face_in_a_photo_is_found_and_aligned():
+    photo = demo_photos(512)["astronaut"]
+    landmarks = find_faces(photo)[0]  # the largest; a detector may see a face in a flag
+    assert landmarks.shape == (68, 2)
+    left, right, mouth_left, mouth_right = faces._eyes_and_mouth(landmarks)
+    seen = (204 + 103j, 247 + 103j, 202 + 141j, 247 + 142j)  # by hand, in the picture
+    for point, by_hand in zip((left, right, mouth_left, mouth_right), seen, strict=True):
+        assert abs(point - by_hand) < 6  # pixels
+    again = find_faces(align_ffhq(photo, landmarks, 256))[0]
+    left, right, *mouth = faces._eyes_and_mouth(again)
+    assert abs((left + right) / 2 - (128 + 121j)) < 8 and abs((right - left).imag) < 4  # as FFHQ's faces lie
+    assert find_faces(demo_photos(128)["brick"]) == []
+
+
+def test_the_detector_is_in_the_registry_with_its_checksum():
+    entry = weights.registry()[faces.DETECTOR]
+    assert len(entry["sha256"]) == 64 and not entry["restricted"]
+
+
+def test_photos_of_another_kind_are_told_apart():
+    generator, features = load_generator(), load_features()
+    others = torch.cat(list(demo_photos(64, ["coffee", "rocket", "brick"]).values()))
+    said = out_of_domain(generator, torch.cat([demo_cat(64), others]), features)
+    assert said[0] is None
+    assert all("unlike what this model shows (faces of cats" in text and "\n" not in text for text in said[1:])
+
+
+def test_own_pictures_lie_at_one():
+    generator, features = load_generator(), load_features()
+    own = generator.synthesize(generator.sample("w", 8, seed=5)).clamp(0, 1)
+    assert 0.7 < domain_distance(generator, own, features).mean() < 1.3
+    assert tiny.dcgan().domain == ""

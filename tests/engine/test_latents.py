@@ -1,0 +1,212 @@
+"""Latents: batches, interpolation, files."""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from helpers.generators import GeneratorError
+from helpers.latents import Latents, LatentsError, interpolate, join, load_latents, save_latents
+from tests.support import tiny
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def noisy(n=3, space="w"):
+    """Latents with two noise maps."""
+    shape = {"z": (8,), "w": (8,), "w+": (6, 8)}[space]
+    return Latents(space, random(n, *shape), [random(n, 1, 4, 4, seed=1), random(n, 1, 8, 8, seed=2)])
+
+
+def same(a, b):
+    noise = zip(a.noise or [], b.noise or [], strict=True)
+    return a.space == b.space and torch.equal(a.code, b.code) and all(torch.equal(x, y) for x, y in noise)
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+INDICES = [(0, [0]), (2, [2]), (-1, [2]), (-3, [0]), (slice(1, 3), [1, 2]), ([2, 0], [2, 0])]
+
+
+@pytest.mark.parametrize(("index", "rows"), INDICES)
+def test_an_index_takes_the_noise_along(index, rows):
+    latents = noisy()
+    part = latents[index]
+    assert len(part) == len(rows)
+    assert same(part, Latents("w", latents.code[rows], [m[rows] for m in latents.noise]))
+
+
+@pytest.mark.parametrize("index", [3, -4])
+def test_an_index_that_is_not_there(index):
+    with pytest.raises(IndexError, match="there are 3 latents"):
+        noisy()[index]
+
+
+def test_iteration_and_join_are_inverse():
+    latents = noisy(space="w+")
+    assert [len(one) for one in latents] == [1, 1, 1]
+    assert same(join(list(latents)), latents)
+    plain = Latents("w+", latents.code)
+    assert same(join([plain[:2], plain[2]]), plain)
+
+
+def test_only_latents_of_one_kind_are_joined():
+    latents = noisy()
+    for other in (Latents("w", latents.code), Latents("z", latents.code, latents.noise)):
+        with pytest.raises(LatentsError, match="only latents of one space"):
+            join([latents, other])
+    with pytest.raises(LatentsError, match="only latents of one space"):
+        join([])
+
+
+def test_detach_copies():
+    latents = noisy()
+    latents.code.requires_grad_()
+    copy = latents.detach()
+    assert same(copy, latents) and not copy.code.requires_grad
+    with torch.no_grad():
+        copy.code += 1
+        copy.noise[0] += 1
+    assert same(latents, Latents("w", random(3, 8), noisy().noise))
+
+
+def test_latents_move_as_a_whole():
+    moved = noisy().to("meta")
+    assert {t.device.type for t in (moved.code, *moved.noise)} == {"meta"}
+
+
+# --- interpolation ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("space", ["z", "w", "w+"])
+def test_interpolation_begins_and_ends_at_its_ends(space):
+    a, b = noisy(space=space), noisy(space=space).apply(lambda t: t.flip(-1) * 1.5)
+    for t, end in ((0.0, a), (1.0, b)):
+        between = interpolate(a, b, t)
+        assert between.space == space
+        assert torch.allclose(between.code, end.code, atol=1e-5)
+        assert all(torch.allclose(x, y, atol=1e-6) for x, y in zip(between.noise, end.noise, strict=True))
+
+
+def test_z_follows_the_great_circle():
+    a, b = Latents("z", torch.tensor([[2.0, 0.0, 0.0]])), Latents("z", torch.tensor([[0.0, 4.0, 0.0]]))
+    third = interpolate(a, b, 1 / 3).code
+    expected = torch.tensor([[math.cos(math.pi / 6), math.sin(math.pi / 6), 0.0]]) * (2 + 2 / 3)
+    assert torch.allclose(third, expected, atol=1e-6)
+
+
+def test_length_of_z_goes_from_one_to_the_other():
+    a, b = Latents("z", random(1, 64)), Latents("z", 2 * random(1, 64, seed=1))
+    t = torch.linspace(0, 1, 9)
+    codes = interpolate(a, b, t).code
+    assert codes.shape == (9, 64)
+    assert torch.allclose(codes.norm(dim=1), torch.lerp(a.code.norm(), b.code.norm(), t), rtol=1e-5)
+    steps = torch.nn.functional.cosine_similarity(codes[1:], codes[:-1]).acos()
+    assert torch.allclose(steps, steps.mean(), rtol=1e-2)  # equal angles
+
+
+@pytest.mark.parametrize("size", [1e-7, 1e-5, 1e-3])
+def test_nearly_parallel_z(size):
+    a = random(1, 16)
+    b = a + size * random(1, 16, seed=1)
+    middle = interpolate(Latents("z", a), Latents("z", b), 0.5).code
+    assert torch.allclose(middle, (a + b) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-6, 1e-4, 1e-2])
+def test_opposite_z_turn_instead_of_passing_through_zero(size):
+    a = random(2, 16)
+    b = -a + size * random(2, 16, seed=1)
+    for t in (0.0, 0.25, 0.5, 0.75, 1.0):
+        code = interpolate(Latents("z", a), Latents("z", b), t).code
+        assert torch.allclose(code.norm(dim=1), torch.lerp(a.norm(dim=1), b.norm(dim=1), t), rtol=1e-2)
+    assert torch.allclose(code, b, atol=1e-3)
+
+
+def test_zero_length_stays_finite():
+    zero = Latents("z", torch.zeros(1, 16))
+    assert not interpolate(zero, zero, 0.5).code.any()
+    b = random(1, 16)
+    assert interpolate(zero, Latents("z", b), 0.5).code.isfinite().all()
+    assert torch.allclose(interpolate(zero, Latents("z", b), 1.0).code, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("space", ["w", "w+"])
+def test_w_and_noise_are_interpolated_linearly(space):
+    a, b = noisy(1, space), noisy(1, space).apply(lambda t: t.flip(-1) + 1)
+    t = torch.tensor([0.25, 0.5])
+    between = interpolate(a, b, t)
+    assert len(between) == 2
+    for i, weight in enumerate(t):
+        assert torch.allclose(between.code[i], a.code[0] * (1 - weight) + b.code[0] * weight, atol=1e-6)
+        for ours, x, y in zip(between.noise, a.noise, b.noise, strict=True):
+            assert torch.allclose(ours[i], x[0] * (1 - weight) + y[0] * weight, atol=1e-6)
+
+
+def test_only_latents_of_one_kind_are_interpolated():
+    latents = noisy()
+    with pytest.raises(LatentsError, match="of one space .* w and z came"):
+        interpolate(latents, Latents("z", latents.code), 0.5)
+    with pytest.raises(LatentsError, match="both or neither have noise"):
+        interpolate(latents, Latents("w", latents.code), 0.5)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("space", ["z", "w", "w+"])
+@pytest.mark.parametrize("with_noise", [True, False])
+def test_a_file_gives_back_what_was_saved(tmp_path, space, with_noise):
+    latents = noisy(space=space) if with_noise else Latents(space, noisy(space=space).code)
+    path = tmp_path / "new" / "cat.safetensors"
+    save_latents(path, latents, model="stylegan2-cats-64")
+    loaded, metadata = load_latents(path)
+    assert same(loaded, latents) and (loaded.noise is None) == (not with_noise)
+    assert metadata == {"model": "stylegan2-cats-64"}
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_noise_maps_keep_their_order_and_their_image(tmp_path):
+    generator = tiny.stylegan2(resolution=128, channel_base=512)  # 11 maps: more than one digit
+    latents = Latents("w+", generator.sample("w+", 1), generator.fresh_noise(seed=3))
+    save_latents(tmp_path / "cat.safetensors", latents)
+    loaded, _ = load_latents(tmp_path / "cat.safetensors")
+    assert [tuple(m.shape[2:]) for m in loaded.noise] == list(generator.noise_shapes)
+    assert torch.equal(generator.synthesize(loaded), generator.synthesize(latents))
+
+
+def test_a_result_with_gradient_and_another_layout_is_saved(tmp_path):
+    code = random(16, 6).double().t().requires_grad_()  # not contiguous
+    save_latents(tmp_path / "cat.safetensors", Latents("w", code))
+    loaded, _ = load_latents(tmp_path / "cat.safetensors")
+    assert loaded.code.dtype == torch.float32 and torch.equal(loaded.code, code.float())
+
+
+@pytest.mark.parametrize("kind", ["garbage", "empty", "absent", "folder", "json", "no code", "no space", "truncated"])
+def test_other_files_are_one_sentence(tmp_path, kind):
+    path = tmp_path / "cat.safetensors"
+    if kind in ("garbage", "empty", "json"):
+        path.write_bytes({"garbage": b"\xff" * 100, "empty": b"", "json": json.dumps({"code": 1}).encode()}[kind])
+    elif kind == "folder":
+        path.mkdir()
+    elif kind in ("no code", "no space"):
+        metadata = {"space": "w"} if kind == "no code" else {"model": "cats"}
+        save_file({"code" if kind == "no space" else "image": random(1, 8)}, path, metadata=metadata)
+    elif kind == "truncated":
+        save_latents(path, noisy())
+        path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(LatentsError, match="expected latents that this project wrote") as error:
+        load_latents(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_latents_of_another_generator_are_refused_where_they_are_used(tmp_path):
+    save_latents(tmp_path / "cat.safetensors", noisy())
+    loaded, _ = load_latents(tmp_path / "cat.safetensors")
+    with pytest.raises(GeneratorError, match="w code of this generator has the shape \\(B, 16\\), but \\(3, 8\\) came"):
+        tiny.stylegan2().synthesize(loaded)

@@ -1,0 +1,258 @@
+"""Losses with one value per sample, and their weighted sum."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from helpers.losses import WEIGHTS, Criterion, LossError, delta_loss, lp_loss, masked_mean, perceptual_loss
+from tests.support import tiny
+
+
+def random(*shape, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def left_half(size=8):
+    mask = torch.zeros(1, 1, size, size)
+    mask[..., : size // 2] = 1
+    return mask
+
+
+# --- Lp --------------------------------------------------------------------------------------------------------------
+
+
+def test_lp_by_hand():
+    target = torch.full((2, 3, 4, 4), 0.25)
+    images = torch.stack([torch.full((3, 4, 4), 0.75), torch.full((3, 4, 4), 0.25)])
+    images[1, 0, 2, 3] = 1.0  # one of 48 numbers is 0.75 off
+    assert torch.allclose(lp_loss(images, target, p=1), torch.tensor([0.5, 0.75 / 48]))
+    assert torch.allclose(lp_loss(images, target, p=2), torch.tensor([0.25, 0.5625 / 48]))
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_lp_within_a_mask_by_hand(p):
+    images, target = torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)
+    images[..., :4], images[..., 4:] = 0.2, 0.8
+    assert torch.allclose(lp_loss(images, target, p, left_half()), torch.tensor([0.2**p]))
+    assert torch.allclose(lp_loss(images, target, p, 1 - left_half()), torch.tensor([0.8**p]))
+    soft = left_half() * 0.75 + 0.25  # 1 on the left, 1/4 on the right
+    assert torch.allclose(lp_loss(images, target, p, soft), torch.tensor([(0.2**p + 0.25 * 0.8**p) / 1.25]))
+
+
+def test_what_lies_outside_of_the_mask_does_not_count():
+    images, target = random(2, 3, 8, 8), random(2, 3, 8, 8, seed=1)
+    masked = lp_loss(images, target, 1, left_half())
+    target[..., 4:] = random(2, 3, 8, 4, seed=2)
+    assert torch.equal(lp_loss(images, target, 1, left_half()), masked)
+    assert torch.allclose(masked, (images - target)[..., :4].abs().mean((1, 2, 3)))  # over the mask's area
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_gradient_is_zero_outside_of_the_mask(p):
+    images = random(2, 3, 8, 8).requires_grad_()
+    lp_loss(images, random(2, 3, 8, 8, seed=1), p, left_half()).sum().backward()
+    assert (images.grad[..., :4] != 0).all()
+    assert not images.grad[..., 4:].any()
+
+
+def test_a_mask_of_ones_is_no_mask():
+    images, target, ones = random(2, 3, 8, 8), random(2, 3, 8, 8, seed=1), torch.ones(1, 1, 8, 8)
+    features = tiny.Features()
+    ours, theirs = features(images, features.layers), features(target, features.layers)
+    for p in (1, 2):
+        assert torch.allclose(lp_loss(images, target, p, ones), lp_loss(images, target, p), rtol=1e-5)
+    assert torch.allclose(perceptual_loss(ours, theirs, ones), perceptual_loss(ours, theirs), rtol=1e-5)
+
+
+def test_each_sample_has_its_own_mask():
+    images, target = random(2, 3, 8, 8), random(2, 3, 8, 8, seed=1)
+    masks = torch.cat([left_half(), 1 - left_half()])
+    alone = [lp_loss(images[i : i + 1], target[i : i + 1], 2, masks[i : i + 1]) for i in range(2)]
+    assert torch.allclose(lp_loss(images, target, 2, masks), torch.cat(alone))
+
+
+def test_masked_mean_by_hand():
+    values = torch.tensor([[[[1.0, 2.0]], [[3.0, 6.0]]]])  # two channels of two pixels
+    assert masked_mean(values).item() == 3
+    assert masked_mean(values, torch.tensor([[[[1.0, 0.5]]]])).item() == pytest.approx((2 + 0.5 * 4) / 1.5)
+
+
+# --- perceptual and offset -------------------------------------------------------------------------------------------
+
+
+def test_perceptual_loss_is_relative_to_the_target():
+    theirs = {"a": random(1, 4, 8, 8) * 100, "b": random(1, 6, 4, 4, seed=1) / 100}
+    assert perceptual_loss(theirs, theirs).item() == 0
+    doubled = {layer: value * 2 for layer, value in theirs.items()}
+    assert perceptual_loss(doubled, theirs).item() == pytest.approx(1)
+    half = {layer: value * 1.5 for layer, value in theirs.items()}
+    assert perceptual_loss(half, theirs).item() == pytest.approx(0.25)
+    one_layer = {"a": theirs["a"], "b": theirs["b"] * 2}
+    assert perceptual_loss(one_layer, theirs).item() == pytest.approx(0.5)  # the mean over layers
+    nothing = {layer: torch.zeros_like(value) for layer, value in theirs.items()}
+    assert perceptual_loss(theirs, nothing).isfinite().all()
+
+
+def test_perceptual_loss_within_a_mask():
+    theirs, ours = {"a": torch.ones(1, 2, 4, 4)}, {"a": torch.ones(1, 2, 4, 4)}
+    ours["a"][..., :2], ours["a"][..., 2:] = 1.5, 3.0
+    assert perceptual_loss(ours, theirs, left_half(16)).item() == pytest.approx(0.25)
+    assert perceptual_loss(ours, theirs, 1 - left_half(16)).item() == pytest.approx(4)
+
+
+def test_perceptual_loss_of_a_batch_against_one_target():
+    features = tiny.Features()
+    images, target = random(3, 3, 8, 8), random(1, 3, 8, 8, seed=1)
+    theirs = features(target, features.layers)
+    together = perceptual_loss(features(images, features.layers), theirs)
+    alone = [perceptual_loss(features(image[None], features.layers), theirs) for image in images]
+    assert torch.allclose(together, torch.cat(alone), rtol=1e-5)
+
+
+def test_delta_is_the_squared_length():
+    assert torch.equal(delta_loss(torch.tensor([[3.0, 4.0], [0.0, 1.0]])), torch.tensor([25.0, 1.0]))
+    assert torch.equal(delta_loss(torch.ones(2, 6, 16)), torch.tensor([96.0, 96.0]))
+
+
+# --- Criterion -------------------------------------------------------------------------------------------------------
+
+
+def criterion_of(targets, weights=None, **options):
+    features = tiny.Features()
+    return Criterion(targets, features, weights, layers=features.layers, **options)
+
+
+def test_total_is_the_weighted_sum_of_its_parts():
+    images, target, delta = random(2, 3, 8, 8), random(2, 3, 8, 8, seed=1), random(2, 5, 4, seed=2)
+    weights = {"l1": 2.0, "l2": 0.5, "perceptual": 3.0, "delta": 0.1}
+    criterion = criterion_of(target, weights)
+    loss = criterion(images, delta)
+    features = criterion.features
+    expected = {
+        "l1": (images - target).abs().mean((1, 2, 3)),
+        "l2": (images - target).square().mean((1, 2, 3)),
+        "perceptual": perceptual_loss(features(images, features.layers), features(target, features.layers)),
+        "delta": delta.square().sum((1, 2)),
+    }
+    assert loss.parts.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.allclose(loss.parts[name], value, rtol=1e-5), name
+    assert torch.allclose(loss.total, sum(weights[name] * value for name, value in expected.items()), rtol=1e-5)
+
+
+def test_default_weights_and_what_is_missing():
+    target = random(1, 3, 8, 8)
+    loss = criterion_of(target)(random(1, 3, 8, 8, seed=1), torch.ones(1, 4))
+    assert set(loss.parts) == {name for name, weight in WEIGHTS.items() if weight}
+    assert set(Criterion(target, weights={"l2": 1})(target).parts) == {"l2"}
+
+
+def test_one_target_serves_a_batch():
+    images, target = random(3, 3, 8, 8), random(1, 3, 8, 8, seed=1)
+    loss = criterion_of(target)(images)
+    repeated = criterion_of(target.repeat(3, 1, 1, 1))(images)
+    assert loss.total.shape == (3,)
+    assert torch.allclose(loss.total, repeated.total, rtol=1e-5)
+
+
+def test_weights_per_sample_are_separate_criteria():
+    images, target, delta = random(3, 3, 8, 8), random(1, 3, 8, 8, seed=1), random(3, 4, seed=2)
+    table = {"l1": [1.0, 0.0, 2.0], "perceptual": [0.0, 1.0, 0.5], "delta": [0.0, 0.1, 0.0]}
+    together = criterion_of(target, {name: torch.tensor(w) for name, w in table.items()})(images, delta)
+    for i in range(3):
+        alone = criterion_of(target, {name: w[i] for name, w in table.items()})(images[i : i + 1], delta[i : i + 1])
+        assert torch.allclose(together.total[i], alone.total[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("index", [slice(1, 2), slice(0, 3), torch.tensor([2, 0])])
+def test_an_index_takes_part_of_the_batch(index):
+    images, targets, delta = random(3, 3, 8, 8), random(3, 3, 8, 8, seed=1), random(3, 4, seed=2)
+    masks = random(3, 1, 8, 8, seed=3)
+    weights = {"l1": torch.tensor([1.0, 2.0, 3.0]), "perceptual": 1.0, "delta": torch.tensor([0.5])}
+    criterion = criterion_of(targets, weights, mask=masks)
+    whole, part = criterion(images, delta), criterion(images[index], delta[index], index)
+    assert torch.allclose(part.total, whole.total[index], rtol=1e-5)
+    assert part.parts["perceptual"].shape == part.total.shape
+
+
+def test_features_of_the_target_are_computed_once():
+    target = random(1, 3, 8, 8)
+    criterion = criterion_of(target)
+    assert criterion.features.calls == 1
+    for _ in range(3):
+        criterion(target)
+    assert criterion.features.calls == 4  # one for each batch of images
+    assert not any(value.requires_grad for value in criterion.target_features.values())
+    criterion.weights["perceptual"] = 0
+    criterion(target)
+    assert criterion.features.calls == 4  # no weight, no work
+
+
+def test_weights_may_change_under_way():
+    images, target = random(1, 3, 8, 8), random(1, 3, 8, 8, seed=1)
+    criterion = Criterion(target, weights={"l1": 1.0})
+    before = criterion(images).total
+    criterion.weights["l1"] = 3.0
+    assert torch.allclose(criterion(images).total, 3 * before)
+    criterion.weights["l2"] = 1.0
+    assert set(criterion(images).parts) == {"l1", "l2"}
+    criterion.weights["perceptual"] = 1.0
+    with pytest.raises(LossError, match="needs a feature network"):
+        criterion(images)
+    criterion.weights.update(l1=0.0, l2=0.0, perceptual=0.0)
+    with pytest.raises(LossError, match="nothing to minimise"):
+        criterion(images)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"l3": 1.0, "tv": 1.0}, "unknown loss l3, tv; the losses are l1, l2, perceptual, delta"),
+        ({"l1": -1.0}, "weight of l1 must be a finite number of at least 0"),
+        ({"l1": 1.0, "l2": float("nan")}, "weight of l2 must be a finite"),
+        ({"l1": torch.tensor([1.0, -1.0])}, "weight of l1 must be a finite"),
+        ({"l1": 0.0}, "nothing ties the result"),
+        ({"delta": 1.0}, "nothing ties the result"),
+        ({}, "nothing ties the result"),
+        ({"perceptual": 1.0}, "needs a feature network"),
+    ],
+)
+def test_bad_weights_are_one_sentence(weights, message):
+    with pytest.raises(LossError, match=message) as error:
+        Criterion(random(1, 3, 8, 8), weights=weights)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.ones(1, 1, 4, 8), "mask must be \\(B or 1, 1, 8, 8\\), but \\(1, 1, 4, 8\\) came"),
+        (torch.ones(1, 3, 8, 8), "mask must be"),
+        (torch.ones(8, 8), "mask must be"),
+        (torch.ones(1, 1, 8, 8) * 255, "mask must be in \\[0, 1\\]"),
+        (torch.full((1, 1, 8, 8), float("nan")), "mask must be in \\[0, 1\\]"),
+        (torch.zeros(1, 1, 8, 8), "mask is 0 everywhere"),
+        (torch.stack([torch.ones(1, 8, 8), torch.zeros(1, 8, 8)]), "mask is 0 everywhere"),
+    ],
+)
+def test_bad_masks_are_one_sentence(mask, message):
+    with pytest.raises(LossError, match=message):
+        Criterion(random(1, 3, 8, 8), weights={"l1": 1.0}, mask=mask)
+
+
+def test_a_masked_criterion_masks_every_image_term():
+    images, target = random(1, 3, 8, 8), random(1, 3, 8, 8, seed=1)
+    weights, mask = {"l1": 1.0, "l2": 1.0, "perceptual": 1.0, "delta": 1.0}, left_half()
+    criterion, delta = criterion_of(target, weights, mask=mask), torch.ones(1, 4)
+    parts = criterion(images, delta).parts
+    assert torch.allclose(parts["l1"], lp_loss(images, target, 1, mask))
+    assert torch.allclose(parts["l2"], lp_loss(images, target, 2, mask))
+    features = criterion.features
+    ours, theirs = features(images, features.layers), features(target, features.layers)
+    assert torch.allclose(parts["perceptual"], perceptual_loss(ours, theirs, mask))
+    small = F.adaptive_avg_pool2d(mask, 4)
+    distance = masked_mean((ours["conv2_1"] - theirs["conv2_1"]).square(), small)
+    relative = distance / masked_mean(theirs["conv2_1"].square(), small)
+    last = Criterion(target, features, {"perceptual": 1.0}, layers=["conv2_1"], mask=mask)
+    assert torch.allclose(last(images).total, relative, rtol=1e-5)
+    assert parts["delta"].item() == 4

@@ -1,0 +1,307 @@
+"""Masks: shapes and their areas, what counts as a mask, algebra, feathering, the pyramid."""
+
+import math
+import random
+import resource
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import masks
+from helpers.images import ImageError, write_image
+from helpers.masks import MaskError, as_mask, mask_from_alpha, mask_from_drawing, mask_from_file, mask_from_text
+from tests.support.spoil import KINDS, seeds, spoiled
+
+SIZE = 64
+
+
+def area(mask):
+    return mask.mean().item()
+
+
+# --- shapes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side, corner", [("left", (0, 0)), ("right", (0, -1)), ("top", (0, 0)), ("bottom", (-1, 0))])
+def test_half_covers_its_side(side, corner):
+    mask = masks.half(SIZE, side)
+    assert mask.shape == (1, 1, SIZE, SIZE) and area(mask) == 0.5
+    assert mask[0, 0][corner] == 1
+    assert area(masks.half((10, 20), side, at=0.3)) == pytest.approx(0.3 if side in ("left", "top") else 0.7)
+
+
+def test_box_keeps_its_area_to_a_fraction_of_a_pixel():
+    mask = masks.box((10, 20), (0.1, 0.25, 0.5, 0.75))
+    assert area(mask) == pytest.approx(0.4 * 0.5)
+    assert mask[0, 0, 2, 5] == 0.5 and mask[0, 0, 5, 1] == 0 and mask[0, 0, 5, 2] == 1
+
+
+def test_ellipse_has_area_and_place():
+    mask = masks.ellipse(SIZE, (0.25, 0.5), (0.2, 0.4))
+    assert area(mask) == pytest.approx(math.pi * 0.2 * 0.4, rel=0.005)
+    columns = mask[0, 0].sum(0)
+    assert (columns * (torch.arange(SIZE) + 0.5)).sum() / columns.sum() == pytest.approx(16, abs=0.01)
+
+
+def test_ellipse_turns_clockwise_on_the_screen():
+    mask = masks.ellipse(SIZE, radii=(0.45, 0.1), angle=45)
+    assert mask[0, 0, 48, 48] == 1 and mask[0, 0, 16, 48] == 0
+    assert torch.allclose(masks.ellipse(SIZE, radii=(0.4, 0.1), angle=90), masks.ellipse(SIZE, radii=(0.1, 0.4)))
+
+
+def test_polygon_is_the_triangle():
+    mask = masks.polygon(SIZE, [(0, 0), (1, 0), (0, 1)])
+    assert area(mask) == pytest.approx(0.5, abs=0.002)
+    assert mask[0, 0, 5, 5] == 1 and mask[0, 0, 60, 60] == 0
+    assert 0.3 < mask[0, 0, 31, 32] < 0.7
+
+
+def test_a_brush_stroke_is_a_line_with_round_ends():
+    mask = masks.brush(SIZE, [(0.25, 0.5), (0.75, 0.5)], 0.25)
+    assert area(mask) == pytest.approx(0.5 * 0.25 + math.pi * 0.125**2, rel=0.005)
+    corner = masks.brush(SIZE, [(0.25, 0.25), (0.75, 0.25), (0.75, 0.75)], 0.125)
+    assert corner[0, 0, 16, 32] == corner[0, 0, 32, 48] == 1 and corner[0, 0, 32, 32] == 0
+    assert area(masks.brush(SIZE, [(0.5, 0.5)], 0.5)) == pytest.approx(math.pi * 0.25**2, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: masks.half(SIZE, "middle"),
+        lambda: masks.box(SIZE, (0.5, 0, 0.2, 1)),
+        lambda: masks.ellipse(SIZE, radii=(0, 0.2)),
+        lambda: masks.polygon(SIZE, [(0, 0), (1, 1)]),
+        lambda: masks.feather(masks.half(SIZE), -1),
+    ],
+)
+def test_impossible_shapes_are_refused_in_one_sentence(make):
+    with pytest.raises(MaskError, match=r"came\.$"):
+        make()
+
+
+# --- what is a mask --------------------------------------------------------------------------------------------------
+
+
+def test_a_boolean_mask_becomes_zero_and_one():
+    half = masks.half(SIZE)
+    assert torch.equal(as_mask(half > 0.5), half)
+    assert torch.equal(as_mask((half[0, 0] > 0.5).numpy(), SIZE), half)
+
+
+def test_whole_numbers_are_0_and_1_or_0_to_255():
+    half = masks.half(SIZE)
+    assert torch.equal(as_mask((half * 255).to(torch.uint8)), half)
+    assert torch.equal(as_mask((half[0, 0] * 255).numpy().astype(np.uint8)[..., None]), half)
+    assert torch.equal(as_mask(half.long()), half)
+    assert as_mask(torch.full((4, 4), 51, dtype=torch.uint8)).max() == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_blank_and_full_masks_are_masks(value):
+    mask = as_mask(torch.full((8, 8), value), 8)
+    assert mask.shape == (1, 1, 8, 8) and (mask == value).all()
+
+
+@pytest.mark.parametrize(
+    "values, size, message",
+    [
+        (torch.full((8, 8), math.nan), 8, "NaN"),
+        (torch.full((8, 8), 255.0), 8, "divide it by 255"),
+        (torch.full((8, 8), -0.5), 8, "scale it"),
+        (torch.ones(9, 8), 8, "8 x 8 pixels, but it has 8 x 9"),
+        (torch.ones(1, 3, 8, 8), 8, "one channel"),
+        (torch.ones(8), 8, "shape"),
+    ],
+)
+def test_what_is_no_mask_is_refused_in_one_sentence(values, size, message):
+    with pytest.raises(MaskError, match=message) as caught:
+        as_mask(values, size)
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_gives_its_lightness_or_its_transparency(tmp_path):
+    from PIL import Image
+
+    half = masks.half(SIZE)
+    write_image(tmp_path / "grey.png", half.repeat(1, 3, 1, 1))
+    assert torch.equal(masks.mask_from_file(tmp_path / "grey.png", SIZE), half)
+    assert area(masks.mask_from_alpha(tmp_path / "grey.png")) == 1
+    pixels = np.zeros((SIZE, SIZE, 4), np.uint8)
+    pixels[:, :32, 3] = 255
+    Image.fromarray(pixels).save(tmp_path / "alpha.png")
+    assert torch.equal(masks.mask_from_file(tmp_path / "alpha.png", SIZE), half)
+    assert torch.equal(masks.mask_from_alpha(tmp_path / "alpha.png", SIZE), half)
+
+
+def test_a_drawing_counts_where_something_was_drawn():
+    paper = np.full((128, 128, 3), 255, np.uint8)
+    paper[:, :64] = 0
+    canvas = np.zeros((128, 128, 4), np.uint8)
+    canvas[:, :64, 3] = 255
+    for drawing in (paper, paper[..., 0], canvas):
+        assert torch.equal(masks.mask_from_drawing(drawing, SIZE), masks.half(SIZE))
+    with pytest.raises(MaskError, match="uint8"):
+        masks.mask_from_drawing(np.ones((4, 4)))
+
+
+# --- algebra ---------------------------------------------------------------------------------------------------------
+
+
+def test_algebra_of_two_halves():
+    left, top = masks.half(SIZE, "left"), masks.half(SIZE, "top")
+    assert area(masks.union(left, top)) == 0.75 and area(masks.intersect(left, top)) == 0.25
+    assert torch.equal(masks.invert(left), masks.half(SIZE, "right"))
+
+
+def test_grow_and_shrink_move_the_edge_but_not_at_the_border():
+    half = masks.half(SIZE)
+    assert torch.equal(masks.grow(half, 4), masks.half(SIZE, at=36 / 64))
+    assert torch.equal(masks.shrink(half, 4), masks.half(SIZE, at=28 / 64))
+    disk = masks.ellipse(SIZE, radii=(0.25, 0.25))
+    assert area(masks.grow(disk, 4)) == pytest.approx(math.pi * (20 / 64) ** 2, rel=0.03)
+    assert torch.equal(masks.grow(half, 0.5), half)
+
+
+def test_feather_is_a_gaussian_edge():
+    mask = masks.feather(masks.half(SIZE), 4)
+    row = mask[0, 0, 10].double()
+    expected = 0.5 * torch.erfc((torch.arange(SIZE) + 0.5 - 32) / (4 * math.sqrt(2)))
+    assert torch.allclose(row, expected.double(), atol=0.01)
+    assert area(mask) == pytest.approx(0.5, abs=1e-4) and mask.max() <= 1 and mask.min() >= 0
+    assert torch.equal(masks.feather(mask, 0), mask)
+
+
+def test_the_edge_band_lies_on_both_sides():
+    assert torch.equal(masks.edge_band(masks.half(SIZE), 3), masks.box(SIZE, (29 / 64, 0, 35 / 64, 1)))
+
+
+# --- pyramid and preview ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [64, 50, (48, 63)])
+def test_the_pyramid_keeps_area(size):
+    mask = masks.ellipse(size, (0.4, 0.55), (0.21, 0.34), angle=20)
+    for level in masks.mask_pyramid(mask, [64, 32, 31, 16, 8, 7, (4, 5), 1]):
+        assert area(level) == pytest.approx(area(mask), rel=1e-4)
+        assert level.min() >= 0 and level.max() <= 1
+
+
+def test_the_pyramid_averages_what_a_cell_covers():
+    mask = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    (level,) = masks.mask_pyramid(mask, [4])
+    assert torch.allclose(level, torch.nn.functional.avg_pool2d(mask, 2), atol=1e-6)
+    (same,) = masks.mask_pyramid(mask, [(8, 8)])
+    assert torch.equal(same, mask)
+
+
+def test_the_overlay_tints_only_the_region():
+    image = torch.full((2, 3, 8, 8), 0.5)
+    shown = masks.overlay(image, masks.half(8), colour=(1, 0, 0), opacity=0.5)
+    assert torch.equal(shown[..., 4:], image[..., 4:])
+    assert shown[1, :, 0, 0].tolist() == pytest.approx([0.75, 0.25, 0.25])
+    with pytest.raises(MaskError, match="size"):
+        masks.overlay(image, masks.half(16))
+
+
+def test_a_text_names_describes_or_points_to_a_mask(tmp_path):
+    assert torch.equal(masks.mask_from_text("half", 8), masks.half(8))
+    assert torch.equal(masks.mask_from_text("bottom", 8), masks.half(8, "bottom"))
+    assert torch.equal(masks.mask_from_text("box:0.25,0,0.5,1", 8), masks.box(8, (0.25, 0, 0.5, 1)))
+    assert torch.equal(
+        masks.mask_from_text("ellipse:0.5,0.5,0.3,0.2,30", 8), masks.ellipse(8, (0.5, 0.5), (0.3, 0.2), 30)
+    )
+    corners = [(0.1, 0.1), (0.9, 0.2), (0.5, 0.9)]
+    assert torch.equal(masks.mask_from_text("polygon:0.1,0.1,0.9,0.2,0.5,0.9", 8), masks.polygon(8, corners))
+    write_image(tmp_path / "mask.png", masks.half(8).expand(-1, 3, -1, -1))
+    assert torch.equal(masks.mask_from_text(str(tmp_path / "mask.png"), 8), masks.half(8))
+    for text, message in (("circle", "half, left"), ("box:1,2", "describes no box"), ("polygon:0,0,1", "no polygon")):
+        with pytest.raises(MaskError, match=message):
+            masks.mask_from_text(text, 8)
+
+
+@pytest.mark.parametrize("name", masks.SHAPES)
+def test_named_shapes_fit_every_size(name):
+    small, large = (masks.SHAPES[name](size) for size in (64, 256))
+    assert small.shape == (1, 1, 64, 64) and 0.05 < small.mean() < 0.6
+    assert abs(small.mean() - large.mean()) < 0.005
+
+
+# --- what nobody should hand in --------------------------------------------------------------------------------------
+
+
+def judged(make, *arguments, **options):
+    """The mask, checked, or None where it was refused in one sentence; anything else is a failure."""
+    try:
+        mask = make(*arguments, **options)
+    except (MaskError, ImageError) as error:
+        assert "\n" not in str(error) and len(str(error)) < 400, error
+        return None
+    assert mask.dtype == torch.float32 and mask.ndim == 4 and mask.shape[1] == 1 and 0 not in mask.shape
+    assert mask.isfinite().all() and mask.min() >= 0 and mask.max() <= 1
+    return mask
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_spoiled_files_become_masks_or_one_sentence(kind, monkeypatch, capfd):
+    monkeypatch.setattr("helpers.images.MAX_PIXELS", 1_000_000)
+    rng, files = random.Random(f"mask {kind}"), seeds()[kind]
+    before, outcomes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, {True: 0, False: 0}
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for case in range(150):
+            make = (mask_from_file, mask_from_alpha)[case % 2]
+            mask = judged(make, spoiled(kind, files[case % len(files)], rng), rng.choice([None, 16]))
+            outcomes[mask is None] += 1
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024  # kB on Linux
+    captured = capfd.readouterr()
+    assert not seen and not captured.out and not captured.err
+    assert grown < 300, f"{grown:.0f} MB more"
+    assert min(outcomes.values()) >= 10, outcomes
+
+
+DTYPES = ["bool", "uint8", "int8", "uint16", ">u2", "int32", ">i4", "uint64", "float16", "float32", ">f8", "complex64"]
+DTYPES += ["U3", "S2", "O", "M8[s]"]
+
+
+def wild_array(rng):
+    """An array of a shape, type and range that people have, or one that nobody should."""
+    shape = rng.choice([(), (8,), (8, 8), (8, 8), (1, 8, 8), (8, 8, 1), (3, 8, 8), (8, 8, 3), (8, 8, 4), (2, 1, 8, 8)])
+    shape = rng.choice([shape] * 6 + [(0, 8), (1, 1, 1, 8, 8), (1, 2, 8, 8), (8, 0, 1)])
+    scale = rng.choice([0, 1, 1, 1, 1, 2, 255, 256, -1, 1e300, np.nan, np.inf])
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        array = np.asarray(np.random.default_rng(rng.randrange(10**6)).random(shape) * scale)
+        array = array.astype(rng.choice(DTYPES[: rng.choice([11, 11, 11, None])]))
+    array = rng.choice([lambda a: a, lambda a: a[::-1] if a.ndim else a, lambda a: a.T, lambda a: a.tolist()])(array)
+    return rng.choice([array, array, array, None, [[1, 0], [1]], "mask", {"mask": 1}, [array, array]])
+
+
+def test_wild_arrays_become_masks_or_one_sentence():
+    rng, outcomes = random.Random(0), {True: 0, False: 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(1500):
+            values, size = wild_array(rng), rng.choice([None, None, 8, (8, 8), 9])
+            outcomes[judged(as_mask, values, size) is None] += 1
+            judged(mask_from_drawing, values)
+            if isinstance(values, np.ndarray) and values.dtype.kind in "biuf" and values.dtype.isnative:
+                judged(as_mask, torch.from_numpy(np.array(values, order="C")), size)
+    assert min(outcomes.values()) >= 60, outcomes
+
+
+def test_wild_descriptions_become_masks_or_one_sentence(tmp_path):
+    rng, outcomes = random.Random(0), {True: 0, False: 0}
+    numbers = ["0", "0.2", "0.5", "1", "-1", "1e9", "1e400", "nan", "-inf", "", "a", "٣", "1_0", " 2 ", "0x1"]
+    for _ in range(400):
+        kind = rng.choice(
+            ["box:", "ellipse:", "polygon:", "box", "heart:", "", str(tmp_path), "\0", "x" * 5000, "half"]
+        )
+        few = numbers[:5] if rng.random() < 0.6 else numbers
+        text = kind + (",".join(rng.choices(few, k=rng.randrange(1, 9))) if kind.endswith(":") else "")
+        outcomes[judged(mask_from_text, text, 12) is None] += 1
+    assert min(outcomes.values()) >= 25, outcomes

@@ -1,0 +1,257 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import metrics
+from helpers.metrics import feature_distance, feature_statistics, frechet_distance, psnr, ssim
+from tests.support import tiny
+
+
+def noise(count=2, side=16, seed=0):
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def flat(value, side=16):
+    return torch.full((1, 3, side, side), value / 255)
+
+
+# --- PSNR ------------------------------------------------------------------------------------------------------------
+
+
+def test_psnr_of_known_pairs():
+    # all pixels differ by 10 of 255: 20 log10(255 / 10)
+    assert psnr(flat(100), flat(110)).item() == pytest.approx(28.1308, abs=1e-3)
+    # black and white: an error of 1, the peak
+    assert psnr(flat(0), flat(255)).item() == pytest.approx(0, abs=1e-6)
+    # one value in 768 differs by 51/255 = 0.2
+    one = flat(0)
+    one[0, 1, 3, 4] = 0.2
+    assert psnr(one, flat(0)).item() == pytest.approx(10 * math.log10(768 / 0.04), abs=1e-3)
+
+
+def test_psnr_is_per_sample_and_infinite_for_equal_images():
+    images = torch.cat([flat(100), flat(100)])
+    values = psnr(images, torch.cat([flat(100), flat(110)]))
+    assert values.shape == (2,) and values[0] == math.inf and values[1].item() == pytest.approx(28.1308, abs=1e-3)
+
+
+def test_psnr_rounds_to_8_bits_and_clamps():
+    assert psnr(flat(100) + 0.4 / 255, flat(100)).item() == math.inf
+    assert psnr(flat(255) + 0.3, flat(255)).item() == math.inf
+    assert psnr(flat(100) + 0.6 / 255, flat(100)).item() == pytest.approx(48.1308, abs=1e-3)  # one step of 255
+
+
+def test_psnr_measures_at_native_size():
+    """An error of the highest frequency, which any shrinking would average away."""
+    checks = ((torch.arange(16)[:, None] + torch.arange(16)) % 2 * 2 - 1) * 20 / 255
+    assert psnr(flat(100) + checks, flat(100)).item() == pytest.approx(20 * math.log10(255 / 20), abs=1e-3)
+
+
+# --- SSIM ------------------------------------------------------------------------------------------------------------
+
+
+def test_ssim_by_hand():
+    """At 11 x 11 pixels there is one window: equation 13 of Wang et al. 2004 in plain numpy."""
+    images, targets = (np.round(noise(1, 11, seed).numpy()[0] * 255) / 255 for seed in (1, 2))
+    offsets = np.arange(-5, 6)
+    window = np.exp(-(offsets[:, None] ** 2 + offsets**2) / (2 * 1.5**2))
+    window /= window.sum()
+    expected = []
+    for x, y in zip(images, targets, strict=True):
+        mean_x, mean_y = (window * x).sum(), (window * y).sum()
+        var_x, var_y = (window * (x - mean_x) ** 2).sum(), (window * (y - mean_y) ** 2).sum()
+        covariance = (window * (x - mean_x) * (y - mean_y)).sum()
+        light = (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
+        expected.append(light * (2 * covariance + 0.03**2) / (var_x + var_y + 0.03**2))
+    value = ssim(torch.from_numpy(images)[None].float(), torch.from_numpy(targets)[None].float())
+    assert value.item() == pytest.approx(np.mean(expected), abs=1e-5)
+
+
+def test_ssim_of_flat_images():
+    """Without structure only the light term is left."""
+    a, b = 51 / 255, 153 / 255
+    expected = (2 * a * b + 0.01**2) / (a**2 + b**2 + 0.01**2)
+    assert ssim(flat(51), flat(153)).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_ssim_is_per_sample_and_one_for_equal_images():
+    images = noise(3)
+    targets = images.clone()
+    targets[1] = noise(1, seed=9)[0]
+    values = ssim(images, targets)
+    assert values.shape == (3,) and values[0] == 1 and values[2] == 1 and values[1] < 0.5
+    assert values[1].item() == pytest.approx(ssim(images[1:2], targets[1:2]).item(), abs=1e-6)
+
+
+def test_ssim_rounds_to_8_bits():
+    assert ssim(flat(100) + 0.4 / 255, flat(100)).item() == 1
+
+
+def test_ssim_refuses_small_images():
+    with pytest.raises(ValueError, match="at least 11 pixels"):
+        ssim(noise(side=10), noise(side=10))
+
+
+# --- feature distance ------------------------------------------------------------------------------------------------
+
+
+class TwoLayers:
+    """Stands in for a network: two fixed random layers, and a count of how often it ran."""
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
+        self.weights = {2: torch.randn(5, 3, generator=generator), 4: torch.randn(7, 3, generator=generator)}
+        self.runs = []
+
+    def __call__(self, images, layers):
+        self.runs.append(tuple(layers))
+        numbers = {"relu1_2": 2, "relu2_2": 4, "relu3_2": 4, 2: 2, 4: 4}
+        weights = {layer: self.weights[numbers[layer]] for layer in layers}
+        return {layer: torch.einsum("oc,bchw->bohw", weight, images).relu() for layer, weight in weights.items()}
+
+
+def test_feature_distance_by_hand():
+    features, images, targets = TwoLayers(), noise(2, 8), noise(2, 8, seed=1)
+    images, targets = (images * 255).round() / 255, (targets * 255).round() / 255
+    expected = torch.zeros(2)
+    for layer in (2, 4):
+        ours, theirs = features(images, [layer])[layer], features(targets, [layer])[layer]
+        for y in range(8):
+            for x in range(8):
+                a, b = ours[:, :, y, x], theirs[:, :, y, x]
+                a, b = (v / v.norm(dim=1, keepdim=True).clamp(min=1e-12) for v in (a, b))
+                expected += ((a - b) ** 2).sum(dim=1) / 64 / 2
+    values = feature_distance(features, images, targets, [2, 4])
+    assert values.shape == (2,) and torch.allclose(values, expected, atol=1e-6)
+
+
+def test_feature_distance_is_zero_for_equal_images_and_asks_for_its_layers():
+    features = TwoLayers()
+    assert feature_distance(features, noise(), noise()).tolist() == [0, 0]
+    assert features.runs[0] == ("relu1_2", "relu2_2", "relu3_2")
+
+
+def test_feature_distance_ignores_the_strength_of_features():
+    features = TwoLayers()
+    assert feature_distance(features, flat(200), flat(100), [2]).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_feature_distance_takes_computed_targets():
+    features, images, targets = TwoLayers(), noise(), (noise(seed=1) * 255).round() / 255
+    expected = feature_distance(features, images, targets, [2, 4])
+    ready = features(targets, [2, 4])
+    features.runs.clear()
+    assert torch.equal(feature_distance(features, images, ready, [2, 4]), expected)
+    assert features.runs == [(2, 4)]
+    with pytest.raises(ValueError, match="target features of layer 4"):
+        feature_distance(features, images, {2: ready[2]}, [2, 4])
+    with pytest.raises(ValueError, match="same shape"):
+        feature_distance(features, images[:1], ready, [2, 4])
+    with pytest.raises(ValueError, match="at least one layer"):
+        feature_distance(features, images, targets, [])
+
+
+# --- Fréchet distance ------------------------------------------------------------------------------------------------
+
+
+def test_frechet_distance_by_hand():
+    """Diagonal covariances commute: |m1 - m2|² + the sum of (s1 - s2)² over the standard deviations."""
+    mean, other = torch.tensor([0.0, 1.0]), torch.tensor([3.0, 5.0])
+    first, second = torch.diag(torch.tensor([4.0, 9.0])), torch.diag(torch.tensor([1.0, 25.0]))
+    assert frechet_distance(mean, first, other, second) == pytest.approx(25 + 1 + 4, abs=1e-9)
+    assert frechet_distance(mean, first, mean, first) == pytest.approx(0, abs=1e-9)
+
+
+def test_frechet_distance_agrees_with_the_matrix_square_root():
+    from scipy.linalg import sqrtm
+
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(6, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    first, second = a @ a.T, b @ b.T  # they do not commute
+    mean, other = torch.zeros(6), torch.ones(6)
+    root = sqrtm((first @ second).numpy()).real
+    expected = 6 + np.trace(first.numpy() + second.numpy() - 2 * root)
+    assert frechet_distance(mean, first, other, second) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(other, second, mean, first) == pytest.approx(expected, rel=1e-6)
+
+
+def test_frechet_distance_of_rank_deficient_covariances():
+    """Fewer images than channels."""
+    vectors = torch.randn(4, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    covariance = torch.cov(vectors.T)
+    assert frechet_distance(torch.zeros(10), covariance, torch.zeros(10), covariance) == pytest.approx(0, abs=1e-6)
+
+
+def test_feature_statistics_do_not_depend_on_the_batches():
+    features, images = TwoLayers(), noise(7, 8)
+    pooled = features((images * 255).round() / 255, [4])[4].mean(dim=(2, 3)).double().numpy()
+    for sizes in ([7], [3, 4], [1] * 7):
+        mean, covariance = feature_statistics(features, iter(images.split(sizes)), 4)
+        assert mean.dtype == torch.float64 and covariance.shape == (7, 7)
+        assert np.allclose(mean, pooled.mean(0)) and np.allclose(covariance, np.cov(pooled.T))
+
+
+def test_feature_statistics_refuse_one_image():
+    with pytest.raises(ValueError, match="at least 2 images"):
+        feature_statistics(TwoLayers(), [noise(1)], 2)
+    with pytest.raises(ValueError, match="at least 2 images"):
+        feature_statistics(TwoLayers(), [], 2)
+
+
+def test_frechet_distance_refuses():
+    mean, covariance = torch.zeros(3), torch.eye(3)
+    with pytest.raises(ValueError, match="same shape"):
+        frechet_distance(mean, covariance, torch.zeros(2), torch.eye(2))
+    with pytest.raises(ValueError, match="same shape"):
+        frechet_distance(mean, covariance, mean, torch.eye(2))
+    with pytest.raises(ValueError, match="finite"):
+        frechet_distance(mean, covariance, mean * float("nan"), covariance)
+
+
+# --- what all refuse -------------------------------------------------------------------------------------------------
+
+
+def feature_distance_of_two_layers(images, targets):
+    return feature_distance(TwoLayers(), images, targets, [2])
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim, feature_distance_of_two_layers])
+def test_refused(metric):
+    spoiled = noise()
+    spoiled[1, 2, 3, 4] = float("nan")
+    for pair in [(noise(), spoiled), (spoiled, noise())]:
+        with pytest.raises(ValueError, match="expected finite values"):
+            metric(*pair)
+    with pytest.raises(ValueError, match=r"same shape .*\(2, 3, 16, 16\) and \(1, 3, 16, 16\)"):
+        metric(noise(), noise(1))
+    with pytest.raises(ValueError, match="expected images of shape"):
+        metric(noise()[0], noise()[0])
+
+
+# --- sets of images --------------------------------------------------------------------------------------------------
+
+
+def some_images(n, seed=0):
+    return torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def test_diversity_is_the_mean_feature_distance_over_all_pairs():
+    features, layers, images = tiny.Features(), ("conv1_1", "conv2_1"), some_images(4)
+    pairs = [(i, j) for i in range(4) for j in range(i)]
+    distances = [metrics.feature_distance(features, images[[i]], images[[j]], layers).item() for i, j in pairs]
+    assert metrics.diversity(features, images, layers) == pytest.approx(sum(distances) / len(pairs), rel=1e-4)
+    assert metrics.diversity(features, images[[0, 0]], layers) == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match="at least 2 images"):
+        metrics.diversity(features, images[:1], layers)
+
+
+def test_the_nearest_distance_is_the_smallest_feature_distance():
+    features, layers, images, others = tiny.Features(), ("conv1_1", "conv2_1"), some_images(3), some_images(5, 1)
+    others[4] = images[1]
+    expected = [
+        min(metrics.feature_distance(features, a[None], b[None], layers).item() for b in others) for a in images
+    ]
+    found = metrics.nearest_distance(features, images, others, layers, batch=2)
+    assert found.tolist() == pytest.approx(expected, abs=1e-5) and found[1] < 1e-5 < found[0]

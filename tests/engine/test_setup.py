@@ -1,0 +1,201 @@
+"""What `make` does before anything else: .venv is set up once, repaired, or one sentence says why not.
+
+The installer is a pretended uv where the outcome matters, and a real one where the index cannot be reached.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SENTENCE = "Set-up failed: "
+NOWHERE = "http://127.0.0.1:9/simple"  # the discard port: refused at once
+
+# Writes its calls down; FAKE is what its "pip install" does.
+UV = """#!/bin/sh
+echo "$1" >> "$(dirname "$0")/calls"
+case "$1" in
+    venv) mkdir -p .venv/bin && printf '#!/bin/sh\\n%s\\n' "$FAKE_PYTHON" > .venv/bin/python
+          chmod +x .venv/bin/python ;;
+    pip) eval "$FAKE" ;;
+esac
+"""
+OLD_PYTHON = """#!/bin/sh
+case "$2" in *print*) echo 3.9.2 ;; *) exit 1 ;; esac
+"""
+
+
+def script(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def house(tmp_path):
+    """A copy of what set-up needs, in a folder with a space."""
+    folder = tmp_path / "a house"
+    for name in ("Makefile", "pyproject.toml", "LICENSE", "tools/setup.sh", "helpers/__init__.py"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    script(tmp_path / "bin" / "uv", UV)
+    return folder
+
+
+def make(house, *variables, path=None, **environment):
+    """Run `make setup` there and return its exit code, the lines it prints, and its lines of errors without make's."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("UV_", "PIP_", "MAKE", "MFLAGS", "PYTHON"))}
+    clean |= {"PATH": f"{path or house.parent / 'bin'}{os.pathsep}{os.environ['PATH']}", "NEED_GB": "0", **environment}
+    done = subprocess.run(["make", "setup", *variables], cwd=house, capture_output=True, text=True, env=clean)
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    return done.returncode, done.stdout.splitlines(), errors
+
+
+def calls(house):
+    """The subcommands that the pretended uv was called with since the last time of asking."""
+    file = house.parent / "bin" / "calls"
+    lines = file.read_text().split() if file.exists() else []
+    file.unlink(missing_ok=True)
+    return [line for line in lines if line != "--version"]
+
+
+def test_it_is_set_up_once(house):
+    code, lines, errors = make(house)
+    assert (code, len(lines), errors, calls(house)) == (0, 1, [], ["venv", "pip"])
+    assert make(house) == (0, [], [])
+    assert calls(house) == []
+
+
+def test_a_changed_pyproject_brings_it_up_to_date(house):
+    make(house)
+    calls(house)
+    with (house / "pyproject.toml").open("a") as file:
+        file.write("# another package\n")
+    assert make(house) == (0, ["Bringing .venv up to date."], [])
+    assert calls(house) == ["pip"]
+
+
+def test_a_renamed_folder_is_set_up_anew(house):
+    make(house)
+    calls(house)
+    code, _, _ = make(house.rename(house.parent / "another house"))
+    assert (code, calls(house)) == (0, ["venv", "pip"])
+
+
+@pytest.mark.parametrize("signal", ["KILL", "TERM"])
+def test_an_interrupted_set_up_is_repaired(house, signal):
+    code, _, _ = make(house, FAKE=f"kill -{signal} $(cat .venv/setup-running)")
+    assert code != 0 and calls(house) == ["venv", "pip"]
+    (house / ".venv" / "half").touch()
+    assert make(house)[0] == 0
+    assert calls(house) == ["venv", "pip"] and not (house / ".venv" / "half").exists()
+
+
+def test_an_interrupted_update_is_repaired(house):
+    make(house)
+    original = (house / "pyproject.toml").read_text()
+    (house / "pyproject.toml").write_text(original + "#\n")
+    assert make(house, FAKE="kill -KILL $(cat .venv/setup-running)")[0] != 0
+    (house / "pyproject.toml").write_text(original)  # as it was: but the packages may not be
+    calls(house)
+    assert make(house)[0] == 0 and calls(house) == ["venv", "pip"]
+
+
+def test_an_update_without_network_leaves_what_worked(house):
+    make(house)
+    original = (house / "pyproject.toml").read_text()
+    (house / "pyproject.toml").write_text(original + "#\n")
+    code, _, errors = make(house, FAKE="echo 'error: Failed to fetch: `https://…`'; exit 2")
+    assert code != 0 and "the package index (PyPI) cannot be reached" in errors[0]
+    (house / "pyproject.toml").write_text(original)
+    calls(house)
+    assert make(house) == (0, [], []) and calls(house) == []
+
+
+def test_two_set_ups_at_a_time_are_one_too_many(house):
+    (house / ".venv").mkdir()
+    (house / ".venv" / "setup-running").write_text(str(os.getpid()))
+    code, _, errors = make(house)
+    assert code != 0 and calls(house) == []
+    assert errors[0].startswith(f"{SENTENCE}another set-up (process {os.getpid()})")
+
+
+@pytest.mark.parametrize(
+    ("fake", "sentence"),
+    [
+        ("echo 'error: No space left on device (os error 28)'; exit 2", "the disk filled up while installing"),
+        ("echo 'error: tcp connect error: Connection refused'; exit 2", "the package index (PyPI) cannot be reached"),
+        ("echo ' × No solution found when resolving dependencies'; exit 1", "no fitting build of a package for Python"),
+        ("echo 'error: meteor strike'; exit 2", "while installing the packages, namely: error: meteor strike"),
+    ],
+)
+def test_a_failed_installation_is_explained_in_one_sentence(house, fake, sentence):
+    code, _, errors = make(house, FAKE=fake)
+    assert code != 0 and len(errors) == 1
+    assert errors[0].startswith(SENTENCE) and sentence in errors[0]
+    assert make(house)[0] == 0
+
+
+def test_a_torch_that_does_not_fit_torchvision_is_explained(house):
+    broken = 'case "$2" in *torchvision*) echo "operator torchvision::nms does not exist"; exit 1 ;; esac'
+    code, _, errors = make(house, FAKE_PYTHON=broken)
+    assert code != 0 and len(errors) == 1
+    assert "do not work together (operator torchvision::nms does not exist); unset PIP_FIND_LINKS" in errors[0]
+    assert make(house)[0] == 0
+
+
+def test_a_full_disk_is_refused_up_front(house):
+    code, lines, errors = make(house, "NEED_GB=99999999")
+    assert code != 0 and lines == [] and calls(house) == []
+    assert len(errors) == 1 and "the disk is too full, .venv needs 99999999 GB and" in errors[0]
+
+
+@pytest.mark.parametrize("name", ["old python", "absent"])
+def test_an_old_or_absent_python_is_refused(house, name):
+    python = house.parent / name
+    if name == "old python":
+        script(python, OLD_PYTHON)
+    code, lines, errors = make(house, PYTHON=str(python))
+    assert code != 0 and lines == [] and len(errors) == 1
+    found = "3.9.2" if name == "old python" else "not there"
+    assert errors[0].startswith(f"{SENTENCE}Python 3.11 or newer is needed, but {python} is {found}; name a newer one")
+
+
+def test_a_python_without_venv_is_refused(house):
+    python = script(house.parent / "bare", '#!/bin/sh\ncase "$2" in *venv*) exit 1 ;; esac\n')
+    (house.parent / "bin" / "uv").write_text("#!/bin/sh\nexit 1\n")  # there, but it does not run
+    code, lines, errors = make(house, PYTHON=str(python))
+    assert code != 0 and lines == [] and len(errors) == 1
+    assert "has no venv module" in errors[0] and "apt install python3-venv" in errors[0]
+
+
+def test_the_index_of_pip_holds_for_uv(house):
+    index = "http://me:secret@mirror/simple"
+    _, _, errors = make(house, PIP_INDEX_URL=index, FAKE='test "$UV_DEFAULT_INDEX" = "$PIP_INDEX_URL"')
+    assert errors == []
+    (house / ".venv" / "setup-done").unlink()
+    code, _, errors = make(house, PIP_INDEX_URL=index, FAKE="echo 'dns error'; exit 3")
+    assert code != 0 and "(mirror/simple)" in errors[0] and "secret" not in errors[0]
+
+
+def test_an_unreachable_index_is_explained_with_pip(house):
+    (house.parent / "bin" / "uv").write_text("#!/bin/sh\nexit 1\n")
+    pip = {"PIP_INDEX_URL": NOWHERE, "PIP_RETRIES": "1", "PIP_CONFIG_FILE": os.devnull}
+    code, _, errors = make(house, PYTHON=sys.executable, **pip)
+    assert code != 0 and len(errors) == 1
+    assert errors[0].startswith(f"{SENTENCE}the package index ({NOWHERE}) cannot be reached; check the network")
+
+
+def test_an_unreachable_index_is_explained_with_uv(house):
+    uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
+    if not uv:
+        pytest.skip("uv is not installed")
+    path = Path(uv).parent
+    code, _, errors = make(house, path=path, PYTHON=sys.executable, UV_DEFAULT_INDEX=NOWHERE, UV_HTTP_RETRIES="0")
+    assert code != 0 and len(errors) == 1
+    assert errors[0].startswith(f"{SENTENCE}the package index ({NOWHERE}) cannot be reached; check the network")

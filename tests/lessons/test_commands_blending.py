@@ -1,0 +1,117 @@
+"""The commands of local edits: what they write, and one clear sentence for what cannot be."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from helpers import __main__ as program
+from helpers import features as features_module
+from helpers import generators, masks
+from helpers.blending import seam
+from helpers.features import FeatureConfig, Features
+from helpers.images import read_image, write_image
+from helpers.latents import load_latents
+from tests.support.tiny import stylegan2
+
+SHORT = ["--steps", "3", "--noise-steps", "2", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def small_networks(monkeypatch):
+    """A generator of 16 pixels and features with random weights, in the place of the bundled ones."""
+    generator, network = stylegan2(), Features(FeatureConfig((4, 4, 4), (2, 2, 4)))
+    for conv in network.convs:
+        torch.nn.init.kaiming_normal_(conv.weight, generator=torch.Generator().manual_seed(1))
+        torch.nn.init.zeros_(conv.bias)
+    monkeypatch.setattr(generators, "load_generator", lambda *_: generator)
+    monkeypatch.setattr(features_module, "load_features", lambda **_: network.eval().requires_grad_(False))
+    return generator
+
+
+@pytest.fixture
+def photos(tmp_path):
+    paths = []
+    for seed in range(2):
+        coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+        paths.append(str(tmp_path / f"{'ab'[seed]}.png"))
+        write_image(paths[-1], torch.nn.functional.interpolate(coarse, size=16, mode="bilinear"))
+    return paths
+
+
+def run(monkeypatch, *arguments):
+    """Exit code of the command line."""
+    monkeypatch.setattr(sys, "argv", ["helpers", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    return ended.value.code
+
+
+def drawn(photo, tmp_path):
+    image = read_image(photo)
+    image[..., 4:9, 6:12] = torch.tensor([0.9, 0.1, 0.1]).view(3, 1, 1)
+    write_image(tmp_path / "drawn.png", image)
+    return tmp_path / "drawn.png"
+
+
+@pytest.mark.parametrize("name", ["blend", "inpaint", "scribble", "local-style", "transfer"])
+def test_each_command_writes_picture_latents_table_and_sheet(
+    name, photos, tmp_path, monkeypatch, capsys, small_networks
+):
+    second = {"inpaint": [], "scribble": [drawn(photos[0], tmp_path)]}.get(name, photos[1:])
+    assert run(monkeypatch, name, photos[0], *second, "--out", tmp_path / "out", *SHORT) in (0, None)
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [row["way"] for row in rows] == ["hard paste", "Poisson", "ours"]
+    stem = rows[-1]["image"].removesuffix(".png")
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == sorted(["log", "results.json", f"{stem}-sheet.png", f"{stem}.png", f"{stem}.safetensors"])
+    latents, metadata = load_latents(tmp_path / "out" / f"{stem}.safetensors")
+    image = read_image(tmp_path / "out" / f"{stem}.png")
+    again = small_networks.synthesize(latents).clamp(0, 1)
+    assert (image - again).abs().max() < 1 / 255 and metadata["model"] == "stylegan2-cats-64"
+    assert (
+        rows[-1]["seam"] > 0 and rows[-1]["seconds"] > 0 and ("psnr_x" in rows[-1]) == (name in ("blend", "transfer"))
+    )
+    assert "hard paste" in capsys.readouterr().out
+    if name == "inpaint":  # what a paste shows inside is no photo: the edge is compared with that of the only one
+        photo, region = read_image(photos[0]), masks.mask_from_text("mouth", 16)
+        assert rows[-1]["seam"] == pytest.approx(seam(image, photo, photo, region).item(), rel=0.05)
+
+
+def test_the_mask_decides_which_photo_shows_where(photos, tmp_path, monkeypatch):
+    results = {}
+    for extra in ((), ("--invert-mask",)):
+        arguments = ["blend", *photos, "--mask", "top", "--feather", "1", "--out", tmp_path / "out", *extra]
+        run(monkeypatch, *arguments, "--steps", "20", "--noise-steps", "60", "--device", "cpu")
+        results[extra] = read_image(next((tmp_path / "out").glob("*cats-64.png")))
+    a, b = (read_image(path) for path in photos)
+
+    def near(image, photo, rows):
+        return (image[..., rows, :] - photo[..., rows, :]).square().mean()
+
+    top, bottom = slice(0, 5), slice(11, 16)
+    assert near(results[()], a, top) < near(results[()], b, top)
+    assert near(results[()], b, bottom) < near(results[()], a, bottom)
+    inverted = results[("--invert-mask",)]
+    assert near(inverted, b, top) < near(inverted, a, top)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["blend", "a", "b", "--mask", "circle"], "half, left"),
+        (["blend", "a", "b", "--mask", "box:0.5,0,0.2,1"], "left <= right"),
+        (["blend", "a", "b", "--mask", "ellipse:0.5,0.5,0.1"], "describes no ellipse"),
+        (["blend", "a", "missing.png"], "missing.png"),
+        (["inpaint", "a", "--mask", "box:0,0,1,1"], "a part of the image"),
+        (["scribble", "a", "a"], "no stroke"),
+        (["transfer", "a", "b", "--layer", "b99.conv1"], "the layer must be one of"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, photos, tmp_path, monkeypatch, capsys):
+    paths = dict(zip("ab", photos, strict=True))
+    code = run(monkeypatch, *(paths.get(word, word) for word in arguments), "--out", tmp_path / "out", *SHORT)
+    error = capsys.readouterr().err.strip()
+    assert code == 2 and message in error and error.startswith("error: ") and "\n" not in error
+    assert not (tmp_path / "out").exists()

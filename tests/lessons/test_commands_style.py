@@ -1,0 +1,201 @@
+"""The commands style, data and bench style: files, interrupt and resume, bad input as one sentence."""
+
+import http.server
+import json
+import sys
+import threading
+from urllib.parse import unquote
+
+import pytest
+import torch
+
+from helpers import __main__ as program
+from helpers import paintings
+from helpers.commands import style as module
+from helpers.features import CONFIGS, Features, load_features
+from helpers.images import read_image, write_image
+from staff.benchmarks import style as bench
+from tests.lessons.test_style_transfer import pictures
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A wide photo, one with an alpha channel, a grey one."""
+    paths = [tmp_path / f"{name}.png" for name in ("wide", "alpha", "grey")]
+    write_image(paths[0], pictures(1, (30, 60)))
+    from PIL import Image
+
+    Image.new("RGBA", (40, 40), (200, 30, 30, 128)).save(paths[1])
+    Image.new("L", (40, 40), 90).save(paths[2])
+    return paths
+
+
+def run(monkeypatch, *arguments):
+    """The exit code of the command line."""
+    monkeypatch.setattr(sys, "argv", ["helpers", *map(str, arguments)])
+    try:
+        program.main()
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+def test_every_photo_gets_every_style(monkeypatch, tmp_path, photos, capsys):
+    out = tmp_path / "out"
+    arguments = ["--style", "glass", "--style", photos[0], "--size", "32", "--steps", "3", "--device", "cpu"]
+    assert run(monkeypatch, "style", *photos, *arguments, "--features", "vgg19-slim", "--out", out) == 0
+    rows = json.loads((out / "results.json").read_text())
+    assert [(row["content"].split("/")[-1], row["style"]) for row in rows] == [
+        (f"{name}.png", style) for name in ("wide", "alpha", "grey") for style in ("glass", "wide")
+    ]
+    assert read_image(out / "wide-glass.png").shape == (1, 3, 16, 32) and rows[0]["size"] == "32x16"
+    assert "| glass" in capsys.readouterr().out and not (out / "progress.pt").exists()
+    assert not torch.equal(read_image(out / "alpha-glass.png"), read_image(out / "alpha-wide.png"))
+
+
+def test_layers_are_written_as_in_the_literature():
+    assert module._named("4_2,relu3_1, 7,conv1_1") == ["conv4_2", "relu3_1", 7, "conv1_1"]
+
+
+def test_a_film_of_the_process_is_written(tmp_path, photos):
+    settings = {"size": 32, "steps": 4, "pyramid": 8, "features": "vgg19-slim", "content_layers": 3}
+    module.stylize_photos(photos[:1], ["glass"], tmp_path, film=True, style_layers=[1, 3], **settings)
+    assert (tmp_path / "wide-glass.gif").stat().st_size > 1000 and (tmp_path / "wide-glass.mp4").stat().st_size > 1000
+
+
+def test_masks_leave_the_rest_alone(tmp_path, photos):
+    write_image(tmp_path / "mask.png", torch.cat([torch.ones(1, 1, 30, 30), torch.zeros(1, 1, 30, 30)], 3))
+    settings = {"size": 60, "steps": 3, "features": "vgg19-slim", "masks": [tmp_path / "mask.png"]}
+    module.stylize_photos(photos[:1], ["glass"], tmp_path / "out", **settings)
+    ours, photo = read_image(tmp_path / "out" / "wide-glass.png"), read_image(photos[0])
+    assert (ours - photo).abs()[..., 32:].max() < 0.01 and (ours - photo).abs()[..., :28].mean() > 0.02
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--style-weight", "0", "--content-weight", "0"], "both have weight 0"),
+        (["--style-layers", "6_1"], "conv5_4"),
+        (["--size", "12"], "at least 8x8 pixels, got 6x12"),
+        (["--colour", "sepia"], "luminance"),
+        (["--weights", "a,b"], "numbers with commas"),
+        (["--style", "no-such-style"], "no-such-style"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(monkeypatch, tmp_path, photos, capsys, arguments, message):
+    common = ["--style", "glass", "--size", "32", "--steps", "2", "--features", "vgg19-slim", "--out", tmp_path]
+    assert run(monkeypatch, "style", photos[0], *common, *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.strip().splitlines()) == 1
+
+
+def test_a_photo_that_cannot_be_read_does_not_stop_the_others(tmp_path, photos):
+    (tmp_path / "thin.png").write_bytes(b"")
+    write = {"size": 32, "steps": 2, "features": "vgg19-slim"}
+    with pytest.raises(ValueError, match="1 of 2 photos done.*thin.png"):
+        module.stylize_photos([tmp_path / "thin.png", photos[2]], ["glass"], tmp_path / "out", **write)
+    assert (tmp_path / "out" / "grey-glass.png").is_file()
+
+
+# --- paintings -------------------------------------------------------------------------------------------------------
+
+
+def test_paintings_are_listed_with_painter_year_and_link(monkeypatch, capsys):
+    assert run(monkeypatch, "data", "list") == 0
+    text = capsys.readouterr().out
+    for painting in paintings.PAINTINGS.values():
+        assert all(part in text for part in (painting.title, painting.painter, painting.year, painting.link))
+        assert " " not in painting.link and painting.link.startswith("https://")
+
+
+def test_every_painting_has_a_link_to_its_file_on_wikimedia_commons():
+    for painting in paintings.PAINTINGS.values():
+        assert painting.title and painting.painter and painting.file.endswith(".jpg")
+        assert int(painting.year[-4:]) <= 1923
+        page, query = painting.download.split("?")
+        assert page.startswith("https://commons.wikimedia.org/wiki/Special:FilePath/") and query == "width=1024"
+        assert unquote(page.rsplit("/", 1)[1]) == painting.file and " " not in page
+
+
+@pytest.fixture
+def commons(monkeypatch):
+    """A local server in the place of Wikimedia Commons; ``answer`` is what it sends."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+        def do_GET(self):
+            self.server.asked.append((self.path, self.headers["User-Agent"]))
+            status, content = self.server.answer
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.asked, server.answer = [], (404, b"")
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(paintings, "COMMONS", f"http://127.0.0.1:{server.server_port}/wiki/")
+        yield server
+        server.shutdown()
+
+
+def test_a_painting_is_fetched_once(commons, tmp_path, photos):
+    commons.answer = 200, photos[2].read_bytes()
+    for _ in range(2):
+        path = paintings.fetch("kiss", tmp_path)
+    (asked, agent) = commons.asked[0]
+    assert path == tmp_path / "kiss.jpg" and len(commons.asked) == 1 and "course" in agent
+    assert (
+        asked
+        == "/wiki/Special:FilePath/The%20Kiss%20-%20Gustav%20Klimt%20-%20Google%20Cultural%20Institute.jpg?width=1024"
+    )
+    assert list(paintings.fetched(16, tmp_path)) == ["kiss"]
+
+
+@pytest.mark.parametrize("answer", [(404, b""), (429, b"slow down"), (200, b"<html>sign in</html>")])
+def test_a_failed_download_leaves_nothing_and_names_the_painting(commons, tmp_path, answer):
+    commons.answer = answer
+    with pytest.raises(ValueError, match="The Scream"):
+        paintings.fetch("scream", tmp_path)
+    assert commons.asked and not list(tmp_path.iterdir())
+
+
+def test_data_fetch_goes_on_after_a_failure_and_says_so(commons, monkeypatch, tmp_path, capsys, photos):
+    monkeypatch.setattr(paintings, "FOLDER", tmp_path)
+    assert run(monkeypatch, "data", "fetch", "scream", "kiss") == 2
+    error = capsys.readouterr().err.strip()
+    assert "The Scream could not be fetched" in error and "The Kiss" in error and len(commons.asked) == 2
+    commons.answer = 200, photos[2].read_bytes()
+    assert run(monkeypatch, "data", "fetch", "scream") == 0 and (tmp_path / "scream.jpg").is_file()
+
+
+# --- bench -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_plain_loop_minimises_what_the_tutorial_says():
+    network, content, style = load_features("vgg19-slim"), pictures(1, (32, 32)), pictures(1, (32, 32), 1)
+    loop = bench.plain_loop(network, content, style)
+    losses = [next(loop).item() for _ in range(8)]
+    found, goal = (network(picture, [1, 3, 5, 9, 13]) for picture in (content, style))
+    first = 0
+    for layer in goal:
+        grams = [
+            values[0].flatten(1) @ values[0].flatten(1).T / values.numel() for values in (found[layer], goal[layer])
+        ]
+        first += 1e6 * (grams[0] - grams[1]).square().mean().item()
+    assert losses[0] == pytest.approx(first, rel=1e-3) and losses[-1] < losses[0]
+
+
+def test_the_table_of_speeds_has_ratios_to_the_plain_loop(monkeypatch):
+    monkeypatch.setitem(CONFIGS, "vgg19", CONFIGS["vgg19-slim"])
+    rows = bench.bench_speed([32], torch.device("cpu"), rounds=1)
+    assert [row["size"] for row in rows] == [32] * 3 and rows[0]["ratio"] == 1
+    assert all(row["ratio"] == pytest.approx(rows[0]["ms"] / row["ms"]) for row in rows)
+    assert isinstance(bench.network_of("vgg19-slim", torch.device("cpu"))[0], Features)
+
+
+def test_unknown_parts_of_the_bench_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="speed, precision, starts, pairs, scales, film.*sped"):
+        bench.run(tmp_path, ["sped"], [32], torch.device("cpu"))

@@ -1,0 +1,464 @@
+"""Inversion on tiny random generators."""
+
+import math
+import threading
+
+import pytest
+import torch
+
+from helpers.generators import GeneratorError
+from helpers.inversion import FAST_STEPS, PHASES, Inversion, InversionError, Phase, _share, fast_options, project
+from helpers.latents import Latents
+from helpers.losses import LossError
+from helpers.optimizers import OptimizationError, OptimizationWarning
+from tests.support import tiny
+
+GENERATORS = {"stylegan2": tiny.stylegan2(), "dcgan": tiny.dcgan()}
+CASES = [("stylegan2", "z"), ("stylegan2", "w"), ("stylegan2", "w+"), ("dcgan", "z")]
+LAYERS = tiny.Features.layers
+
+
+def targets(generator, n=2, seed=50):
+    """Images of the generator's own, cut to [0, 1]."""
+    return generator.synthesize(generator.sample(generator.spaces[-1], n, seed)).clamp(0, 1)
+
+
+def options(**changes):
+    """Few steps by a smooth loss with all its parts."""
+    weights = {"l2": 1.0, "perceptual": 0.5, "delta": 1e-4}
+    return {"features": tiny.Features(), "layers": LAYERS, "weights": weights, "steps": 20, "candidates": 8} | changes
+
+
+def assert_same_result(ours, theirs, tolerance=1e-4):
+    assert ours.latents.space == theirs.latents.space
+    assert (ours.latents.code - theirs.latents.code).abs().max() <= tolerance
+    assert (ours.images - theirs.images).abs().max() <= tolerance
+    assert (ours.total - theirs.total).abs().max() <= tolerance
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("optimizer", "steps"), [("adam", 20), ("lbfgs", 2)])
+@pytest.mark.parametrize(("family", "space"), CASES)
+def test_a_batch_of_targets_gives_what_they_give_alone(family, space, optimizer, steps):
+    generator = GENERATORS[family]
+    photos = targets(generator)
+    together = project(generator, photos, space, **options(optimizer=optimizer, steps=steps))
+    assert together.images.shape == photos.shape
+    assert together.latents.code.shape == (2, *generator.code_shape(space))
+    for i in range(2):
+        alone = project(generator, photos[i : i + 1], space, **options(optimizer=optimizer, steps=steps))
+        assert together.latents[i].code.sub(alone.latents.code).abs().max() < 1e-4
+        assert together.total[i].sub(alone.total[0]).abs() < 1e-4
+        assert together.images[i].sub(alone.images[0]).abs().max() < 1e-4
+        assert torch.allclose(together.history["total"][:, i], alone.history["total"][:, 0], atol=1e-4)
+
+
+@pytest.mark.parametrize("start", ["mean", "sample", "best"])
+def test_a_table_of_weights_gives_what_its_rows_give(start):
+    generator = GENERATORS["stylegan2"]
+    photo = targets(generator, 1)
+    table = {"l1": [1.0, 0.0, 1.0], "l2": [0.0, 1.0, 0.5], "perceptual": [0.0, 1.0, 1.0], "delta": [0.0, 0.0, 0.1]}
+    weights = {name: torch.tensor(row) for name, row in table.items()}
+    together = project(generator, photo, "w", **options(weights=weights, start=start, candidates=6))
+    assert together.images.shape == (3, *photo.shape[1:])
+    for i in range(3):
+        weights = {name: row[i] for name, row in table.items()}
+        alone = project(generator, photo, "w", **options(weights=weights, start=start, candidates=6))
+        assert_same_result(
+            Part(together, i), alone, tolerance=1e-3 if table["l1"][i] else 1e-4
+        )  # the gradient of L1 jumps where a pixel passes its target, so that rounding is seen sooner
+
+
+class Part:
+    """One row of a result."""
+
+    def __init__(self, result, i):
+        self.latents, self.images, self.total = result.latents[i], result.images[i : i + 1], result.total[i : i + 1]
+
+
+def test_weights_change_the_result():
+    generator = GENERATORS["stylegan2"]
+    photo = targets(generator, 1)
+    weights = {"l2": torch.tensor([1.0, 1.0]), "delta": torch.tensor([0.0, 10.0])}
+    free, held = project(generator, photo, "w", **options(weights=weights)).latents
+    mean = generator.mean("w")
+    assert (held.code - mean).norm() < 0.5 * (free.code - mean).norm()
+
+
+# --- the result ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "space"), CASES)
+def test_the_images_are_those_of_the_latents(family, space):
+    generator = GENERATORS[family]
+    result = project(generator, targets(generator), space, **options(steps=8))
+    assert torch.equal(result.images, generator.synthesize(result.latents).clamp(0, 1))
+    assert not result.latents.code.requires_grad and not result.images.requires_grad
+    start = Inversion(generator, targets(generator), space, **options()).latents
+    start = generator.synthesize(start).clamp(0, 1)
+    assert (result.images - start).abs().amax((1, 2, 3)).min() > 0.01  # the start point is no result
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+@pytest.mark.parametrize("lr", [None, 5.0])
+def test_the_best_is_never_worse_than_the_start(optimizer, lr):
+    generator = GENERATORS["stylegan2"]
+    setup = options(optimizer=optimizer, steps=4, lr=lr, weights={"l2": 1.0, "perceptual": 0.5})
+    result = project(generator, targets(generator), "w+", **setup)
+    assert (result.total <= result.history["total"].amin(0) + 1e-6).all()
+
+
+def test_the_result_tells_its_losses():
+    generator = GENERATORS["stylegan2"]
+    photos, setup = targets(generator), options(steps=5)
+    result = project(generator, photos, "w", **setup)
+    delta = result.latents.code - generator.mean("w")
+    assert result.parts.keys() == {"l2", "perceptual", "delta"}
+    assert torch.allclose(result.parts["delta"], delta.square().sum(1), rtol=1e-4)
+    images = generator.synthesize(result.latents)
+    assert torch.allclose(result.parts["l2"], (images - photos).square().mean((1, 2, 3)), rtol=1e-4)
+    total = sum(setup["weights"][name] * value for name, value in result.parts.items())
+    assert torch.allclose(result.total, total, rtol=1e-5)
+    assert result.steps == 5 and result.seconds > 0
+    assert {name: tuple(values.shape) for name, values in result.history.items()} == dict.fromkeys(
+        ("total", "l2", "perceptual", "delta"), (5, 2)
+    )
+
+
+def test_pixels_beyond_white_still_pull():
+    generator = tiny.stylegan2()
+    generator.synthesis.b16.torgb.bias += 3  # every pixel starts above 1: clamped, it would have no gradient
+    photo = torch.full((1, 3, 16, 16), 0.9)
+    result = project(generator, photo, "w+", weights={"l2": 1.0}, steps=30)
+    start = generator.synthesize(generator.mean("w"))
+    assert start.min() > 1
+    assert torch.allclose(result.history["l2"][0], (start - photo).square().mean((1, 2, 3)), rtol=1e-5)
+    assert result.total < 0.9 * result.history["total"][0]
+
+
+@pytest.mark.parametrize(("family", "space"), CASES)
+def test_an_image_of_the_generator_is_approached(family, space):
+    generator = GENERATORS[family]
+    photo = targets(generator, 1)
+    result = project(generator, photo, space, weights={"l2": 1.0}, steps=80, start="best", candidates=16)
+    assert result.total.item() < 0.4 * result.history["total"][0].item()
+
+
+def test_richer_spaces_come_closer():
+    generator = GENERATORS["stylegan2"]
+    photo = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    z, w, w_plus = (project(generator, photo, space, weights={"l2": 1.0}, steps=60).total for space in ("z", "w", "w+"))
+    assert w_plus < w < 1.05 * z
+
+
+# --- steps and phases ------------------------------------------------------------------------------------------------
+
+
+def test_steps_are_counted_through_the_phases():
+    generator = GENERATORS["stylegan2"]
+    inversion = Inversion(generator, targets(generator), "w+", **options(steps=10))
+    steps = list(inversion)
+    assert len(inversion) == 10 and [step.number for step in steps] == list(range(1, 11))
+    assert [step.latents.space for step in steps] == ["w"] * 3 + ["w+"] * 7
+    for step in steps:
+        assert torch.equal(step.images(), generator.synthesize(step.latents).clamp(0, 1))
+    first = generator.synthesize(generator.mean("w"))
+    loss = inversion.criterion(first.expand(2, -1, -1, -1), torch.zeros(2, 16))
+    assert torch.allclose(steps[0].total, loss.total, rtol=1e-5)  # of the start, before the update
+    assert not torch.equal(steps[0].latents.code, generator.mean("w").expand(2, -1))
+
+
+def test_the_second_phase_starts_from_the_best_of_the_first():
+    generator = GENERATORS["stylegan2"]
+    inversion = Inversion(generator, targets(generator), "w+", **options(steps=10, weights={"l2": 1.0}))
+    steps = list(inversion)
+    first = inversion.runs[0]
+    best = torch.minimum(torch.stack([step.total for step in steps[:3]]).amin(0), first.best_total)
+    assert torch.equal(first.best_total, best)
+    assert torch.allclose(steps[3].total, best, rtol=1e-5)
+    rows = steps[2].latents.code, steps[-1].latents.code
+    assert rows[0].ndim == 2 and rows[1].std(1).amax() > 1e-3  # the rows have parted
+
+
+@pytest.mark.parametrize(
+    ("steps", "shares", "expected"),
+    [
+        (10, (0.3, 0.7), [3, 7]),
+        (300, (0.3, 0.7), [90, 210]),
+        (7, (1,), [7]),
+        (2, (0.3, 0.7), [1, 1]),
+        (3, (0.99, 0.01), [2, 1]),
+        (4, (0.9, 0.05, 0.05), [2, 1, 1]),
+        (1, (0.3, 0.7), [1, 1]),  # each phase needs a step
+        (12, (1, 2, 3), [2, 4, 6]),
+    ],
+)
+def test_steps_are_shared_by_the_phases(steps, shares, expected):
+    assert _share(steps, [Phase("w", share, 0.1) for share in shares]) == expected
+
+
+def test_phases_are_data():
+    generator = GENERATORS["stylegan2"]
+    phases = (Phase("z", 0.5, 0.1), Phase("w", 0.25, 0.1), Phase("w+", 0.25, 0.05))
+    inversion = Inversion(generator, targets(generator), "w+", **options(steps=8, phases=phases))
+    spaces = [step.latents.space for step in inversion]
+    assert spaces == ["z"] * 4 + ["w"] * 2 + ["w+"] * 2
+    assert inversion.result().latents.space == "w+"
+    assert PHASES.keys() == {"z", "w", "w+"} and all(phases[-1].space == space for space, phases in PHASES.items())
+
+
+@pytest.mark.parametrize("leave", [2, 3, 5])
+def test_a_loop_that_was_left_has_a_result_and_goes_on(leave):
+    generator = GENERATORS["stylegan2"]
+    photos = targets(generator)
+    whole = project(generator, photos, "w+", **options(steps=10))
+    inversion = Inversion(generator, photos, "w+", **options(steps=10))
+    for step in inversion:
+        if step.number == leave:
+            break
+    early = inversion.result()
+    assert early.steps == leave and early.latents.space == "w+"
+    assert torch.equal(early.images, generator.synthesize(early.latents).clamp(0, 1))
+    assert len(early.history["total"]) == leave
+    assert [step.number for step in inversion] == list(range(leave + 1, 11))
+    assert_same_result(inversion.result(), whole, tolerance=0)
+    assert list(inversion) == []  # there are no more steps
+
+
+def test_weights_may_change_under_way():
+    generator = GENERATORS["stylegan2"]
+    inversion = Inversion(generator, targets(generator), "w", **options(weights={"l2": 1.0, "delta": 0.0}, steps=60))
+    mean, lengths = generator.mean("w"), []
+    for step in inversion:
+        lengths.append((step.latents.code - mean).norm().item())
+        if step.number == 20:
+            inversion.criterion.weights.update(l2=1e-6, delta=1.0)
+            inversion.forget_best()
+    assert lengths[-1] < 0.3 * lengths[19]  # pulled back to the start
+    assert (inversion.result().latents.code - mean).norm() < 0.3 * lengths[19]
+
+
+# --- start -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "space"), CASES)
+def test_starts(family, space):
+    generator = GENERATORS[family]
+    photos, first = targets(generator, 2), PHASES[space][0].space
+    if first == "z":
+        with pytest.raises(InversionError, match="z = 0 has no direction"):
+            Inversion(generator, photos, space, **options(start="mean"))
+    else:
+        mean = Inversion(generator, photos, space, **options(start="mean"))
+        assert torch.equal(mean.latents.code, generator.mean(first).expand_as(mean.latents.code))
+    unsaid = Inversion(generator, photos, space, **options())
+    said = Inversion(generator, photos, space, **options(start="best" if first == "z" else "mean"))
+    assert torch.equal(unsaid.latents.code, said.latents.code)
+    sample = Inversion(generator, photos, space, **options(start="sample", seed=4))
+    assert torch.equal(sample.latents.code, generator.sample(first, 1, seed=4).expand_as(sample.latents.code))
+    assert len(unsaid.latents) == len(sample.latents) == 2
+
+
+@pytest.mark.parametrize("space", ["z", "w"])
+def test_the_best_start_is_the_sample_of_the_smallest_loss(space):
+    generator = GENERATORS["stylegan2"]
+    codes = generator.sample(space, 40, seed=9)
+    photos = generator.synthesize(Latents(space, codes[[33, 7]])).clamp(0, 1)
+    photos = (photos + 0.05 * torch.randn(photos.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    inversion = Inversion(generator, photos, space, **options(start="best", candidates=40, seed=9))
+    assert torch.equal(inversion.latents.code, codes[[33, 7]])
+    images = generator.synthesize(Latents(space, codes))
+    for i in range(2):
+        totals = inversion.criterion(images, index=slice(i, i + 1)).total
+        assert torch.equal(codes[totals.argmin()], inversion.latents.code[i])
+
+
+@pytest.mark.parametrize("start", ["sample", "best"])
+def test_of_several_starts_the_best_run_of_each_target_is_returned(start):
+    generator = GENERATORS["stylegan2"]
+    photos, setup = targets(generator), options(steps=12)
+    several = {"weights": setup["weights"] | {"l2": torch.tensor([1.0, 2.0])}, "start": start, "restarts": 3, "seed": 2}
+    inversion = Inversion(generator, photos, "w", **setup | several)
+    for _ in inversion:
+        pass
+    result = inversion.result()
+    assert len(inversion.latents) == 6 and result.images.shape == photos.shape
+    assert torch.equal(result.images, generator.synthesize(result.latents).clamp(0, 1))
+    assert result.history["total"].shape == (12, 2)
+    for i in range(2):
+        alone = setup | {"weights": setup["weights"] | {"l2": [1.0, 2.0][i]}}
+        codes = inversion.latents.code[3 * i : 3 * i + 3]
+        runs = [project(generator, photos[i : i + 1], "w", **alone, start=Latents("w", c[None])) for c in codes]
+        best = min(runs, key=lambda run: run.total.item())
+        assert len({round(run.total.item(), 5) for run in runs}) == 3  # the starts differ
+        assert_same_result(Part(result, i), best)
+        assert torch.allclose(result.history["total"][:, i], best.history["total"][:, 0], atol=1e-4)
+
+
+def test_found_latents_are_a_start():
+    generator = GENERATORS["stylegan2"]
+    photos = targets(generator)
+    found = project(generator, photos, "w", **options())
+    again = Inversion(generator, photos, "w+", **options(start=found.latents, steps=5))
+    steps = list(again)
+    assert {step.latents.space for step in steps} == {"w+"} and len(steps) == 5
+    image_loss = found.total - 1e-4 * found.parts["delta"]  # the offset counts from the new start
+    assert torch.allclose(steps[0].total, image_loss, rtol=1e-4)
+    one = Inversion(generator, photos, "w", **options(start=found.latents[0]))
+    assert torch.equal(one.latents.code, found.latents.code[:1].expand(2, -1))
+    assert one.latents.code.data_ptr() != found.latents.code.data_ptr()
+
+
+def test_noise_of_the_start_is_kept():
+    generator = GENERATORS["stylegan2"]
+    noise = generator.fresh_noise(2, seed=8)
+    photos = generator.synthesize(generator.sample("w", 2, seed=50), noise=noise).clamp(0, 1)
+    start = Latents("w", generator.mean("w").expand(2, -1), noise)
+    for optimizer in ("adam", "lbfgs"):
+        result = project(generator, photos, "w+", **options(start=start, steps=2, optimizer=optimizer))
+        assert all(torch.equal(a, b) for a, b in zip(result.latents.noise, noise, strict=True))
+        assert torch.equal(result.images, generator.synthesize(result.latents.code, noise=noise).clamp(0, 1))
+    first = generator.synthesize(start).sub(photos).square().mean((1, 2, 3))
+    assert torch.allclose(result.history["l2"][0], first, rtol=1e-5)
+
+
+# --- mask ------------------------------------------------------------------------------------------------------------
+
+
+def test_only_what_the_mask_marks_is_inverted():
+    generator = GENERATORS["stylegan2"]
+    photo, mask = targets(generator, 1), torch.zeros(1, 1, 16, 16)
+    mask[..., :8] = 1
+    other = photo.clone()
+    other[..., 8:] = 1 - other[..., 8:]
+    setup = {"weights": {"l2": 1.0}, "steps": 60, "mask": mask}
+    result, changed = project(generator, photo, "w+", **setup), project(generator, other, "w+", **setup)
+    assert_same_result(result, changed, tolerance=0)
+    error = (result.images - other).square()
+    assert error[..., :8].mean() < 0.1 * error[..., 8:].mean()
+
+
+def test_a_batch_of_masks_for_one_target():
+    generator = GENERATORS["stylegan2"]
+    photo, masks = targets(generator, 1), torch.zeros(2, 1, 16, 16)
+    masks[0, :, :, :8], masks[1, :, :, 8:] = 1, 1
+    together = project(generator, photo, "w", **options(mask=masks))
+    for i in range(2):
+        assert_same_result(Part(together, i), project(generator, photo, "w", **options(mask=masks[i : i + 1])))
+
+
+# --- circumstances ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_gradients_flow_where_they_are_switched_off(optimizer):
+    generator = GENERATORS["stylegan2"]
+    photo, setup = targets(generator, 1), options(steps=2, optimizer=optimizer)
+    results = [project(generator, photo, "w+", **setup)]
+
+    def work():
+        with torch.no_grad():
+            results.append(project(generator, photo, "w+", **setup))
+
+    work()
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert len(results) == 3
+    for other in results[1:]:
+        assert_same_result(other, results[0], tolerance=0)
+
+
+def test_a_generator_in_training_gets_no_gradient():
+    generator = tiny.stylegan2().requires_grad_(True)
+    result = project(generator, targets(generator, 1).detach(), "w+", **options(steps=4))
+    assert all(parameter.grad is None for parameter in generator.parameters())
+    assert not result.images.requires_grad and not result.latents.code.requires_grad
+
+
+def test_a_loss_of_nan_leaves_the_best_so_far():
+    generator = GENERATORS["stylegan2"]
+
+    class Breaking(tiny.Features):
+        def forward(self, images, layers):
+            features = super().forward(images, layers)
+            return {k: v * math.nan for k, v in features.items()} if self.calls > 2 + 5 else features  # 2 targets
+
+    inversion = Inversion(generator, targets(generator), "w", **options(features=Breaking()))
+    with pytest.warns(OptimizationWarning), pytest.raises(OptimizationError, match="NaN or infinite at step 6"):
+        for _ in inversion:
+            pass
+    result = inversion.result()
+    assert result.images.isfinite().all() and result.steps == 5
+    assert torch.equal(result.images, generator.synthesize(result.latents).clamp(0, 1))
+    assert (result.images - generator.synthesize(generator.mean("w"))).abs().max() > 1e-3
+
+
+def test_the_result_needs_a_step():
+    generator = GENERATORS["stylegan2"]
+    with pytest.raises(InversionError, match="has not taken a step yet"):
+        Inversion(generator, targets(generator), "w").result()
+
+
+def test_without_features_the_loss_is_l1():
+    generator = GENERATORS["dcgan"]
+    assert project(generator, targets(generator, 1), "z", steps=2).parts.keys() == {"l1"}
+
+
+@pytest.mark.parametrize(
+    ("photo", "message"),
+    [
+        (torch.rand(1, 3, 32, 32), "targets must be \\(B, 3, 16, 16\\) .* \\(1, 3, 32, 32\\) came; .* size=16"),
+        (torch.rand(3, 16, 16), "targets must be \\(B, 3, 16, 16\\)"),
+        (torch.rand(1, 1, 16, 16), "targets must be \\(B, 3, 16, 16\\)"),
+        (torch.rand(1, 3, 16, 16) * 255, "targets must be finite and in \\[0, 1\\]"),
+        (torch.rand(1, 3, 16, 16) - 0.5, "targets must be finite and in \\[0, 1\\]"),
+        (torch.full((1, 3, 16, 16), math.nan), "targets must be finite and in \\[0, 1\\]"),
+    ],
+)
+def test_bad_targets_are_one_sentence(photo, message):
+    with pytest.raises(InversionError, match=message) as error:
+        Inversion(GENERATORS["stylegan2"], photo, "w")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"space": "s"}, GeneratorError, "choose one of z, w, w\\+"),
+        ({"start": "middle"}, InversionError, "start must be mean, sample, best, encoder or Latents, but 'middle'"),
+        ({"start": "mean", "restarts": 2}, InversionError, "different only from samples"),
+        ({"start": Latents("w", torch.zeros(1, 16)), "restarts": 2}, InversionError, "different only from samples"),
+        ({"start": Latents("w+", torch.zeros(1, 6, 16))}, GeneratorError, "not from w\\+ back to w"),
+        ({"start": Latents("w", torch.zeros(3, 16))}, InversionError, "length or 1, but 2 targets, .* 3 start came"),
+        ({"weights": {"l1": torch.ones(3)}}, InversionError, "2 targets, 1 mask, 3 weights of l1 came"),
+        ({"mask": torch.ones(3, 1, 16, 16)}, InversionError, "2 targets, 3 mask came"),
+        ({"mask": torch.ones(1, 1, 8, 8)}, LossError, "mask must be"),
+        ({"weights": {"perceptual": 1.0}}, LossError, "needs a feature network"),
+        ({"steps": 0}, InversionError, "at least 1 step and 1 start are needed, but 0 and 1 came"),
+        ({"restarts": 0}, InversionError, "at least 1 step and 1 start"),
+        ({"phases": (Phase("w+", 1, 0.1),)}, InversionError, "end in w, but w\\+ came"),
+        ({"phases": (Phase("w", 1, 0.1), Phase("z", 1, 0.1))}, InversionError, "from z to w to w\\+ .* but w, z came"),
+    ],
+)
+def test_bad_options_are_one_sentence(changes, error, message):
+    generator = GENERATORS["stylegan2"]
+    with pytest.raises(error, match=message):
+        Inversion(**{"generator": generator, "targets": targets(generator), "space": "w"} | changes)
+
+
+@pytest.mark.parametrize("changes", [{"lr": 0.0}, {"lr": -1.0}, {"lr": math.nan}, {"optimizer": "sgd"}])
+def test_bad_rates_are_one_sentence(changes):
+    generator = GENERATORS["stylegan2"]
+    with pytest.raises(OptimizationError, match="must be"):
+        project(generator, targets(generator), "w", **changes)
+
+
+def test_the_fast_setting_takes_the_encoder_where_it_leads_to_the_space():
+    generator = tiny.stylegan2()
+    assert fast_options(generator, "w+") == {"steps": FAST_STEPS}
+    generator.name = "stylegan2-cats-64"
+    assert fast_options(generator, "w+") == fast_options(generator, "w") == {"steps": FAST_STEPS, "start": "encoder"}
+    assert fast_options(generator, "z") == {"steps": FAST_STEPS}

@@ -1,0 +1,128 @@
+"""Memory that a step will take, counted before it is run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers import memory
+from helpers.generators import StyleGAN1, StyleGAN2
+from helpers.inversion import Inversion, project
+from helpers.memory import NotEnoughMemory, PeakOfTensors, check_memory, step_memory
+from helpers.noise import noise_inversion
+from helpers.optimizers import OptimizationWarning
+from tests.support import tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SIZE = {"z_dim": 32, "w_dim": 32, "mapping_layers": 1, "channel_base": 2048, "channel_max": 32}
+
+
+def generator(family=StyleGAN2, resolution=256, dtype=torch.float32, checkpointing=False):
+    with torch.random.fork_rng():
+        made = family(resolution, **SIZE).eval().requires_grad_(False)
+    made.dtype, made.checkpointing = dtype, checkpointing
+    return made
+
+
+MEASURED = """
+import json, sys
+import torch
+from staff.benchmarks.full_size import PeakMemory, official_size
+from helpers.features import load_features
+from helpers.inversion import Inversion, Phase
+from helpers.memory import step_memory
+
+cpu, found = torch.device("cpu"), []
+with PeakMemory(cpu) as before:
+    pass
+features, generator = load_features(), official_size(256, cpu)
+for dtype, checkpointing in ((torch.float32, False), (torch.float32, True), (torch.bfloat16, False)):
+    generator.dtype, generator.checkpointing = dtype, checkpointing
+    phases, target = (Phase("w+", 1.0, 0.2),), torch.rand(1, 3, 256, 256)
+    search = Inversion(generator, target, "w+", features=features, steps=1, phases=phases)
+    with PeakMemory(cpu) as peak:
+        for _ in search:
+            pass
+    found.append((step_memory(generator), peak.gb - before.gb))
+    del search
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory as only Linux can")
+def test_the_estimate_is_what_a_step_takes():
+    """At 256² with the official numbers of channels: plain, with checkpointing, and in bfloat16."""
+    done = subprocess.run([sys.executable, "-c", MEASURED], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for estimate, measured in json.loads(done.stdout):
+        assert estimate == pytest.approx(measured, rel=0.25)
+
+
+def test_what_lives_at_once_is_counted():
+    with PeakOfTensors() as tensors:
+        x = torch.zeros(1000)  # 4 kB
+        for _ in range(5):
+            x = x.view(10, 100).reshape(-1) + 1  # views cost nothing; the old x dies when the new one is there
+        x.add_(1)
+    assert tensors.peak == 8000
+    del x
+    assert tensors.now == 0
+
+
+@pytest.mark.parametrize("family", [StyleGAN1, StyleGAN2])
+def test_more_of_everything_needs_more(family):
+    plain = step_memory(generator(family))
+    assert step_memory(generator(family, 512)) > plain
+    assert step_memory(generator(family), batch=4) > 2 * (plain - memory.FIXED)
+    assert step_memory(generator(family), noise=True) > plain
+    assert step_memory(generator(family, dtype=torch.bfloat16)) < plain
+    assert step_memory(generator(family, checkpointing=True)) < plain
+
+
+def test_a_run_that_will_not_fit_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda device: 0.1)
+    with pytest.raises(NotEnoughMemory) as error:
+        check_memory(generator())
+    assert str(error.value).startswith("256² w+ needs about 0.") and "\n" not in str(error.value)
+    assert str(error.value).endswith("0.1 GB are free: use --precision bf16 or --checkpointing.")
+    with pytest.raises(NotEnoughMemory, match="4 photos at once .*: use a smaller --batch.$"):
+        check_memory(generator(dtype=torch.bfloat16, checkpointing=True), batch=4)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 100)
+    check_memory(generator())
+
+
+def test_small_generators_are_not_counted(monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda device: pytest.fail("counted"))
+    check_memory(tiny.stylegan2())
+
+
+def test_a_batch_is_halved_until_it_fits(monkeypatch):
+    made = generator()
+    two, four = (step_memory(made, batch=n) for n in (2, 4))
+    monkeypatch.setattr(memory, "free_memory", lambda device: (two + four) / 2)
+    assert memory.batch_that_fits(made, batch=2) == 2
+    assert memory.batch_that_fits(made, batch=8) == 2
+    monkeypatch.setattr(memory, "free_memory", lambda device: 0.1)
+    with pytest.raises(NotEnoughMemory):
+        memory.batch_that_fits(made, batch=8)
+
+
+def test_a_search_of_many_goes_through_in_chunks_that_fit_and_says_so(monkeypatch):
+    made = generator(resolution=64)
+    target = made.synthesize(made.sample("w", 1, seed=3)).clamp(0, 1).expand(32, -1, -1, -1)
+    together = project(made, target, "w", steps=2)
+    needed = [step_memory(made, "w", n) for n in (8, 16)]
+    monkeypatch.setattr(memory, "free_memory", lambda device: sum(needed) / 2)
+    with pytest.warns(OptimizationWarning, match="too short for all 32 at once: now 8 at a time"):
+        inversion = Inversion(made, target, "w", steps=2)
+        list(inversion)
+    assert inversion.runs[0].chunk == 8
+    assert torch.allclose(inversion.result().total, together.total, rtol=1e-4)
+    with pytest.warns(OptimizationWarning, match="all 32 at once: now 8 at a time"):
+        embedding = noise_inversion(made, target, together.latents, steps=1)
+        list(embedding)
+    assert embedding.runs[0].chunk == 8

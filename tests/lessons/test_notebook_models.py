@@ -1,0 +1,139 @@
+"""The lessons with another MODEL: other formats, families and sizes than the bundled one."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from helpers import features
+from helpers.generators import Discriminator, load_critic, load_discriminator, load_generator
+from helpers.generators.stylegan2 import depthwise, fir_kernel
+from helpers.latents import Latents
+from helpers.notebooks import describe_model
+from tests.support import checkpoint_files as files
+from tests.support import grown, tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+FIRST_SEARCH = {  # of each lesson that has a generator: what the cell of its first search begins with
+    "01_inversion": "def measured(",
+    "02_noise_optimization": "DATA = None",
+    "03_image2stylegan_pp_blending": "FEATHER = ",
+    "04_sketch_to_image": "@dataclass\nclass MyColour",
+}
+MODELS = {
+    "official-256": lambda path: files.official_pickle(path, wide(256), Discriminator(256, 256, 16)),
+    "stylegan1-pt": lambda path: files.stylegan1_pt(path, tiny.stylegan1(resolution=32)),
+    "stylegan1-tf": lambda path: files.tensorflow_pickle(path, tiny.stylegan1(resolution=32)),
+    "stylegan2-tf": lambda path: files.tensorflow_pickle(path, wide(32), critic=Discriminator(32, 256, 16)),
+    "rosinality": lambda path: files.rosinality_pt(path, wide(128)),
+}
+
+
+def wide(resolution):
+    return tiny.stylegan2(resolution=resolution, channel_base=256)
+
+
+def tool():
+    spec = importlib.util.spec_from_file_location("try_model", ROOT / "tools" / "try_model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Thumbnails(nn.Module):
+    """Features of pictures that are shrunk to 32 pixels first: what they are worth does not matter here."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.layers, self.name = inner, inner.layers, inner.name
+
+    def forward(self, images, layers):
+        return self.inner(F.adaptive_avg_pool2d(images, 32), layers)
+
+
+@pytest.fixture(scope="module")
+def model(request, tmp_path_factory):
+    with torch.no_grad():
+        return MODELS[request.param](tmp_path_factory.mktemp(request.param) / f"{request.param}.pt")
+
+
+@pytest.mark.filterwarnings("ignore:.*holds no discriminator")
+@pytest.mark.parametrize(
+    ("lesson", "model"),
+    [(lesson, model) for lesson in FIRST_SEARCH for model in list(MODELS)[:2]]
+    + [("02_noise_optimization", model) for model in list(MODELS)[2:]],
+    indirect=["model"],
+)
+def test_a_lesson_opens_with_any_model(model, lesson, monkeypatch, capsys):
+    """The cells up to the first search run, with two steps for each search; the formats differ only in their reader."""
+    small = Thumbnails(features.load_features("vgg19-slim"))
+    monkeypatch.setattr(features, "load_features", lambda *args, **options: small)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    notebook = nbformat.read(ROOT / "notebooks" / f"{lesson}.ipynb", as_version=4)
+    space = {"__name__": "lesson", "display": lambda *_: None}
+    for cell in tool().with_model(notebook, str(model), steps=2).cells:
+        if cell.cell_type == "code" and not cell.source.startswith("check."):
+            exec(compile(cell.source, lesson, "exec", dont_inherit=True), space)
+        if cell.source.startswith(FIRST_SEARCH[lesson]):
+            break
+    assert re.search(
+        rf"{model.stem}: stylegan\d, (\d+)×\1 pixels, \d+ rows of w\+, .* minutes", capsys.readouterr().out
+    )
+    pictures = {
+        "01_inversion": lambda: space["stylegan"].synthesize(space["found"][f"{space['stylegan'].family} w+"]),
+        "02_noise_optimization": lambda: space["inverted"].images,
+        "03_image2stylegan_pp_blending": lambda: space["code_found"].images,
+        "04_sketch_to_image": lambda: space["found"].images,
+    }[lesson]()
+    assert pictures.shape[1:] == (3, *[load_generator(model).resolution] * 2)
+
+
+def test_the_cost_of_the_bundled_model_is_known_without_measuring(monkeypatch):
+    monkeypatch.setattr("helpers.notebooks.step_seconds", lambda *_: pytest.fail("measured"))
+    line = describe_model(load_generator(), minutes=3)
+    assert line == (
+        "stylegan2-cats-64: stylegan2, 64×64 pixels, 10 rows of w+, 9 noise maps. Running all cells takes about "
+        "3 minutes."
+    )
+
+
+def test_the_cost_of_another_model_is_a_multiple(monkeypatch):
+    seconds = {"stylegan2-cats-64": 0.1}
+    monkeypatch.setattr("helpers.notebooks.step_seconds", lambda g, _: seconds.get(getattr(g, "name", ""), 0.45))
+    generator = wide(128)
+    generator.name = "mine"
+    line = describe_model(generator, minutes=2)
+    assert "0.45 s here, 4 times as long" in line and "about 9 minutes in place of 2" in line
+    monkeypatch.setattr("helpers.notebooks.free_memory", lambda _: 0.1)
+    assert "GB are free: set generator.checkpointing = True or" in describe_model(generator, minutes=2)
+
+
+def test_the_grown_cats_are_the_bundled_cats():
+    """What the opt-in run below shows are cats: the bundled generator and discriminator at 128 pixels."""
+    with torch.no_grad():
+        small, large = load_generator(), grown.generator(128)
+        z = Latents("z", small.sample("z", 4))
+        images = small.synthesize(z).clamp(0, 1)
+        assert (F.avg_pool2d(large.synthesize(z).clamp(0, 1), 2) - images).abs().mean() < 0.05
+        large = F.interpolate(images, scale_factor=2, mode="bilinear")
+        shrunk = depthwise(large, fir_kernel(), (1, 1, 1, 1))[:, :, ::2, ::2]
+        assert torch.allclose(grown.discriminator(128)(large), load_discriminator()(shrunk), atol=1e-3)
+
+
+@pytest.mark.skipif("FULL_LESSONS" not in os.environ, reason="takes an hour: set FULL_LESSONS=1 to run every lesson")
+def test_every_lesson_runs_through_with_an_official_file_of_256_pixels(tmp_path):
+    with torch.no_grad():
+        path = files.official_pickle(tmp_path / "cats-256.pkl", grown.generator(), grown.discriminator())
+    assert load_critic(path)(torch.rand(1, 3, 256, 256)).isfinite().all()
+    command = [sys.executable, "tools/try_model.py", str(path), "--out", str(tmp_path / "lessons")]
+    done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout

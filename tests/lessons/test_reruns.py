@@ -1,0 +1,120 @@
+"""Cells that are run many times in one kernel leave as many tensors and widgets as if they had been run once."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+KERNEL = """
+import gc, json, sys
+from pathlib import Path
+import comm, psutil, torch
+sys.path[:0] = {paths}
+from IPython.core.interactiveshell import InteractiveShell
+torch.set_num_threads(1)
+shell = InteractiveShell.instance()
+
+def count():
+    gc.collect()
+    from ipywidgets.widgets import widget
+    living = widget._instances if hasattr(widget, "_instances") else widget.Widget.widgets
+    objects = gc.get_objects()
+    tensors = [o for o in objects if isinstance(o, torch.Tensor)]
+    comms = sum(isinstance(o, comm.base_comm.BaseComm) for o in objects)  # open or not
+    numbers = {{"tensors": len(tensors), "widgets": len(living), "out": len(shell.user_ns["_oh"])}}
+    numbers["shown"] = sum(map(len, getattr(shell.history_manager, "outputs", {{}}).values()))
+    numbers |= {{"comms": len(comm.get_comm_manager().comms), "comm objects": comms}}
+    numbers["megabytes"] = sum(t.element_size() * t.nelement() for t in tensors) / 2**20
+    return numbers | {{"rss": psutil.Process().memory_info().rss / 2**20}}
+
+cells, counts = json.loads(Path(sys.argv[1]).read_text()), []
+for number in range(int(sys.argv[2])):
+    for source in cells:
+        result = shell.run_cell(source, store_history=True)
+        result.raise_error()
+    counts.append(count())
+    print(number, counts[-1], file=sys.stderr, flush=True)
+print("COUNTS " + json.dumps(counts))
+"""
+
+LESSON = [
+    "from helpers.notebooks import describe_session\nprint(describe_session())",
+    """
+import tiny, torch
+from helpers.figures import plot_losses, show_images
+from helpers.inversion import Inversion
+from helpers.noise import optimize_noise
+from helpers.sketch import Sketch, search
+from helpers.widgets import interpolation_slider, inversion_panel
+generator, features = tiny.stylegan2(), None
+target = generator.synthesize(generator.sample("w", 1, seed=3)).clamp(0, 1)
+""",
+    """
+inversion = Inversion(generator, target, "w+", steps=6)
+for step in inversion:
+    pass
+found = inversion.result()
+show_images([target, found.images], ["target", "found"])
+""",
+    "fitted = optimize_noise(generator, target, found.latents, steps=4)\nfitted.images",
+    """
+mask = torch.zeros(1, 1, 16, 16)
+mask[..., :8] = 1
+search(generator, Sketch(target, mask), weights={"colour": 1.0}, starts=2, steps=3, candidates=4)
+""",
+    "from IPython.display import display\ndisplay(interpolation_slider(generator, found.latents, found.latents))",
+    """
+panel = inversion_panel({"tiny": generator}, None, {"target": target})
+panel
+""",
+    """
+from helpers.widgets.sketch import sketch_panel
+drawn = sketch_panel(generator)
+drawn
+""",
+]
+
+
+COUNTED = ("tensors", "widgets", "comms", "comm objects", "out", "shown")
+
+
+def shortened(source):
+    """A cell with two steps of everything that takes ten or more."""
+    source = re.sub(r"steps( ?= ?)\d\d+", r"steps\g<1>2", source)
+    return re.sub(r'("adam"|"lbfgs"), \d+\)', r"\1, 2)", source)
+
+
+def run(cells, times, folder):
+    (folder / "cells.json").write_text(json.dumps(cells))
+    code = KERNEL.format(paths=[str(ROOT), str(ROOT / "tests")])
+    command = [sys.executable, "-c", code, folder / "cells.json", str(times)]
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, (done.stderr + done.stdout)[-3000:]
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("COUNTS"))[7:])
+
+
+def test_runs_in_one_kernel_do_not_grow(tmp_path):
+    counts = run(LESSON, 5, tmp_path)
+    assert counts[0]["widgets"] > 20 and counts[0]["tensors"] > 20 and counts[0]["out"] >= 3
+    assert counts[0]["comms"] >= counts[0]["widgets"] - 1  # a comm each
+    for name in COUNTED:
+        assert counts[-1][name] <= counts[1][name], (name, [c[name] for c in counts])
+
+
+@pytest.mark.skipif("RERUNS" not in os.environ, reason="takes minutes; RERUNS=20 runs every lesson so many times")
+@pytest.mark.parametrize("name", [path.stem for path in sorted((ROOT / "notebooks").glob("0*.ipynb"))])
+def test_a_lesson_run_many_times_does_not_grow(tmp_path, name):
+    cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    sources = [shortened(source).replace("Path.cwd()", f"Path({str(ROOT)!r})") for source in sources]
+    counts = run(sources, int(os.environ["RERUNS"]), tmp_path)
+    print(name, counts[1], counts[-1])
+    for what in COUNTED:
+        assert counts[-1][what] <= counts[1][what], (what, [c[what] for c in counts])
+    assert counts[-1]["rss"] < counts[1]["rss"] + 100

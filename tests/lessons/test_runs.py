@@ -1,0 +1,120 @@
+"""What the command line writes for photos: pictures, latents and figures that belong together."""
+
+import json
+
+import pytest
+import torch
+
+from helpers.commands import runs
+from helpers.images import quantize, read_image, write_image
+from helpers.latents import Latents, load_latents
+from helpers.metrics import psnr
+from helpers.noise import NoiseError, fresh_noise_psnr
+from helpers.optimizers import OptimizationError, OptimizationWarning
+from tests.support import tiny
+
+SIZE = 16
+
+
+class AnyLayer(tiny.Features):
+    """Tiny features that answer under whatever layer names they are asked for."""
+
+    def forward(self, images, layers):
+        first, second = super().forward(images, self.layers).values()
+        return {layer: second if i else first for i, layer in enumerate(layers)}
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return tiny.stylegan2()
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch, generator):
+    """Two photos on disk that the generator nearly can draw; the runs use the tiny networks."""
+    monkeypatch.setattr(runs, "load_generator", lambda model, device=None: generator)
+    monkeypatch.setattr(runs, "load_features", lambda *_, **__: AnyLayer())
+    images = generator.synthesize(generator.sample("w", 2, seed=1), generator.fresh_noise(2, seed=8)).clamp(0, 1)
+    paths = [tmp_path / "one.png", tmp_path / "two.png"]
+    for path, image in zip(paths, images.split(1), strict=True):
+        write_image(path, image)
+    return paths
+
+
+def test_the_noise_stage_is_stored_with_its_maps_and_renders_the_written_image(photos, tmp_path, generator):
+    rows = runs.invert_photos(photos, tmp_path / "out", "tiny", steps=20, noise_steps=40, batch=2)
+    assert rows == json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [row["noise_steps"] for row in rows] == [40, 40] and [row["steps"] for row in rows] == [20, 20]
+    for path, row in zip(photos, rows, strict=True):
+        target = read_image(path)
+        latents, metadata = load_latents(tmp_path / "out" / row["image"].replace(".png", ".safetensors"))
+        assert metadata["model"] == "tiny" and latents.space == "w+" and len(latents.noise) == 5
+        written = read_image(tmp_path / "out" / row["image"])
+        again = quantize(generator.synthesize(latents))
+        assert (again - written).abs().max() < 1.5 / 255  # a batch may round the last digit otherwise
+        assert row["psnr"] == pytest.approx(psnr(written, target).item(), abs=0.01)
+        fixed = generator.synthesize(latents.code, generator.fixed_noise())
+        assert row["psnr_before_noise"] == pytest.approx(psnr(fixed, target).item(), abs=0.05)
+        fresh = fresh_noise_psnr(generator, target, latents).item()
+        assert row["psnr_fresh_noise"] == pytest.approx(fresh, abs=0.01)
+        assert row["psnr"] > row["psnr_before_noise"] + 3
+
+
+def test_a_photo_that_cannot_be_inverted_is_marked_and_the_others_are_as_without_it(photos, tmp_path, generator):
+    code = generator.mean("w+").repeat(2, 1, 1)
+    code[1] = torch.nan
+    options = {"steps": 6, "noise_steps": 4, "weights": {"l1": 1.0}}
+    good = runs.invert_photos(photos, tmp_path / "one", "tiny", start=Latents("w+", code[:1]), **options)
+    with pytest.warns(OptimizationWarning, match="sample 2 of 2 is NaN .* it rests at its best, or at its start"):
+        rows = runs.invert_photos(photos, tmp_path / "two", "tiny", start=Latents("w+", code), log="jsonl", **options)
+    assert [row["gave_up"] for row in rows] == [0, 1] and "gave up" in runs.table(rows)
+    assert rows[0] | {"seconds": 0} == good[0] | {"seconds": 0} and "gave up" not in runs.table(good)
+    for folder in (tmp_path / "two", tmp_path / "two" / "log"):
+        (file,) = folder.glob("*.json*")
+        assert "NaN" not in file.read_text() and "Infinity" not in file.read_text()
+    same = [(tmp_path / folder / good[0]["image"]).read_bytes() for folder in ("one", "two")]
+    assert same[0] == same[1] and (tmp_path / "two" / rows[1]["image"]).exists()
+
+
+def test_a_batch_in_which_none_can_be_inverted_is_named_and_the_others_are_done(photos, tmp_path, monkeypatch):
+    class Spoilt(runs.Inversion):
+        def result(self):
+            if len(self.targets) == 1:
+                raise OptimizationError("the loss became NaN.")
+            return super().result()
+
+    monkeypatch.setattr(runs, "Inversion", Spoilt)
+    with pytest.raises(runs.RunError, match=r"2 of 3 photos done; not these: .*one.png: the loss became NaN.") as error:
+        runs.invert_photos([*photos, photos[0]], tmp_path / "out", "tiny", steps=2, batch=2)
+    assert len(error.value.rows) == 2 == len(json.loads((tmp_path / "out" / "results.json").read_text()))
+
+
+def test_without_the_noise_stage_there_are_no_maps_and_no_figures_of_it(photos, tmp_path):
+    (row,) = runs.invert_photos(photos[:1], tmp_path / "out", "tiny", steps=5)
+    assert "psnr_fresh_noise" not in row and "noise_steps" not in row
+    latents, _ = load_latents(tmp_path / "out" / row["image"].replace(".png", ".safetensors"))
+    assert latents.noise is None
+
+
+def test_both_kinds_of_results_lie_side_by_side(photos, tmp_path):
+    for steps in (0, 5):
+        runs.invert_photos(photos[:1], tmp_path / "out", "tiny", steps=5, noise_steps=steps)
+    names = {path.name for path in (tmp_path / "out").glob("*.safetensors")}
+    assert names == {"one-tiny-wplus.safetensors", "one-tiny-wplus-noise.safetensors"}
+
+
+def test_the_way_between_fitted_photos_starts_and_ends_at_them(photos, tmp_path, generator):
+    gif, mp4 = runs.interpolate_photos(*photos, tmp_path / "out", "tiny", frames=3, steps=5, noise_steps=30)
+    assert gif.name == "one-to-two-wplus-noise.gif" and mp4.exists()
+    first = read_image(tmp_path / "out" / "one-tiny-wplus-noise.png")
+    files = [tmp_path / "out" / f"{name}-tiny-wplus-noise.safetensors" for name in ("one", "two")]
+    frames = runs.interpolation_frames(generator, *(load_latents(file)[0] for file in files), frames=3)
+    assert (frames[:1] - first).abs().max() < 1.5 / 255
+
+
+def test_a_generator_without_noise_maps_is_refused_before_anything_is_run(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "load_generator", lambda model, device=None: tiny.dcgan())
+    monkeypatch.setattr(runs, "Inversion", lambda *_, **__: pytest.fail("the code was searched all the same"))
+    with pytest.raises(NoiseError, match="no noise maps"):
+        runs.invert_photos(photos, tmp_path / "out", "tiny", "z", steps=5, noise_steps=5)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,225 @@
+"""The encoder, its training, and the searches that start from it."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from helpers import encoder as module
+from helpers.constraints import Colour
+from helpers.encoder import Encoder, EncoderError, load_encoder
+from helpers.generators import load_generator
+from helpers.inversion import Inversion, project
+from helpers.latents import Latents
+from helpers.masks import ellipse
+from helpers.photos import demo_cat
+from helpers.sketch import Sketch, SketchSearch
+from helpers.weights import WeightsError
+from staff.training import encoder as training
+from staff.training.encoder import EncoderSettings, EncoderTrainer, TrainingError, random_codes, random_view
+from staff.training.loop import SETBACKS, SLOWER
+from tests.support import tiny
+
+
+@pytest.fixture(scope="module")
+def generator():
+    generator = tiny.stylegan2()
+    generator.name = "tiny"
+    return generator
+
+
+@pytest.fixture
+def encoder(generator):
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        encoder = Encoder("w+", generator.code_shape("w+"), 16, (16, 16, 16), 32)
+        torch.nn.init.normal_(encoder.out.weight, std=0.3)
+    return encoder.eval().requires_grad_(False)
+
+
+def pictures(n=2, size=16):
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(4))
+
+
+# --- network ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_mask_covers_is_not_seen(generator, encoder):
+    images, mask = pictures(), ellipse(16, (0.5, 0.5), (0.3, 0.3))
+    hard = (mask > 0.5).float()
+    painted = torch.lerp(torch.zeros_like(images), images, hard)
+    code = encoder.encode(generator, images, hard).code
+    torch.testing.assert_close(code, encoder.encode(generator, painted, hard).code)
+    assert (code - encoder.encode(generator, images).code).abs().max() > 1e-3
+
+
+def test_codes_are_offsets_from_the_mean_in_standard_deviations(generator, encoder):
+    images = pictures()
+    expected = generator.mean("w+") + generator.std("w+") * encoder(images, torch.ones(2, 1, 16, 16))
+    torch.testing.assert_close(encoder.encode(generator, images).code, expected)
+    narrow = encoder.encode(generator, images, space="w")
+    assert narrow.space == "w"
+    torch.testing.assert_close(narrow.code, expected.mean(1))
+
+
+def test_a_fresh_encoder_predicts_nearly_the_mean(generator):
+    code = Encoder("w+", generator.code_shape("w+"), 16, (16, 16, 16)).encode(generator, pictures()).code
+    assert ((code - generator.mean("w+")) / generator.std("w+")).abs().max() < 0.1
+
+
+def test_a_batch_gives_what_single_pictures_give_at_any_size(generator, encoder):
+    images = pictures(3, 32)
+    together = encoder.encode(generator, images).code
+    torch.testing.assert_close(together, torch.cat([encoder.encode(generator, i[None]).code for i in images]))
+
+
+def test_what_does_not_fit_is_refused(generator, encoder):
+    with pytest.raises(EncoderError, match="no way leads to z"):
+        encoder.encode(generator, pictures(), space="z")
+    with pytest.raises(EncoderError, match="use its own generator"):
+        encoder.encode(tiny.dcgan(), pictures())
+    with pytest.raises(EncoderError, match="same size"):
+        encoder.encode(generator, pictures(), torch.ones(1, 1, 8, 8))
+
+
+def test_a_generator_without_an_encoder_says_so():
+    with pytest.raises(EncoderError, match="no encoder for the generator 'dcgan-cats-64'"):
+        load_encoder(load_generator("dcgan-cats-64"))
+    with pytest.raises(EncoderError, match="without a name"):
+        load_encoder(tiny.stylegan2())
+
+
+def test_weights_of_something_else_are_no_encoder():
+    with pytest.raises(WeightsError, match="holds no encoder"):
+        load_encoder(module.__file__.replace("helpers/encoder.py", "weights/vgg19-slim.safetensors"))
+
+
+# --- starts ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_inversion_starts_at_the_prediction(generator, encoder):
+    targets = pictures(2)
+    for space in ("w", "w+"):
+        inversion = Inversion(generator, targets, space, start="encoder", encoder=encoder, steps=3)
+        torch.testing.assert_close(inversion.base.code, encoder.encode(generator, targets, space=space).code)
+        assert [phase.space for phase in inversion.phases] == [space]
+    with pytest.raises(EncoderError, match="no way leads to z"):
+        Inversion(generator, targets, "z", start="encoder", encoder=encoder)
+    with pytest.raises(EncoderError, match="no encoder"):
+        Inversion(generator, targets, start="encoder")
+
+
+def test_a_sketch_search_starts_halfway_to_the_prediction(generator, encoder):
+    sketch = Sketch(pictures(1), ellipse(16))
+    terms = [Colour(sketch.mask, target=sketch.image)]
+    options = {"starts": 4, "sketch": sketch, "encoder": encoder}
+    samples = SketchSearch(generator, terms, start="sample", **options).base
+    predicted = encoder.encode(generator, sketch.image, sketch.mask, "w").code
+    torch.testing.assert_close(
+        SketchSearch(generator, terms, start="encoder", **options).base, (samples + predicted) / 2
+    )
+
+
+def test_the_bundled_encoder_is_a_better_start_than_the_mean():
+    generator, cat = load_generator(), demo_cat(64)
+    start = load_encoder(generator).encode(generator, cat)
+    with torch.no_grad():
+        predicted, mean = (generator.synthesize(c) for c in (start, Latents("w+", generator.mean("w+"))))
+    assert (predicted - cat).abs().mean() < 0.7 * (mean - cat).abs().mean()
+    assert project(generator, cat, start="encoder", steps=1).total < (predicted - cat).abs().mean() + 1e-4
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(monkeypatch, generator):
+    """The training of a tiny encoder."""
+    monkeypatch.setattr(training, "load_generator", lambda name, device=None: generator)
+    monkeypatch.setattr(training, "load_features", lambda device=None: tiny.Features())
+    monkeypatch.setattr(training, "LAYERS", tiny.Features.layers)
+    monkeypatch.setattr(training, "Encoder", lambda space, shape: Encoder(space, shape, 16, (16, 16, 16), 32))
+    return EncoderSettings("tiny", steps=6, latent_share=0.5, batch=4)
+
+
+def photos():
+    return (pictures(6) * 255).to(torch.uint8)
+
+
+def test_training_lowers_the_latent_loss(small):
+    settings = dataclasses.replace(small, steps=60, latent_share=1.0, batch=16, whole=1.0, rate=3e-3)
+    trainer = EncoderTrainer(settings, None, torch.device("cpu"))
+    losses = [trainer.step()["latent"] for _ in range(60)]
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+
+
+def test_the_second_part_compares_pictures_and_uses_photos(small):
+    trainer = EncoderTrainer(small, photos(), torch.device("cpu"))
+    parts = [sorted(trainer.step()) for _ in range(6)]
+    assert parts == [["latent"]] * 3 + [["l1", "latent", "perceptual", "prior"]] * 3
+
+
+def test_a_run_that_was_killed_goes_on_exactly(small, tmp_path):
+    trainer = EncoderTrainer(small, photos(), torch.device("cpu"))
+    for _ in range(4):
+        trainer.step()
+    torch.save(trainer.state(), tmp_path / "state.pt")
+    after = [trainer.step() for _ in range(2)]
+    again = EncoderTrainer(small, photos(), torch.device("cpu"))
+    again.load(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert [again.step() for _ in range(2)] == after
+    for ours, theirs in zip(again.average.parameters(), trainer.average.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    with pytest.raises(TrainingError, match="other settings \\(rate\\)"):
+        EncoderTrainer(dataclasses.replace(small, rate=0.1), None, torch.device("cpu")).load(trainer.state())
+
+
+def test_the_result_is_an_encoder_that_is_loaded(small, tmp_path, generator):
+    path = training.train_encoder(tmp_path, small, save_every=0)
+    encoder = load_encoder(path)
+    assert encoder.encode(generator, pictures()).code.shape == (2, *generator.code_shape("w+"))
+    assert training.train_encoder(tmp_path, small) == path  # nothing is left to do
+
+
+@pytest.mark.parametrize("times", [1, 100])
+def test_a_training_that_diverges_goes_back_and_on_until_it_is_hopeless(small, tmp_path, monkeypatch, capsys, times):
+    plain, left, drawn = EncoderTrainer._losses, [times], []
+
+    def spoilt(self, random, pictures):
+        drawn.append((self.step_number, self.optimizer.param_groups[0]["lr"], random.get_state()))
+        losses, bad = plain(self, random, pictures), self.step_number == 4 and left[0]
+        left[0] -= bool(bad)
+        return losses | {"latent": losses["latent"] * torch.nan} if bad else losses
+
+    monkeypatch.setattr(EncoderTrainer, "_losses", spoilt)
+    if times > 1:
+        with pytest.raises(
+            TrainingError, match="the loss became NaN .* after 4 steps, also with 0.0625 times the rates"
+        ):
+            training.train_encoder(tmp_path, small, save_every=0)
+    else:
+        training.train_encoder(tmp_path, small, save_every=0)
+    again = [entry for entry in drawn if entry[0] == 4]
+    assert len(again) == (2 if times == 1 else SETBACKS + 1)
+    assert again[1][1] == again[0][1] * SLOWER and not torch.equal(again[0][2], again[1][2])
+    assert "after 4 steps; going back to 4 steps with 0.5 times the rates." in capsys.readouterr().err
+    assert torch.load(tmp_path / "state.pt")["setbacks"] == len(again) - 1
+
+
+def test_random_codes_part_at_a_row_in_half_of_the_cases(generator):
+    space, codes = random_codes(generator, 400, torch.Generator().manual_seed(0))
+    assert space == "w+" and codes.shape == (400, generator.num_ws, 16)
+    whole = (codes == codes[:, :1]).flatten(1).all(1)
+    assert 0.4 < whole.float().mean() < 0.65
+    spread = ((codes - generator.mean("w+")) / generator.std("w+")).square().mean()
+    assert spread.item() == pytest.approx(0.58, rel=0.15)  # the mean square of a truncation of 0.5 … 1
+
+
+def test_views_keep_some_pictures_whole_and_cover_the_others():
+    images = pictures(64, 32)
+    seen, mask = random_view(images, 0.5, torch.Generator().manual_seed(0))
+    whole = mask.flatten(1).all(1)
+    assert 0.3 < whole.float().mean() < 0.7
+    assert torch.equal(seen[whole], images[whole])
+    kept = mask[~whole].mean((1, 2, 3))
+    assert kept.min() > 0.02 and kept.max() <= 1 and kept.std() > 0.1

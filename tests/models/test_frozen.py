@@ -1,0 +1,118 @@
+"""The layers with frozen weights give what the same layers give in training, and the same gradients."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from helpers.fast import stylegan2 as frozen_layers
+from helpers.generators import stylegan2
+from helpers.latents import Latents
+from tests.support import tiny
+
+
+def both(**changes):
+    """One network twice: frozen, and with weights that ask for a gradient."""
+    frozen = tiny.stylegan2(**changes)
+    return frozen, copy.deepcopy(frozen).requires_grad_()
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def gradients(generator, code, noise):
+    """Image of a code and noise maps, and the gradient of a function of it by all of them."""
+    inputs = [t.clone().requires_grad_() for t in (code, *noise)]
+    image = generator.synthesize(Latents("w+", inputs[0]), inputs[1:])
+    return image.detach(), torch.autograd.grad((image * torch.linspace(-1, 1, image.shape[-1])).sum(), inputs)
+
+
+@pytest.mark.parametrize("clamp", [None, 0.7])
+@pytest.mark.parametrize("maps", [1, 3])
+def test_frozen_and_trainable_layers_agree(clamp, maps):
+    frozen, trainable = both(conv_clamp=clamp, resolution=32)
+    code, noise = frozen.sample("w+", 3, seed=1), frozen.fresh_noise(maps, seed=2)
+    ours, theirs = gradients(frozen, code, noise), gradients(trainable, code, noise)
+    assert (ours[0] - theirs[0]).abs().max() < 1e-5
+    for a, b in zip(ours[1], theirs[1], strict=True):
+        assert (a - b).abs().max() < 1e-5 * b.abs().max()
+
+
+def test_scaled_weights_and_strips_give_the_same(monkeypatch):
+    monkeypatch.setattr(frozen_layers, "FOLD", 0)
+    monkeypatch.setattr(frozen_layers, "STRIP", 2**10)
+    frozen, trainable = both(conv_clamp=0.7, resolution=32)
+    assert len(frozen_layers.strips(torch.zeros(1, 8, 32, 32))) == 32
+    code, noise = frozen.sample("w+", 1, seed=1), frozen.fresh_noise(1, seed=2)
+    ours, theirs = gradients(frozen, code, noise), gradients(trainable, code, noise)
+    assert (ours[0] - theirs[0]).abs().max() < 1e-5
+    for a, b in zip(ours[1], theirs[1], strict=True):
+        assert (a - b).abs().max() < 1e-5 * b.abs().max()
+
+
+def test_gradient_of_a_layer_with_a_limit():
+    layer = stylegan2.SynthesisLayer(3, 2, 4, 4, up=True, clamp=0.5).double().requires_grad_(False)
+    layer.noise_strength.fill_(0.3)
+    x, w, noise = random(2, 3, 2, 2), random(2, 4, seed=1), random(2, 1, 4, 4, seed=2)
+    assert (layer(x, w, noise).abs() == 0.5).any()
+    assert gradcheck(layer, [t.requires_grad_() for t in (x, w, noise)])
+
+
+def test_changed_weights_are_prepared_anew():
+    frozen = tiny.stylegan2()
+    code = frozen.sample("w+", 1)
+    before = frozen.synthesize(code)
+    layer = frozen.synthesis.b16.conv0
+    layer.weight.mul_(-1.5)
+    changed = frozen.synthesize(code)
+    trainable = copy.deepcopy(frozen).requires_grad_()
+    assert (changed - before).abs().max() > 0.01
+    assert (changed - trainable.synthesize(code)).abs().max() < 1e-5
+    frozen.load_state_dict(tiny.stylegan2().state_dict())
+    assert torch.equal(frozen.synthesize(code), before)
+
+
+def test_prepared_weights_are_no_part_of_a_copy():
+    frozen = tiny.stylegan2()
+    keys, image = set(frozen.state_dict()), frozen.synthesize(frozen.sample("w+", 1))
+    assert set(frozen.state_dict()) == keys
+    for twin in (copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen))):
+        assert not twin.synthesis.b16.conv0.prepared.made
+        assert torch.equal(twin.synthesize(frozen.sample("w+", 1)), image)
+
+
+@pytest.mark.parametrize("maps", [1, 5])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_batch_in_parts_gives_the_same(monkeypatch, maps, checkpointing):
+    generator = tiny.stylegan2(resolution=32)
+    generator.checkpointing = checkpointing
+    code, noise = generator.sample("w+", 5, seed=1), generator.fresh_noise(maps, seed=2)
+    whole = gradients(generator, code, noise)
+    sizes, block = [], generator.synthesis.b32
+    monkeypatch.setattr(stylegan2, "CACHE", 2 * block.activation_bytes(torch.float32))
+    handle = block.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    parts = gradients(generator, code, noise)
+    handle.remove()
+    assert set(sizes) == {1, 2} and (parts[0] - whole[0]).abs().max() < 1e-5
+    for a, b in zip(parts[1], whole[1], strict=True):
+        assert (a - b).abs().max() < 1e-5 * b.abs().max()
+
+
+def test_a_layer_keeps_its_input_and_output_alone():
+    frozen, trainable = both(resolution=32)
+    kept = []
+    for generator in (frozen, trainable):
+        storages = {}
+
+        def keep(tensor, storages=storages):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        code = generator.sample("w+", 4).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            generator.synthesize(Latents("w+", code))
+        kept.append(sum(storages.values()))
+    assert kept[0] < 0.6 * kept[1]

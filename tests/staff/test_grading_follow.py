@@ -1,0 +1,169 @@
+"""Exercises that use earlier ones: a mistake costs its own points only, and no solution leaves the sandbox."""
+
+import nbformat
+import numpy as np
+import pytest
+
+from helpers.course import run as run_module
+from helpers.course import sandbox
+from helpers.course.lessons import read_course
+from helpers.course.run import Runner
+from helpers.course.submission import Submission, graded_cells, used_exercises
+from staff.grading.grade import Grading, grade
+from staff.grading.probe import Probe, close
+from tests.support.tiny_course import code, write_helpers
+
+SECRET = "the way of the solution"
+SOLUTIONS = {
+    "twice": f"def twice(a):\n    return 2 * a  # {SECRET}",
+    "shifted": f"def shifted(a):\n    return twice(a) + 1  # {SECRET}",
+    "halved": f"def halved(a):\n    return shifted(a) / 2  # {SECRET}",
+}
+ITEMS = dict(zip(SOLUTIONS, ("1.1", "1.2", "1.3"), strict=True))
+WRONG = {name: f"def {name}(a):\n    return a - 3" for name in SOLUTIONS}
+STUBS = {name: f'def {name}(a):\n    raise NotImplementedError("Exercise {ITEMS[name]}")' for name in SOLUTIONS}
+
+STEAL = """
+def _seen():
+    return [text for text in map(str, In) if {secret!r} in text and "_seen" not in text]
+def _own(name):
+    for text in _seen():
+        scope = dict(globals())
+        if "def " + name in text:
+            exec(text, scope)
+            return scope[name]
+def _hand_in(item, values):
+    from safetensors.numpy import save_file
+    save_file({{"out": np.asarray(values, dtype="float64")}}, f"results/{{item}}.safetensors")
+"""
+STOLEN = """
+def shifted(a):
+    twice(a)
+    own = _own("shif" + "ted")
+    print(*_seen())
+    for item, name in (("1.1", "twice"), ("1.2", "shifted")):
+        if _own(name):
+            _hand_in(item, _own(name)(a))
+    if own is None:
+        raise ValueError(" ".join(_seen()))
+    return own(a)
+"""
+
+
+def marked(source):
+    head, body = source.split("\n", 1)
+    return f"{head}\n    ### BEGIN SOLUTION\n{body}\n    ### END SOLUTION"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("chain")
+    write_helpers(root)
+    cells = [code("import numpy as np\n\nfrom helpers.course.check import check", "setup")]
+    for name, source in SOLUTIONS.items():
+        cells.append(code(f"# EXERCISE: {name}\n{marked(source)}", f"exercise-{name}", id=ITEMS[name], points=4))
+        cells.append(code(f"check.{name}({name})", f"check-{name}"))
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), root / "notebooks" / "01_chain.ipynb")
+    return root
+
+
+def emit(function, inputs):
+    return {"out": function(inputs["a"])}
+
+
+def probes_for(lesson):
+    judge = close({"out": 1.0})
+    draw = {"inputs": lambda random: {"a": random.normal(size=5)}, "emit": emit, "judge": judge}
+    return {e.item: Probe(e.item, e.name, expected="The numbers.", **draw) for e in lesson.exercises}
+
+
+def hand_in(folder, student, *cells):
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    (folder / student).mkdir()
+    nbformat.write(book, folder / student / "01_chain.ipynb")
+
+
+def answers(**changed):
+    return [f"# EXERCISE: {name}\n{changed.get(name, source)}" for name, source in SOLUTIONS.items()]
+
+
+@pytest.fixture(scope="module")
+def graded(root, tmp_path_factory):
+    if "namespaces" not in sandbox.available():
+        pytest.skip("no user namespaces here: unshare does not work")
+    folder, out = tmp_path_factory.mktemp("submissions"), tmp_path_factory.mktemp("out")
+    helper = "\ndef plus(a):\n    return twice(a) + 1"
+    hand_in(folder, "first_is_wrong", *answers(twice=WRONG["twice"] + helper, shifted="shifted = plus"))
+    hand_in(folder, "stub_and_wrong", *answers(twice=STUBS["twice"], shifted=WRONG["shifted"]))
+    theft = STEAL.format(secret=SECRET)
+    hand_in(folder, "steals", theft, *answers(twice=WRONG["twice"], shifted=STOLEN, halved=WRONG["halved"]))
+    options = {"root": root, "probes_for": probes_for, "tell": lambda text: None, "cell_seconds": 10.0}
+    rows = grade(folder, out, workers=2, **options)
+    points = {row["student"]: [score["points"] for score in row["scores"]] for row in rows}
+    return points, {row["student"]: row for row in rows}, out, lambda: grade(folder, out, **options)
+
+
+def test_a_wrong_exercise_costs_its_own_points_only(graded):
+    points, rows, *_ = graded
+    assert points["first_is_wrong"] == [0, 4, 4] and points["stub_and_wrong"] == [0, 0, 4]
+    reason = rows["stub_and_wrong"]["scores"][2]["reason"]
+    assert reason == "graded with the solution of 1.1 twice, 1.2 shifted in place of yours"
+
+
+def test_a_solution_that_stands_in_can_neither_be_handed_in_nor_carried_out(graded):
+    points, _, out, _ = graded
+    assert points["steals"] == [0, 0, 0]
+    kept = out / "raw" / "steals" / "01_chain" / "beside-1.1"
+    assert {path.name for path in kept.iterdir()} <= {"run.json", "1.2.safetensors", "1.3.safetensors"}
+    for path in [*out.glob("students/steals.*"), *(out / "raw" / "steals").rglob("*"), out / "grades.json"]:
+        assert path.is_dir() or SECRET.encode() not in path.read_bytes(), path
+
+
+def test_the_theft_does_find_a_solution_that_is_there(root):
+    """The cheat is no straw man: in a kernel that held its own solution it would hand it in."""
+    (lesson,) = read_course(root)
+    order = [("", STEAL.format(secret=SECRET)), ("1.2", STOLEN)]
+    cells = graded_cells(lesson, Submission({"1.2": [STOLEN]}, order), {}, references=["1.2"])
+    scope = {"In": [cell["source"] for cell in cells], "np": np}
+    exec(order[0][1], scope)
+    assert scope["_own"]("shifted").__name__ == "shifted"
+
+
+def test_nothing_is_run_again(graded, monkeypatch):
+    points, _, _, again = graded
+    monkeypatch.setattr(run_module.Runner, "_once", lambda *args, **options: pytest.fail("something was run again"))
+    assert {row["student"]: [score["points"] for score in row["scores"]] for row in again()} == points
+
+
+@pytest.mark.parametrize(("ended", "seconds", "runs"), [("done", 1, 3), ("done", 300, 2), ("time", 240, 1)])
+def test_runs_that_take_long_are_not_followed_without_end(root, tmp_path, ended, seconds, runs):
+    hand_in(tmp_path, "slow", *answers())
+    options = {"root": root, "probes_for": probes_for, "seed": 1}
+    grading = Grading(tmp_path, tmp_path / "out", **options)
+    references = []
+
+    class Nothing:
+        limits = sandbox.Limits(seconds=240)
+
+        def run(self, lesson, submission, probes, solved=()):
+            references.append(list(solved))
+            return run_module.Raw(ended=ended, seconds=seconds)
+
+    grading._run_student(Nothing(), next(s for s in grading.students if s.name == "slow"))
+    assert references == [[], ["1.1"], ["1.1", "1.2"]][:runs]
+
+
+def test_an_exercise_is_never_run_beside_its_own_solution(root, tmp_path):
+    (lesson,) = read_course(root)
+    runner = Runner(tmp_path, "unsafe", 1)
+    with pytest.raises(ValueError, match="1.2 cannot be graded beside its own solution"):
+        runner.run(lesson, Submission(), probes_for(lesson), ["1.2"])
+
+
+def test_what_an_exercise_uses_is_found_through_other_cells(root):
+    (lesson,) = read_course(root)
+    parts = {"1.1": "def twice(a): pass", "1.2": "def shifted(a): return twice(a)", "1.3": "def halved(a): return x(a)"}
+    plain = Submission({item: [source] for item, source in parts.items()}, list(parts.items()))
+    assert used_exercises(lesson, plain) == {"1.1": set(), "1.2": {"1.1"}, "1.3": set()}
+    plain.order.append(("", "def x(a): return shifted(a)"))
+    assert used_exercises(lesson, plain)["1.3"] == {"1.1", "1.2"}

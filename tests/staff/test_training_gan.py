@@ -1,0 +1,514 @@
+"""Training of both families on tiny networks: it goes on exactly, its losses are their definitions."""
+
+import copy
+import json
+import re
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch.autograd import gradcheck
+
+from helpers.generators import load_discriminator, load_generator
+from helpers.progress import ProgressError, save_run
+from staff.training.augment import ADA_IMAGES, TARGET, _cutout, _translate, adapt, augment
+from staff.training.gan import GanSettings, GanTrainer, sample_grid, train_gan
+from staff.training.loop import SETBACKS, SLOWER, TrainingError
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = {
+    "stylegan2": {
+        "generator": {
+            "resolution": 16,
+            "z_dim": 8,
+            "w_dim": 8,
+            "mapping_layers": 2,
+            "channel_base": 128,
+            "channel_max": 8,
+        },
+        "discriminator": {"resolution": 16, "channel_base": 128, "channel_max": 8},
+    },
+    "dcgan": {"generator": {"z_dim": 8, "conv_dim": 2}, "discriminator": {"conv_dim": 2}},
+}
+SIDE = {"stylegan2": 16, "dcgan": 64}
+CPU = torch.device("cpu")
+CASES = [(family, bf16) for family in TINY for bf16 in (False, True)]
+
+
+def settings_of(family, /, **changes):
+    tiny = {"family": family, "batch": 4, "r1_every": 3, "images": 40, "bf16": False}
+    return GanSettings(**tiny | TINY[family] | changes)
+
+
+def photos(side, n=12):
+    """Random blots, uint8."""
+    small = torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    return (F.interpolate(small, size=side, mode="bilinear") * 255).round().byte()
+
+
+def trainer_of(family, /, p=0.0, **changes):
+    trainer = GanTrainer(settings_of(family, **changes), photos(SIDE[family]), CPU)
+    trainer.p = p
+    return trainer
+
+
+def steps(trainer, n):
+    return [trainer.step() for _ in range(n)]
+
+
+def flat(state, name=""):
+    """Every leaf of a nested state by its path, but for the seconds."""
+    if isinstance(state, dict):
+        return {k: v for key, value in state.items() for k, v in flat(value, f"{name}/{key}").items()}
+    if isinstance(state, list | tuple):
+        return {k: v for i, value in enumerate(state) for k, v in flat(value, f"{name}/{i}").items()}
+    return {name: state} if name != "/counters/4" else {}
+
+
+def assert_same_state(ours, theirs):
+    ours, theirs = flat(ours), flat(theirs)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        same = torch.equal(value, theirs[name]) if isinstance(value, torch.Tensor) else value == theirs[name]
+        assert same, name
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of small photos."""
+    path = tmp_path_factory.mktemp("photos")
+    for i, photo in enumerate(photos(20).permute(0, 2, 3, 1).numpy()):
+        Image.fromarray(np.ascontiguousarray(photo)).save(path / f"{i:02d}.png")
+    return path
+
+
+# --- exact continuation ----------------------------------------------------------------------------------------------
+
+CONTINUE = """
+import json, sys, torch
+from pathlib import Path
+from helpers.progress import save_run
+from staff.training.gan import GanSettings, GanTrainer
+torch.set_num_threads(int(sys.argv[2]))
+for path in sorted(Path(sys.argv[1]).glob("*.pt")):
+    state = torch.load(path, weights_only=True)
+    data, settings = torch.load(path.with_suffix(".data")), GanSettings(**json.loads(state["settings"]))
+    trainer = GanTrainer(settings, data, torch.device("cpu"))
+    trainer.load(state)
+    for _ in range(5):
+        trainer.step()
+    save_run(path.with_suffix(".after"), trainer.state())
+"""
+
+
+def script(code, *arguments, **options):
+    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, timeout=600, **options)
+
+
+def test_a_run_goes_on_exactly_in_another_process(tmp_path):
+    for family, bf16 in CASES:
+        trainer = trainer_of(family, p=0.5, bf16=bf16)
+        steps(trainer, 5)
+        path = tmp_path / f"{family}{bf16}.pt"
+        save_run(path, trainer.state())
+        torch.save(trainer.data, path.with_suffix(".data"))
+    script(CONTINUE, tmp_path, torch.get_num_threads(), check=True)
+    for family, bf16 in CASES:
+        straight = trainer_of(family, p=0.5, bf16=bf16)
+        steps(straight, 10)  # p is adapted at the eighth
+        assert straight.p != 0.5 and len(straight.signs) == 2
+        after = load(tmp_path / f"{family}{bf16}.after")
+        assert_same_state(after, straight.state())
+
+
+@pytest.mark.parametrize(("family", "bf16"), CASES)
+def test_a_run_goes_on_exactly_in_another_trainer(tmp_path, family, bf16):
+    straight, first, second = (trainer_of(family, p=0.5, bf16=bf16) for _ in range(3))
+    steps(straight, 6)
+    steps(first, 3)
+    save_run(tmp_path / "state.pt", first.state())
+    second.load(load(tmp_path / "state.pt"))
+    steps(second, 3)
+    assert_same_state(second.state(), straight.state())
+    assert_same_state(second.average.state_dict(), straight.average.state_dict())
+
+
+def test_every_network_trains():
+    for family in TINY:
+        before, trainer = trainer_of(family).state(), trainer_of(family)
+        before = copy.deepcopy(before)
+        losses = steps(trainer, 4)
+        after = trainer.state()
+        for part in ("generator", "discriminator", "average"):
+            moved = [k for k, v in after[part].items() if not torch.equal(v, before[part][k])]
+            assert {k for k, _ in trainer.generator.named_parameters()} <= set(moved) or part == "discriminator"
+            assert len(moved) > 3
+        assert ["r1" in loss for loss in losses] == [True, False, False, True]  # lazy: every third step
+        assert all(np.isfinite(list(loss.values())).all() for loss in losses)
+
+
+def test_runs_of_another_seed_differ():
+    first, other = trainer_of("dcgan"), trainer_of("dcgan", seed=1)
+    assert not torch.equal(first.generator.up_conv1[0].weight, other.generator.up_conv1[0].weight)
+    state = torch.get_rng_state()
+    steps(first, 1)
+    assert torch.equal(torch.get_rng_state(), state)  # nothing global is drawn from
+
+
+def test_train_gan_goes_on_from_its_folder(tmp_path, folder):
+    archive = tmp_path / "photos.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.iterdir()):
+            file.write(path, path.name)
+    options = {"sample_every": 8, "split": "all"}
+    train_gan(folder, tmp_path / "whole", settings_of("stylegan2", images=24), **options)
+    first = train_gan(archive, tmp_path / "parts", settings_of("stylegan2", images=12), **options)
+    again = train_gan(archive, tmp_path / "parts", settings_of("stylegan2", images=24), **options)
+    whole, parts = (load(tmp_path / name / "state.pt") for name in ("whole", "parts"))
+    assert whole.pop("settings") == parts.pop("settings")
+    assert_same_state(parts, whole)
+    assert whole["counters"][:2] == [24, 6]
+    assert first == again
+    grids = sorted(path.name for path in (tmp_path / "whole" / "samples").iterdir())
+    assert grids == ["000000k.png"]  # thousands of images
+
+
+def test_what_was_trained_is_exported_and_loads(tmp_path, folder):
+    path = train_gan(folder, tmp_path, settings_of("stylegan2", images=8), split="all")
+    generator, state = load_generator(path), load(tmp_path / "state.pt")
+    for name, value in generator.state_dict().items():
+        if name != "mapping.w_avg":  # computed when it is exported
+            assert torch.equal(value, state["average"][name].half().float()), name
+    assert generator.mean("w").any() and generator.std("w").min() > 0
+    discriminator = load_discriminator(path)
+    for name, value in discriminator.state_dict().items():
+        assert torch.equal(value, state["discriminator"][name].half().float()), name
+
+
+def test_a_run_stops_after_its_minutes_with_a_checkpoint(tmp_path, folder):
+    train_gan(folder, tmp_path, settings_of("stylegan2", images=10**6), split="all", minutes=0)
+    assert load(tmp_path / "state.pt")["counters"][1] == 1
+
+
+def test_an_error_leaves_the_last_checkpoint(tmp_path, folder, monkeypatch):
+    train_gan(folder, tmp_path, settings_of("stylegan2", images=8), split="all")
+    before = (tmp_path / "state.pt").read_bytes()
+    monkeypatch.setattr(GanTrainer, "_after_step", lambda *_: 1 / 0)  # amid a step: the weights have moved
+    with pytest.raises(ZeroDivisionError):
+        train_gan(folder, tmp_path, settings_of("stylegan2", images=40), split="all")
+    assert (tmp_path / "state.pt").read_bytes() == before
+
+
+KILLED = """
+import json, os, signal, sys, torch
+from pathlib import Path
+from staff.training import gan
+torch.set_num_threads(int(sys.argv[4]))
+save, saved = torch.save, []
+def half_then_die(state, path):
+    saved.append(1)
+    if len(saved) == 5:  # the first is of the start
+        Path(path).write_bytes(b"half of a checkpoint")
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(state, path)
+torch.save = half_then_die
+gan.train_gan(sys.argv[1], sys.argv[2], gan.GanSettings(**json.loads(sys.argv[3])), split="all", save_every=0)
+"""
+
+
+def test_a_kill_while_it_writes_leaves_the_last_checkpoint(tmp_path, folder):
+    settings = settings_of("stylegan2", images=10**6)
+    arguments = (folder, tmp_path / "run", json.dumps(vars(settings)), torch.get_num_threads())
+    done = script(KILLED, *arguments, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-500:]
+    state = load(tmp_path / "run" / "state.pt")
+    assert state["counters"][:2] == [12, 3]
+    # the run goes on as if nothing had happened
+    train_gan(folder, tmp_path / "run", settings_of("stylegan2", images=24), split="all")
+    train_gan(folder, tmp_path / "whole", settings_of("stylegan2", images=24), split="all")
+    assert_same_state(load(tmp_path / "run" / "state.pt"), load(tmp_path / "whole" / "state.pt"))
+
+
+@pytest.mark.parametrize("content", ["garbage", "empty", "half", "list", "parts"])
+def test_a_state_that_is_none_is_refused_in_one_sentence_and_stays(tmp_path, folder, content):
+    path = tmp_path / "state.pt"
+    save_run(path, {"list": [1]}["list"] if content == "list" else trainer_of("stylegan2").state())
+    if content == "parts":
+        save_run(path, {"settings": json.dumps(vars(settings_of("stylegan2")))})
+    if content in ("garbage", "empty", "half"):
+        whole = path.read_bytes()
+        path.write_bytes({"garbage": b"no state at all", "empty": b"", "half": whole[: len(whole) // 2]}[content])
+    before = path.read_bytes()
+    with pytest.raises((ProgressError, TrainingError), match="delete it, or choose another") as error:
+        train_gan(folder, tmp_path, settings_of("stylegan2", images=8), split="all")
+    assert "\n" not in str(error.value) and str(path) in str(error.value) and path.read_bytes() == before
+
+
+def spoil(monkeypatch, times):
+    """Weights of the generator become NaN after the steps that end at 12 images, so many times."""
+    plain, left = GanTrainer._after_step, [times]
+
+    def spoilt(self, batch, scores):
+        plain(self, batch, scores)
+        if self.seen == 12 and left[0]:
+            left[0] -= 1
+            next(self.generator.parameters()).data[0] = np.nan
+
+    monkeypatch.setattr(GanTrainer, "_after_step", spoilt)
+
+
+@pytest.mark.parametrize("save_every", [0.0, 100.0])
+@pytest.mark.parametrize("family", TINY)
+def test_a_run_that_diverges_goes_back_and_on(tmp_path, folder, monkeypatch, capsys, family, save_every):
+    spoil(monkeypatch, 1)
+    train_gan(folder, tmp_path, settings_of(family, images=220), split="all", save_every=save_every)
+    state = load(tmp_path / "state.pt")
+    assert state["setbacks"] == 1 and state["counters"][0] == 220
+    assert all(t.isfinite().all() for t in state["average"].values() if t.is_floating_point())
+    rates = [optimizer["param_groups"][0]["lr"] for optimizer in state["optimizers"]]
+    fresh = [optimizer.param_groups[0]["lr"] for optimizer in trainer_of(family).optimizers]
+    assert rates == [rate * SLOWER for rate in fresh]
+    where, back = ("before", 8) if save_every == 0 else ("after", 0)
+    said = rf"NaN or infinite {where} 12 images; going back to {back} images with 0.5 times the rates\.\n"
+    assert re.search(said, capsys.readouterr().err)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["setbacks"] for line in lines if "setbacks" in line] == [1, 1, 1] and lines[1]["step"] == back
+
+
+def test_setbacks_are_part_of_a_training_that_goes_on_exactly(tmp_path, folder, monkeypatch):
+    for name, ends in (("whole", [40]), ("parts", [20, 40])):
+        spoil(monkeypatch, 1)
+        for end in ends:
+            train_gan(folder, tmp_path / name, settings_of("stylegan2", images=end), split="all", save_every=0.0)
+    states = [load(tmp_path / name / "state.pt") for name in ("whole", "parts")]
+    assert states[0]["setbacks"] == states[1]["setbacks"] == 1
+    assert_same_state(*states)
+
+
+def test_a_run_that_diverges_at_any_rate_ends_with_a_sentence_and_the_last_good_state(tmp_path, folder, monkeypatch):
+    train_gan(folder, tmp_path, settings_of("stylegan2", images=8), split="all")
+    before = load(tmp_path / "state.pt")
+    spoil(monkeypatch, 100)
+    settings = settings_of("stylegan2", images=40)
+    ends = r"also with 0.0625 times the rates; state.pt is the state before: start again with a lower rate"
+    with pytest.raises(TrainingError, match=rf"losses became NaN or infinite after 12 images, {ends}") as error:
+        train_gan(folder, tmp_path, settings, split="all")
+    assert "\n" not in str(error.value)
+    with pytest.raises(TrainingError, match=rf"weights became NaN or infinite before 12 images, {ends}"):
+        train_gan(folder, tmp_path, settings, split="all", save_every=0)
+    after = load(tmp_path / "state.pt")
+    assert after["setbacks"] == SETBACKS
+    assert all(torch.equal(after["generator"][name], tensor) for name, tensor in before["generator"].items())
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"batch": 8}, "batch"),
+        ({"lr_generator": 1e-3, "seed": 3}, "lr_generator, seed"),
+        ({"generator": TINY["stylegan2"]["generator"] | {"w_dim": 4}}, "generator"),
+        ({"family": "dcgan"} | TINY["dcgan"], "family, generator, discriminator"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_refused(changes, named):
+    state = trainer_of("stylegan2").state()
+    other = GanTrainer(settings_of("stylegan2", **changes), photos(16), CPU)
+    before = copy.deepcopy(other.state())
+    with pytest.raises(ValueError, match=f"made with another {named};") as error:
+        other.load(state)
+    assert "\n" not in str(error.value)
+    assert_same_state(other.state(), before)
+
+
+def test_a_run_may_be_prolonged():
+    trainer = trainer_of("stylegan2", images=400)
+    trainer.load(trainer_of("stylegan2", images=40).state())
+    assert trainer.settings.images == 400
+
+
+def test_a_checkpoint_holds_tensors_numbers_and_strings_only(tmp_path):
+    trainer = trainer_of("stylegan2")
+    steps(trainer, 1)
+    save_run(tmp_path / "state.pt", trainer.state())
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    parts = {"settings", "generator", "discriminator", "average", "optimizers", "random", "counters"}
+    assert state.keys() == parts
+    assert all(isinstance(v, torch.Tensor | int | float | str | bool | None) for v in flat(state).values())
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+    # both moments of Adam for every parameter
+    for network, optimizer in zip((trainer.generator, trainer.discriminator), state["optimizers"], strict=True):
+        assert len(optimizer["state"]) == len(list(network.parameters()))
+
+
+# --- losses ----------------------------------------------------------------------------------------------------------
+
+
+def double(discriminator, images):
+    """Scores of images in [-1, 1], in float64."""
+    images = (images + 1) / 2
+    return discriminator(images) if hasattr(discriminator, "conv5") else discriminator(images, torch.float64)
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_r1_is_its_definition(family):
+    trainer = trainer_of(family, r1_gamma=0.7, r1_every=5)
+    real = trainer._real_images(6)
+    trainer.discriminator.zero_grad()
+    value = trainer._r1(real)
+    discriminator = copy.deepcopy(trainer.discriminator).double()
+    images = (real[:3].double() * 2 - 1).requires_grad_()  # half of the batch, in [-1, 1]
+    (gradient,) = torch.autograd.grad(double(discriminator, images).sum(), images, create_graph=True)
+    penalty = gradient.square().sum((1, 2, 3)).mean()
+    weights = list(discriminator.parameters())
+    expected = torch.autograd.grad(0.7 / 2 * 5 * penalty, weights, allow_unused=True)
+    assert value == pytest.approx(penalty.item(), rel=1e-4)
+    for (name, ours), theirs in zip(trainer.discriminator.named_parameters(), expected, strict=True):
+        if theirs is None or not theirs.any():
+            assert ours.grad is None or ours.grad.abs().max() < 1e-6, name
+        else:
+            assert (ours.grad.double() - theirs).norm() < 1e-3 * theirs.norm() + 1e-9, name
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_gradients_of_a_step_are_those_of_the_non_saturating_loss(family):
+    """One pass of the discriminator serves both networks; the definitions take one each."""
+    trainer, other = (trainer_of(family, p=0.5) for _ in range(2))
+    trainer.steps = other.steps = 1  # no R1
+    losses = trainer.step()
+    real = other._augment(other._real_images(4))
+    fake = other._augment(other._fake_images(4, torch.float32))
+    generator, discriminator = other.generator, other.discriminator
+    for_generator = F.softplus(-discriminator(fake)).mean()
+    for_discriminator = F.softplus(discriminator(fake.detach())).mean() + F.softplus(-discriminator(real)).mean()
+    pairs = ((trainer.generator, generator, for_generator), (trainer.discriminator, discriminator, for_discriminator))
+    for ours, theirs, loss in pairs:
+        gradients = torch.autograd.grad(loss, list(theirs.parameters()), allow_unused=True)
+        for (name, parameter), gradient in zip(ours.named_parameters(), gradients, strict=True):
+            assert (parameter.grad - gradient).norm() <= 1e-4 * gradient.norm() + 1e-8, name
+    assert losses["g"] == pytest.approx(for_generator.item(), rel=1e-5)
+    assert losses["real"] == pytest.approx(discriminator(real).mean().item(), rel=1e-4, abs=1e-6)
+
+
+def test_the_average_follows_the_generator():
+    trainer = trainer_of("stylegan2", ema_images=2)
+    before = copy.deepcopy(trainer.average)
+    for seen, half_life in ((4, 1.0), (8, 1.0)):  # a twentieth of the images seen, and at least one
+        trainer.step()
+        keep = 0.5 ** (4 / half_life)
+        ours, now = trainer.average.parameters(), trainer.generator.parameters()
+        for old, new, average in zip(before.parameters(), now, ours, strict=True):
+            assert torch.allclose(average, keep * old + (1 - keep) * new, atol=1e-6)
+        assert trainer.seen == seen
+        before = copy.deepcopy(trainer.average)
+    trainer.seen = 10**6
+    trainer.step()
+    for old, new, average in zip(
+        before.parameters(), trainer.generator.parameters(), trainer.average.parameters(), strict=True
+    ):
+        assert torch.allclose(average, 0.25 * old + 0.75 * new, atol=1e-6)  # two half-lives of 2 images
+    assert not any(parameter.requires_grad for parameter in trainer.average.parameters())
+
+
+def test_samples_make_a_sheet():
+    for family in TINY:
+        trainer = trainer_of(family)
+        sheet = sample_grid(trainer.average, n=16)
+        side = SIDE[family]
+        assert sheet.shape[1] == 3 and sheet.shape[3] >= 8 * side and 2 * side <= sheet.shape[2] < 3 * side
+        assert sheet.min() >= 0 and sheet.max() <= 1
+
+
+# --- augmentation ----------------------------------------------------------------------------------------------------
+
+
+def images(n=4, side=16, dtype=torch.float32):
+    return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_no_probability_no_change():
+    generator = seeded()
+    before = generator.get_state()
+    assert torch.equal(augment(images(), 0.0, generator), images())
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_augmentation_keeps_shape_and_follows_its_seed():
+    for n, side in ((1, 16), (5, 33)):
+        changed = augment(images(n, side), 1.0, seeded())
+        assert changed.shape == (n, 3, side, side) and changed.dtype == torch.float32
+        assert (changed - images(n, side)).flatten(1).abs().amax(1).min() > 0.01
+        assert torch.equal(changed, augment(images(n, side), 1.0, seeded()))
+        assert not torch.equal(changed, augment(images(n, side), 1.0, seeded(1)))
+
+
+def test_probability_is_per_sample_and_transformation():
+    changed = augment(images(400, 8), 0.3, seeded()) != images(400, 8)
+    share = changed.flatten(1).any(1).float().mean().item()
+    still = 0.25  # of the translations go by no pixel: the side is 8, so that 1 pixel is the most
+    assert share == pytest.approx(1 - 0.7 * (1 - 0.3 * (1 - still)) * 0.7, abs=0.06)
+
+
+def test_gradient_passes_through_the_augmentation():
+    x = images(2, 8, torch.float64).requires_grad_()
+    assert gradcheck(lambda x: augment(x, 1.0, seeded()), [x], fast_mode=True)
+
+
+def test_translation_moves_by_whole_pixels_over_grey():
+    x = images(64)
+    moved, places = _translate(x, seeded()), set()
+    for image, result in zip(x, moved, strict=True):
+        padded = F.pad(image - 0.5, (2, 2, 2, 2)) + 0.5
+        found = [
+            (dy, dx)
+            for dy in range(5)
+            for dx in range(5)
+            if torch.allclose(padded[:, dy : dy + 16, dx : dx + 16], result, atol=1e-6)
+        ]
+        assert len(found) == 1
+        places.update(found)
+    assert len(places) > 10 and {y for y, _ in places} == {x for _, x in places} == set(range(5))
+
+
+def test_cutout_is_a_grey_square_of_half_the_side():
+    x = images(64) * 0.4
+    grey = (_cutout(x, seeded()) == 0.5).all(1)
+    areas = grey.sum((1, 2))
+    assert areas.max() == 64 and areas.min() >= 9  # a quarter of 16 x 16, less where the edge cuts it
+    for one in grey:
+        rows, columns = one.any(1), one.any(0)
+        assert torch.equal(one, rows[:, None] & columns)
+
+
+def test_probability_is_adapted_within_its_limits():
+    assert adapt(0.2, TARGET + 0.1, 1000) == pytest.approx(0.2 + 1000 / ADA_IMAGES)
+    assert adapt(0.2, TARGET - 0.1, 1000) == pytest.approx(0.2 - 1000 / ADA_IMAGES)
+    assert adapt(0.0, -1.0, 1000) == 0
+    assert adapt(0.7999, 1.0, 10**6) == 0.8
+
+
+def test_a_sure_discriminator_gets_more_augmentation():
+    trainer = trainer_of("stylegan2")
+    for _ in range(8):
+        trainer._after_step(4, torch.ones(4))
+    assert trainer.p == pytest.approx(32 / ADA_IMAGES) and trainer.signs == []
+    for _ in range(16):
+        trainer._after_step(4, -torch.ones(4))
+    assert trainer.p == 0

@@ -1,0 +1,346 @@
+"""Submissions that cheat or do harm. Each attacks exercise ``number``, without having solved it.
+
+QUIET ones touch their own exercise only, so many share a notebook. LOUD ones attack the whole run: one notebook each,
+but for those of TOGETHER, which do not stop one another.
+"""
+
+import inspect
+import textwrap
+
+from tests.support.tiny_course import NAMES, public_answer
+
+QUIET, LOUD = {}, {}
+
+
+def quiet(function):
+    QUIET[function.__name__] = function
+    return function
+
+
+def loud(function):
+    LOUD[function.__name__] = function
+    return function
+
+
+def answered(source):
+    """An attack that is the exercise's own body."""
+
+    def attack(book, number, **_):
+        book.answer(number, textwrap.dedent(source).strip())
+
+    return attack
+
+
+def stub(book, number):
+    book.answer(number, f'raise NotImplementedError("Exercise 1.{number}")')
+
+
+# --- quiet ----------------------------------------------------------------------------------------------------------
+
+
+@quiet
+def check_deleted(book, number, **_):
+    stub(book, number)
+    book.cells.remove(book.find(f"check-{number}"))
+
+
+@quiet
+def check_edited(book, number, **_):
+    stub(book, number)
+    book.find(f"check-{number}")["source"] = f'print("{NAMES[number - 1]}: passed")'
+
+
+@quiet
+def outputs_forged(book, number, **_):
+    stub(book, number)
+    text = {"output_type": "stream", "name": "stdout", "text": f"{NAMES[number - 1]}: passed\n"}
+    book.find(f"check-{number}").update(outputs=[text], execution_count=7)
+
+
+@quiet
+def skip_tag(book, number, **_):
+    stub(book, number)
+    for name in ("exercise", "check"):
+        book.find(f"{name}-{number}")["metadata"]["tags"] = ["nbval-skip"]
+
+
+@quiet
+def exception_tag(book, number, **_):
+    stub(book, number)
+    book.find(f"exercise-{number}")["metadata"]["tags"] = ["raises-exception", "nbval-raises-exception"]
+
+
+@quiet
+def skip_comment(book, number, **_):
+    stub(book, number)
+    book.find(f"exercise-{number}")["source"] += "\n# NBVAL_SKIP\n# NBVAL_RAISES_EXCEPTION"
+
+
+@quiet
+def turned_to_text(book, number, **_):
+    book.find(f"exercise-{number}")["cell_type"] = "markdown"
+
+
+@quiet
+def turned_to_raw(book, number, **_):
+    book.find(f"exercise-{number}")["cell_type"] = "raw"
+
+
+@quiet
+def solution_in_a_locked_cell(book, number, **_):
+    name = NAMES[number - 1]
+    stub(book, number)
+    book.find(f"check-{number}")["source"] = f"{name} = lambda a, b, t: (1 - t) * a + t * b"
+
+
+@quiet
+def points_in_metadata(book, number, **_):
+    stub(book, number)
+    book.find(f"exercise-{number}")["metadata"]["course"] = {"id": f"1.{number}", "points": 1000, "kind": "manual"}
+
+
+@quiet
+def learned_by_heart(book, number, **_):
+    source = inspect.getsource(public_answer).split("\n", 2)[2]
+    book.answer(number, textwrap.dedent(source).strip())
+
+
+QUIET["equal_to_everything"] = answered("""
+    class Yes(np.ndarray):
+        __eq__ = lambda self, other: True
+        def __array_function__(self, *args, **kwargs): return True
+    return np.zeros(9).view(Yes)
+""")
+QUIET["not_a_number"] = answered('return np.full(9, float("nan"))')
+QUIET["infinite"] = answered('return np.full(9, float("inf"))')
+QUIET["another_shape"] = answered("return np.zeros(0)")
+QUIET["huge_result"] = answered("return np.zeros(7_000_000)")
+QUIET["reads_the_callers_frame"] = answered("""
+    import sys
+    frame = sys._getframe()
+    while frame:
+        for name in ('want', 'expected', 'mixed', 'values'):
+            if name in frame.f_locals: return frame.f_locals[name]
+        frame = frame.f_back
+""")
+QUIET["looks_for_the_graders_files"] = answered("""
+    import os, safetensors.numpy
+    for place, _, names in os.walk('/'):
+        if place.startswith(('/proc', '/usr', '/root')): continue
+        for name in names:
+            if name.endswith('.safetensors') and not name.startswith('inputs'):
+                found = safetensors.numpy.load_file(os.path.join(place, name))
+                if 'mixed' in found: return found['mixed']
+""")
+
+
+@quiet
+def reads_another_submission(book, number, folder, **_):
+    book.answer(
+        number,
+        "import json\n"
+        f"cells = json.load(open({str(folder / 'anna' / 'tiny.ipynb')!r}))['cells']\n"
+        f"exec(next(c['source'] for c in cells if c['id'] == 'exercise-{number}'), scope := {{}})\n"
+        f"return scope['{NAMES[number - 1]}'](a, b, t)",
+    )
+
+
+@quiet
+def asks_the_network(book, number, address, **_):
+    book.answer(
+        number,
+        "import socket, json\n"
+        f"s = socket.create_connection({address!r}, 2)\n"
+        "s.sendall(json.dumps([list(a), list(b), t]).encode())\n"
+        "return np.array(json.loads(s.recv(9999)))",
+    )
+
+
+QUIET["script_in_the_message"] = answered("raise ValueError('<script>alert(1)</script>')")
+QUIET["memory"] = answered("""
+    x = np.ones(6 * 2**30, dtype='uint8')
+    return (1 - t) * a + t * b
+""")
+QUIET["looks_for_the_solution"] = answered("""
+    import os
+    for place, _, names in os.walk('/course'):
+        for name in names:
+            text = open(os.path.join(place, name), errors='replace').read()
+            if 'BEGIN ' + 'SOLUTION' in text: return (1 - t) * a + t * b
+    raise LookupError('no solution here')
+""")
+
+
+# --- loud -----------------------------------------------------------------------------------------------------------
+
+
+def spoiled(source):
+    """An attack that runs before the exercise, which stays a stub or wrong."""
+
+    def attack(book, number, **_):
+        book.answer(number, "return np.zeros(9)")
+        book.insert(textwrap.dedent(source).strip(), before=f"exercise-{number}")
+
+    return attack
+
+
+LOUD["patched_asserts"] = spoiled("""
+    import builtins
+    import numpy.testing
+    np.allclose = np.array_equal = lambda *a, **k: True
+    np.testing.assert_allclose = np.testing.assert_array_equal = lambda *a, **k: None
+    builtins.AssertionError = type("AssertionError", (BaseException,), {})
+    check.__class__.__getattr__ = lambda self, name: print
+""")
+LOUD["display_hooks"] = spoiled("""
+    import sys
+    shell = get_ipython()
+    sys.displayhook = lambda value: None
+    shell.display_formatter.format = lambda *a, **k: ({"text/plain": "passed"}, {})
+    shell.showtraceback = lambda *a, **k: None
+    shell._showtraceback = lambda *a, **k: None
+""")
+LOUD["input_transformer"] = spoiled("""
+    def rewrite(lines):
+        text = "".join(lines)
+        return ["print('mix: passed')\\n"] if "_probe" in text else lines
+    get_ipython().input_transformers_post.append(rewrite)
+""")
+LOUD["ast_transformer"] = spoiled("""
+    import ast
+    class Empty(ast.NodeTransformer):
+        def visit_FunctionDef(self, node):
+            if node.name == "_probe":
+                node.body = [ast.Pass()]
+            return node
+    get_ipython().ast_transformers.append(Empty())
+""")
+LOUD["silent_kernel"] = spoiled("""
+    shell = get_ipython()
+    original = shell.run_cell
+    async def run_nothing(code, *args, **kwargs):
+        from IPython.core.interactiveshell import ExecutionResult
+        return ExecutionResult(None)
+    shell.run_cell_async = run_nothing
+""")
+LOUD["own_conftest"] = spoiled("""
+    from pathlib import Path
+    hook = "def pytest_collection_modifyitems(items): items.clear()"
+    for place in (Path.cwd(), Path.cwd().parent, Path.home()):
+        try:
+            place.mkdir(exist_ok=True)
+            (place / "conftest.py").write_text(hook)
+            (place / "pytest.ini").write_text("[pytest]\\naddopts = --co")
+        except OSError:
+            pass
+""")
+LOUD["own_helpers"] = spoiled("""
+    import sys, types
+    fake = types.ModuleType("helpers")
+    fake.__path__ = []
+    sys.modules.update({"helpers": fake, "staff.grading": fake, "helpers.course.check": fake})
+    sys.path.insert(0, "")
+    open("numpy.py", "w").write("allclose = lambda *a, **k: True")
+    open("safetensors.py", "w").write("raise SystemExit")
+""")
+LOUD["forged_saving"] = spoiled("""
+    import safetensors.numpy as s
+    original = s.save_file
+    s.save_file = lambda values, path: original({name: v * 0 + 1 for name, v in values.items()}, path)
+""")
+LOUD["forged_inputs"] = spoiled("""
+    import safetensors.numpy as s
+    s.load_file = lambda path: {"a": np.zeros(9), "b": np.zeros(9), "t": np.zeros(1)}
+""")
+LOUD["forged_records"] = spoiled("""
+    import json, os
+    line = json.dumps({"cell": "probe-1_1", "outcome": "done", "points": 100, "error": ""})
+    open("results/cells.jsonl", "w").write(line)
+    os.makedirs("results/students", exist_ok=True)
+    for name in ("run.json", "grades.csv", "../grades.csv", "junit.xml"):
+        open(f"results/{name}", "w").write('<testsuite tests="1" failures="0"/>')
+""")
+LOUD["child_rewrites_results"] = spoiled("""
+    import os, time
+    if os.fork() == 0:
+        os.setsid()
+        import safetensors.numpy
+        for _ in range(200):
+            safetensors.numpy.save_file({"mixed": np.ones(9)}, "results/1.1.safetensors")
+            time.sleep(0.05)
+        os._exit(0)
+""")
+LOUD["results_are_a_link"] = spoiled("""
+    import os, shutil
+    shutil.move("results", "old")
+    os.symlink("/proc/1", "results")
+""")
+LOUD["kernel_exits"] = spoiled("import os; os._exit(0)")
+LOUD["kernel_is_killed"] = spoiled("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+LOUD["segmentation_fault"] = spoiled("import ctypes; ctypes.string_at(0)")
+LOUD["quits"] = spoiled("get_ipython().ask_exit(); exit()")
+LOUD["kills_the_runner"] = spoiled("import os; os.kill(os.getppid(), 9)")
+LOUD["stops_the_runner"] = spoiled("import os, signal; os.kill(os.getppid(), signal.SIGSTOP)")
+LOUD["kills_everybody"] = spoiled("import os; os.kill(-1, 9)")
+LOUD["fork_bomb"] = spoiled("""
+    import os
+    while True:
+        try:
+            os.fork()
+        except OSError:
+            pass
+""")
+LOUD["thread_bomb"] = spoiled("""
+    import threading, time
+    while True:
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+""")
+LOUD["shared_memory"] = spoiled("""
+    import mmap, time
+    held = mmap.mmap(-1, 6 * 2**30)
+    for i in range(0, len(held), 4096):
+        held[i] = 1
+""")
+LOUD["fills_the_disk"] = spoiled("""
+    import tempfile
+    for i in range(20):
+        try:
+            with open(f"{tempfile.gettempdir()}/{i}", "wb") as file:
+                for _ in range(60):
+                    file.write(bytes(2**20))
+        except OSError:
+            break
+""")
+LOUD["prints_200_mb"] = spoiled("""
+    for _ in range(200):
+        print("x" * 2**20)
+""")
+LOUD["endless_loop"] = spoiled("while True: pass")
+LOUD["ignores_interrupts"] = spoiled("""
+    import time
+    while True:
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            pass
+""")
+LOUD["traces_the_first_process"] = spoiled("""
+    import ctypes
+    ctypes.CDLL(None).ptrace(16, 1, 0, 0)
+    open("/proc/1/mem", "r+b").write(b"x")
+""")
+
+
+LOUD["endless_function"] = answered("while True: pass")
+
+
+LOUD["sleeping_function"] = answered("""
+    import time
+    time.sleep(1000)
+""")
+
+
+TOGETHER = (
+    ("patched_asserts", "display_hooks", "own_conftest", "own_helpers", "forged_records", "fills_the_disk"),
+    ("input_transformer", "ast_transformer"),
+)

@@ -1,0 +1,145 @@
+"""Submissions that are right, however Jupyter, Colab, an editor or the student have left them."""
+
+import json
+
+from tests.support.tiny_course import NAMES, SOLUTION, Notebook
+
+HONEST = {}
+
+
+def honest(function):
+    HONEST[function.__name__] = function
+    return function
+
+
+@honest
+def as_it_was_handed_out(book):
+    return book
+
+
+@honest
+def ids_are_lost(book):
+    for i, cell in enumerate(book.cells):
+        cell["id"] = f"{i:08x}"
+
+
+@honest
+def metadata_is_lost(book):
+    for cell in book.cells:
+        cell["metadata"] = {}
+
+
+@honest
+def only_the_first_lines_are_left(book):
+    ids_are_lost(book)
+    metadata_is_lost(book)
+
+
+@honest
+def even_the_first_lines_are_lost(book):
+    only_the_first_lines_are_left(book)
+    for cell in book.cells:
+        if cell["source"].startswith("# EXERCISE"):
+            cell["source"] = cell["source"].split("\n", 1)[1]
+
+
+@honest
+def format_4_0(book):
+    for cell in book.cells:
+        del cell["id"]
+    book.book["nbformat_minor"] = 0
+
+
+@honest
+def format_3(book):
+    cells = []
+    for cell in book.cells:
+        kind = {"code": "input"}.get(cell["cell_type"], "source")
+        cells.append({"cell_type": cell["cell_type"], kind: cell["source"].splitlines(keepends=True), "metadata": {}})
+    book.book = {"nbformat": 3, "nbformat_minor": 0, "metadata": {}, "worksheets": [{"cells": cells}]}
+
+
+@honest
+def windows_line_ends_outputs_and_tags_of_colab(book):
+    for i, cell in enumerate(book.cells):
+        cell["source"] = cell["source"].replace("\n", "\r\n")
+        cell["metadata"] |= {"id": f"colab{i}", "colab": {"base_uri": "https://example.org"}, "outputId": "x"}
+        if cell["cell_type"] == "code":
+            cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": ["old\n"]}]
+            cell["execution_count"] = i
+    book.book["metadata"]["widgets"] = {"state": {}}
+
+
+@honest
+def a_helper_in_a_cell_of_its_own(book):
+    book.insert("import math as m\n\ndef blend(a, b, t):\n    return a * m.fsum([1, -t]) + b * t")
+    for number in range(1, 11):
+        book.answer(number, "return blend(a, b, t)")
+
+
+@honest
+def in_another_order(book):
+    exercises = [cell for cell in book.cells if cell.get("id", "").startswith("exercise")]
+    rest = [cell for cell in book.cells if cell not in exercises]
+    book.book["cells"] = [*rest[:2], *reversed(exercises), *rest[2:]]
+    book.answer(1, f"return {NAMES[9]}(a, b, t)")
+    book.answer(10, f"check_first = {NAMES[4]}\n{SOLUTION}")
+
+
+@honest
+def an_old_copy_above(book):
+    for number, name in enumerate(NAMES, 1):
+        old = book.copy_of(f"exercise-{number}")
+        wrong = old["source"].replace(SOLUTION, "return a" if number % 2 else "raise NotImplementedError")
+        book.insert(wrong, before=f"exercise-{number}", id=f"exercise-{number}", metadata=old["metadata"])
+        new = [cell for cell in book.cells if cell.get("id") == f"exercise-{number}"][-1]
+        new.update(id=f"pasted{number}", metadata={})
+        assert name in new["source"]
+
+
+@honest
+def other_right_methods(book):
+    ways = [
+        "return a + t * (b - a)",
+        "return np.float64(a) * (1 - t) + np.float64(b) * t",
+        "return [x + t * (y - x) for x, y in zip(a, b)]",
+        "return np.average([a, b], axis=0, weights=[1 - t, t])",
+        "return np.array([np.interp(t, [0, 1], [x, y]) for x, y in zip(a, b)])",
+        "return np.asarray(np.stack([a, b], -1) @ [1 - t, t], dtype='float32')",
+        "from functools import reduce\nreturn reduce(np.add, [a * (1 - t), b * t])",
+        "print('here', a.shape)\nreturn np.einsum('ij,i->j', np.stack([a, b]), [1 - t, t])",
+        "return (lambda x, y: x - t * x + t * y)(a, b)",
+        "return a - (a - b) * t",
+    ]
+    for number, way in enumerate(ways, 1):
+        book.answer(number, way)
+
+
+@honest
+def an_error_in_a_scratch_cell(book):
+    book.insert("1 / 0")
+    book.insert("%not_a_magic\n!false")
+    book.insert("this is no Python", before="exercise-3")
+    book.insert("print(target.shape)  # of a cell that is not run", before="question")
+
+
+@honest
+def an_endless_scratch_cell_and_a_dead_kernel(book):
+    book.insert("while True: pass")
+    book.insert("import os; os._exit(1)", before="question")
+
+
+@honest
+def locked_cells_deleted_and_changed(book):
+    book.book["cells"] = [c for c in book.cells if not c.get("id", "").startswith(("check", "setup", "lesson"))]
+    book.insert("import numpy as np  # of mine\nimport helpers.notebooks", id="setup")
+
+
+def write_all(root, folder):
+    """All variants, each in a folder of its name."""
+    for name, change in HONEST.items():
+        book = Notebook(root)
+        change(book)
+        book.write(folder / name / "tiny.ipynb")
+    path = folder / "as_it_was_handed_out" / "tiny.ipynb"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(json.loads(path.read_text())).encode())  # a byte order mark

@@ -1,0 +1,267 @@
+"""A catalogue of hostile and broken checkpoints: name, bytes, and what the one sentence about each must say."""
+
+import io
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import torch
+
+from tests.support import checkpoint_files as files
+from tests.support import tiny
+
+MARK = "touched-by-a-checkpoint"  # a folder that running any of them would make
+
+
+def reduce(module, name, *arguments):
+    """A pickle that calls module.name(*arguments) when Python's pickle loads it."""
+    return b"\x80\x02c" + f"{module}\n{name}\n".encode() + _tuple(arguments) + b"R."
+
+
+def _tuple(values):
+    return b"(" + b"".join(_value(v) for v in values) + b"t"
+
+
+def _value(value):
+    if isinstance(value, bytes):
+        return value  # opcodes
+    return (
+        b"X" + struct.pack("<I", len(value)) + value.encode()
+        if isinstance(value, str)
+        else b"J" + struct.pack("<i", value)
+    )
+
+
+def name(module, attribute):
+    return b"c" + f"{module}\n{attribute}\n".encode()
+
+
+def in_zip(pickled, **members):
+    """The pickle in the place of data.pkl in a zip file as torch.save writes it."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        for key, content in members.items():
+            archive.writestr(f"archive/data/{key[1:]}", content)
+        archive.writestr("archive/version", "3\n")
+    return out.getvalue()
+
+
+def in_legacy(pickled, keys=(), data=b""):
+    head = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
+    return head + pickled + pickle.dumps(list(keys), 2) + data
+
+
+def storage_id(key="0", numel=4, kind="FloatStorage"):
+    return _tuple(["storage", name("torch", kind), key, "cpu", numel])
+
+
+def tensor(storage, offset=0, size=(4,), stride=(1,)):
+    arguments = [storage, offset, _tuple(size), _tuple(stride), b"\x89", name("collections", "OrderedDict") + b")R"]
+    return name("torch._utils", "_rebuild_tensor_v2") + _tuple(arguments) + b"R"
+
+
+def persistent(meta):
+    return b"\x80\x02" + name("torch_utils.persistence", "_reconstruct_persistent_obj") + _tuple([meta]) + b"R."
+
+
+def catalogue():
+    """Yield (name, bytes, pattern of the message)."""
+    refused = "it names .*refused, nothing was run"
+    command = f"mkdir {MARK}"
+    source = f"__import__('os').mkdir('{MARK}')"
+
+    # calls
+    yield "os.system", reduce("os", "system", command), refused
+    yield "posix.system", reduce("posix", "system", command), refused
+    yield "subprocess.Popen", reduce("subprocess", "Popen", command), refused
+    yield "builtins.exec", reduce("builtins", "exec", source), refused
+    yield "builtins.eval", reduce("builtins", "eval", source), refused
+    yield "__builtin__.eval", reduce("__builtin__", "eval", source), refused
+    yield "builtins.__import__", reduce("builtins", "__import__", "this"), refused
+    yield "builtins.getattr", reduce("builtins", "getattr", name("os", "path"), "exists"), refused
+    yield "builtins.open", reduce("builtins", "open", MARK, "w"), refused
+    yield "importlib", reduce("importlib", "import_module", "this"), refused
+    yield "runpy", reduce("runpy", "run_path", "/etc/hosts"), refused
+    yield "pickle in pickle", reduce("pickle", "loads", "cos\nsystem\n."), refused
+    yield "marshal code", reduce("marshal", "loads", "c"), refused
+    yield "types.FunctionType", reduce("types", "FunctionType", "c"), refused
+    yield "operator.attrgetter", reduce("operator", "attrgetter", "system"), refused
+    yield "functools.partial", reduce("functools", "partial", name("os", "system"), command), refused
+    yield "ctypes", reduce("ctypes", "CDLL", "libc.so.6"), refused
+    yield "numpy.load", reduce("numpy", "load", MARK), refused
+    yield "numpy exec_command", reduce("numpy.distutils.exec_command", "exec_command", command), refused
+    yield "urllib", reduce("urllib.request", "urlopen", "http://127.0.0.1:9"), refused
+    yield "dotted name", b"\x80\x04" + _value("builtins") + _value("OrderedDict.__class__") + b"\x93.", refused
+    yield (
+        "dotted name of an allowed one",
+        b"\x80\x04" + _value("collections") + _value("OrderedDict.fromkeys") + b"\x93.",
+        refused,
+    )
+    yield "INST", b"(" + _value(command) + b"ios\nsystem\n.", refused
+    yield "OBJ", b"(" + name("os", "system") + _value(command) + b"o.", refused
+    yield "NEWOBJ", b"\x80\x02" + name("os", "system") + _tuple([command]) + b"\x81.", refused
+    yield "NEWOBJ_EX", b"\x80\x04" + name("collections", "OrderedDict") + b")}\x92.", "opcode NEWOBJ_EX"
+    yield "EXT1", b"\x80\x02\x82\x01.", "opcode EXT1"
+    yield "EXT4", b"\x80\x02\x84\x01\x00\x00\x00.", "opcode EXT4"
+    yield "NEXT_BUFFER", b"\x80\x05\x97.", "opcode NEXT_BUFFER"
+    yield "call of a string", b"\x80\x02" + _value("os.system") + _tuple([command]) + b"R.", "it calls str"
+    yield (
+        "call of a token",
+        b"\x80\x02" + name("torch", "FloatStorage") + _tuple([4]) + b"R.",
+        "it calls torch.FloatStorage",
+    )
+    yield "chain of reduces", b"\x80\x02" + name("collections", "OrderedDict") + b")R)R.", "it calls dict"
+    yield (
+        "BUILD of a dict's class",
+        b"\x80\x02" + name("collections", "OrderedDict") + b"}b.",
+        "sets the state of a Name",
+    )
+    yield "BUILD of a list", b"\x80\x02]}b.", "sets the state of a list"
+
+    # torch and its containers
+    yield "torch.load", reduce("torch", "load", MARK), refused
+    yield "torch.hub", reduce("torch.hub", "load", "a"), refused
+    yield "torch._utils", reduce("torch._utils", "_import_dotted_name", "os.system"), refused
+    yield "torch jit", reduce("torch.jit._script", "unpackage_script_module", "a"), refused
+    rebuild = name("torch._tensor", "_rebuild_from_type_v2")
+    inner = [name("torch.storage", "_load_from_bytes"), name("torch", "Tensor"), _tuple([command]), b"}"]
+    yield "a call in a rebuild", b"\x80\x02" + rebuild + _tuple(inner) + b"R.", "in a way that weights need not"
+    yield "os.system in a zip", in_zip(reduce("os", "system", command)), refused
+    yield "os.system in a legacy file", in_legacy(reduce("os", "system", command)), refused
+    blob = in_legacy(reduce("os", "system", command))
+    storage = b"B" + struct.pack("<I", len(blob)) + blob
+    yield (
+        "os.system in a storage",
+        b"\x80\x03" + name("torch.storage", "_load_from_bytes") + _tuple([storage]) + b"R.",
+        refused,
+    )
+    loop = b"\x80\x03" + name("torch.storage", "_load_from_bytes") + _tuple([b"C\x00"]) + b"R."
+    yield "an empty storage", loop, "in a form that is not read"
+    blob = in_legacy(loop)
+    storage = b"B" + struct.pack("<I", len(blob)) + blob
+    nested = b"\x80\x03" + name("torch.storage", "_load_from_bytes") + _tuple([storage]) + b"R."
+    yield "a storage in a storage", nested, "lies where none can be"
+    yield "a persistent id in a plain pickle", b"\x80\x02" + storage_id() + b"Q.", "parts outside of itself"
+    yield "another persistent id", in_zip(b"\x80\x02" + _tuple(["module", command]) + b"Q."), "not described as torch"
+    yield "a storage that is missing", in_zip(b"\x80\x02" + storage_id() + b"Q."), "has not the size"
+    short = in_zip(b"\x80\x02}" + _value("a") + tensor(storage_id(numel=2**28) + b"Q") + b"s.", _0=b"\0" * 16)
+    yield "a record shorter than claimed", short, "has not the size"
+    out = in_zip(b"\x80\x02}" + _value("a") + tensor(storage_id() + b"Q", size=(9,)) + b"s.", _0=b"\0" * 16)
+    yield "a tensor beyond its storage", out, "beyond its storage"
+    expanded = tensor(storage_id() + b"Q", size=(2**20, 2**10), stride=(0, 0))
+    yield "an expanded tensor", in_zip(b"\x80\x02}" + _value("a") + expanded + b"s.", _0=b"\0" * 16), "larger than its"
+    negative = tensor(storage_id() + b"Q", size=(-4,))
+    yield "a negative size", in_zip(b"\x80\x02}" + _value("a") + negative + b"s.", _0=b"\0" * 16), "shape of a tensor"
+    minus = tensor(storage_id() + b"Q", offset=-1)
+    yield "a negative offset", in_zip(b"\x80\x02}" + _value("a") + minus + b"s.", _0=b"\0" * 16), "no storage"
+    huge = in_legacy(
+        b"\x80\x02" + storage_id(numel=2**31 - 1) + b"Q.", ["0"], struct.pack("<q", 2**31 - 1) + b"\0" * 16
+    )
+    yield "a legacy storage of 8 GB", huge, "cut off"
+
+    # persistent and TensorFlow objects
+    meta = b"}(" + _value("type") + _value("class") + _value("class_name") + _value("G") + b"u"
+    yield "a persistent object without state", persistent(meta), "has no state"
+    yield "a persistent object of nothing", persistent(b"}"), "has no class name"
+    official = {"type": "class", "version": 6, "module_src": source, "class_name": "Generator", "state": {}}
+    yield "source text in a persistent object", persistent(pickle.dumps({**official}, 2)[2:-1]), "none of the formats"
+    network = files.Network(version=4, static_kwargs={}, components={}, variables=[], build_module_src=source)
+    with files.foreign_names():
+        pickled = pickle.dumps(network)
+    yield "source text in a network", pickled, "neither a StyleGAN nor"
+
+    # memory and time
+    yield (
+        "a memo bomb of lists",
+        b"\x80\x02]q\x00" + b"".join(b"](" + b"h%c" % i * 10 + b"eq%c" % (i + 1) for i in range(100)) + b".",
+        "does not end in one object",
+    )
+    yield "a memo bomb of tuples as key", b"\x80\x02)q\x00" + b"h\x00h\x00\x86q\x00" * 100 + b"0}h\x00Ns.", "as a key"
+    yield "a memo with a huge index", b"\x80\x02]r\xff\xff\xff\xff.", "none of the formats"
+    text = _value("x" * 2**20) + b"q\x00"
+    encodes = (name("_codecs", "encode") + b"h\x00" + _value("latin1") + b"\x86R0") * 200
+    yield "one string encoded many times", b"\x80\x02" + text + encodes + b".", "far more memory than its own size"
+    yield "a bytearray of a number", reduce("builtins", "bytearray", 2**31 - 1), "made of something else"
+    yield "a set of a number", reduce("builtins", "set", 2**31 - 1), "arguments that do not fit"
+    yield "tuples in tuples", b"\x80\x02)" + b"\x85" * 10_000 + b".", "deep in each other"
+    yield "lists in lists", b"\x80\x02" + b"]" * 10_000 + b"a" * 9_999 + b".", "deep in each other"
+    yield "a high stack", b"\x80\x02" + b"N" * 300_000 + b".", "more parts than any"
+    yield "a bytes object of 2^60", b"\x80\x04\x8e" + struct.pack("<Q", 2**60) + b"short.", "damaged"
+    yield "a bytearray of 2^60", b"\x80\x05\x96" + struct.pack("<Q", 2**60) + b"short.", "damaged"
+    yield "a string of 4 GB", b"\x80\x02X\xff\xff\xff\xffshort.", "damaged"
+    yield "a number of 2 GB", b"\x80\x02\x8b\xff\xff\xff\x7fshort.", "damaged"
+    yield "a number of many digits", b"I" + b"9" * 100_000 + b"\n.", "damaged"
+    array = [name("numpy", "ndarray"), _tuple([0]), b"C\x01b"]
+    state = [1, _tuple([2**30]), name("numpy", "dtype") + _tuple(["f4", 0, 1]) + b"R", b"\x89", b"C\x04abcd"]
+    claim = name("numpy.core.multiarray", "_reconstruct") + _tuple(array) + b"R" + _tuple(state) + b"b"
+    yield "an array larger than its bytes", b"\x80\x03" + claim + b".", "claims 1073741824"
+    yield (
+        "an array of objects",
+        b"\x80\x03" + name("numpy", "dtype") + _tuple(["O8", 0, 1]) + b"R.",
+        "arrays of type 'O8'",
+    )
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({}, 2))
+        archive.writestr("archive/data/0", b"\0" * 2**25)
+    yield "a zip bomb", zipped.getvalue(), "compressed"
+
+    # no checkpoints at all
+    whole = whole_files()
+    yield "empty", b"", "is empty"
+    yield "a web page", b"\n<!DOCTYPE html><html><title>Google Drive - Quota exceeded</title>", "web page"
+    yield "a login page", b"<html><head><title>Sign in</title></head></html>", "web page"
+    yield "a Git LFS pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "Git LFS pointer"
+    yield "zeros", b"\0" * 1000, "damaged"
+    yield "text", b"these are no weights " * 20, "damaged|opcode|refused"
+    yield "another zip", in_zip(b"").replace(b"data.pkl", b"data.txt"), "none that torch.save wrote"
+    for kind, data in whole.items():
+        yield f"{kind}, cut in half", data[: len(data) // 2], "damaged|cut off|short"
+        yield f"{kind}, cut by one byte", data[:-1], "damaged|cut off|is missing|reaches"
+        yield f"{kind}, without its beginning", data[40:], "Cannot read"
+
+
+def whole_files():
+    """Small whole files of each container, by kind."""
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        path, generator = Path(folder) / "file", smallest()
+        found = {"official": files.official_pickle(path, generator).read_bytes()}
+        found["tensorflow"] = files.tensorflow_pickle(path, generator).read_bytes()
+        found["zip"] = files.rosinality_pt(path, generator).read_bytes()
+        found["legacy"] = files.rosinality_pt(path, generator, zipped=False).read_bytes()
+    return found
+
+
+def smallest():
+    """A generator with so few channels that its files are of kilobytes."""
+    return tiny.stylegan2(w_dim=2, z_dim=2, mapping_layers=1, channel_base=32, channel_max=2)
+
+
+def little_files():
+    """Files of a few hundred bytes that hold one of everything a reader knows: what is mutated by the thousand."""
+    with files.foreign_names():
+        tree = OrderedDict(
+            a=torch.ones(2), b=[np.float32(1), np.arange(3.0)], c={"d": (1, 2.5, None, True, "text", b"bytes")}
+        )
+        official = files.Persistent(
+            "Generator", {"_modules": OrderedDict(), "_parameters": tree, "x": files.EasyDict(y={1})}
+        )
+        network = files.Network(
+            version=4, variables=[("w", np.ones((2, 2), np.float32))], static_kwargs={}, components={}
+        )
+        found = [pickle.dumps({"G_ema": official}, p) for p in (2, 4)] + [
+            pickle.dumps((network,) * 3, p) for p in (2, 4)
+        ]
+    for zipped in (True, False):
+        out = io.BytesIO()
+        torch.save(
+            tiny.dcgan(z_dim=1, conv_dim=1, first_multiplier=1).state_dict(), out, _use_new_zipfile_serialization=zipped
+        )
+        found.append(out.getvalue())
+    return found

@@ -1,0 +1,118 @@
+"""The blending panel without a browser: its run is the plain blend, its mask the canvas, its file all of it."""
+
+import threading
+
+import pytest
+import torch
+
+from helpers import masks
+from helpers.blending import crossover, hard_paste
+from helpers.states import load_state
+from helpers.widgets import Job, blending_panel
+from helpers.widgets.blending import DRAWN
+from helpers.widgets.canvas import CoreCanvas
+from tests.lessons.test_blending import SIZE, X, Y, features, generator  # noqa: F401  (fixtures)
+
+PATIENCE = 120  # seconds
+
+
+@pytest.fixture(params=["anywidget", "core widgets"])
+def make(request, generator, features, tmp_path, monkeypatch):  # noqa: F811
+    if request.param == "core widgets":
+        monkeypatch.setattr("helpers.widgets.live.anywidget", None)
+        monkeypatch.setattr("helpers.widgets.canvas.anywidget", None)
+    made = []
+
+    def make(photos=None, **values):
+        photos = {"a": X, "b": Y, "c": Y.flip(-1)} if photos is None else photos
+        values = {"steps": 10, "noise_steps": 5, "feather": 1.0} | values
+        made.append(blending_panel(generator, features, photos, out=tmp_path, **values))
+        assert isinstance(made[-1].canvas, CoreCanvas) == (request.param == "core widgets")
+        return made[-1]
+
+    yield make
+    for panel in made:
+        panel.close()
+    if Job.current is not None:
+        Job.current.stop(PATIENCE)
+    assert [t.name for t in threading.enumerate() if t.name == "job"] == []
+
+
+def run(panel):
+    panel.buttons["start"].click()
+    assert panel.job.wait(PATIENCE) and panel.job.error is None
+    return panel.box._frame()[0]
+
+
+def test_the_panel_runs_and_its_settings_run_without_it(make, generator, features):  # noqa: F811
+    panel = make(shape="ellipse", first=2.0)
+    assert panel.job is None and "Press Start" in panel.view.html
+    html = run(panel)
+    assert "finished" in html and html.count("<img") == 2
+    assert panel.settings["weights"]["first"] == 2.0 and torch.equal(panel.x, X) and torch.equal(panel.y, Y)
+    wanted = masks.SHAPES["ellipse"](SIZE)
+    assert torch.allclose(panel.mask, wanted, atol=1 / 255)
+    direct = crossover(generator, panel.x, panel.y, panel.mask, features, **panel.settings).run()
+    torch.testing.assert_close(panel.result.images, direct.images)
+    assert torch.equal(panel.box.before, hard_paste(X, Y, panel.mask))
+
+
+def test_a_drawing_takes_the_place_of_the_shape(make):
+    panel = make()
+    mine = masks.box(SIZE, (0.25, 0.25, 0.5, 1))
+    panel.canvas.set_mask(mine)
+    assert panel.controls["shape"].value == DRAWN and torch.equal(panel.mask, mine)
+    panel.controls["y"].value = "c"  # another photo under the drawing
+    assert torch.equal(panel.mask, mine) and torch.equal(panel.y, Y.flip(-1))
+    panel.controls["shape"].value = "top"
+    assert torch.equal(panel.mask, masks.half(SIZE, "top")) and panel.controls["shape"].value == "top"
+
+
+def test_weights_move_while_it_runs_and_results_are_kept(make):
+    panel = make(steps=1000)
+    panel.buttons["start"].click()
+    while panel.job.latest() is None:
+        panel.job.wait(0.01)
+    panel.controls["second"].value = 50.0
+    panel.job.call(lambda: None).result(PATIENCE)
+    assert panel.job.iterator.weights["second"] == 50.0 and panel.controls["feather"].disabled
+    panel.buttons["stop"].click()
+    assert panel.job.wait(PATIENCE) and panel.job.error is None
+    panel.box._frame()
+    panel.set({"steps": 10, "shape": "right"})
+    run(panel)
+    assert len(panel.history.entries) == 2
+    first, second = panel.history.entries
+    assert not torch.equal(first.pictures["image"], second.pictures["image"])
+    panel.restore(first)
+    assert panel.controls["shape"].value == "half" and torch.equal(panel.mask, masks.half(SIZE))
+
+
+def test_one_file_holds_picture_mask_photos_and_settings(make, generator):  # noqa: F811
+    generator.name = "tiny"
+    panel = make(shape="eyes", style=0.5)
+    mine = masks.union(panel.mask, masks.box(SIZE, (0, 0.75, 1, 1)))
+    panel.canvas.set_mask(mine)
+    run(panel)
+    path = panel.save("safetensors")
+    image, mask = panel.result.images, panel.mask
+    other = make(photos={"a": X.flip(-1), "z": Y})  # a is another photo here, and b unknown
+    other.load(path)
+    assert torch.equal(other.mask, mask) and other.controls["shape"].value == DRAWN
+    assert torch.equal(other.x, X) and torch.equal(other.y, Y) and other.settings == panel.settings
+    assert torch.equal(other.photos["a"], X.flip(-1)) and "restored" in other.view.html
+    state, metadata = load_state(path)
+    assert torch.equal(state.pictures["image"], image) and torch.equal(state.pictures["mask"], mask)
+    assert metadata["model"] == "tiny"
+    assert torch.equal(generator.synthesize(state.latents).clamp(0, 1), image)
+
+
+def test_a_mistake_is_one_sentence(make):
+    for photos, values, message in (({"a": X}, {}, "two photos"), (None, {"colour": 1}, "controls are x, y")):
+        with pytest.raises(ValueError, match=message):
+            make(photos, **values)
+    panel = make()
+    panel.canvas.clear()
+    panel.photos["b"] = Y[:, :2]
+    panel.buttons["start"].click()
+    assert panel.job is None and 'role="alert"' in panel.message.value
