@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).resolve().parent
+KILLING = Path(__file__).parents[1] / "support" / "killing.py"
 FAST = ["inversion", "noise", "sketch", "stylegan2", "sweep"]
 SLOW = ["interpolate", "demo", "blend", "inpainting", "local_style", "style", "dcgan", "encoder", "classifier", "grade"]
 
 
 def torment(folder, kills, *kinds):
-    arguments = [sys.executable, TESTS / "killing.py", folder / "killed", kills, *kinds]
+    arguments = [sys.executable, KILLING, folder / "killed", kills, *kinds]
     done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)

@@ -145,9 +145,9 @@ def test_rows_of_good_photos_are_shown_although_others_could_not_be_read(photos,
 
 COMMAND = """
 import sys, torch
-sys.path[:0] = {paths}
+sys.path.insert(0, {root!r})
 torch.set_num_threads(1)
-import killing
+from tests.support import killing
 killing.networks()
 from helpers import __main__ as program
 sys.argv = ["helpers", "invert", *sys.argv[2:], "--out", sys.argv[1], "--steps", "200000", "--batch", "1",
@@ -160,7 +160,7 @@ program.main()
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_command_that_is_stopped_keeps_its_state_and_says_so(photos, tmp_path, number):  # noqa: F811
     out = tmp_path / "out"
-    code = COMMAND.format(paths=[str(ROOT), str(ROOT / "tests")])
+    code = COMMAND.format(root=str(ROOT))
     command = subprocess.Popen([sys.executable, "-c", code, out, *photos], stderr=subprocess.PIPE, text=True)
     log = out / "log" / "log.jsonl"
     deadline = time.monotonic() + 120

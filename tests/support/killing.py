@@ -1,6 +1,6 @@
 """Kill commands at random moments, call them again, and compare with calls that were left alone.
 
-killing.py FOLDER KILLS KIND...: prints a report of each kind as JSON. Every call is a fork of this process, so that a
+``killing.py FOLDER KILLS KIND...`` prints a report of each kind as JSON. Every call is a fork of this process, so that a
 kill costs no second start of Python; a state is written after every step.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
 from helpers import features as features_module  # noqa: E402
 from helpers import generators, progress  # noqa: E402
@@ -34,10 +34,10 @@ PATIENCE = 120.0  # seconds for one call
 
 # imported before the forks, so that kills fall into work and not into imports
 MODULES = (
-    *("torch._dynamo", "matplotlib.pyplot", "pytest", "tests.sweep_jobs", "tests.tiny_course", "test_training_gan"),
+    *("torch._dynamo", "matplotlib.pyplot", "pytest", "tests.support.sweep_jobs", "tests.support.tiny_course"),
     *(f"helpers.commands.{name}" for name in ("blending", "sketch", "style")),
     *(f"staff.training.{name}" for name in ("gan", "encoder", "features")),
-    *("test_training_features", "staff.sweep", "staff.grading.grade"),
+    *("tests.staff.test_training_gan", "tests.staff.test_training_features", "staff.sweep", "staff.grading.grade"),
 )
 
 
