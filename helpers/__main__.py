@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 import warnings
 
 import typer
 
-from helpers.commands import blending, check, inversion, sketch, states, style, weights  # noqa: F401  (each registers)
 from helpers.commands.common import app
 
-if importlib.util.find_spec("staff"):  # a student release comes without it
-    importlib.import_module("staff.commands")
+COMMANDS = {  # name: (its module, its line in the list); only the module of the command that is run is imported
+    "demo": ("helpers.commands.inversion", "Invert one real photo with every bundled model in every space."),
+    "invert": ("helpers.commands.inversion", "Find the latents of photos."),
+    "interpolate": ("helpers.commands.inversion", "Morph between two photos, as GIF and MP4."),
+    "sample": ("helpers.commands.inversion", "Draw images from a generator."),
+    "blend": ("helpers.commands.blending", "Blend two photos in one face."),
+    "inpaint": ("helpers.commands.blending", "Fill a hole in a photo with a likely face."),
+    "scribble": ("helpers.commands.blending", "Turn strokes painted on a photo into a likely change of the face."),
+    "local-style": ("helpers.commands.blending", "Give a region the texture and colours of a second image."),
+    "transfer": ("helpers.commands.blending", "Carry an attribute of one photo, such as its eyes, into another."),
+    "sketch": ("helpers.commands.sketch", "Find images that follow a sketch."),
+    "style": ("helpers.commands.style", "Paint photos in the style of images."),
+    "state": ("helpers.commands.states", "Write what a state file of a panel holds: images, masks, settings."),
+    "check": ("helpers.commands.check", "Run the visible checks of your notebook."),
+    "weights": ("helpers.commands.weights", "List, check and add weights."),
+    "data": ("helpers.commands.style", "Style images: ours, and public-domain paintings."),
+}
+STOPPED = 130  # typer's exit code after Ctrl-C
 
-STOPPED = 130  # what typer makes of Ctrl-C
+
+def register(arguments: list[str]) -> None:
+    """Add the command that the arguments name to ``app``; where they name none, the list of all of them."""
+    commands = dict(COMMANDS)
+    if importlib.util.find_spec("staff"):  # a student release comes without it
+        commands |= importlib.import_module("staff.commands").COMMANDS
+    name = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if name in commands:
+        importlib.import_module(commands[name][0])
+        return
+    for name, (_, line) in commands.items():
+        app.command(name, help=line)(lambda: None)
 
 
 def main() -> None:
     """Run a command; bad input is one sentence and exit code 2, a warning is one line."""
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    register(sys.argv[1:])
     try:
         app()
     except (ValueError, OSError, NotImplementedError) as error:  # the last in a release: an exercise to be done
@@ -27,7 +55,7 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == STOPPED:
-            typer.echo("stopped; what was finished is on disk, and the same command goes on from there.", err=True)
+            typer.echo("Stopped. Finished results are on disk; run the same command again to continue.", err=True)
         raise
 
 

@@ -1,4 +1,7 @@
-"""What all commands share: the applications, common options, and the reading of their text."""
+"""What all commands share: the applications, common options, and the reading of their text.
+
+Options that are fields of a dataclass are made by ``with_options`` of options.py.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,19 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-weights_app = typer.Typer(no_args_is_help=True, help="List, check and add weights.")
-data_app = typer.Typer(no_args_is_help=True, help="Style pictures: ours, and public-domain paintings.")
+# rich takes longer to import than all the rest
+PLAIN = {"no_args_is_help": True, "rich_markup_mode": None, "context_settings": {"max_content_width": 110}}
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, **PLAIN)
+weights_app = typer.Typer(help="List, check and add weights.", **PLAIN)
+data_app = typer.Typer(help="Style images: ours, and public-domain paintings.", **PLAIN)
 app.add_typer(weights_app, name="weights")
 app.add_typer(data_app, name="data")
+
+
+@app.callback()
+def _group() -> None:
+    """Edit photos with GANs: inversion, noise, blending, sketches, style."""
+
 
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best there is.")]

@@ -1,3 +1,9 @@
 """Commands for instructors and maintainers; ``helpers/__main__.py`` adds them where this folder is."""
 
-from staff.commands import benchmarks, grading, sweep, training  # noqa: F401  (each registers its own)
+COMMANDS = {  # name: (its module, its line in the list)
+    "release": ("staff.commands.grading", "Write the student repository."),
+    "grade": ("staff.commands.grading", "Grade submissions in a sandbox."),
+    "sweep": ("staff.commands.sweep", "Do every combination of a table of settings."),
+    "train": ("staff.commands.training", "Train the bundled networks again, or on your own photos."),
+    "bench": ("staff.commands.benchmarks", "Measure, and write what README and model cards quote."),
+}

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from helpers.commands.common import Data, Device, Out, device_of
+from staff.commands import grading  # noqa: F401  (has a bench of its own)
 from staff.commands.common import bench_app
 
 

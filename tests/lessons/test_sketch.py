@@ -427,7 +427,7 @@ def test_the_command_writes_sheet_best_latents_and_table(tmp_path):
 
     from typer.testing import CliRunner
 
-    from helpers.__main__ import app
+    from helpers.commands.sketch import app
     from helpers.images import read_image
     from helpers.latents import load_latents
 

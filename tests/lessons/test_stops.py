@@ -170,7 +170,7 @@ def test_a_command_that_is_stopped_keeps_its_state_and_says_so(photos, tmp_path,
     _, said = command.communicate(timeout=60)
     assert command.returncode == 130, said
     last = said.strip().splitlines()[-1]
-    assert last.endswith("stopped; what was finished is on disk, and the same command goes on from there.")
+    assert last.endswith("Stopped. Finished results are on disk; run the same command again to continue.")
     assert "Traceback" not in said
     (state,) = load_run(out / FILE)["states"].values()
     assert state["search"]["runs"][0]["number"] >= 10

@@ -1,7 +1,7 @@
 """Kill commands at random moments, call them again, and compare with calls that were left alone.
 
-``killing.py FOLDER KILLS KIND...`` prints a report of each kind as JSON. Every call is a fork of this process, so that a
-kill costs no second start of Python; a state is written after every step.
+``killing.py FOLDER KILLS KIND...`` prints a report of each kind as JSON. Every call is a fork of this process, so that
+a kill costs no second start of Python; a state is written after every step.
 """
 
 import contextlib
