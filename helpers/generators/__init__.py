@@ -13,8 +13,9 @@ from helpers.device import keep_freed_memory
 from helpers.generators.base import Generator, GeneratorError, enlarged
 from helpers.generators.checkpoints import Checkpoint, Part, read_checkpoint
 from helpers.generators.dcgan import DCGAN, DCGANDiscriminator
+from helpers.generators.discriminator import Discriminator
 from helpers.generators.stylegan1 import StyleGAN1
-from helpers.generators.stylegan2 import Discriminator, StyleGAN2, fir_kernel
+from helpers.generators.stylegan2 import StyleGAN2, fir_kernel
 from helpers.weights import WeightsError, registry, save_weights, weights_path
 
 FAMILIES = {

@@ -8,9 +8,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+LIMITS = {  # of the numbers in a configuration, far above any published network: a file must not ask for more
+    "z_dim": 8192,
+    "w_dim": 8192,
+    "mapping_layers": 64,
+    "channel_base": 2**20,
+    "channel_max": 8192,
+    "c_dim": 100_000,
+    "group_size": 4096,
+    "conv_dim": 2048,
+    "first_multiplier": 64,
+}
+
 
 class GeneratorError(ValueError):
     """A generator was asked for something that it does not have; the message says what it has."""
+
+
+def settings(defaults: dict, given: dict) -> dict:
+    """The arguments of a network: ``defaults`` with those that were given.
+
+    Raises TypeError for an unknown name, GeneratorError for a number outside of LIMITS or one that is not finite.
+    """
+    unknown = sorted(set(given) - set(defaults))
+    if unknown:
+        raise TypeError(f"unknown argument {unknown[0][:60]!r}; expected some of {', '.join(defaults)}.")
+    for name, value in given.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        whole = name in LIMITS
+        if whole and not (type(value) is int and 0 <= value <= LIMITS[name]):
+            raise GeneratorError(f"{name} must be a whole number from 0 to {LIMITS[name]}, got {str(value)[:60]}.")
+        if number and not whole and not abs(value) < 1e6:
+            raise GeneratorError(f"{name} must be a finite number below a million, got {str(value)[:60]}.")
+    return defaults | given
 
 
 class Generator(nn.Module):
@@ -26,7 +56,7 @@ class Generator(nn.Module):
         layer_names: name of the layer that each w+ row styles, coarse to fine.
         c_dim: number of classes of a conditional generator, else 0.
         label: the class that z is mapped to; see ``set_label``.
-        domain: what the model shows, in words, where the registry knows.
+        domain: what the model shows, in words, where the registry says.
         has_mean: whether the mean of w came with the weights.
     """
 
@@ -74,11 +104,11 @@ class Generator(nn.Module):
             return self.convert(z, "z", space)
 
     def convert(self, code: Tensor, source: str, target: str) -> Tensor:
-        """Carry a code from one space to a wider one (z to w to w+); the same space returns it unchanged."""
+        """Latents of one space in a wider one (z to w to w+); the same space returns them unchanged."""
         order = ("z", "w", "w+")
         self.check_space(source), self.check_space(target)
         if order.index(source) > order.index(target):
-            raise GeneratorError(f"a code can go from z to w to w+ but not from {source} back to {target}.")
+            raise GeneratorError(f"latents go from z to w to w+, not from {source} back to {target}.")
         if source == "z" and target != "z":
             code, source = self.map(code), "w"
         if source == "w" and target == "w+":
@@ -98,16 +128,15 @@ class Generator(nn.Module):
         return self.convert(self.w_std[None], "w", space)
 
     def set_label(self, label: int) -> None:
-        """Choose the class of a conditional generator, 0 to c_dim - 1; the deviation of w becomes that of the class.
+        """Choose the class of a conditional generator, 0 to c_dim - 1, and set the deviation of w to that of the class.
 
-        The mean of w, to which truncation pulls, stays that of all classes where the checkpoint had one.
-
+        The mean of w, to which truncation pulls, remains that of all classes if the checkpoint had one.
         Raises GeneratorError for another number, or a generator without classes.
         """
         if not self.c_dim:
             raise GeneratorError(f"this {self.family} generator has no classes, so label {label} cannot be chosen.")
         if not isinstance(label, int) or not 0 <= label < self.c_dim:
-            raise GeneratorError(f"a label must be from 0 to {self.c_dim - 1} for this generator, but {label} came.")
+            raise GeneratorError(f"a label must be from 0 to {self.c_dim - 1} for this generator, got {label}.")
         self.label = label
         self.compute_statistics(keep_mean=self.has_mean)
 
@@ -117,8 +146,8 @@ class Generator(nn.Module):
             return None
         if self.label is None:
             raise GeneratorError(
-                f"this generator has {self.c_dim} classes; choose one with set_label(0 … {self.c_dim - 1}), or by its "
-                f'name when it is loaded: "NAME@0".'
+                f"this generator has {self.c_dim} classes; choose one with set_label(0 … {self.c_dim - 1}), or load it "
+                f'as "NAME@0".'
             )
         rows = torch.zeros(n, self.c_dim, device=self.device, dtype=next(self.parameters()).dtype)
         rows[:, self.label] = 1
@@ -129,7 +158,7 @@ class Generator(nn.Module):
         raise GeneratorError(f"this {self.family} generator has no mapping network; its only space is z.")
 
     def fresh_noise(self, n: int = 1, seed: int = 0) -> list[Tensor]:
-        """Draw new standard-normal noise maps, a list of ``(n, 1, h, w)``; ``synthesize`` never does so by itself."""
+        """Draw new standard-normal noise maps, a list of ``(n, 1, h, w)``; ``synthesize`` never draws any."""
         generator = torch.Generator().manual_seed(seed)
         return [torch.randn(n, 1, *shape, generator=generator).to(self.device) for shape in self.noise_shapes]
 
@@ -138,10 +167,10 @@ class Generator(nn.Module):
         return []
 
     def synthesize(self, latents, noise: list[Tensor] | None = None) -> Tensor:
-        """Images ``(B, 3, resolution, resolution)`` in [0, 1] (not clamped) of a ``Latents`` or of a bare code.
+        """Images ``(B, 3, resolution, resolution)`` in [0, 1] (not clamped) of ``Latents`` or a bare tensor.
 
-        A bare code (B, num_ws, w_dim) is w+; a bare (B, n) is w where there is a w, whatever it was drawn as, so a z
-        of such a generator must come as ``Latents("z", z)``. ``noise`` None uses the generator's fixed maps.
+        A bare (B, num_ws, w_dim) is taken for w+ and a bare (B, n) for w if the generator has a w; pass a z of such a
+        generator as ``Latents("z", z)``. ``noise`` None uses the generator's fixed maps.
         """
         space, code, own_noise = unpack(self, latents)
         noise = own_noise if noise is None else noise
@@ -157,7 +186,7 @@ class Generator(nn.Module):
         if noise is not None and not fits:
             raise GeneratorError(
                 f"this generator takes {len(self.noise_shapes)} noise maps of sizes {list(self.noise_shapes)} for "
-                f"{n} codes, but {len(shapes)} of shapes {shapes} came; take them from fixed_noise() or fresh_noise()."
+                f"{n} latents, got {len(shapes)} of shapes {shapes}; take them from fixed_noise() or fresh_noise()."
             )
 
     def render(self, code: Tensor, space: str, noise: list[Tensor] | None) -> Tensor:
@@ -166,7 +195,7 @@ class Generator(nn.Module):
     def compute_statistics(self, n: int = 10_000, keep_mean: bool = False) -> None:
         """Set the mean and the standard deviation of w from ``n`` mapped z (no-op without a mapping network).
 
-        keep_mean: leave the mean as it is: the average over the training that a checkpoint brings along.
+        keep_mean: leave the mean as it is, the average over the training that is stored in a checkpoint.
         """
         if "w" not in self.spaces:
             return
@@ -177,7 +206,7 @@ class Generator(nn.Module):
 
 
 class StyleBased(Generator):
-    """What StyleGAN and StyleGAN2 share: a mapping network, rows of w+, noise maps and how they are drawn.
+    """What StyleGAN and StyleGAN2 share: a mapping network, rows of w+ and noise maps.
 
     Args:
         config: arguments of the family's class; ``resolution``, ``z_dim``, ``w_dim`` and ``c_dim`` become attributes.
@@ -218,19 +247,19 @@ class StyleBased(Generator):
 
 
 def check_resolution(resolution: int) -> int:
-    """Return the side of a StyleGAN's pictures; GeneratorError unless it is a power of two from 16 to 1024."""
+    """Return the side of a StyleGAN's images; GeneratorError unless it is a power of two from 16 to 1024."""
     if resolution not in (16, 32, 64, 128, 256, 512, 1024):
-        raise GeneratorError(f"resolution must be a power of two from 16 to 1024, but {resolution} came.")
+        raise GeneratorError(f"resolution must be a power of two from 16 to 1024, got {str(resolution)[:60]}.")
     return resolution
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Widen half precision to float32; float64, in which gradients are checked, stays."""
+    """Widen half precision to float32; float64, in which gradients are checked, remains."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def unpack(generator: Generator, latents) -> tuple[str, Tensor, list[Tensor] | None]:
-    """Split a ``Latents`` or a bare code into (space, code, noise) and check the shape against the generator."""
+    """Split ``Latents`` or a bare tensor into (space, code, noise) and check the shape against the generator."""
     if isinstance(latents, Tensor):
         space, code, noise = guess_space(generator, latents), latents, None
     else:
@@ -238,21 +267,21 @@ def unpack(generator: Generator, latents) -> tuple[str, Tensor, list[Tensor] | N
     expected = generator.code_shape(space)
     if tuple(code.shape[1:]) != expected:
         raise GeneratorError(
-            f"a {space} code of this generator has the shape (B, {', '.join(map(str, expected))}), "
-            f"but {tuple(code.shape)} came; take the code from this generator's own spaces."
+            f"{space} latents of this generator have the shape (B, {', '.join(map(str, expected))}), "
+            f"got {tuple(code.shape)}; take them from this generator's own spaces."
         )
     return space, code, noise
 
 
 def guess_space(generator: Generator, code: Tensor) -> str:
-    """Name the space of a bare code: three axes are w+, two are w where there is a w, else z."""
+    """The space of a bare tensor: three axes are w+, two are w if the generator has a w, else z."""
     if code.ndim == 3:
         return generator.check_space("w+")
     return "w" if "w" in generator.spaces else "z"
 
 
 class Enlarged(Generator):
-    """A generator whose pictures are enlarged (bilinear), to compare it with one of a higher resolution."""
+    """A generator whose images are enlarged (bilinear), to compare it with one of a higher resolution."""
 
     def __init__(self, inner: Generator, resolution: int):
         super().__init__()
@@ -278,5 +307,5 @@ class Enlarged(Generator):
 
 
 def enlarged(generator: Generator, resolution: int) -> Generator:
-    """The generator with pictures (B, 3, resolution, resolution); itself where they have that size already."""
+    """The generator with images (B, 3, resolution, resolution); itself if they have that size already."""
     return generator if generator.resolution == resolution else Enlarged(generator, resolution).eval()

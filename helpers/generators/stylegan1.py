@@ -1,12 +1,12 @@
 """StyleGAN in plain PyTorch (Karras et al., "A Style-Based Generator Architecture for GANs", CVPR 2019).
 
-What sets it apart from StyleGAN2: styles act by adaptive instance normalisation after each layer, noise has a learned
-strength per channel, each resolution has two styles of its own (18 at 1024 pixels), and only the last resolution is
-turned into colours. Inside, images are in [-1, 1]; ``StyleGAN1.synthesize`` returns [0, 1].
+Unlike in StyleGAN2, styles act by adaptive instance normalisation after each layer, noise has a learned strength per
+channel, each resolution has two styles of its own (18 at 1024 pixels), and only the last resolution becomes an image.
+Inside, images are in [-1, 1]; ``StyleGAN1.synthesize`` returns [0, 1].
 
 The official network doubles sizes in two ways: below 128 pixels by repeating pixels before the convolution, from 128
-on by a transposed convolution. The second is the first with the kernel turned by 180 degrees; readers of checkpoints
-turn it, so that there is one way here.
+on by a transposed convolution. The second is the first with the kernel turned by 180 degrees; the readers of
+checkpoints turn it, so that one way is enough here.
 """
 
 from __future__ import annotations
@@ -18,44 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from helpers.generators.base import StyleBased, at_least_float32, check_resolution
-from helpers.generators.stylegan2 import depthwise, unit_second_moment
-
-GAIN = math.sqrt(2)  # of He's initialisation, multiplied into the weights of all layers with a leaky ReLU
-
-
-class Dense(nn.Module):
-    """Linear layer with equalised learning rate: weights times ``gain / sqrt(inputs)``, all times the multiplier."""
-
-    def __init__(self, in_features: int, out_features: int, gain: float = 1.0, lr_multiplier: float = 1.0):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
-        self.bias = nn.Parameter(torch.zeros(out_features))
-        self.weight_gain, self.bias_gain = gain * lr_multiplier / math.sqrt(in_features), lr_multiplier
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
-
-
-class Mapping(nn.Module):
-    """z (B, z_dim), and a label (B, c_dim) where there are classes, to w (B, w_dim)."""
-
-    def __init__(self, z_dim: int, w_dim: int, num_layers: int = 8, lr_multiplier: float = 0.01, c_dim: int = 0):
-        super().__init__()
-        self.num_layers, in_features = num_layers, z_dim
-        if c_dim:
-            self.label_weight = nn.Parameter(torch.randn(c_dim, z_dim))
-            in_features += z_dim
-        for i in range(num_layers):
-            setattr(self, f"fc{i}", Dense(in_features if i == 0 else w_dim, w_dim, GAIN, lr_multiplier))
-        self.register_buffer("w_avg", torch.zeros(w_dim))
-
-    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        x = z if label is None else torch.cat([z, label @ self.label_weight], 1)
-        x = unit_second_moment(x)
-        for i in range(self.num_layers):
-            x = F.leaky_relu(getattr(self, f"fc{i}")(x), 0.2)
-        return x
+from helpers.generators.base import StyleBased, at_least_float32, check_resolution, settings
+from helpers.generators.stylegan2 import LRELU_GAIN, FullyConnected, MappingNetwork, depthwise
 
 
 def repeat_and_convolve(x: Tensor, weight: Tensor) -> Tensor:
@@ -90,14 +54,14 @@ class Layer(nn.Module):
         if in_channels:
             weight = torch.randn(out_channels, in_channels, 3, 3)
             self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
-            self.weight_gain = GAIN / math.sqrt(in_channels * 9)
+            self.weight_gain = LRELU_GAIN / math.sqrt(in_channels * 9)
         if up:
             row = torch.tensor([0.25, 0.5, 0.25])
             self.register_buffer("blur", torch.outer(row, row), persistent=False)
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.noise_strength = nn.Parameter(torch.zeros(out_channels))
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        self.style = Dense(w_dim, 2 * out_channels)
+        self.style = FullyConnected(w_dim, 2 * out_channels)
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
         if hasattr(self, "weight"):
@@ -149,7 +113,7 @@ class Synthesis(nn.Module):
         noise = noise or [None] * self.num_ws
         for i, r in enumerate(self.resolutions):
             block, inputs = getattr(self, f"b{r}"), (x, ws[:, 2 * i : 2 * i + 2], noise[2 * i : 2 * i + 2])
-            again = {"use_reentrant": False, "preserve_rng_state": False}  # nothing of the forward pass is random
+            again = {"use_reentrant": False, "preserve_rng_state": False}  # the forward pass draws nothing
             x = checkpoint(block, *inputs, **again) if checkpointing else block(*inputs)
         weight = (self.rgb_weight * self.rgb_gain).to(dtype)
         return at_least_float32(F.conv2d(x, weight, self.rgb_bias.to(dtype)))
@@ -176,33 +140,20 @@ class StyleGAN1(StyleBased):
     """
 
     family = "stylegan1"
+    DEFAULTS = {"z_dim": 512, "w_dim": 512, "mapping_layers": 8, "channel_base": 16384, "channel_max": 512} | {
+        "c_dim": 0,
+        "eps": 1e-8,
+        "lr_multiplier": 0.01,
+    }
 
-    def __init__(
-        self,
-        resolution=1024,
-        z_dim=512,
-        w_dim=512,
-        mapping_layers=8,
-        channel_base=16384,
-        channel_max=512,
-        c_dim=0,
-        eps=1e-8,
-        lr_multiplier=0.01,
-    ):
-        config = {
-            "resolution": check_resolution(resolution),
-            "z_dim": z_dim,
-            "w_dim": w_dim,
-            "mapping_layers": mapping_layers,
-            "channel_base": channel_base,
-            "channel_max": channel_max,
-            "c_dim": c_dim,
-            "eps": eps,
-            "lr_multiplier": lr_multiplier,
-        }
-        mapping = Mapping(z_dim, w_dim, mapping_layers, lr_multiplier, c_dim)
-        synthesis = Synthesis(w_dim, resolution, channel_base, channel_max, eps)
-        super().__init__(config, mapping, synthesis)
+    def __init__(self, resolution: int = 1024, **options):
+        given = {"resolution": check_resolution(resolution)} | settings(self.DEFAULTS, options)
+        names = ("z_dim", "w_dim", "mapping_layers", "lr_multiplier", "c_dim")
+        mapping = MappingNetwork(*(given[name] for name in names), labels="concat")
+        for i in range(mapping.num_layers):  # He's gain of sqrt(2) scales its weights, not its biases
+            getattr(mapping, f"fc{i}").bias_gain = given["lr_multiplier"] / LRELU_GAIN
+        names = ("w_dim", "resolution", "channel_base", "channel_max", "eps")
+        super().__init__(given, mapping, Synthesis(*(given[name] for name in names)))
 
     @property
     def layer_names(self) -> list[str]:

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from helpers.fast.stylegan2 import Prepared, StyledConvolution, ToThreeChannels, channels_last, is_frozen
-from helpers.generators.base import GeneratorError, StyleBased, at_least_float32, check_resolution
+from helpers.generators.base import StyleBased, at_least_float32, check_resolution, settings
 
 LRELU_GAIN = math.sqrt(2)  # keeps the variance of a unit normal through leaky_relu(0.2)
-CACHE = 2**24  # bytes of one activation; of a larger batch than fits, the CPU would wait for memory
+CACHE = 2**24  # bytes of one activation; beyond this a CPU waits for memory, so a larger batch is split
 
 
 def clamped(x: Tensor, limit: float | None) -> Tensor:
-    """Activations held within ±limit (the official ``conv_clamp``, for float16's sake), or untouched with None."""
+    """Activations held within ±limit (the official ``conv_clamp``, meant for float16), or unchanged with None."""
     return x if limit is None else x.clamp(-limit, limit)
 
 
@@ -48,7 +48,7 @@ def upsample(x: Tensor, kernel: Tensor) -> Tensor:
 
 def upsampling_convolution(x: Tensor, weight: Tensor, kernel: Tensor) -> Tensor:
     """Zero insertion, 3x3 convolution and low-pass filter: (B, I, H, W), (O, I, 3, 3) -> (B, O, 2H, 2W)."""
-    # of a transposed weight that is not laid out anew, the CPU makes ten times the work
+    # without this copy to channels-last, the transposed weight is ten times slower on a CPU
     full = F.conv_transpose2d(x, channels_last(weight.transpose(0, 1)), stride=2)
     return depthwise(full, kernel * 4, padding=(1, 1, 1, 1))
 
@@ -61,7 +61,6 @@ def modulated_convolution(
     demodulate: bool = True,
     up_kernel: Tensor | None = None,
     gain: float = 1.0,
-    fused: bool = False,
 ) -> Tensor:
     """Convolution whose input channels are scaled per sample, optionally demodulated (eqs. 1-3 of the paper).
 
@@ -72,19 +71,16 @@ def modulated_convolution(
         demodulate: divide each output channel by the norm of its scaled weights.
         up_kernel: low-pass filter (4, 4) to double the size, or None.
         gain: factor of the output.
-        fused: one grouped convolution with per-sample weights (the reference); else scale the activations before and
-            after an ordinary convolution, which is the same function and much faster on a CPU.
 
     Returns:
-        (B, O, H, W), or twice that size with ``up_kernel``.
+        (B, O, H, W), or twice that size with ``up_kernel``. The activations are scaled before and after an ordinary
+        convolution: the same function as a convolution with weights per sample, and much faster on a CPU.
     """
     gains = None
     if demodulate:
         gains = gain * torch.rsqrt(styles.square() @ weight.square().sum((2, 3)).t() + 1e-8)
     elif gain != 1:
         styles = styles * gain
-    if fused:
-        return _grouped_convolution(x, weight, styles, gains, up_kernel)
     y = x * styles.to(x.dtype)[:, :, None, None]
     weight = weight.to(x.dtype)
     if up_kernel is None:
@@ -92,19 +88,6 @@ def modulated_convolution(
     else:
         y = upsampling_convolution(y, weight, up_kernel)
     return y if gains is None else y * gains.to(y.dtype)[:, :, None, None]
-
-
-def _grouped_convolution(x, weight, styles, gains, up_kernel):
-    batch, in_channels, height, width = x.shape
-    w = weight[None] * styles[:, None, :, None, None]
-    w = w if gains is None else w * gains[:, :, None, None, None]
-    x = x.reshape(1, batch * in_channels, height, width)
-    if up_kernel is None:
-        y = F.conv2d(x, w.flatten(0, 1).to(x.dtype), padding=weight.shape[-1] // 2, groups=batch)
-    else:
-        y = F.conv_transpose2d(x, w.transpose(1, 2).flatten(0, 1).to(x.dtype), stride=2, groups=batch)
-    y = y.reshape(batch, -1, *y.shape[2:])
-    return y if up_kernel is None else depthwise(y, up_kernel * 4, padding=(1, 1, 1, 1))
 
 
 class FullyConnected(nn.Module):
@@ -133,7 +116,7 @@ class MappingNetwork(nn.Module):
     Args:
         z_dim: 0 maps the label alone (a conditional discriminator).
         c_dim: number of classes; 0 is unconditional.
-        labels: how a label comes in. "embed": a linear layer, normalised by itself (StyleGAN2-ADA). "concat": a matrix
+        labels: how a label enters. "embed": a linear layer, normalised on its own (StyleGAN2-ADA). "concat": a matrix
             of ``c_dim`` rows as long as z, appended to z before both are normalised together (StyleGAN, StyleGAN2).
         averaged: keep a buffer for the mean w.
     """
@@ -194,7 +177,7 @@ class SynthesisLayer(nn.Module):
         self.prepared = Prepared()
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
-        # leaky ReLU is positively homogeneous: its gain of sqrt(2) goes into the factors before it, a pass less
+        # leaky ReLU is positively homogeneous: its gain of sqrt(2) moves into the factors before it and saves a pass
         noise = (self.noise_const if noise is None else noise) * (self.noise_strength * LRELU_GAIN)
         bias, styles = self.bias * LRELU_GAIN, self.affine(w)
         if is_frozen(self):
@@ -205,7 +188,7 @@ class SynthesisLayer(nn.Module):
         return clamped(F.leaky_relu(x, 0.2), self.clamp)
 
     def _frozen(self, x: Tensor, styles: Tensor, noise: Tensor, bias: Tensor) -> Tensor:
-        """The same for weights without gradient, with what depends on them alone made once."""
+        """The same for weights without gradient; whatever depends only on them is computed once."""
         squares = self.prepared.get("squares", self.weight, lambda weight: weight.square().sum((2, 3)).t())
         gains = LRELU_GAIN * torch.rsqrt(styles.square() @ squares + 1e-8)
         weight = self.prepared.get(str(x.dtype), self.weight, lambda w: self._laid_out(w).to(x.dtype))
@@ -233,7 +216,7 @@ class ToRGB(nn.Module):
         self.weight_gain = 1 / math.sqrt(in_channels)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        weight = self.weight[:, :, 0, 0] * (self.affine(w) * self.weight_gain)[:, None]  # of each sample, (B, 3, I)
+        weight = self.weight[:, :, 0, 0] * (self.affine(w) * self.weight_gain)[:, None]  # (B, 3, I), one per sample
         rgb = ToThreeChannels.apply(x, weight.to(x.dtype)) + self.bias.to(x.dtype)[:, None, None]
         return at_least_float32(clamped(rgb, self.clamp))
 
@@ -255,7 +238,7 @@ class SynthesisBlock(nn.Module):
         self.out_channels = out_channels
 
     def activation_bytes(self, dtype: torch.dtype) -> int:
-        """Size of what a layer gives for one sample."""
+        """Size of a layer's output for one sample."""
         return self.out_channels * self.resolution**2 * dtype.itemsize
 
     def forward(self, x: Tensor, image: Tensor | None, ws: Tensor, noise: list[Tensor | None]):
@@ -297,7 +280,7 @@ class SynthesisNetwork(nn.Module):
         return self._blocks(x, None, ws, maps, 0, checkpointing)
 
     def _blocks(self, x: Tensor, image: Tensor | None, ws: Tensor, noise: list, first: int, checkpointing: bool):
-        """The image by the blocks from number ``first``; large activations are made for a part of the batch at once."""
+        """The image, by the blocks from number ``first``; large activations are computed for part of the batch."""
         row = max(0, 2 * first - 1)  # torgb shares its w row with the next block's first layer
         for number, r in enumerate(self.resolutions[first:], first):
             block = getattr(self, f"b{r}")
@@ -308,8 +291,7 @@ class SynthesisNetwork(nn.Module):
                 return torch.cat(images)
             count = len(block.convs)
             inputs = x, image, ws[:, row : row + count + 1], noise[row : row + count]
-            # nothing of the forward pass is random, so there is no state of a random generator to bring back
-            again = {"use_reentrant": False, "preserve_rng_state": False}
+            again = {"use_reentrant": False, "preserve_rng_state": False}  # the forward pass draws nothing
             x, image = checkpoint(block, *inputs, **again) if checkpointing else block(*inputs)
             row += count
         return image
@@ -331,42 +313,26 @@ class StyleGAN2(StyleBased):
 
     Attributes:
         dtype: of the synthesis network's activations; ``torch.bfloat16`` halves their memory, and rounds. The image
-            and the latents stay float32.
-        checkpointing: keep only each resolution's input for the backward pass and compute the rest again: less memory,
-            a third more work, the same gradient (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016).
+            and the latents remain float32.
+        checkpointing: keep only each resolution's input for the backward pass and recompute the rest: less memory, a
+            third more work, the same gradient (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016).
 
     Raises:
         GeneratorError: for a resolution that is not such a power of two.
     """
 
     family = "stylegan2"
+    SIZES = {"z_dim": 512, "w_dim": 512, "mapping_layers": 8, "channel_base": 32768, "channel_max": 512}
+    FURTHER = {"c_dim": 0, "conv_clamp": None, "labels": "embed", "lr_multiplier": 0.01}
 
-    def __init__(
-        self,
-        resolution=256,
-        z_dim=512,
-        w_dim=512,
-        mapping_layers=8,
-        channel_base=32768,
-        channel_max=512,
-        c_dim=0,
-        conv_clamp=None,
-        labels="embed",
-        lr_multiplier=0.01,
-    ):
-        config = {
-            "resolution": check_resolution(resolution),
-            "z_dim": z_dim,
-            "w_dim": w_dim,
-            "mapping_layers": mapping_layers,
-            "channel_base": channel_base,
-            "channel_max": channel_max,
-        }
-        if (c_dim, conv_clamp, labels, lr_multiplier) != (0, None, "embed", 0.01):
-            config |= {"c_dim": c_dim, "conv_clamp": conv_clamp, "labels": labels, "lr_multiplier": lr_multiplier}
-        mapping = MappingNetwork(z_dim, w_dim, mapping_layers, lr_multiplier, c_dim, labels)
-        synthesis = SynthesisNetwork(w_dim, resolution, channel_base, channel_max, conv_clamp)
-        super().__init__(config, mapping, synthesis)
+    def __init__(self, resolution: int = 256, **options):
+        given = {"resolution": check_resolution(resolution)} | settings(self.SIZES | self.FURTHER, options)
+        plain = all(given[name] == value for name, value in self.FURTHER.items())
+        config = {name: value for name, value in given.items() if not (plain and name in self.FURTHER)}
+        names = ("z_dim", "w_dim", "mapping_layers", "lr_multiplier", "c_dim", "labels")
+        mapping = MappingNetwork(*(given[name] for name in names))
+        names = ("w_dim", "resolution", "channel_base", "channel_max", "conv_clamp")
+        super().__init__(config, mapping, SynthesisNetwork(*(given[name] for name in names)))
 
     @property
     def layer_names(self) -> list[str]:
@@ -377,154 +343,3 @@ class StyleGAN2(StyleBased):
     def noise_strengths(self) -> list[Tensor]:
         """Learned strength of each noise map, coarse to fine, scalars."""
         return [layer.noise_strength for _, layer in self.synthesis.layers()]
-
-
-class Conv2dLayer(nn.Module):
-    """Convolution with equalised learning rate; ``down`` filters and halves the size."""
-
-    def __init__(self, in_channels, out_channels, kernel_size, *, bias=True, activation=True, down=False, clamp=None):
-        super().__init__()
-        self.down, self.activation, self.clamp = down, activation, clamp
-        if down:
-            self.register_buffer("resample_filter", fir_kernel())
-        weight = torch.randn(out_channels, in_channels, kernel_size, kernel_size)
-        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
-
-    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        limit = None if self.clamp is None else self.clamp * gain
-        gain = gain * LRELU_GAIN if self.activation else gain
-        weight, k = (self.weight * (self.weight_gain * gain)).to(x.dtype), self.weight.shape[-1]
-        bias = None if self.bias is None else (self.bias * gain).to(x.dtype)
-        if self.down and k == 1:  # filter all and drop every other pixel: strided depthwise gradients are slow
-            x = depthwise(x, self.resample_filter, (1, 1, 1, 1))[:, :, ::2, ::2]
-            x = F.conv2d(x, weight, bias)
-        elif self.down:
-            x = F.conv2d(depthwise(x, self.resample_filter, (2, 2, 2, 2)), weight, bias, stride=2)
-        else:
-            x = F.conv2d(x, weight, bias, padding=k // 2)
-        return clamped(F.leaky_relu(x, 0.2) if self.activation else x, limit)
-
-
-class DiscriminatorBlock(nn.Module):
-    """Block that halves the size, residual or (``residual`` False) plain; the first one also reads the image."""
-
-    def __init__(
-        self, in_channels: int, middle: int, out_channels: int, clamp: float | None = None, residual: bool = True
-    ):
-        super().__init__()
-        if in_channels == 0:
-            self.fromrgb = Conv2dLayer(3, middle, 1, clamp=clamp)
-        self.conv0 = Conv2dLayer(middle, middle, 3, clamp=clamp)
-        self.conv1 = Conv2dLayer(middle, out_channels, 3, down=True, clamp=clamp)
-        if residual:
-            self.skip = Conv2dLayer(middle, out_channels, 1, bias=False, activation=False, down=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.fromrgb(x) if hasattr(self, "fromrgb") else x
-        if not hasattr(self, "skip"):
-            return self.conv1(self.conv0(x))
-        skip = self.skip(x, gain=math.sqrt(0.5))
-        return self.conv1(self.conv0(x), gain=math.sqrt(0.5)) + skip
-
-
-def minibatch_stddev(x: Tensor, group_size: int = 4) -> Tensor:
-    """Append one channel with the mean standard deviation over groups of samples (Karras et al. 2018, sec. 3)."""
-    batch, channels, height, width = x.shape
-    group = math.gcd(batch, group_size)
-    y = at_least_float32(x).reshape(group, -1, channels, height, width)
-    y = (y.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))
-    y = y.reshape(-1, 1, 1, 1).repeat(group, 1, height, width).to(x.dtype)
-    return torch.cat([x, y], 1)
-
-
-class DiscriminatorEpilogue(nn.Module):
-    """Minibatch standard deviation, convolution, two fully connected layers: scores at 4x4, (B, scores)."""
-
-    def __init__(self, channels: int, clamp: float | None = None, group_size: int = 4, scores: int = 1):
-        super().__init__()
-        self.group_size = group_size
-        self.conv = Conv2dLayer(channels + 1, channels, 3, clamp=clamp)
-        self.fc = FullyConnected(channels * 16, channels, activation=True)
-        self.out = FullyConnected(channels, scores)
-
-    def forward(self, x: Tensor, group_size: int | None = None) -> Tensor:
-        x = at_least_float32(self.conv(minibatch_stddev(x, group_size or self.group_size)))
-        return self.out(self.fc(x.contiguous().flatten(1)))
-
-
-class Discriminator(nn.Module):
-    """StyleGAN2 discriminator: image (B, 3, R, R) in [0, 1] to a score (B,), higher is more real.
-
-    It also looks at how much the ``group_size`` images of a group differ. With groups of 1 every score is its image's
-    own affair; all are then lower by about the same amount.
-
-    Args:
-        resolution, channel_base, channel_max, conv_clamp: as in StyleGAN2.
-        c_dim: number of classes. Their score is the projection onto the mapped label (Miyato and Koyama 2018).
-        group_size: samples that the minibatch standard deviation looks at together; 0 is the whole batch.
-        mapping_layers, lr_multiplier: of the label's mapping network.
-        architecture: "resnet", or "orig" without skip connections (the official CIFAR-10 model).
-
-    Attributes:
-        label: the class that is judged by default; see ``load_discriminator``.
-    """
-
-    label: int | None = None
-
-    def __init__(
-        self,
-        resolution: int,
-        channel_base: int = 32768,
-        channel_max: int = 512,
-        conv_clamp: float | None = None,
-        c_dim: int = 0,
-        group_size: int = 4,
-        mapping_layers: int = 8,
-        lr_multiplier: float = 0.01,
-        architecture: str = "resnet",
-    ):
-        super().__init__()
-        self.config = {"resolution": resolution, "channel_base": channel_base, "channel_max": channel_max}
-        if (conv_clamp, c_dim, group_size) != (None, 0, 4):
-            self.config |= {"conv_clamp": conv_clamp, "c_dim": c_dim, "group_size": group_size}
-            self.config |= {"mapping_layers": mapping_layers, "lr_multiplier": lr_multiplier}
-        if architecture != "resnet":
-            self.config |= {"architecture": architecture}
-        self.resolutions = [2**i for i in range(int(math.log2(resolution)), 2, -1)]
-        channels = {r: min(channel_base // r, channel_max) for r in [*self.resolutions, 4]}
-        for r in self.resolutions:
-            sizes = 0 if r == resolution else channels[r], channels[r], channels[r // 2]
-            setattr(self, f"b{r}", DiscriminatorBlock(*sizes, conv_clamp, architecture == "resnet"))
-        self.c_dim, width = c_dim, channels[4]
-        if c_dim:
-            self.mapping = MappingNetwork(0, width, mapping_layers, lr_multiplier, c_dim, averaged=False)
-        self.b4 = DiscriminatorEpilogue(width, conv_clamp, group_size, width if c_dim else 1)
-
-    def forward(
-        self,
-        images: Tensor,
-        dtype: torch.dtype = torch.float32,
-        group_size: int | None = None,
-        label: Tensor | None = None,
-    ) -> Tensor:
-        x = (images * 2 - 1).to(dtype).contiguous(memory_format=torch.channels_last)
-        for r in self.resolutions:
-            x = getattr(self, f"b{r}")(x)
-        scores = self.b4(x, group_size)
-        if self.c_dim:
-            label = self.label_vectors(len(images), scores) if label is None else label
-            scores = scores * self.mapping(None, label) / math.sqrt(scores.shape[1])
-        return scores.sum(1)
-
-    def label_vectors(self, n: int, like: Tensor) -> Tensor:
-        """The class ``label`` as one-hot rows (n, c_dim). Raises GeneratorError when none was chosen."""
-        if self.label is None or not 0 <= self.label < self.c_dim:
-            raise GeneratorError(
-                f"this discriminator knows {self.c_dim} classes; choose one when it is loaded: "
-                f"NAME@0 to NAME@{self.c_dim - 1}."
-            )
-        rows = like.new_zeros(n, self.c_dim)
-        rows[:, self.label] = 1
-        return rows

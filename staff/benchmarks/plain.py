@@ -12,13 +12,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.generators import StyleGAN2
-from helpers.generators.stylegan2 import LRELU_GAIN, modulated_convolution
+from helpers.generators.stylegan2 import LRELU_GAIN, depthwise
 from helpers.losses import lp_loss, perceptual_loss
 
 STEPS, RATE = 1000, 0.1
 RAMP_DOWN, RAMP_UP = 0.25, 0.05  # shares of the steps
 JITTER, JITTER_LENGTH = 0.05, 0.75  # of w, in standard deviations, and the share of the steps until it is gone
 REGULARISE = 1e5  # weight of the noise maps' correlation with themselves, shifted by a pixel
+
+
+def grouped_convolution(x: Tensor, weight: Tensor, styles: Tensor, *, demodulate=True, up_kernel=None) -> Tensor:
+    """Modulated convolution of x (B, I, H, W) by weights (O, I, k, k) that are scaled for each sample."""
+    batch, in_channels, height, width = x.shape
+    w = weight[None] * styles[:, None, :, None, None]
+    if demodulate:
+        w = w * torch.rsqrt(w.square().sum((2, 3, 4), keepdim=True) + 1e-8)
+    x = x.reshape(1, batch * in_channels, height, width)
+    if up_kernel is None:
+        y = F.conv2d(x, w.flatten(0, 1), padding=weight.shape[-1] // 2, groups=batch)
+    else:
+        y = F.conv_transpose2d(x, w.transpose(1, 2).flatten(0, 1), stride=2, groups=batch)
+    y = y.reshape(batch, -1, *y.shape[2:])
+    return y if up_kernel is None else depthwise(y, up_kernel * 4, padding=(1, 1, 1, 1))
 
 
 def grouped_synthesis(generator: StyleGAN2, ws: Tensor, noise: list[Tensor] | None = None) -> Tensor:
@@ -30,13 +45,11 @@ def grouped_synthesis(generator: StyleGAN2, ws: Tensor, noise: list[Tensor] | No
         for name in block.convs:
             layer = getattr(block, name)
             kernel = layer.resample_filter if layer.up else None
-            x = modulated_convolution(
-                x, layer.weight.contiguous(), layer.affine(ws[:, row]), up_kernel=kernel, fused=True
-            )
+            x = grouped_convolution(x, layer.weight.contiguous(), layer.affine(ws[:, row]), up_kernel=kernel)
             x = x + (layer.noise_const if noise is None else noise[row]) * layer.noise_strength
             x, row = F.leaky_relu(x + layer.bias[:, None, None], 0.2) * LRELU_GAIN, row + 1
         styles = block.torgb.affine(ws[:, row]) * block.torgb.weight_gain
-        rgb = modulated_convolution(x, block.torgb.weight, styles, demodulate=False, fused=True)
+        rgb = grouped_convolution(x, block.torgb.weight, styles, demodulate=False)
         rgb = rgb + block.torgb.bias[:, None, None]
         image = rgb if image is None else _doubled(image, block.resample_filter) + rgb
     return image / 2 + 0.5

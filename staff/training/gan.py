@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.generators.dcgan import DCGAN, DCGANDiscriminator
-from helpers.generators.stylegan2 import Discriminator, StyleGAN2
+from helpers.generators.discriminator import Discriminator
+from helpers.generators.stylegan2 import StyleGAN2
 from helpers.images import grid, quantize, write_image
 from helpers.logs import open_log
 from helpers.photos import load_uint8

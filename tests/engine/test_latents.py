@@ -208,5 +208,5 @@ def test_other_files_are_one_sentence(tmp_path, kind):
 def test_latents_of_another_generator_are_refused_where_they_are_used(tmp_path):
     save_latents(tmp_path / "cat.safetensors", noisy())
     loaded, _ = load_latents(tmp_path / "cat.safetensors")
-    with pytest.raises(GeneratorError, match="w code of this generator has the shape \\(B, 16\\), but \\(3, 8\\) came"):
+    with pytest.raises(GeneratorError, match="w latents of this generator have the shape \\(B, 16\\), got \\(3, 8\\)"):
         tiny.stylegan2().synthesize(loaded)

@@ -11,7 +11,7 @@ from skimage.feature import hog as reference_hog
 from helpers import constraints as module
 from helpers.constraints import Colour, ConstraintError, Constraints, Edge, Perceptual, Prior, Realism, Warp
 from helpers.generators import load_generator
-from helpers.generators.stylegan2 import Discriminator
+from helpers.generators.discriminator import Discriminator
 from helpers.latents import Latents
 from helpers.losses import lp_loss
 from helpers.masks import brush, ellipse

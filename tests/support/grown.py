@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from helpers.generators import StyleGAN2, load_discriminator, load_generator
-from helpers.generators.stylegan2 import Discriminator
+from helpers.generators.discriminator import Discriminator
 from tests.support import checkpoint_files
 
 DETAIL = 0.02  # weights of the added torgb layers: detail of about 0.01 in pictures of [0, 1]

@@ -25,7 +25,7 @@ from helpers import features as features_module  # noqa: E402
 from helpers import generators, progress  # noqa: E402
 from helpers.commands import runs  # noqa: E402
 from helpers.features import FeatureConfig, Features  # noqa: E402
-from helpers.generators.stylegan2 import Discriminator  # noqa: E402
+from helpers.generators.discriminator import Discriminator  # noqa: E402
 from helpers.images import read_image, write_image  # noqa: E402
 from tests.support import tiny  # noqa: E402  (the paths above come first)
 
