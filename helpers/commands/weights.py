@@ -37,7 +37,7 @@ def weights_fetch(
     name: Annotated[str, typer.Argument(help="A name of `weights list`.")],
     pin: Annotated[bool, typer.Option(help="Enter the SHA-256 that came into the registry.")] = False,
 ) -> None:
-    """Download weights; an interrupted download goes on where it stopped."""
+    """Download weights; a download that breaks is tried again."""
     from helpers import weights
 
     path, entry = weights.weights_path(name), weights.registry()[name]
