@@ -1,8 +1,8 @@
-"""Losses of inversion: pure functions with one value per sample, and their weighted sum, the Criterion."""
+"""Losses: pure functions with one value per sample, and the weighted sum on which every criterion stands."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -95,7 +95,77 @@ class Loss:
     parts: dict[str, Tensor]
 
 
-class Criterion:
+class WeightedSum:
+    """Weighted sum of named losses, one value per sample: what every criterion of a search stands on.
+
+    A subclass computes ``parts(images, offset, index)``: the losses that are ``on``, unweighted. ``weights`` may be
+    changed while a search runs.
+
+    Args:
+        weights: name to a number, or to (B,) for a table of settings. The dict is kept, not copied, so that criteria
+            can share what a slider moves.
+        known: all names that there are.
+        anchors: those that tie the result to something given; in every setting one of them needs a weight.
+
+    Attributes:
+        repeats: rows of the batch per setting, where a search has several starts.
+        error: class of the errors.
+
+    Raises:
+        LossError (or ``error``): for an unknown name, a weight that is negative or not finite, tables of different
+            lengths, or no weight on any anchor.
+    """
+
+    error: type[ValueError] = LossError
+    repeats: int = 1
+
+    def __init__(self, weights: dict[str, float | Tensor], known: Collection[str] = (), anchors: Collection[str] = ()):
+        self.weights = weights
+        if unknown := sorted(set(weights) - set(known or weights)):
+            raise self.error(f"unknown loss {', '.join(unknown)}; the losses are {', '.join(known)}.")
+        values = {name: torch.as_tensor(weight, dtype=torch.float32) for name, weight in weights.items()}
+        if bad := [name for name, value in values.items() if not (value.isfinite() & (value >= 0)).all()]:
+            raise self.error(f"the weight of {', '.join(bad)} must be a finite number of at least 0.")
+        if len(lengths := {len(value) for value in values.values() if value.ndim} - {1}) > 1:
+            raise self.error(f"tables of weights must have one length; got {' and '.join(map(str, sorted(lengths)))}.")
+        if anchors and not torch.as_tensor(sum(values[name] for name in anchors if name in values) > 0).all():
+            raise self.error(f"nothing ties the result to what was given; set the weight of {' or '.join(anchors)}.")
+
+    def parts(self, images: Tensor, offset: Tensor | None, index) -> dict[str, Tensor]:
+        """Unweighted losses (b,) of images (b, 3, H, W) and latent offsets (b, ...), the samples ``index``."""
+        raise NotImplementedError
+
+    def __call__(self, images: Tensor, offset: Tensor | None = None, index=slice(None)) -> Loss:
+        """Loss of images (b, 3, H, W) and latent offsets (b, ...), the samples ``index`` of the batch."""
+        parts = self.parts(images, offset, index)
+        if not parts:
+            raise self.error("every loss has weight 0, so there is nothing to minimise; raise a weight.")
+        return Loss(sum(self.weight(name, value, index) * value for name, value in parts.items()), parts)
+
+    def on(self, name: str) -> bool:
+        """Whether a loss has a weight in any setting."""
+        return bool(torch.as_tensor(self.weights.get(name, 0.0)).gt(0).any())
+
+    def weight(self, name: str, like: Tensor, index=slice(None)) -> Tensor:
+        """A weight for the samples ``index``, a number or (b,), of the type of ``like``."""
+        weight = torch.as_tensor(self.weights[name], dtype=like.dtype, device=like.device)
+        return self.pick(weight, index) if weight.ndim else weight
+
+    def pick(self, values: Tensor, index=slice(None)) -> Tensor:
+        """The samples ``index`` of values (B, ...), one for each setting; one of length 1 serves all."""
+        if len(values) == 1:
+            return values
+        if self.repeats > 1:
+            index = torch.arange(len(values) * self.repeats, device=values.device)[index] // self.repeats
+        return values[index]
+
+    @property
+    def settings(self) -> int:
+        """Length of the table of weights, 1 where all are numbers."""
+        return max((len(w) for w in map(torch.as_tensor, self.weights.values()) if w.ndim), default=1)
+
+
+class Criterion(WeightedSum):
     """Weighted sum of an L1, an L2, a perceptual and a latent-offset loss against fixed targets.
 
     The targets' features are computed once, here. ``weights`` may be changed while an optimisation runs.
@@ -109,21 +179,20 @@ class Criterion:
         mask: (B or 1, 1, H, W) in [0, 1], where the image terms count; None counts every pixel.
 
     Raises:
-        LossError: for an unknown or negative weight, no positive weight at all, missing features, or a mask that is
-            of another size, outside [0, 1] or empty.
+        LossError: for an unknown or negative weight, a setting without any image loss, missing features, or a mask
+            that is of another size, outside [0, 1] or empty.
     """
 
     def __init__(
         self,
         targets: Tensor,
         features=None,
-        weights: dict[str, float | Tensor] | None = None,
+        weights: Mapping[str, float | Tensor] | None = None,
         layers: Sequence[str | int] = LAYERS,
         mask: Tensor | None = None,
     ):
+        super().__init__(dict(WEIGHTS if weights is None else weights), WEIGHTS, ("l1", "l2", "perceptual"))
         self.targets, self.features, self.layers, self.mask = targets, features, tuple(layers), mask
-        self.weights = dict(WEIGHTS if weights is None else weights)
-        _check_weights(self.weights)
         self._check_features()
         if mask is not None:
             _check_mask(mask, targets)
@@ -131,58 +200,32 @@ class Criterion:
 
     @torch.no_grad()
     def _features_of_targets(self) -> dict[str, Tensor]:
-        # one by one: a batch rounds otherwise, and a line search would make that rounding visible
+        # one at a time: batched kernels round differently, and a line search amplifies the difference
         single = [self.features(target[None], self.layers) for target in self.targets]
         return {layer: torch.cat([found[layer] for found in single]) for layer in single[0]}
 
-    def _on(self, name: str) -> bool:
-        return bool(torch.as_tensor(self.weights.get(name, 0.0)).gt(0).any())
-
     def _check_features(self) -> None:
-        if self.features is None and self._on("perceptual"):
+        if self.features is None and self.on("perceptual"):
             raise LossError("the perceptual loss needs a feature network; pass features=load_features() or weight 0.")
 
-    def __call__(self, images: Tensor, delta: Tensor | None = None, index=slice(None)) -> Loss:
-        """Loss of images (b, 3, H, W) and latent offsets (b, ...) against the targets ``index`` of the batch."""
-        targets = self.targets[index] if len(self.targets) > 1 else self.targets
-        mask = self.mask[index] if self.mask is not None and len(self.mask) > 1 else self.mask
-        self._check_features()  # the weights may have changed under way
-        parts = {}
-        for name, p in (("l1", 1), ("l2", 2)):
-            if self._on(name):
-                parts[name] = lp_loss(images, targets, p, mask)
-        if self._on("perceptual"):
-            theirs = {k: v[index] if len(v) > 1 else v for k, v in self.target_features.items()}
+    def parts(self, images: Tensor, offset: Tensor | None = None, index=slice(None)) -> dict[str, Tensor]:
+        targets = self.pick(self.targets, index)
+        mask = None if self.mask is None else self.pick(self.mask, index)
+        self._check_features()  # the weights may have changed since
+        parts = {name: lp_loss(images, targets, p, mask) for name, p in (("l1", 1), ("l2", 2)) if self.on(name)}
+        if self.on("perceptual"):
+            theirs = {layer: self.pick(values, index) for layer, values in self.target_features.items()}
             parts["perceptual"] = perceptual_loss(self.features(images, self.layers), theirs, mask)
-        if self._on("delta") and delta is not None:
-            parts["delta"] = delta_loss(delta)
-        if not parts:
-            raise LossError("every loss has weight 0, so there is nothing to minimise; set l1, l2 or perceptual.")
-        total = sum(self._weight(name, images, index) * value for name, value in parts.items())
-        return Loss(total, parts)
-
-    def _weight(self, name: str, images: Tensor, index) -> Tensor:
-        weight = torch.as_tensor(self.weights[name], dtype=images.dtype, device=images.device)
-        return weight[index] if weight.ndim and len(weight) > 1 else weight
+        if self.on("delta") and offset is not None:
+            parts["delta"] = delta_loss(offset)
+        return parts
 
 
 def _check_mask(mask: Tensor, targets: Tensor) -> None:
     shape = tuple(mask.shape)
     if mask.ndim != 4 or shape[1] != 1 or shape[2:] != targets.shape[2:]:
-        raise LossError(f"the mask must be (B or 1, 1, {targets.shape[2]}, {targets.shape[3]}), but {shape} came.")
+        raise LossError(f"the mask must be (B or 1, 1, {targets.shape[2]}, {targets.shape[3]}); got {shape}.")
     if not mask.isfinite().all() or mask.min() < 0 or mask.max() > 1:
         raise LossError("the mask must be in [0, 1], 1 where the image counts.")
     if (mask.sum((1, 2, 3)) == 0).any():
         raise LossError("the mask is 0 everywhere, so nothing ties the result to the photo; mark what counts.")
-
-
-def _check_weights(weights: dict) -> None:
-    unknown = sorted(set(weights) - set(WEIGHTS))
-    if unknown:
-        raise LossError(f"unknown loss {', '.join(unknown)}; the losses are {', '.join(WEIGHTS)}.")
-    values = {name: torch.as_tensor(weight, dtype=torch.float32) for name, weight in weights.items()}
-    bad = [name for name, value in values.items() if not (value.isfinite() & (value >= 0)).all()]
-    if bad:
-        raise LossError(f"the weight of {', '.join(bad)} must be a finite number of at least 0.")
-    if not any(bool(value.gt(0).any()) for name, value in values.items() if name != "delta"):
-        raise LossError("no image loss has a weight, so nothing ties the result to a photo; set l1, l2 or perceptual.")

@@ -1,28 +1,27 @@
 """Noise space: fit the noise maps of a StyleGAN2 to a photo after its w+ code (Abdal et al., Image2StyleGAN++, 2020).
 
 The maps hold most of an image's degrees of freedom, so they can write what no code reaches: whiskers, single hairs, a
-picture of coffee. ``fresh_noise_psnr`` tells how much of a result the code holds and how much sits in the noise.
+photo of coffee. ``fresh_noise_psnr`` reports how much of a result the code holds and how much sits in the noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.generators import Generator
-from helpers.generators.base import unpack
 from helpers.images import shown
-from helpers.inversion import InversionResult, InversionStep
+from helpers.inversion import LatentSearch, Variables
 from helpers.latents import Latents
-from helpers.losses import Loss, lp_loss
+from helpers.losses import Criterion, Loss
 from helpers.masks import mask_pyramid
-from helpers.memory import chunk_that_fits
 from helpers.metrics import psnr
-from helpers.optimizers import Chain, Optimization, Schedule, cosine
+from helpers.optimizers import Schedule, cosine
+from helpers.search import Phase, Result, option
 
 STEPS = 600  # 300 reach 45.7 dB over 32 faces of cats, but the hardest one only 36.7; what is left then is colour
 NOISE_LR = 0.1  # Adam, in units of activations (noise times strength), which a demodulated layer keeps near 1
@@ -38,74 +37,30 @@ class NoiseError(ValueError):
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Part of an embedding: what is free ("code", "noise" or both), its share of the steps, the space of the code."""
+class NoiseOptions:
+    """How to fit noise maps; what has a help text is an option of the command line too.
 
-    free: tuple[str, ...]
-    share: float = 1.0
-    space: str | None = None
-
-
-def check_noise_maps(generator: Generator) -> None:
-    """Raise NoiseError for a generator without noise maps."""
-    if not generator.noise_shapes:
-        raise NoiseError(f"this {generator.family} generator has no noise maps; take a StyleGAN2.")
-
-
-def order_stages(order: str, rounds: int = 4) -> tuple[Stage, ...]:
-    """Stages of an order: "sequential" (noise alone), "joint", "alternating" (code, noise, code, ...)."""
-    orders = {
-        "sequential": (Stage(("noise",)),),
-        "joint": (Stage(("code", "noise")),),
-        "alternating": (Stage(("code",)), Stage(("noise",))) * rounds,
-    }
-    if order not in orders:
-        raise NoiseError(f"the order must be {', '.join(ORDERS)}, but {order!r} came.")
-    return orders[order]
-
-
-Objective = Callable[..., Loss]
-
-
-@dataclass
-class Embedding(Chain):
-    """Fit code, noise maps or both to any objective; iterate for the steps, leave the loop to stop, ask ``result()``.
-
-    The noise is searched in units of activations: a step of the same size in every layer is a step of 1/strength in
-    its map. Without that, Adam at one rate for all maps cannot travel far enough where the learned strength is small.
-    Every sample is an independent problem.
-
-    Args:
-        generator: a generator with noise maps.
-        objective: ``objective(images, delta, index)`` gives the Loss of the samples ``index``; delta is the offset of
-            their code from the start.
-        latents: where to start, a batch of B. Without noise the fixed maps are the start.
-        stages: what is free, in order.
-        steps: over all stages.
+    Attributes:
+        steps: over all phases.
         lr: rate of the noise, in activations (Adam); with ``regularise`` in standard deviations of the noise.
         code_lr: rate of the code, in standard deviations of its space (Adam).
         optimizer: "adam" or "lbfgs" (up to 20 evaluations a step, no rate).
+        order: "sequential" (only the noise is free), "joint" (code and noise together) or "alternating" (``rounds``
+            times the code, then the noise).
         rows: indices of the w+ rows that are free; None frees all.
         where: (B or 1, 1, R, R) in [0, 1], where the maps may change; None is everywhere.
         regularise: weight of ``noise_autocorrelation``. Above 0 the maps are also held at mean 0 and variance 1.
         per_layer: False takes ``lr`` as it is for every map, in standard deviations of the noise.
-        schedule: factor of the rates in the stages that move the noise; None is a cosine over the whole stage.
-        reduction: of the loss over the pixels for the gradient, "sum" or "mean"; see ``_Search.scale``.
-
-    Raises:
-        NoiseError: for a generator without noise maps where they are to be free, or an unknown reduction.
-        GeneratorError: for latents of another generator.
-        OptimizationError: when the losses of all samples became NaN; ``result()`` still gives the best so far.
+        schedule: factor of the rates in the phases that move the noise; None is a cosine over the whole phase.
+        reduction: of the loss over the pixels for the gradient, "sum" or "mean".
     """
 
-    generator: Generator
-    objective: Objective
-    latents: Latents
-    stages: tuple[Stage, ...] = field(default_factory=lambda: order_stages("sequential"))
-    steps: int = STEPS
+    steps: int = option(STEPS, "Steps of the noise search.", min=1)
     lr: float | None = None
     code_lr: float = CODE_LR
     optimizer: str = "adam"
+    order: str = "sequential"
+    rounds: int = 4
     rows: Sequence[int] | None = None
     where: Tensor | None = None
     regularise: float = 0.0
@@ -113,164 +68,113 @@ class Embedding(Chain):
     schedule: Schedule | None = None
     reduction: str = "sum"
 
-    def __post_init__(self):
-        if self.reduction not in ("sum", "mean"):
-            raise NoiseError(f"the reduction must be sum or mean, but {self.reduction!r} came.")
-        space, code, noise = unpack(self.generator, self.latents)
-        self.has_noise = bool(self.generator.noise_shapes)
-        if any("noise" in stage.free for stage in self.stages):
-            check_noise_maps(self.generator)
-        if noise is None and self.has_noise:
-            noise = self.generator.fixed_noise(len(code))
-        self.base = Latents(space, code, noise).detach()
-        self.runs: list[Optimization] = []
-        self.places = None if self.where is None else mask_pyramid(self.where, self.generator.noise_shapes)
 
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[InversionStep]:
-        """All steps; a loop that was left is taken up where it stopped."""
-        for i in range(len(self.stages)):
-            if i == len(self.runs):
-                self._begin()
-            if i == len(self.runs) - 1:
-                yield from self._go_on(self.runs[i])
-
-    def _begin(self) -> None:
-        """Make the optimisation of the next stage; it starts from the best of the stage before."""
-        stage = self.stages[len(self.runs)]
-        steps = share_steps(self.steps, [s.share for s in self.stages])[len(self.runs)]
-        search = _Search(self, stage, self._best())
-        schedule = (self.schedule or cosine(0.05, 1.0)) if "noise" in stage.free else cosine(0.05, 0.5)
-        options = {"lr": search.rates, "optimizer": self.optimizer, "schedule": schedule}
-        run = Optimization(search.parameters, search.loss, steps=steps, **options)
-        fits = chunk_that_fits(self.generator, search.space, len(search.code), "noise" in stage.free)
-        run.limit_chunk(fits)
-        run.search = search
-        self.runs.append(run)
-
-    def _go_on(self, run: Optimization) -> Iterator[InversionStep]:
-        before, search = self.number - run.number, run.search
-        for step in run:
-            total, latents = step.total / search.scale, search.latents(run.parameters).detach()
-            yield InversionStep(before + step.number, total, step.parts, step.lr, latents, self.generator)
-
-    def _best(self) -> Latents:
-        return self.runs[-1].search.latents(self.runs[-1].best).detach() if self.runs else self.base
-
-    def _history(self) -> dict[str, Tensor]:
-        history: dict[str, list] = {}
-        for run in self.runs:
-            for name, values in run.history.items():
-                scale = run.search.scale if name == "total" else 1
-                history.setdefault(name, []).extend(value / scale for value in values)
-        return {name: torch.stack(values).cpu() for name, values in history.items()}
-
-    def forget_best(self) -> None:
-        """Start the best-so-far anew; call it when the objective has changed under way."""
-        if self.runs:
-            self.runs[-1].forget_best()
-
-    def run(self) -> InversionResult:
-        """Take all steps and return the result."""
-        for _ in self:
-            pass
-        return self.result()
-
-    @torch.no_grad()
-    def result(self) -> InversionResult:
-        """The best latents so far, with their noise maps, and the images of exactly these."""
-        latents = self._best()
-        images = self.generator.synthesize(latents)
-        base = self.generator.convert(self.base.code, self.base.space, latents.space)
-        loss = self.objective(images, latents.code - base, slice(None))
-        none = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-        return InversionResult(
-            latents=latents,
-            images=shown(images),
-            total=loss.total,
-            parts=loss.parts,
-            history=self._history(),
-            seconds=self.seconds,
-            steps=self.number,
-            setbacks=self.setbacks if self.runs else none,
-            gave_up=self.gave_up if self.runs else none.bool(),
-        )
+def check_noise_maps(generator: Generator) -> None:
+    """Raise NoiseError for a generator without noise maps."""
+    if not generator.noise_shapes:
+        raise NoiseError(f"this {generator.family} generator has no noise maps; use a StyleGAN2.")
 
 
-class _Search:
-    """One stage's parameters and what they stand for: offsets of the code and of the maps."""
+def order_phases(order: str, rounds: int = 4) -> tuple[Phase, ...]:
+    """Phases of an order: "sequential" (noise alone), "joint", "alternating" (code, noise, code, ...)."""
+    orders = {
+        "sequential": (Phase(free=("noise",)),),
+        "joint": (Phase(free=("code", "noise")),),
+        "alternating": (Phase(free=("code",)), Phase(free=("noise",))) * rounds,
+    }
+    if order not in orders:
+        raise NoiseError(f"the order must be one of {', '.join(ORDERS)}; got {order!r}.")
+    return orders[order]
 
-    def __init__(self, embedding: Embedding, stage: Stage, current: Latents):
-        self.of, self.free = embedding, stage.free
-        generator, base = embedding.generator, embedding.base
-        self.space = stage.space or current.space
-        self.base_code = generator.convert(base.code, base.space, self.space).detach()
-        self.code = generator.convert(current.code, current.space, self.space).detach()
-        self.noise = current.noise
-        self.code_mask = _row_mask(self.code, embedding.rows)
-        self.noise_scales = None
-        self.parameters, self.rates = [], []
-        if "code" in self.free:
-            self.parameters.append((self.code - self.base_code).clone())
-            self.rates.append(embedding.code_lr * generator.std(self.space).mean().item())
+
+class NoiseVariables(Variables):
+    """What moves in a phase: the offset of the code, those of the maps, or both."""
+
+    def __init__(self, search: NoiseSearch, phase: Phase, current: Latents):
+        super().__init__(search, phase, current)
+        self.search = search
         if "noise" in self.free:
-            regularised = embedding.regularise > 0
-            lr = embedding.lr or (NOISE_LR_REGULARISED if regularised else NOISE_LR)
-            plain = regularised or not embedding.per_layer
-            self.noise_scales = [1.0] * len(self.noise) if plain else noise_scales(generator)
+            options, regularised = search.options, search.regularise > 0
+            lr = options.lr or (NOISE_LR_REGULARISED if regularised else NOISE_LR)
+            plain = regularised or not options.per_layer
+            self.scales = [1.0] * len(self.noise) if plain else noise_scales(search.generator)
             self.parameters += [torch.zeros_like(map_) for map_ in self.noise]
             self.rates += [lr] * len(self.noise)
-        # sums, not means: the gradient of one noise pixel in the mean over a large image falls to Adam's epsilon
-        summed = "noise" in self.free and embedding.reduction == "sum"
-        self.scale = 3 * generator.resolution**2 if summed else 1
 
-    def latents(self, parameters: list[Tensor], index=slice(None)) -> Latents:
-        """Latents of the parameters; both for the samples ``index`` of the batch."""
-        parameters = list(parameters)
-        code = self.code[index]
-        if "code" in self.free:
-            delta = parameters.pop(0)
-            code = self.base_code[index] + (delta if self.code_mask is None else delta * self.code_mask)
-        return Latents(self.space, code, self._maps(parameters, index))
-
-    def _maps(self, offsets: list[Tensor], index) -> list[Tensor] | None:
-        if self.noise is None:
-            return None
-        maps = [map_[index] for map_ in self.noise]
+    def maps(self, parameters: list[Tensor], index) -> list[Tensor]:
+        maps = super().maps(parameters, index)
         if "noise" not in self.free:
             return maps
-        offsets = [offset * scale for offset, scale in zip(offsets, self.noise_scales, strict=True)]
-        if self.of.places is not None:
-            places = [place[index] if len(place) > 1 else place for place in self.of.places]
+        offsets = parameters[1:] if "code" in self.free else parameters
+        offsets = [offset * scale for offset, scale in zip(offsets, self.scales, strict=True)]
+        if self.search.places is not None:
+            places = [place[index] if len(place) > 1 else place for place in self.search.places]
             offsets = [offset * place for offset, place in zip(offsets, places, strict=True)]
         maps = [map_ + offset for map_, offset in zip(maps, offsets, strict=True)]
-        return [normalised(map_) for map_ in maps] if self.of.regularise > 0 else maps
-
-    def loss(self, parameters: list[Tensor], index) -> Loss:
-        latents = self.latents(parameters, index)
-        images = self.of.generator.synthesize(latents)
-        loss = self.of.objective(images, latents.code - self.base_code[index], index)
-        total, parts = loss.total, dict(loss.parts)
-        if self.of.regularise > 0 and "noise" in self.free:
-            parts["autocorrelation"] = noise_autocorrelation(latents.noise)
-            total = total + self.of.regularise * parts["autocorrelation"]
-        return Loss(total * self.scale, parts)
+        return [normalised(map_) for map_ in maps] if self.search.regularise > 0 else maps
 
 
-def _row_mask(code: Tensor, rows: Sequence[int] | None) -> Tensor | None:
-    if rows is None or code.ndim < 3:
-        return None
-    mask = torch.zeros(1, code.shape[1], 1, device=code.device)
-    mask[:, list(rows)] = 1
-    return mask
+class NoiseSearch(LatentSearch):
+    """Fit noise maps, code or both to any criterion; iterate, leave the loop to stop, then ask for ``result()``.
 
+    The noise is searched in units of activations: a step of the same size in every layer is a step of 1/strength in
+    its map. Otherwise Adam, at one rate for all maps, cannot travel far enough where the learned strength is small.
+    Every sample is an independent problem.
 
-def share_steps(steps: int, shares: Sequence[float]) -> list[int]:
-    """Split the steps by shares: at least one each, and exact in sum where there are enough."""
-    counts = [max(1, round(steps * share / sum(shares))) for share in shares[:-1]]
-    return [*counts, max(1, steps - sum(counts))]
+    Args:
+        generator: a generator with noise maps.
+        criterion: see LatentSearch.
+        latents: where to start, a batch of B. Without noise the fixed maps are the start.
+        options: see NoiseOptions; ``changes`` are single ones of them.
+
+    Raises:
+        NoiseError: for a generator without noise maps, an unknown order or reduction.
+        GeneratorError: for latents of another generator.
+        OptimizationError: when the losses of all samples became NaN; ``result()`` still gives the best so far.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        criterion: Callable[..., Loss],
+        latents: Latents,
+        options: NoiseOptions | None = None,
+        **changes,
+    ):
+        self.options = options = replace(options or NoiseOptions(), **changes)
+        if options.reduction not in ("sum", "mean"):
+            raise NoiseError(f"the reduction must be sum or mean; got {options.reduction!r}.")
+        check_noise_maps(generator)
+        phases, optimizer = order_phases(options.order, options.rounds), options.optimizer
+        super().__init__(generator, criterion, latents, phases, options.steps, None, optimizer, options.rows)
+        if self.base.noise is None:
+            self.base = Latents(self.base.space, self.base.code, generator.fixed_noise(len(self.base)))
+        self.regularise = options.regularise
+        self.places = None if options.where is None else mask_pyramid(options.where, generator.noise_shapes)
+
+    def code_rate(self, phase: Phase) -> float:
+        return self.options.code_lr
+
+    def _variables(self, phase: Phase) -> NoiseVariables:
+        return NoiseVariables(self, phase, self._best() if self.runs else self.base)
+
+    def _schedule(self, phase: Phase) -> Schedule:
+        return (self.options.schedule or cosine(0.05, 1.0)) if "noise" in phase.free else super()._schedule(phase)
+
+    def _scale(self, phase: Phase) -> float:
+        # sums, not means: the gradient of one noise pixel in the mean over a large image falls to Adam's epsilon
+        summed = "noise" in phase.free and self.options.reduction == "sum"
+        return 3 * self.generator.resolution**2 if summed else 1
+
+    def _loss(self, variables: NoiseVariables, parameters: list[Tensor], index) -> Loss:
+        latents = variables.latents(parameters, index)
+        images = self.generator.synthesize(latents)
+        loss = self.criterion(images, variables.offset(parameters, index), index)
+        if self.regularise > 0 and "noise" in variables.free:
+            autocorrelation = noise_autocorrelation(latents.noise)
+            parts = {**loss.parts, "autocorrelation": autocorrelation}
+            loss = Loss(loss.total + self.regularise * autocorrelation, parts)
+        return loss
 
 
 def noise_scales(generator: Generator) -> list[float]:
@@ -300,49 +204,35 @@ def noise_autocorrelation(noise: list[Tensor]) -> Tensor:
     return total
 
 
-class PixelObjective:
-    """Mean squared error against the targets under a mask, for an ``Embedding``.
-
-    targets: (B, 3, R, R) in [0, 1]. mask: (B or 1, 1, R, R), where it counts; None counts every pixel.
-    """
-
-    def __init__(self, targets: Tensor, mask: Tensor | None = None):
-        self.targets, self.mask = targets, mask
-
-    def __call__(self, images: Tensor, delta: Tensor | None = None, index=slice(None)) -> Loss:
-        targets = self.targets[index] if len(self.targets) > 1 else self.targets
-        mask = self.mask[index] if self.mask is not None and len(self.mask) > 1 else self.mask
-        l2 = lp_loss(images, targets, 2, mask)
-        return Loss(l2, {"l2": l2})
-
-
 def noise_inversion(
     generator: Generator,
     targets: Tensor,
     latents: Latents,
     mask: Tensor | None = None,
-    *,
-    order: str = "sequential",
-    rounds: int = 4,
-    **options,
-) -> Embedding:
-    """The ``Embedding`` that fits noise maps to photos, to iterate over; see ``optimize_noise``."""
+    options: NoiseOptions | None = None,
+    **changes,
+) -> NoiseSearch:
+    """The search that fits noise maps to photos, to iterate over; see ``optimize_noise``."""
     size = generator.resolution
     if targets.ndim != 4 or tuple(targets.shape[1:]) != (3, size, size):
-        raise NoiseError(f"targets must be (B, 3, {size}, {size}) for this generator, but {tuple(targets.shape)} came.")
+        raise NoiseError(f"targets must be (B, 3, {size}, {size}) for this generator; got {tuple(targets.shape)}.")
     if not targets.isfinite().all():
         raise NoiseError("the targets hold NaN or infinity; read them with read_image().")
     if len(latents) not in (1, len(targets)):
-        raise NoiseError(f"latents must be one or one per target ({len(targets)}), but {len(latents)} came.")
+        raise NoiseError(f"latents must be one or one per target ({len(targets)}); got {len(latents)}.")
     if len(latents) < len(targets):
         latents = latents.apply(lambda t: t.expand(len(targets), *t.shape[1:]))
-    stages = order_stages(order, rounds)
-    return Embedding(generator, PixelObjective(targets, mask), latents, stages, **options)
+    return NoiseSearch(generator, Criterion(targets, weights={"l2": 1.0}, mask=mask), latents, options, **changes)
 
 
 def optimize_noise(
-    generator: Generator, targets: Tensor, latents: Latents, mask: Tensor | None = None, **options
-) -> InversionResult:
+    generator: Generator,
+    targets: Tensor,
+    latents: Latents,
+    mask: Tensor | None = None,
+    options: NoiseOptions | None = None,
+    **changes,
+) -> Result:
     """Fit the noise maps to photos with a pixel loss alone, the code held where it is (Mk_n of Image2StyleGAN++).
 
     Args:
@@ -350,17 +240,16 @@ def optimize_noise(
         targets: (B, 3, R, R) in [0, 1] at the generator's resolution.
         latents: what the inversion in w+ (or z, w) found: B, or 1 for all.
         mask: (B or 1, 1, R, R) in [0, 1], where the pixels count; None counts all.
-        options: ``order`` "sequential" (the default: only the noise is free), "joint" (code and noise together) or
-            "alternating" (``rounds`` times the code, then the noise); and the arguments of ``Embedding``: steps, lr,
-            optimizer, where, regularise.
+        options: see NoiseOptions; ``changes`` are single ones of them.
 
     Returns:
         The result with ``latents.noise`` fitted; ``history["l2"]`` (steps, B) is the mean squared error.
 
     Raises:
         NoiseError: for targets or latents that do not fit, an unknown order, or a generator without noise maps.
+        LossError: for a mask of another size, outside [0, 1] or empty.
     """
-    return noise_inversion(generator, targets, latents, mask, **options).run()
+    return noise_inversion(generator, targets, latents, mask, options, **changes).run()
 
 
 def partly_fitted(generator: Generator, latents: Latents, amount: float = 1.0, levels: int | None = None) -> Latents:
@@ -390,7 +279,7 @@ def fresh_noise_psnr(generator: Generator, targets: Tensor, latents: Latents, dr
     targets: (B, 3, R, R) in [0, 1]. Noise maps in the latents are left aside. Raises NoiseError for no draws.
     """
     if draws < 1:
-        raise NoiseError(f"at least one draw of noise is needed, but {draws} came.")
+        raise NoiseError(f"at least one draw of noise is needed; got {draws}.")
     values = []
     for draw in range(draws):
         noise = generator.fresh_noise(1, seed=seed + draw)

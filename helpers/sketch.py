@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,11 +27,11 @@ from helpers.constraints import (
 from helpers.encoder import Encoder, load_encoder
 from helpers.generators import Generator
 from helpers.images import from_uint8, read_rgba, shown
-from helpers.inversion import InversionStep
 from helpers.latents import Latents
 from helpers.losses import Loss
 from helpers.masks import as_mask
-from helpers.optimizers import Optimization, cosine
+from helpers.optimizers import cosine
+from helpers.search import Optimization, Step
 
 STARTS = ("sample", "best", "encoder")
 TRUNCATION = 0.7  # of the starts: inside the cloud of codes, where cats are surest
@@ -211,8 +212,7 @@ class Candidates:
         history: name to (steps, N), the losses along the way.
         seconds: wall time, the start included.
         steps: steps taken.
-        setbacks: (N,) how often each went back to its best because its loss diverged.
-        gave_up: (N,) bool, which rest at their best, or at their start, because their loss stayed NaN or infinite.
+        frozen: (N,) bool, which stopped at their best, or at their start, because their loss was not finite.
     """
 
     latents: Latents
@@ -223,8 +223,7 @@ class Candidates:
     history: dict[str, Tensor]
     seconds: float
     steps: int
-    setbacks: Tensor
-    gave_up: Tensor
+    frozen: Tensor
 
 
 @dataclass
@@ -331,13 +330,13 @@ class SketchSearch:
     def __len__(self) -> int:
         return self.steps
 
-    def __iter__(self) -> Iterator[InversionStep]:
+    def __iter__(self) -> Iterator[Step]:
         """All steps, or until ``enough`` candidates are met; a loop that was left is taken up where it stopped."""
         if self.number and self.done:
             return
         for step in self.run:
             latents = Latents(self.space, self.run.parameters[0].detach())
-            yield InversionStep(step.number, step.total, step.parts, step.lr, latents, self.generator)
+            yield replace(step, latents=latents, render=partial(self.generator.synthesize, latents))
             if self.done:
                 return
 
@@ -382,8 +381,7 @@ class SketchSearch:
             history={name: torch.stack(values)[:, order].cpu() for name, values in self.run.history.items()},
             seconds=self.prepared + self.run.seconds,
             steps=self.number,
-            setbacks=self.run.setbacks[order],
-            gave_up=self.run.gave_up[order],
+            frozen=self.run.frozen[order],
         )
 
     def state_dict(self) -> dict:

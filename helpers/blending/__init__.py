@@ -13,7 +13,7 @@ call ``run()``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,13 +25,13 @@ from torch import Tensor
 from helpers import masks
 from helpers.generators import Generator
 from helpers.images import quantize, resize
-from helpers.inversion import PHASES, InversionResult, InversionStep
+from helpers.inversion import PHASES, LatentSearch
 from helpers.latents import Latents
-from helpers.losses import Loss, delta_loss, gram_matrix, lp_loss, perceptual_loss, style_loss
+from helpers.losses import Criterion, Loss, delta_loss, gram_matrix, lp_loss, perceptual_loss, style_loss
 from helpers.masks import as_mask, grow, invert, mask_pyramid
 from helpers.metrics import feature_distance, psnr
-from helpers.noise import Embedding, PixelObjective, Stage
-from helpers.optimizers import Chain
+from helpers.noise import NoiseSearch
+from helpers.search import Chain, Phase, Result
 
 PERCEPTUAL_LAYERS = ("conv1_1", "conv1_2", "conv2_2", "conv3_3")
 STYLE_LAYERS = ("conv3_3",)
@@ -222,7 +222,7 @@ def embed(
     steps: int = STEPS,
     rows: Sequence[int] | None = None,
     **options,
-) -> Embedding:
+) -> LatentSearch:
     """Masked w+ optimisation, W_l of the paper; with a style term its M_st.
 
     Args:
@@ -231,22 +231,20 @@ def embed(
         start: latents to start from; by default the mean, through w to w+ as an inversion goes.
         steps: Adam steps.
         rows: free rows of w+; None frees all. With rows there is no stage in w, which would move them all.
-        options: of ``Embedding``.
+        options: of ``LatentSearch``.
     """
     phases = PHASES["w+"]
-    options = {"code_lr": phases[-1].lr} | options
     if start is None and rows is None:
         start = Latents("w", generator.mean("w").expand(batch, -1))
-        stages = tuple(Stage(("code",), phase.share, phase.space) for phase in phases)
-        return Embedding(generator, objective, start, stages, steps, rows=rows, **options)
+        return LatentSearch(generator, objective, start, phases, steps, **options)
     if start is None:
         start = Latents("w+", generator.mean("w+").expand(batch, -1, -1))
-    return Embedding(generator, objective, start, (Stage(("code",), 1.0, "w+"),), steps, rows=rows, **options)
+    return LatentSearch(generator, objective, start, phases[-1:], steps, rows=rows, **options)
 
 
 def fit_noise(
     generator: Generator, x: Tensor, y: Tensor, mask: Tensor, latents: Latents, steps: int = NOISE_STEPS, **options
-) -> Embedding:
+) -> NoiseSearch:
     """Masked noise optimisation, Mk_n of the paper: x under the mask, y elsewhere; the code stays.
 
     For equal weights |M (G - x)|^2 + |(1 - M) (G - y)|^2 has the same gradient as |G - (M x + (1 - M) y)|^2 where M
@@ -257,9 +255,10 @@ def fit_noise(
         x, y: (B, 3, R, R) in [0, 1].
         mask: (B or 1, 1, R, R) in [0, 1].
         latents: B codes, from ``embed``.
-        options: of ``Embedding``.
+        options: of search.
     """
-    return Embedding(generator, PixelObjective(torch.lerp(y, x, mask)), latents, steps=steps, **options)
+    criterion = Criterion(torch.lerp(y, x, mask), weights={"l2": 1.0})
+    return NoiseSearch(generator, criterion, latents, steps=steps, **options)
 
 
 def activation_layers(generator: Generator) -> dict[str, int]:
@@ -329,9 +328,9 @@ def _with_hooks(modules, hook, function):
 
 # --- edits -----------------------------------------------------------------------------------------------------------
 
-Build = Callable[[InversionResult | None, int], Embedding]
+Build = Callable[[Result | None, int], LatentSearch]
 Block = tuple[int, Build]
-Finish = Callable[[InversionResult], Tensor]
+Finish = Callable[[Result], Tensor]
 
 
 class Edit(Chain):
@@ -340,7 +339,7 @@ class Edit(Chain):
     Args:
         name: of the application.
         blocks: of each, its steps and a function from the result so far (None at first) and the steps to its
-            ``Embedding``; blocks of no steps are left out.
+            search; blocks of no steps are left out.
         mask: (B or 1, 1, R, R) in [0, 1], the region.
         inside, outside: (B or 1, 3, R, R) in [0, 1], what a paste takes from under the mask and from elsewhere.
         weights: of the terms; may be changed while it runs.
@@ -361,46 +360,27 @@ class Edit(Chain):
         self.inside, self.outside = inside.expand_as(outside), outside
         self.blocks = [(steps, build) for steps, build in blocks if steps]
         self.weights = {} if weights is None else weights
-        self.runs: list[Embedding] = []
 
-    def __len__(self) -> int:
+    @property
+    def phases(self) -> list[Phase]:
+        return [Phase(share=steps) for steps, _ in self.blocks]
+
+    @property
+    def steps(self) -> int:
         return sum(steps for steps, _ in self.blocks)
 
-    def __iter__(self) -> Iterator[InversionStep]:
-        """All steps; an edit that was left is taken up where it stopped."""
-        for i in range(len(self.blocks)):
-            if i == len(self.runs):
-                self._begin()
-            if i == len(self.runs) - 1:
-                before = self.number - self.runs[i].number
-                for step in self.runs[i]:
-                    yield replace(step, number=before + step.number)
+    def _begin(self, phase: Phase, steps: int) -> LatentSearch:
+        _, build = self.blocks[len(self.runs)]
+        return build(self.runs[-1].result() if self.runs else None, steps)
 
-    def _begin(self) -> None:
-        steps, build = self.blocks[len(self.runs)]
-        self.runs.append(build(self.runs[-1].result() if self.runs else None, steps))
-
-    def result(self) -> InversionResult:
+    def result(self) -> Result:
         """What the current block found, with the time and the steps of all; ``history`` is that of the block."""
         if not self.runs:
             raise BlendError("the edit has not taken a step yet; iterate over it first.")
         result = self.runs[-1].result()
         images = result.images if self.finish is None else self.finish(result)
-        setbacks = sum(embedding.setbacks.sum() for embedding in self.runs).expand(len(images))
-        gave_up = sum(embedding.gave_up.sum() for embedding in self.runs).bool().expand(len(images))
-        marks = {"setbacks": setbacks, "gave_up": gave_up}
-        return replace(result, images=images, seconds=self.seconds, steps=self.number, **marks)
-
-    def forget_best(self) -> None:
-        """Start the best-so-far anew; call it after a change of ``weights`` under way."""
-        if self.runs:
-            self.runs[-1].forget_best()
-
-    def run(self) -> InversionResult:
-        """Take all steps and return the result."""
-        for _ in self:
-            pass
-        return self.result()
+        frozen = sum(search.frozen.sum() for search in self.runs).bool().expand(len(images))
+        return replace(result, images=images, seconds=self.seconds, steps=self.number, frozen=frozen)
 
     def ways(self, images: Tensor) -> dict[str, Tensor]:
         """The same edit without a generator, beside the images (B, 3, R, R) that it found: name to (B, 3, R, R)."""
@@ -497,7 +477,7 @@ def crossover(
     objective = Objective(terms, features, weights=weights)
     photos = hard_paste(x, y, mask)
 
-    def noise(last: InversionResult, steps: int) -> Embedding:
+    def noise(last: Result, steps: int) -> NoiseSearch:
         between = exchange_details(last.images, x, y, mask, feather / 2)
         return fit_noise(generator, photos, between, inside + outside, last.latents, steps)
 
@@ -713,10 +693,10 @@ def transfer(
     def copied(latents: Latents) -> Tensor:
         return copy_activations(generator, latents[: len(x)], latents[len(x) :], soft, layer, amount)
 
-    def noise(last: InversionResult, steps: int) -> Embedding:
+    def noise(last: Result, steps: int) -> NoiseSearch:
         return fit_noise(generator, y, copied(last.latents), outside, last.latents[len(x) :], steps)
 
-    def finish(result: InversionResult) -> Tensor:
+    def finish(result: Result) -> Tensor:
         return copied(result.latents) if len(result.latents) == len(both) else result.images
 
     blocks = [(steps, lambda last, n: embed(generator, objective, len(both), steps=n)), (noise_steps, noise)]

@@ -62,8 +62,8 @@ def edit_photos(
     from helpers.images import read_image, write_image
     from helpers.latents import save_latents
     from helpers.masks import overlay
-    from helpers.optimizers import marks
     from helpers.progress import Progress
+    from helpers.search import marks
 
     device = device_of(device)
     generator, features = load_generator(model, device), load_features(device=device)

@@ -16,15 +16,15 @@ from helpers.features import load_features
 from helpers.figures import Figure, result_sheet, results_table, save_figure
 from helpers.generators import Generator, load_generator
 from helpers.images import ImageError, atomic_path, quantize, read_image, write_gif, write_image, write_mp4
-from helpers.inversion import Inversion, InversionResult, fast_options
+from helpers.inversion import Inversion, fast_options
 from helpers.latents import Latents, interpolate, load_latents, save_latents
 from helpers.logs import json_safe
 from helpers.memory import batch_that_fits
 from helpers.metrics import feature_distance, psnr, ssim
 from helpers.noise import check_noise_maps, fresh_noise_psnr, noise_inversion
-from helpers.optimizers import OptimizationError, marks
 from helpers.photos import demo_cat
 from helpers.progress import Progress
+from helpers.search import OptimizationError, Result, marks
 
 DEMO = (("dcgan-cats-64", "z"), ("stylegan2-cats-64", "z"), ("stylegan2-cats-64", "w"), ("stylegan2-cats-64", "w+"))
 
@@ -38,8 +38,8 @@ class RunError(ValueError):
 
 
 def run_noise(
-    progress: Progress, generator: Generator, targets: Tensor, found: InversionResult, steps: int, label: str
-) -> tuple[InversionResult, list]:
+    progress: Progress, generator: Generator, targets: Tensor, found: Result, steps: int, label: str
+) -> tuple[Result, list]:
     """``optimize_noise`` after an inversion, with a progress bar; also a row of figures per target.
 
     The seconds are those of both stages. The rows tell the PSNR before the noise stage (with the fixed maps) and with
@@ -47,7 +47,7 @@ def run_noise(
     """
     result = progress.run(noise_inversion(generator, targets, found.latents, steps=steps), label)
     result.seconds, result.steps = result.seconds + found.seconds, found.steps
-    result.setbacks, result.gave_up = result.setbacks + found.setbacks, result.gave_up | found.gave_up
+    result.frozen = result.frozen | found.frozen
     fresh = fresh_noise_psnr(generator, targets, result.latents).tolist()
     before = psnr(found.images, targets).tolist()
     rows = [
@@ -57,7 +57,7 @@ def run_noise(
     return result, rows
 
 
-def measure(result: InversionResult, targets: Tensor, features) -> list[dict]:
+def measure(result: Result, targets: Tensor, features) -> list[dict]:
     """One row of figures per target: PSNR and SSIM at native size after 8-bit rounding, feature distance, losses."""
     images = result.images
     columns = {
@@ -114,8 +114,8 @@ def invert_photos(
         options: of ``Inversion`` (weights, steps, optimizer, start, ...).
 
     Returns:
-        Rows of file, model, space, steps, seconds (share of the batch), setbacks and gave_up (see Optimization), psnr,
-        ssim, feature_distance, losses; after a noise stage also noise_steps, psnr_before_noise and psnr_fresh_noise.
+        Rows of file, model, space, steps, seconds (share of the batch), frozen (see Optimization), psnr, ssim,
+        feature_distance, losses; after a noise stage also noise_steps, psnr_before_noise and psnr_fresh_noise.
 
     Raises:
         NotEnoughMemory: before anything is run, where not even one photo fits; a batch too large is made smaller.
@@ -177,7 +177,7 @@ def _fitting_batch(generator: Generator, space: str, batch: int, noise: bool) ->
     return fitting
 
 
-def _write_results(out: Path, stems: Sequence[str], result: InversionResult, model: str) -> None:
+def _write_results(out: Path, stems: Sequence[str], result: Result, model: str) -> None:
     for i, stem in enumerate(stems):
         write_image(out / f"{stem}.png", result.images[i : i + 1])
         save_latents(out / f"{stem}.safetensors", result.latents[i], model=model)
@@ -325,7 +325,6 @@ def demo(
 
 
 def table(rows: list[dict], hidden: Sequence[str] = ()) -> str:
-    """Rows of results as a text table, without nested values; setbacks and giving up are shown where they happened."""
-    marks = {name for name in ("setbacks", "gave_up") if not any(row.get(name) for row in rows)}
-    hidden = {"losses", "image", *hidden, *marks}
+    """Rows of results as a text table, without nested values; frozen samples are shown where there are any."""
+    hidden = {"losses", "image", *hidden} | (set() if any(row.get("frozen") for row in rows) else {"frozen"})
     return results_table([{k: v for k, v in row.items() if k not in hidden} for row in rows])

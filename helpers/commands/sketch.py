@@ -83,8 +83,8 @@ def sketch_files(
     from helpers.images import ImageError, write_image
     from helpers.latents import save_latents
     from helpers.masks import MaskError
-    from helpers.optimizers import OptimizationError
     from helpers.progress import Progress
+    from helpers.search import OptimizationError
     from helpers.sketch import SketchError, SketchSearch, default_weights, read_sketch, sketch_constraints
 
     out, generator, features = Path(out), load_generator(model, device), load_features(device=device)
@@ -150,7 +150,7 @@ def measure(drawing, found, discriminator, features) -> dict:
     """Figures of one search; the L1 and the score are of the best candidate, by the loss."""
     from helpers.losses import lp_loss
     from helpers.metrics import diversity
-    from helpers.optimizers import marks
+    from helpers.search import marks
 
     best, image, mask = found.images[:1], drawing.image.to(found.images), drawing.mask.to(found.images)
     row = {"starts": len(found.images), "steps": found.steps, "seconds": round(found.seconds, 2)}

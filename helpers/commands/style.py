@@ -56,8 +56,8 @@ def stylize_photos(
     from helpers.commands.runs import RunError, unique_stems, write_json
     from helpers.features import load_features
     from helpers.images import ImageError, longer_side, read_image
-    from helpers.optimizers import OptimizationError
     from helpers.progress import Progress
+    from helpers.search import OptimizationError
     from helpers.style_transfer import StyleTransfer, check_weights
 
     given = {name: options.get(f"{name}_weight") for name in ("content", "style")}
@@ -103,7 +103,7 @@ def stylize_photos(
 def _write_styled(out: Path, stems: list[str], result: StyleResult, frames: list[Tensor]) -> list[dict]:
     """Pictures, and films where there are frames; the figures of each."""
     from helpers.images import write_image
-    from helpers.optimizers import marks
+    from helpers.search import marks
 
     rows = []
     for number, stem in enumerate(stems):

@@ -16,7 +16,7 @@ from helpers.features import Features, fast_copy, fast_dtype
 from helpers.images import resize
 from helpers.losses import Loss, perceptual_loss
 from helpers.masks import as_mask
-from helpers.optimizers import Optimization
+from helpers.search import Optimization
 from helpers.style_transfer.patch_bank import OCTAVES, PatchBank, octaves_of
 from helpers.style_transfer.statistics import full, statistic_of
 
@@ -263,8 +263,7 @@ class StyleResult:
         history: name to (steps, B), the losses along the way, scale after scale.
         seconds: wall time of the whole batch.
         steps: steps taken.
-        setbacks: (B,) how often each went back to its best because its loss diverged.
-        gave_up: (B,) bool, which rest at their best, or at their start, because their loss stayed NaN or infinite.
+        frozen: (B,) bool, which stopped at their best, or at their start, because their loss was not finite.
     """
 
     images: Tensor
@@ -273,8 +272,7 @@ class StyleResult:
     history: dict[str, Tensor]
     seconds: float
     steps: int
-    setbacks: Tensor
-    gave_up: Tensor
+    frozen: Tensor
 
 
 @dataclass
@@ -337,9 +335,8 @@ class StyleTransfer:
         self.photos, self.pictures = self.contents, list(self.styles)
         if self.colour != "style":
             self._keep_colours()
-        self.scale, self.past, self.setbacks = 0, [], torch.zeros(self.batch, dtype=torch.int64)
-        self.setbacks = self.setbacks.to(self.contents.device)
-        self.gave_up = self.setbacks.bool()
+        self.scale, self.past = 0, []
+        self.frozen = torch.zeros(self.batch, dtype=torch.bool, device=self.contents.device)
         self._begin(0, self._start())
         self.seconds = time.perf_counter() - started
 
@@ -456,7 +453,7 @@ class StyleTransfer:
                 self.seconds += time.perf_counter() - started
                 return
             self.past.append(self.run.history)
-            self.setbacks, self.gave_up = self.setbacks + self.run.setbacks, self.gave_up | self.run.gave_up
+            self.frozen = self.frozen | self.run.frozen
             start = resize(self.run.best[0], self.sizes[self.scale + 1]).contiguous()
             self._begin(self.scale + 1, start)
             self.seconds += time.perf_counter() - started
@@ -488,8 +485,7 @@ class StyleTransfer:
             history={name: torch.stack([v for h in histories for v in h.get(name, [])]) for name in self.run.history},
             seconds=self.seconds,
             steps=self.number,
-            setbacks=self.setbacks + self.run.setbacks,
-            gave_up=self.gave_up | self.run.gave_up,
+            frozen=self.frozen | self.run.frozen,
         )
 
     # --- interrupt and resume ---------------------------------------------------------------------------------------
@@ -499,8 +495,7 @@ class StyleTransfer:
         past = [{name: torch.stack(values) for name, values in history.items()} for history in self.past]
         return {"scale": self.scale, "sizes": self.sizes, "run": self.run.state_dict(), "past": past} | {
             "seconds": self.seconds,
-            "setbacks": self.setbacks,
-            "gave_up": self.gave_up,
+            "frozen": self.frozen,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -513,7 +508,7 @@ class StyleTransfer:
         self._begin(state["scale"], torch.zeros(shape).to(self.contents))
         self.run.load_state_dict(state["run"])
         self.seconds = state["seconds"]
-        self.setbacks, self.gave_up = (state[name].to(self.contents.device) for name in ("setbacks", "gave_up"))
+        self.frozen = state["frozen"].to(self.contents.device)
 
 
 def stylize(features, contents: Tensor, styles: Sequence[Tensor] = (), **options) -> StyleResult:

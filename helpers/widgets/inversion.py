@@ -38,7 +38,7 @@ class InversionPanel(RunPanel):
     Attributes, beside those of RunPanel:
         settings: what the controls say, as options of ``project``.
         generator, target: what they say to invert, and the photo at the generator's resolution, (1, 3, R, R).
-        result: InversionResult of the last run, the best so far while it runs, None before.
+        result: Result of the last run, the best so far while it runs, None before.
     """
 
     def __init__(self, generators: dict[str, Generator], features, targets: dict[str, Tensor], **values):

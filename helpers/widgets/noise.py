@@ -16,7 +16,7 @@ from helpers.noise import (
     NOISE_LR,
     ORDERS,
     REGULARISATION,
-    Embedding,
+    NoiseSearch,
     check_noise_maps,
     fresh_noise_psnr,
     noise_inversion,
@@ -139,7 +139,7 @@ class NoisePanel(RunPanel):
         self.message.value = text_html(f"With fresh noise in place of the fitted maps: {value:.1f} dB.")
 
 
-def _regularise(run: Embedding, weights: dict[str, float]) -> None:
+def _regularise(run: NoiseSearch, weights: dict[str, float]) -> None:
     run.regularise = weights["regularise"]
     run.forget_best()
 

@@ -15,9 +15,10 @@ from helpers.device import DeviceError, free_memory, keep_freed_memory
 from helpers.features import load_features
 from helpers.figures import results_table
 from helpers.generators import LARGE, StyleGAN2
-from helpers.inversion import Inversion, Phase
+from helpers.inversion import Inversion
 from helpers.latents import Latents
 from helpers.noise import noise_inversion
+from helpers.search import Phase
 from staff.benchmarks.common import circumstances
 
 GB = 2**30
@@ -105,7 +106,7 @@ def time_steps(search, device: torch.device) -> tuple[float, float]:
 def small_gradients(search) -> dict:
     """Sizes of the gradient of the maps after a step, and how much of it Adam's eps would swallow in a mean."""
     gradient = torch.cat([p.grad.flatten() for p in search.runs[-1].parameters]).abs()
-    mean = gradient / search.runs[-1].search.scale
+    mean = gradient / search.runs[-1].scale
     return {
         "median_gradient_sum": gradient.median().item(),
         "median_gradient_mean": mean.median().item(),

@@ -16,9 +16,10 @@ from helpers.device import free_memory
 from helpers.features import load_features
 from helpers.figures import COLOURS, Figure, results_table, save_figure
 from helpers.generators import StyleGAN2
-from helpers.inversion import Inversion, Phase, project
+from helpers.inversion import Inversion, project
 from helpers.latents import Latents
 from helpers.memory import OVERHEAD, PeakOfTensors, step_memory, without_data
+from helpers.search import Phase
 from staff.benchmarks.common import circumstances
 from staff.benchmarks.full_size import PeakMemory, official_size
 from staff.benchmarks.plain import grouped_synthesis

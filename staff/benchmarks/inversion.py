@@ -15,12 +15,12 @@ from helpers.encoder import load_encoder
 from helpers.features import load_features
 from helpers.figures import COLOURS, Figure, labelled_grid, results_table, save_figure
 from helpers.generators import Generator, load_generator
-from helpers.inversion import Inversion, InversionResult, fast_options, project
+from helpers.inversion import Inversion, fast_options, project
 from helpers.losses import LAYERS, WEIGHTS, Criterion
 from helpers.metrics import feature_distance, psnr, ssim
-from helpers.noise import Embedding, order_stages
-from helpers.optimizers import Chain
+from helpers.noise import NoiseSearch
 from helpers.photos import load_faces
+from helpers.search import Chain, Result
 from staff.benchmarks import plain
 from staff.benchmarks.common import circumstances
 
@@ -39,7 +39,7 @@ NOISE_STEPS = 300  # of L-BFGS
 GAIN_STEPS = (25, 50, 100, 200, 300)  # of the comparison of the encoder with the mean
 
 
-def summary(result: InversionResult, faces: Tensor, features) -> dict:
+def summary(result: Result, faces: Tensor, features) -> dict:
     """Means over the faces: PSNR, SSIM, feature distance, seconds per face."""
     images = result.images
     return {
@@ -116,13 +116,13 @@ def ways(generator: Generator, face: Tensor, features) -> Iterator[tuple[str, Ch
     yield "ours, w and noise maps", with_noise(generator, face, features)
 
 
-def with_noise(generator: Generator, face: Tensor, features) -> Embedding:
+def with_noise(generator: Generator, face: Tensor, features) -> NoiseSearch:
     """Code in w and noise maps together, these held as the plain loop holds them; L-BFGS from the encoder's guess."""
     started = time.perf_counter()
     start = load_encoder(generator).encode(generator, face, None, "w")
     rates = {"lr": 1.0, "code_lr": 1.0, "optimizer": "lbfgs-batch", "reduction": "mean"}
-    stages, weight = order_stages("joint"), plain.REGULARISE
-    search = Embedding(generator, Criterion(face, features), start, stages, NOISE_STEPS, regularise=weight, **rates)
+    options = {"order": "joint", "steps": NOISE_STEPS, "regularise": plain.REGULARISE}
+    search = NoiseSearch(generator, Criterion(face, features), start, **options, **rates)
     search.prepared = time.perf_counter() - started
     return search
 

@@ -19,7 +19,7 @@ from helpers.images import longer_side, read_image, write_image
 from helpers.inversion import fast_options, project
 from helpers.latents import save_latents
 from helpers.noise import check_noise_maps
-from helpers.optimizers import marks
+from helpers.search import marks
 from helpers.style_transfer import stylize
 from staff.sweep import Result, SweepError, Task
 

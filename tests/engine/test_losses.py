@@ -226,7 +226,7 @@ def test_bad_weights_are_one_sentence(weights, message):
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (torch.ones(1, 1, 4, 8), "mask must be \\(B or 1, 1, 8, 8\\), but \\(1, 1, 4, 8\\) came"),
+        (torch.ones(1, 1, 4, 8), "mask must be \\(B or 1, 1, 8, 8\\); got \\(1, 1, 4, 8\\)"),
         (torch.ones(1, 3, 8, 8), "mask must be"),
         (torch.ones(8, 8), "mask must be"),
         (torch.ones(1, 1, 8, 8) * 255, "mask must be in \\[0, 1\\]"),

@@ -13,7 +13,7 @@ from helpers.generators import StyleGAN1, StyleGAN2
 from helpers.inversion import Inversion, project
 from helpers.memory import NotEnoughMemory, PeakOfTensors, check_memory, step_memory
 from helpers.noise import noise_inversion
-from helpers.optimizers import OptimizationWarning
+from helpers.search import OptimizationWarning
 from tests.support import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,8 +33,9 @@ import json, sys
 import torch
 from staff.benchmarks.full_size import PeakMemory, official_size
 from helpers.features import load_features
-from helpers.inversion import Inversion, Phase
+from helpers.inversion import Inversion
 from helpers.memory import step_memory
+from helpers.search import Phase
 
 cpu, found = torch.device("cpu"), []
 with PeakMemory(cpu) as before:

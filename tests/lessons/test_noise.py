@@ -149,6 +149,13 @@ def test_alternating_takes_turns(generator, targets):
     assert [moved[i] for i in (1, 3, 5, 7)] == [(True, False), (False, True), (True, False), (False, True)]
 
 
+@pytest.mark.parametrize("steps", [12, 5, 40])
+def test_an_alternation_takes_as_many_steps_as_it_says(generator, targets, start, steps):
+    search = noise_inversion(generator, targets, start, order="alternating", steps=steps)  # 8 phases
+    taken = list(search)
+    assert len(search) == len(taken) == taken[-1].number == max(steps, 8)
+
+
 def test_joint_hides_the_picture_in_the_noise(generator, targets, start):
     mean = Latents("w+", generator.mean("w+"))
     joint = optimize_noise(generator, targets, mean, order="joint", steps=100, code_lr=1e-4)

@@ -10,7 +10,7 @@ from helpers.images import quantize, read_image, write_image
 from helpers.latents import Latents, load_latents
 from helpers.metrics import psnr
 from helpers.noise import NoiseError, fresh_noise_psnr
-from helpers.optimizers import OptimizationError, OptimizationWarning
+from helpers.search import OptimizationError, OptimizationWarning
 from tests.support import tiny
 
 SIZE = 16
@@ -65,9 +65,9 @@ def test_a_photo_that_cannot_be_inverted_is_marked_and_the_others_are_as_without
     code[1] = torch.nan
     options = {"steps": 6, "noise_steps": 4, "weights": {"l1": 1.0}}
     good = runs.invert_photos(photos, tmp_path / "one", "tiny", start=Latents("w+", code[:1]), **options)
-    with pytest.warns(OptimizationWarning, match="sample 2 of 2 is NaN .* it rests at its best, or at its start"):
+    with pytest.warns(OptimizationWarning, match="sample 2 of 2 is NaN .* it is frozen at its best"):
         rows = runs.invert_photos(photos, tmp_path / "two", "tiny", start=Latents("w+", code), log="jsonl", **options)
-    assert [row["gave_up"] for row in rows] == [0, 1] and "gave up" in runs.table(rows)
+    assert [row["frozen"] for row in rows] == [0, 1] and "frozen" in runs.table(rows)
     assert rows[0] | {"seconds": 0} == good[0] | {"seconds": 0} and "gave up" not in runs.table(good)
     for folder in (tmp_path / "two", tmp_path / "two" / "log"):
         (file,) = folder.glob("*.json*")

@@ -309,7 +309,7 @@ def test_every_photo_is_painted_in_every_style(photos, tmp_path):
     spec |= {"steps": 6, "features": "vgg19-slim", "style_weight": [0.1, 500.0], "precision": "float32"}
     sweep = Sweep(expand(spec, TASKS), TASKS, tmp_path / "out", lambda: ThreadPoolExecutor(1))
     rows = list(sweep)
-    assert [row["style_weight"] for row in rows] == [0.1, 500.0] and all(row["setbacks"] == 0 for row in rows)
+    assert [row["style_weight"] for row in rows] == [0.1, 500.0] and all(row["frozen"] == 0 for row in rows)
     pictures = [read_image(tmp_path / "out" / row["files"]["image.png"]) for row in rows]
     assert pictures[0].shape == (1, 3, 32, 32) and not pictures[0].equal(pictures[1])
     assert not list(Sweep(expand(spec, TASKS), TASKS, tmp_path / "out", lambda: ThreadPoolExecutor(1)))
