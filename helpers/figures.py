@@ -20,7 +20,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import Affine2D
 
-from helpers.images import ImageError, atomic_path, to_uint8
+from helpers.files import atomic_path
+from helpers.images import ImageError, to_uint8
 
 DPI = 100
 GAP, MARGIN, PAD = 12, 14, 5  # pixels: between cells, around the figure, between an image and its text

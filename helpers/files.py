@@ -1,14 +1,36 @@
-"""Files: checksums. Needs no torch."""
+"""Files: checksums, writing whole or not at all, JSON. Needs no torch."""
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
+import json
+import math
 import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+REASONS = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EROFS: "the disk is read-only; choose another folder",
+    errno.EACCES: "the folder may not be written to; choose another folder",
+    errno.EPERM: "the folder may not be written to; choose another folder",
+    errno.EISDIR: "it is a folder; add a file name",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another path",
+    errno.EEXIST: "a part of the path is a file, not a folder; choose another path",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+}
 
-def sha256(path: str | Path) -> str:
+
+class WriteError(ValueError):
+    """A file that cannot be written; the message is one sentence for the user."""
+
+
+def sha256(path: str | os.PathLike) -> str:
     """SHA-256 of a file, in hexadecimal digits; computed once for each state of the file."""
     status = os.stat(path)
     return _sha256(str(path), status.st_mtime_ns, status.st_size)
@@ -18,3 +40,51 @@ def sha256(path: str | Path) -> str:
 def _sha256(path: str, *_: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary path to write to: moved to ``path`` when the block ends, removed when it fails.
+
+    Missing parent folders are made; the file's mode is the umask's, whatever the writer chose.
+    Raises WriteError, one sentence, when the system refuses (read-only, disk full).
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{uuid.uuid4().hex[:12]}{path.suffix[:20]}")  # same folder: the move is atomic
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        yield temporary
+        with suppress(OSError):  # a file system without modes
+            temporary.chmod(mode)
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = REASONS.get(error.errno, f"{error.strerror or str(error).splitlines()[0]}; choose another folder")
+        raise WriteError(f"cannot write {path}: {reason}") from error
+    finally:
+        with suppress(OSError):  # the folder itself is gone or closed to us; the first error says so
+            temporary.unlink(missing_ok=True)
+
+
+def clear_temporaries(folder: str | os.PathLike) -> None:
+    """Remove the unfinished files that killed writers left in a folder; only where no other writer is at work."""
+    for path in Path(folder).glob(".*"):
+        if re.fullmatch(r"\.[0-9a-f]{12}(\.\w+)?", path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def json_safe(value: object) -> object:
+    """A value for JSON, which has no NaN and no infinity: they become None."""
+    if isinstance(value, dict):
+        return {name: json_safe(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_safe(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(path: str | os.PathLike, value: object) -> None:
+    """Write a value as JSON, atomically; NaN and infinity become null, what JSON does not know its text."""
+    text = json.dumps(json_safe(value), indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")

@@ -3,17 +3,14 @@
 An image is a float32 tensor (B, 3, H, W), RGB, in [0, 1]. uint8 exists only at the file, by rounding.
 """
 
-import errno
 import io
 import itertools
 import logging
 import math
 import os
-import re
 import stat
 import subprocess
 import tempfile
-import uuid
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -24,6 +21,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
+
+from helpers.files import WriteError, atomic_path, clear_temporaries  # noqa: F401
 
 MAX_PIXELS = 50_000_000  # what a phone takes at its best; 600 MB as float32, 1.5 GB while it is read
 MAX_BYTES = 200_000_000  # of a file
@@ -332,45 +331,6 @@ def grid(images: torch.Tensor, columns: int | None = None, padding: int = 2, bac
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """A path to write to in place of `path`; it takes its place when the block ends, and vanishes when it fails.
-
-    Missing parent folders are made. Raises ImageError, one sentence, when the system refuses (read-only, disk full).
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{uuid.uuid4().hex[:12]}{path.suffix}")  # same folder: the move is atomic
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ImageError(f"cannot write {path}: {_reason(error)}") from error
-    finally:
-        with suppress(OSError):  # the folder itself is gone or closed to us; the first error says so
-            temporary.unlink(missing_ok=True)
-
-
-def clear_temporaries(folder: str | os.PathLike) -> None:
-    """Remove the unfinished files that killed writers left in a folder; call it where no other writer is at work."""
-    for path in Path(folder).glob(".*"):
-        if re.fullmatch(r"\.[0-9a-f]{12}(\.\w+)?", path.name) and path.is_file():
-            path.unlink(missing_ok=True)
-
-
-def _reason(error: OSError) -> str:
-    known = {
-        errno.ENOSPC: "the disk is full; free some space",
-        errno.EROFS: "the disk is read-only; choose another folder",
-        errno.EACCES: "the folder may not be written to; choose another folder",
-        errno.EPERM: "the folder may not be written to; choose another folder",
-        errno.EISDIR: "it is a folder; add a file name",
-        errno.ENOTDIR: "a part of the path is a file, not a folder; choose another path",
-        errno.EEXIST: "a part of the path is a file, not a folder; choose another path",
-    }
-    return known.get(error.errno, f"{error.strerror or str(error).splitlines()[0]}; choose another folder")
 
 
 def write_image(path: str | os.PathLike, image: torch.Tensor) -> None:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from helpers.images import atomic_path
+from helpers.files import atomic_path
 
 
 class LatentsError(ValueError):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from pathlib import Path
 
 from torch import Tensor
 
+from helpers.files import json_safe
 from helpers.images import read_image, to_uint8, write_image
 
 KINDS = ("jsonl", "tensorboard", "wandb", "none")
@@ -16,15 +16,6 @@ KINDS = ("jsonl", "tensorboard", "wandb", "none")
 
 class LogError(ValueError):
     """An unknown kind of log, or one whose package is missing."""
-
-
-def json_safe(value: object) -> object:
-    """A value for JSON, which has no NaN and no infinity: they become None."""
-    if isinstance(value, dict):
-        return {name: json_safe(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_safe(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class RunLog:

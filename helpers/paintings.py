@@ -10,7 +10,8 @@ from urllib.parse import quote
 import pooch
 import torch
 
-from helpers.images import ImageError, atomic_path, read_image
+from helpers.files import atomic_path
+from helpers.images import ImageError, read_image
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "downloads"
 WIDTH = 1024  # pixels of the scan that is asked for

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from helpers.files import sha256
-from helpers.images import atomic_path, clear_temporaries
+from helpers.files import atomic_path, clear_temporaries, sha256
 from helpers.logs import open_log
 
 FILE = "progress.pt"
@@ -87,7 +86,7 @@ class Progress:
         log: kind of log, see ``open_log``; it lies in ``out/log``.
 
     Raises:
-        ImageError: for a folder that may not be written to, or a full disk.
+        WriteError: for a folder that may not be written to, or a full disk.
         LogError: for an unknown kind of log.
     """
 

@@ -14,8 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from helpers.files import sha256
-from helpers.images import atomic_path
+from helpers.files import atomic_path, sha256
 
 MAX_HEADER = 2**22  # bytes of names, shapes and config; 1024 pixel generators have 30,000
 FOLDER = Path(__file__).resolve().parent.parent / "weights"

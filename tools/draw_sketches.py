@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from helpers.images import atomic_path
+from helpers.files import atomic_path
 from helpers.masks import box, brush, ellipse, polygon
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "sketches"

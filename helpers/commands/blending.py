@@ -55,9 +55,10 @@ def edit_photos(
         settings: all that decides the result: with the same ones the call goes on after a stop or a kill.
         log: see ``open_log``.
     """
-    from helpers.commands.runs import model_stem, write_json
+    from helpers.commands.runs import model_stem
     from helpers.features import load_features
     from helpers.figures import save_figure, show_images
+    from helpers.files import write_json
     from helpers.generators import load_generator
     from helpers.images import read_image, write_image
     from helpers.latents import save_latents

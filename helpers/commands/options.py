@@ -11,9 +11,10 @@ gives ``invert`` an option for every field of ``InversionOptions``; the function
 - ``metadata`` may also have ``min`` and ``max`` of a number, and ``flag``, the name of the option (``--l1``);
 - whole numbers, floats, texts, booleans and paths are themselves, None too; a tuple or Sequence is a text with commas
   between; a dict of floats is one option per key of its default (``--l1 1.0 --perceptual 0.1``);
-- anything else (a tensor, a network) and every field with ``metadata["option"] = False`` keeps its default.
+- anything else (a tensor, a network) keeps its default; where fields have a help in metadata, so do all without.
 
-A parameter of the command with a field's name takes the place of its option: another default, another text.
+A parameter of the command with a field's name replaces its option: another default, another text. Where two
+dataclasses share a field, that of the second has the name of its parameter in front: ``--noise-steps``.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ def with_options(command: Callable) -> Callable:
     parameters = inspect.signature(command, eval_str=True).parameters
     bundles = {name: p.annotation for name, p in parameters.items() if dataclasses.is_dataclass(p.annotation)}
     shown = {name: p.replace(kind=p.KEYWORD_ONLY) for name, p in parameters.items() if name not in bundles}
-    fields = {name: list(_fields(kind)) for name, kind in bundles.items()}
-    for field in (field for several in fields.values() for field in several):
-        shown |= {p.name: p for p in field.parameters if p.name not in shown}
+    own, fields = set(shown), {}
+    for name, kind in bundles.items():
+        fields[name] = list(_fields(kind, name, set(shown) - own))
+        shown |= {p.name: p for field in fields[name] for p in field.parameters if p.name not in own}
 
     @functools.wraps(command)
     def run(**given: Any) -> Any:
@@ -62,25 +64,25 @@ class _Field:
     value: Callable[[dict], Any]
 
 
-def _fields(kind: type) -> Iterator[_Field]:
+def _fields(kind: type, bundle: str, taken: set[str]) -> Iterator[_Field]:
     hints, texts = get_type_hints(kind), _described(kind)
-    for field in dataclasses.fields(kind):
-        if not field.init or not field.metadata.get("option", True):
-            continue
-        name, facts = field.name, {"help": texts.get(field.name), **field.metadata}
+    chosen = [field for field in dataclasses.fields(kind) if field.init]
+    for field in [field for field in chosen if "help" in field.metadata] or chosen:
+        facts = {"help": texts.get(field.name), **field.metadata}
+        name = f"{bundle}_{field.name}" if field.name in taken else field.name
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        types_ = [get_origin(t) or t for t in _members(hints[name])]
+        types_ = [get_origin(t) or t for t in _members(hints[field.name])]
         plain = next((t for t in PLAIN if t in types_), None)
         if isinstance(default, dict) and default:
             parts = [_parameter(key, float, value, facts | {"help": None}) for key, value in default.items()]
-            yield _Field(name, parts, lambda given, keys=tuple(default): {key: given[key] for key in keys})
+            yield _Field(field.name, parts, lambda given, keys=tuple(default): {key: given[key] for key in keys})
         elif plain is not None:
             optional = plain | None if type(None) in types_ else plain
-            yield _Field(name, [_parameter(name, optional, default, facts)], lambda given, name=name: given[name])
+            yield _Field(field.name, [_parameter(name, optional, default, facts)], lambda given, name=name: given[name])
         elif any(isinstance(t, type) and issubclass(t, Sequence) for t in types_):
             text = None if default is None else ",".join(map(str, default))
             parameter = _parameter(name, str if text is not None else str | None, text, facts)
-            yield _Field(name, [parameter], lambda given, name=name: _listed(given[name]))
+            yield _Field(field.name, [parameter], lambda given, name=name: _listed(given[name]))
 
 
 def _parameter(name: str, kind: Any, default: Any, facts: dict) -> inspect.Parameter:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,11 +13,11 @@ from helpers.domain import out_of_domain
 from helpers.faces import align_ffhq, find_faces
 from helpers.features import load_features
 from helpers.figures import Figure, result_sheet, results_table, save_figure
+from helpers.files import write_json
 from helpers.generators import Generator, load_generator
-from helpers.images import ImageError, atomic_path, quantize, read_image, write_gif, write_image, write_mp4
+from helpers.images import ImageError, quantize, read_image, write_gif, write_image, write_mp4
 from helpers.inversion import Inversion, fast_options
 from helpers.latents import Latents, interpolate, load_latents, save_latents
-from helpers.logs import json_safe
 from helpers.memory import batch_that_fits
 from helpers.metrics import feature_distance, psnr, ssim
 from helpers.noise import check_noise_maps, fresh_noise_psnr, noise_inversion
@@ -73,11 +72,6 @@ def measure(result: Result, targets: Tensor, features) -> list[dict]:
         row["losses"] = {name: round(values[i].item(), 6) for name, values in result.parts.items()}
         rows.append(row)
     return rows
-
-
-def write_json(path: Path, rows: object) -> None:
-    with atomic_path(path) as temporary:
-        Path(temporary).write_text(json.dumps(json_safe(rows), indent=2, allow_nan=False) + "\n")
 
 
 def invert_photos(

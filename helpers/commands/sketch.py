@@ -76,9 +76,10 @@ def sketch_files(
     Raises:
         RunError: when sketches could not be used, after all others are done; it names each with its reason.
     """
-    from helpers.commands.runs import RunError, unique_stems, write_json
+    from helpers.commands.runs import RunError, unique_stems
     from helpers.features import load_features
     from helpers.figures import save_figure
+    from helpers.files import write_json
     from helpers.generators import NoDiscriminator, load_discriminator, load_generator
     from helpers.images import ImageError, write_image
     from helpers.latents import save_latents

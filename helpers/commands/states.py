@@ -31,9 +31,9 @@ def state_files(file: str | Path, out: str | Path, model: str | None = None, dev
     """
     from PIL import Image
 
-    from helpers.commands.runs import write_json
+    from helpers.files import atomic_path, write_json
     from helpers.generators import load_generator
-    from helpers.images import atomic_path, grid, write_image
+    from helpers.images import grid, write_image
     from helpers.states import load_state
 
     out, paths = Path(out), []

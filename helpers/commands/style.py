@@ -53,8 +53,9 @@ def stylize_photos(
     """
     import torch
 
-    from helpers.commands.runs import RunError, unique_stems, write_json
+    from helpers.commands.runs import RunError, unique_stems
     from helpers.features import load_features
+    from helpers.files import write_json
     from helpers.images import ImageError, longer_side, read_image
     from helpers.progress import Progress
     from helpers.search import OptimizationError

@@ -90,7 +90,7 @@ def weights_add(
     """Copy a file into weights/ and enter it into the registry."""
     import shutil
 
-    from helpers.images import atomic_path
+    from helpers.files import atomic_path
     from helpers.weights import FOLDER, load_weights, register
 
     load_weights(file)

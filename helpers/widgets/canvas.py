@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from helpers import masks
-from helpers.images import ImageError, atomic_path, read_rgba, to_uint8
+from helpers.files import atomic_path
+from helpers.images import ImageError, read_rgba, to_uint8
 from helpers.widgets.pictures import COLOURS, error_html, error_sentence, figure_html, jpeg_url
 from helpers.widgets.upload import uploaded_files
 

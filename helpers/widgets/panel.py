@@ -50,7 +50,8 @@ import ipywidgets as widgets
 import torch
 from torch import Tensor
 
-from helpers.images import atomic_path, write_gif, write_image, write_mp4
+from helpers.files import atomic_path
+from helpers.images import write_gif, write_image, write_mp4
 from helpers.metrics import psnr
 from helpers.states import State, load_state, plain, save_state
 from helpers.widgets.canvas import Drawing

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from helpers import masks
 from helpers.blending import crossover, feather_of, hard_paste, measure, poisson_blend
-from helpers.commands.runs import write_json
 from helpers.features import load_features
 from helpers.figures import labelled_grid, results_table, save_figure
+from helpers.files import write_json
 from helpers.generators import Generator, load_discriminator, load_generator
 from helpers.photos import load_faces
 from staff.benchmarks.common import circumstances

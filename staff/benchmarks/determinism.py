@@ -20,9 +20,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from helpers.commands.runs import set_precision, write_json
+from helpers.commands.runs import set_precision
 from helpers.features import fast_dtype, load_features
 from helpers.figures import results_table
+from helpers.files import write_json
 from helpers.generators import load_generator
 from helpers.inversion import project
 from helpers.latents import Latents, join, save_tensors

@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import torch
 
-from helpers.commands.runs import write_json
 from helpers.device import DeviceError, free_memory, keep_freed_memory
 from helpers.features import load_features
 from helpers.figures import results_table
+from helpers.files import write_json
 from helpers.generators import LARGE, StyleGAN2
 from helpers.inversion import Inversion
 from helpers.latents import Latents

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from matplotlib.ticker import LogLocator
 from torch import Tensor
 
-from helpers.commands.runs import write_json
 from helpers.device import free_memory
 from helpers.features import load_features
 from helpers.figures import COLOURS, Figure, results_table, save_figure
+from helpers.files import write_json
 from helpers.generators import StyleGAN2
 from helpers.inversion import Inversion, project
 from helpers.latents import Latents

@@ -7,12 +7,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from helpers.commands.runs import write_json
 from helpers.course import sandbox
 from helpers.course.lessons import read_course
 from helpers.course.run import Runner
 from helpers.course.submission import read_submission
 from helpers.figures import results_table
+from helpers.files import write_json
 from staff.benchmarks.common import circumstances
 from staff.grading.probes import probes_of
 from staff.grading.release import ROOT, stage

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from helpers.commands.runs import write_json
 from helpers.figures import results_table
+from helpers.files import write_json
 from staff.benchmarks.common import circumstances
 from staff.benchmarks.jupyter_driver import Lab, write_notebook
 from staff.benchmarks.slow_link import SlowLink

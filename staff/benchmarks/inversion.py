@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from helpers.commands.runs import DEMO, write_json
+from helpers.commands.runs import DEMO
 from helpers.encoder import load_encoder
 from helpers.features import load_features
 from helpers.figures import COLOURS, Figure, labelled_grid, results_table, save_figure
+from helpers.files import write_json
 from helpers.generators import Generator, load_generator
 from helpers.inversion import Inversion, fast_options, project
 from helpers.losses import LAYERS, WEIGHTS, Criterion

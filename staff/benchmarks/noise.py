@@ -11,11 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from helpers.commands.runs import write_json
 from helpers.features import load_features
 from helpers.figures import labelled_grid, results_table, save_figure
+from helpers.files import atomic_path, write_json
 from helpers.generators import Generator, load_generator
-from helpers.images import atomic_path
 from helpers.inversion import project
 from helpers.latents import Latents, join
 from helpers.metrics import feature_distance, psnr, ssim

@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from helpers.commands.runs import write_json
 from helpers.device import pick_device
 from helpers.figures import results_table
+from helpers.files import write_json
 from helpers.generators import load_generator
 from helpers.images import write_image
 from helpers.photos import demo_cat

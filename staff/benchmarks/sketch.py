@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from helpers.commands.runs import write_json
 from helpers.features import load_features
 from helpers.figures import labelled_grid, results_table, save_figure
+from helpers.files import write_json
 from helpers.generators import Generator, load_discriminator, load_generator
 from helpers.latents import Latents
 from helpers.losses import lp_loss

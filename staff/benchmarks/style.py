@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers.commands.runs import write_json
 from helpers.features import CONFIGS, Features, load_features, torchvision_file
 from helpers.figures import labelled_grid, results_table, save_figure
+from helpers.files import write_json
 from helpers.images import resize
 from helpers.metrics import feature_distance, psnr
 from helpers.photos import demo_photos

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers.commands.runs import write_json
 from helpers.figures import results_table
-from helpers.images import atomic_path
+from helpers.files import atomic_path, write_json
 from staff.benchmarks.common import circumstances
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from helpers.commands.runs import write_json
 from helpers.features import load_features
 from helpers.figures import results_table
+from helpers.files import write_json
 from helpers.generators import Generator, load_generator
 from helpers.images import write_image
 from helpers.inversion import project

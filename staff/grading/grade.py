@@ -22,7 +22,7 @@ from helpers.course import sandbox
 from helpers.course.lessons import Cell, Lesson, LessonError, read_course, stub
 from helpers.course.run import CELL_SECONDS, Raw, Runner
 from helpers.course.submission import Submission, item_id, pick_lesson, read_submission, used_exercises
-from helpers.images import atomic_path
+from helpers.files import atomic_path
 from staff.grading import handins, report
 from staff.grading.probe import Probe, Verdict, unpack
 from staff.grading.probes import probes_of

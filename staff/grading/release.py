@@ -20,7 +20,7 @@ from pathlib import Path
 import nbformat
 
 from helpers.course.lessons import Lesson, LessonError, manifest_of, read_course, stub
-from helpers.images import atomic_path
+from helpers.files import atomic_path
 from staff.grading.cuts import CUTS, close_for_grading, cut_release
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from helpers.course.lessons import Cell, LessonError
-from helpers.images import atomic_path
+from helpers.files import atomic_path
 from staff.grading.probe import Arrays, Probe, agree
 
 STYLE = """\

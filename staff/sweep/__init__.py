@@ -31,8 +31,7 @@ from dataclasses import dataclass, field
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
-from helpers.files import sha256
-from helpers.logs import json_safe
+from helpers.files import json_safe, sha256
 
 ATTEMPTS = 3  # of a job whose worker died; more often than that it is the job's own fault
 AHEAD = 4  # chunks in flight per worker: enough to keep it busy, few enough for a million jobs
@@ -153,7 +152,7 @@ class Table:
     """
 
     def __init__(self, path: str | Path):
-        from helpers.images import atomic_path, clear_temporaries  # not above: torch, which a worker may not need
+        from helpers.files import atomic_path, clear_temporaries  # not above: torch, which a worker may not need
 
         self.path, self.keys = Path(path), set()
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -339,7 +338,7 @@ class Sweep:
 
     def _store(self, key: str, result: Result) -> dict:
         """Files first, then the row: a row means that its files are whole."""
-        from helpers.images import atomic_path
+        from helpers.files import atomic_path
 
         # 256 folders: many file systems are slow with a million files in one
         names = {name: f"files/{key[:2]}/{key}-{name}" for name in result.files}

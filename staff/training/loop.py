@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from tqdm import tqdm
 
-from helpers.images import clear_temporaries
+from helpers.files import clear_temporaries
 from helpers.logs import RunLog
 from helpers.progress import load_run, save_run, stopped_between_steps
 

@@ -15,6 +15,7 @@ from helpers.figures import (
     save_figure,
     show_images,
 )
+from helpers.files import WriteError
 from helpers.images import ImageError
 
 
@@ -205,7 +206,7 @@ def test_save_figure_refuses_and_keeps_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(figure, "savefig", full)
-    with pytest.raises(ImageError, match="disk is full"):
+    with pytest.raises(WriteError, match="disk is full"):
         save_figure(figure, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 

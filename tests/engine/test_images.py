@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from helpers import images
+from helpers.files import WriteError, atomic_path
 from helpers.images import (
     ImageError,
-    atomic_path,
     crop,
     from_uint8,
     grid,
@@ -427,21 +427,21 @@ def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(ImageError, match="disk is full"):
+    with pytest.raises(WriteError, match="disk is full"):
         write_image(path, noise(seed=2))
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 def test_read_only_folder_and_file_in_the_way(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    with pytest.raises(ImageError, match="a part of the path is a file"):
+    with pytest.raises(WriteError, match="a part of the path is a file"):
         write_image(tmp_path / "file" / "a.png", noise())
 
     def refuse(*paths):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(ImageError, match="may not be written to"):
+    with pytest.raises(WriteError, match="may not be written to"):
         write_image(tmp_path / "a.png", noise())
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -462,13 +462,14 @@ def test_writes_that_the_system_stops(tmp_path):
     """A real limit on the size of files, in a process of its own."""
     code = """
 import resource, sys, torch
-from helpers.images import ImageError, write_gif, write_image, write_mp4
+from helpers.files import WriteError
+from helpers.images import write_gif, write_image, write_mp4
 frames = torch.rand(3, 3, 300, 300)
 resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
 for write, suffix in [(write_image, "png"), (write_gif, "gif"), (write_mp4, "mp4")]:
     try:
         write(f"{sys.argv[1]}/a.{suffix}", frames[:1] if suffix == "png" else frames)
-    except ImageError as error:
+    except WriteError as error:
         print(error)
 """
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)

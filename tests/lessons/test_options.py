@@ -29,18 +29,26 @@ class Options:
     steps: over all phases,
         at least one in each.
     start: "mean" or "best".
+    lr, fast: Rate.
     """
 
-    steps: int = field(default=300, metadata={"min": 1})
+    steps: int = 300
     start: str | torch.Tensor | None = None
-    lr: float | None = field(default=None, metadata={"help": "Rate."})
+    lr: float | None = None
     fast: bool = False
     layers: Sequence[str | int] = ("conv1_2", 3)
     weights: dict[str, float] = field(default_factory=lambda: {"l1": 1.0, "delta": 0.0}, metadata={"min": 0})
     candidates: int = field(default=64, metadata={"flag": "--among"})
     encoder: torch.nn.Module | None = None
-    inner: int = field(default=7, metadata={"option": False})
     number: int = field(default=0, init=False)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What has a help is an option, of a name of its own."""
+
+    steps: int = field(default=600, metadata={"help": "Of the noise."})
+    rounds: int = 4
 
 
 @pytest.fixture
@@ -69,20 +77,23 @@ def test_every_field_is_an_option_with_its_default(call):
 
 def test_help_comes_from_the_docstring_and_bounds_from_the_metadata(call):
     said = " ".join(call("--help").split())
-    assert '"mean" or "best".' in said and "Rate." in said and "--encoder" not in said and "--inner" not in said
+    assert '"mean" or "best".' in said and "Rate." in said and "--encoder" not in said and "--number" not in said
     assert "conv1_2,3" in said
     assert "Invalid value for '--l1'" in call("a", "--l1", "-1")
 
 
-def test_a_description_goes_on_in_the_lines_indented_below():
+def test_descriptions_of_several_lines_and_fields_of_one_name():
     app = typer.Typer(rich_markup_mode=None)
 
     @app.command()
     @with_options
-    def command(options: Options) -> None: ...
+    def command(options: Options, noise: Noise) -> None:
+        print(options.steps, noise)
 
     said = " ".join(CliRunner().invoke(app, ["--help"]).output.split())
-    assert "over all phases, at least one in each." in said and "1" in said
+    assert "over all phases, at least one in each." in said and "Of the noise." in said and "--rounds" not in said
+    said = CliRunner().invoke(app, ["--steps", "5", "--noise-steps", "6"]).output
+    assert said == "5 Noise(steps=6, rounds=4)\n"
 
 
 # --- the command line itself -----------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from helpers import __main__ as program
 from helpers import progress
 from helpers.commands import runs
 from helpers.commands.runs import RunError, invert_photos
-from helpers.images import ImageError, read_image, write_image
+from helpers.files import WriteError
+from helpers.images import read_image, write_image
 from helpers.progress import FILE, Progress, ProgressError, load_run
 from helpers.search import Optimization
 from tests.lessons.test_runs import generator, photos  # noqa: F401  (fixtures: two photos, tiny networks)
@@ -45,12 +46,12 @@ def test_a_disk_that_fills_up_keeps_what_was_done_and_the_next_call_goes_on(phot
 
     def full(path, image):
         if len(written) == 1:
-            raise ImageError(f"cannot write {path}: the disk is full; free some space")
+            raise WriteError(f"cannot write {path}: the disk is full; free some space")
         written.append(path)
         plain(path, image)
 
     monkeypatch.setattr(runs, "write_image", full)
-    with pytest.raises(ImageError, match="the disk is full; free some space"):
+    with pytest.raises(WriteError, match="the disk is full; free some space"):
         invert(photos, tmp_path / "out")
     assert len(json.loads((tmp_path / "out" / "results.json").read_text())) == 1 and len(stems(tmp_path / "out")) == 1
     monkeypatch.setattr(runs, "write_image", plain)
@@ -72,7 +73,7 @@ def test_a_state_that_finds_no_room_stops_the_run_with_the_last_one(photos, tmp_
         plain(state, path)
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(ImageError, match=f"{FILE}: the disk is full"):
+    with pytest.raises(WriteError, match=f"{FILE}: the disk is full"):
         invert(photos, tmp_path / "out")
     (state,) = load_run(tmp_path / "out" / FILE)["states"].values()
     assert state["search"]["runs"][-1]["number"] > 0
@@ -85,7 +86,7 @@ def test_a_folder_that_may_not_be_written_to_is_known_before_anything_is_compute
 
     monkeypatch.setattr(os, "replace", refuse)
     monkeypatch.setattr(Optimization, "step", lambda self: pytest.fail("it was computed all the same"))
-    with pytest.raises(ImageError, match="the disk is read-only; choose another folder"):
+    with pytest.raises(WriteError, match="the disk is read-only; choose another folder"):
         invert(photos, tmp_path / "out")
 
 
