@@ -15,7 +15,7 @@ from helpers.generators import Generator
 from helpers.generators.base import unpack
 from helpers.images import shown
 from helpers.latents import Latents
-from helpers.losses import LAYERS, Criterion, Loss
+from helpers.losses import LAYERS, WEIGHTS, Criterion, Loss
 from helpers.memory import chunk_that_fits
 from helpers.optimizers import Schedule, cosine
 from helpers.search import Chain, Optimization, Phase, Result, Step, option
@@ -180,40 +180,31 @@ class LatentSearch(Chain):
 
 @dataclass(frozen=True)
 class InversionOptions:
-    """How to invert; what has a help text is an option of the command line too.
+    """How to invert; the fields with a help text are options of the command line.
 
     Attributes:
-        features: network of ``load_features`` for the perceptual loss; without it and weights the loss is L1.
-        weights: see Criterion.
-        layers: layers of the perceptual loss.
+        weights: of the losses, see Criterion; None is L1 alone where there are no features.
+        start: one of STARTS or Latents; None is the best for z and for restarts, else the mean.
+        candidates: samples for start="best".
+        features: network of ``load_features`` for the perceptual loss.
         mask: (B or 1, 1, R, R), where the image terms count.
-        start: "mean" of the space, a "sample" (the same for every target), the "best" of ``candidates`` samples by the
-            criterion, what the "encoder" predicts, or Latents, whose noise maps are kept. The last two skip all phases
-            but those of the space itself. None is the best where z comes first, or with restarts, else the mean; z
-            has no mean to start at.
-        steps: over all phases, at least one in each.
-        optimizer: "adam" or "lbfgs".
-        lr: rate in standard deviations of the space instead of each phase's own (Adam).
-        restarts: starts per target ("sample" or "best"); the best run of each target is returned.
-        seed: of all samples.
-        candidates: number of samples for start="best".
         phases: None is those of PHASES.
-        encoder: for start="encoder", of ``load_encoder``; by default the one that belongs to the generator.
+        encoder: of ``load_encoder``; by default the one that belongs to the generator.
     """
 
-    features: object = None
-    weights: dict | None = None
+    weights: dict[str, float | Tensor] | None = option(None, "Weight of the loss.", min=0, default=WEIGHTS)
     layers: Sequence[str | int] = option(LAYERS, "Perceptual layers, names or numbers with commas between.")
-    mask: Tensor | None = None
     start: str | Latents | None = option(
         None, "mean (of w), sample, best (of 64 samples), or encoder; by default best for z, else mean."
     )
     steps: int = option(300, "Optimisation steps.", min=1)
     optimizer: str = option("adam", "adam, or lbfgs (each of its steps takes up to 20 evaluations).")
-    lr: float | None = option(None, "Rate in standard deviations of the space (Adam).")
-    restarts: int = option(1, "Starts per photo, of which the best is kept.", min=1)
-    seed: int = option(0, "Seed of whatever is random.")
+    lr: float | None = option(None, "Rate in standard deviations of the space (Adam), instead of each phase's own.")
+    restarts: int = option(1, "Starts per photo (sample or best), of which the best is kept.", min=1)
+    seed: int = option(0, "Seed of all samples.")
     candidates: int = 64
+    features: object = None
+    mask: Tensor | None = None
     phases: tuple[Phase, ...] | None = None
     encoder: Encoder | None = None
 
@@ -229,7 +220,7 @@ class Inversion(LatentSearch):
             table of B settings.
         space: "z", "w" or "w+".
         options: see InversionOptions; ``changes`` are single ones of them. ``criterion.weights`` may be changed while
-            it runs.
+            it runs. ``start`` may also be Latents; like the encoder's, they skip all phases but those of the space.
 
     Raises:
         EncoderError: for start="encoder" where no encoder fits the generator and the space.

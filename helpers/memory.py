@@ -1,4 +1,4 @@
-"""How much memory an optimisation step needs, known before it is run."""
+"""How much memory an optimisation step needs, known before it runs, and how many samples fit at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helpers.generators import Generator
 from helpers.latents import Latents
 
 OVERHEAD = 1.1  # of the tensors: what the allocator loses between them
-FIXED = 0.2  # GB, which torch and its convolutions take whatever the network
+FIXED = 0.2  # GB, which torch and its convolutions take for any network
 FEATURES = 90  # bytes per value of an image: vgg19-slim keeps 2 x 16 channels, a quarter of 2 x 32, a 16th of 4 x 64
 SMALL = 256**2  # pixels of a whole batch; below it all fit, and counting would take longer than a step
 
@@ -51,7 +51,7 @@ class PeakOfTensors(TorchDispatchMode):
 
 
 def without_data(generator: Generator) -> Generator:
-    """The same network on the "meta" device, where nothing is stored and nothing computed."""
+    """The same network on the "meta" device, where nothing is stored or computed."""
     with torch.device("meta"):
         twin = type(generator)(**generator.config).eval().requires_grad_(False)
     for name in ("dtype", "checkpointing"):
@@ -63,7 +63,7 @@ def without_data(generator: Generator) -> Generator:
 
 
 def step_memory(generator: Generator, space: str = "w+", batch: int = 1, noise: bool = False) -> float:
-    """Memory in GB (2^30 bytes) that an optimisation of latents takes, about: the generator's weights and one step.
+    """Estimated memory in GB (2^30 bytes) of an optimisation of latents: the generator's weights and one step.
 
     Nothing is computed: the step runs forward and backward on tensors without data, so that what lives at once is
     counted for the generator's own ``dtype`` and ``checkpointing``. Adam's two moments come on top.
@@ -81,11 +81,11 @@ def step_memory(generator: Generator, space: str = "w+", batch: int = 1, noise: 
     return FIXED + (weights + OVERHEAD * tensors.peak + FEATURES * images.numel() + moments) / 2**30
 
 
-def check_memory(generator: Generator, space: str = "w+", batch: int = 1, noise: bool = False) -> None:
-    """Raise NotEnoughMemory, one sentence, unless a run fits into what is free on the generator's device."""
-    if _is_small(generator, batch):
+def check_memory(generator: Generator, space: str = "w+", noise: bool = False) -> None:
+    """Raise NotEnoughMemory, one sentence, unless a run of one photo fits into what is free on the device."""
+    if generator.resolution**2 < SMALL:
         return
-    needed, free = step_memory(generator, space, batch, noise), free_memory(generator.device)
+    needed, free = step_memory(generator, space, noise=noise), free_memory(generator.device)
     if needed <= free:
         return
     ways = []
@@ -93,30 +93,17 @@ def check_memory(generator: Generator, space: str = "w+", batch: int = 1, noise:
         ways.append("--precision bf16")
     if getattr(generator, "checkpointing", None) is False:
         ways.append("--checkpointing")
-    ways += ["a smaller --batch"] if batch > 1 else []
-    problems = f"{generator.resolution}² {space}" + (f" of {batch} photos at once" if batch > 1 else "")
     raise NotEnoughMemory(
-        f"{problems} needs about {needed:.1f} GB, {free:.1f} GB are free: use {' or '.join(ways) or 'another machine'}."
+        f"{generator.resolution}² {space} needs about {needed:.1f} GB, {free:.1f} GB are free: "
+        f"use {' or '.join(ways) or 'another machine'}."
     )
 
 
-def batch_that_fits(generator: Generator, space: str = "w+", batch: int = 1, noise: bool = False) -> int:
-    """The largest of ``batch``, its half, its quarter ... that fits into what is free; at small sizes all do.
-
-    Raises NotEnoughMemory where a single one does not.
-    """
-    batch = chunk_that_fits(generator, space, batch, noise)
-    check_memory(generator, space, batch, noise)
-    return batch
-
-
 def chunk_that_fits(generator: Generator, space: str = "w+", batch: int = 1, noise: bool = False) -> int:
-    """The largest of ``batch``, its half, its quarter ... 1 whose step fits into what is free, about."""
-    free = None if batch == 1 or _is_small(generator, batch) else free_memory(generator.device)
-    while free is not None and batch > 1 and step_memory(generator, space, batch, noise) > free:
+    """The largest of ``batch``, its half, its quarter ... 1 whose step fits into what is free, by estimate."""
+    if batch == 1 or batch * generator.resolution**2 < SMALL:
+        return batch
+    free = free_memory(generator.device)
+    while batch > 1 and step_memory(generator, space, batch, noise) > free:
         batch = (batch + 1) // 2
     return batch
-
-
-def _is_small(generator: Generator, batch: int) -> bool:
-    return batch * generator.resolution**2 < SMALL

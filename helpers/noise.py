@@ -38,7 +38,7 @@ class NoiseError(ValueError):
 
 @dataclass(frozen=True)
 class NoiseOptions:
-    """How to fit noise maps; what has a help text is an option of the command line too.
+    """How to fit noise maps; the fields with a help text are options of the command line.
 
     Attributes:
         steps: over all phases.

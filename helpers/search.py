@@ -110,9 +110,9 @@ class Result:
     latents: Latents | None = None
 
 
-def option(default, help: str, **limits):
-    """Field of a search's options that is an option of the command line too: its help text, and e.g. ``min=1``."""
-    return field(default=default, metadata={"help": help, **limits})
+def option(value, help: str, **facts):
+    """A field of a search's options that is an option of the command line too, with its help and e.g. ``min=1``."""
+    return field(default=value, metadata={"help": help, **facts})
 
 
 class Optimization:

@@ -71,10 +71,11 @@ def _fields(kind: type, bundle: str, taken: set[str]) -> Iterator[_Field]:
         facts = {"help": texts.get(field.name), **field.metadata}
         name = f"{bundle}_{field.name}" if field.name in taken else field.name
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        default = field.metadata.get("default", default)  # of the command line alone
         types_ = [get_origin(t) or t for t in _members(hints[field.name])]
         plain = next((t for t in PLAIN if t in types_), None)
         if isinstance(default, dict) and default:
-            parts = [_parameter(key, float, value, facts | {"help": None}) for key, value in default.items()]
+            parts = [_parameter(key, float, value, facts | {"help": f"Weight of {key}."}) for key, value in default.items()]
             yield _Field(field.name, parts, lambda given, keys=tuple(default): {key: given[key] for key in keys})
         elif plain is not None:
             optional = plain | None if type(None) in types_ else plain

@@ -18,7 +18,7 @@ from helpers.generators import Generator, load_generator
 from helpers.images import ImageError, quantize, read_image, write_gif, write_image, write_mp4
 from helpers.inversion import Inversion, fast_options
 from helpers.latents import Latents, interpolate, load_latents, save_latents
-from helpers.memory import batch_that_fits
+from helpers.memory import check_memory
 from helpers.metrics import feature_distance, psnr, ssim
 from helpers.noise import check_noise_maps, fresh_noise_psnr, noise_inversion
 from helpers.photos import demo_cat
@@ -112,7 +112,7 @@ def invert_photos(
         feature_distance, losses; after a noise stage also noise_steps, psnr_before_noise and psnr_fresh_noise.
 
     Raises:
-        NotEnoughMemory: before anything is run, where not even one photo fits; a batch too large is made smaller.
+        NotEnoughMemory: before anything is run, where not even one photo fits; larger batches go through in parts.
         NoiseError: for a noise stage with a generator that has no noise maps.
         RunError: when files could not be read or inverted, after all others are done; it names each with its reason.
     """
@@ -127,8 +127,7 @@ def invert_photos(
         options |= fast_options(generator, space)
     settings = {"command": "invert", "model": str(model), "space": space, "noise_steps": noise_steps, "batch": batch}
     settings |= {"box": box, "align": align, "precision": precision, "device": str(device), **options}
-    # after the settings: a continued run has the same, whatever is free today
-    batch = _fitting_batch(generator, space, min(batch, max(1, len(good))), bool(noise_steps))
+    check_memory(generator, space, bool(noise_steps))
     rows, names = [], unique_stems([path for path, _ in good])
     stems = [result_stem(name, model, space, noise_steps) for name in names]
     with Progress(out, settings, photos, log) as progress:
@@ -162,13 +161,6 @@ def invert_photos(
     if bad:
         raise RunError(f"{len(rows)} of {len(photos)} photos done; not these: " + " | ".join(bad), rows)
     return rows
-
-
-def _fitting_batch(generator: Generator, space: str, batch: int, noise: bool) -> int:
-    fitting = batch_that_fits(generator, space, batch, noise)
-    if fitting < batch:
-        print(f"{batch} photos at once do not fit into the free memory: {fitting} at a time.", file=sys.stderr)
-    return fitting
 
 
 def _write_results(out: Path, stems: Sequence[str], result: Result, model: str) -> None:
