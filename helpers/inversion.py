@@ -17,8 +17,8 @@ from helpers.images import shown
 from helpers.latents import Latents
 from helpers.losses import LAYERS, WEIGHTS, Criterion, Loss
 from helpers.memory import chunk_that_fits
-from helpers.optimizers import Schedule, cosine
-from helpers.search import Chain, Optimization, Phase, Result, Step, option
+from helpers.optimizers import Optimization, Schedule, Step, cosine
+from helpers.search import Chain, Phase, Result, option
 from helpers.weights import registry
 
 STARTS = ("mean", "sample", "best", "encoder")

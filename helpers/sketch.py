@@ -30,8 +30,7 @@ from helpers.images import from_uint8, read_rgba, shown
 from helpers.latents import Latents
 from helpers.losses import Loss
 from helpers.masks import as_mask
-from helpers.optimizers import cosine
-from helpers.search import Optimization, Step
+from helpers.optimizers import Optimization, Step, cosine
 
 STARTS = ("sample", "best", "encoder")
 TRUNCATION = 0.7  # of the starts: inside the cloud of codes, where cats are surest

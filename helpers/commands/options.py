@@ -75,7 +75,8 @@ def _fields(kind: type, bundle: str, taken: set[str]) -> Iterator[_Field]:
         types_ = [get_origin(t) or t for t in _members(hints[field.name])]
         plain = next((t for t in PLAIN if t in types_), None)
         if isinstance(default, dict) and default:
-            parts = [_parameter(key, float, value, facts | {"help": f"Weight of {key}."}) for key, value in default.items()]
+            helps = {key: facts | {"help": f"Weight of {key}."} for key in default}
+            parts = [_parameter(key, float, value, helps[key]) for key, value in default.items()]
             yield _Field(field.name, parts, lambda given, keys=tuple(default): {key: given[key] for key in keys})
         elif plain is not None:
             optional = plain | None if type(None) in types_ else plain

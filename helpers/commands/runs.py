@@ -21,9 +21,10 @@ from helpers.latents import Latents, interpolate, load_latents, save_latents
 from helpers.memory import check_memory
 from helpers.metrics import feature_distance, psnr, ssim
 from helpers.noise import check_noise_maps, fresh_noise_psnr, noise_inversion
+from helpers.optimizers import OptimizationError
 from helpers.photos import demo_cat
 from helpers.progress import Progress
-from helpers.search import OptimizationError, Result, marks
+from helpers.search import Result, marks
 
 DEMO = (("dcgan-cats-64", "z"), ("stylegan2-cats-64", "z"), ("stylegan2-cats-64", "w"), ("stylegan2-cats-64", "w+"))
 

@@ -84,8 +84,8 @@ def sketch_files(
     from helpers.images import ImageError, write_image
     from helpers.latents import save_latents
     from helpers.masks import MaskError
+    from helpers.optimizers import OptimizationError
     from helpers.progress import Progress
-    from helpers.search import OptimizationError
     from helpers.sketch import SketchError, SketchSearch, default_weights, read_sketch, sketch_constraints
 
     out, generator, features = Path(out), load_generator(model, device), load_features(device=device)

@@ -57,8 +57,8 @@ def stylize_photos(
     from helpers.features import load_features
     from helpers.files import write_json
     from helpers.images import ImageError, longer_side, read_image
+    from helpers.optimizers import OptimizationError
     from helpers.progress import Progress
-    from helpers.search import OptimizationError
     from helpers.style_transfer import StyleTransfer, check_weights
 
     given = {name: options.get(f"{name}_weight") for name in ("content", "style")}

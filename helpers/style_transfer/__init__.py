@@ -16,7 +16,7 @@ from helpers.features import Features, fast_copy, fast_dtype
 from helpers.images import resize
 from helpers.losses import Loss, perceptual_loss
 from helpers.masks import as_mask
-from helpers.search import Optimization
+from helpers.optimizers import Optimization
 from helpers.style_transfer.patch_bank import OCTAVES, PatchBank, octaves_of
 from helpers.style_transfer.statistics import full, statistic_of
 

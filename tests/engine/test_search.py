@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from helpers.losses import Loss
-from helpers.optimizers import constant, cosine
-from helpers.search import Optimization, OptimizationError, OptimizationWarning, optimize
+from helpers.optimizers import Optimization as optimize
+from helpers.optimizers import OptimizationError, OptimizationWarning, constant, cosine
 
 KINDS = ("adam", "lbfgs", "lbfgs-batch")
 TARGETS = torch.tensor([[1.0, -2.0], [0.3, 0.5], [-1.5, 0.0]])
@@ -343,7 +343,7 @@ def test_the_rate_follows_the_schedule():
 )
 def test_bad_options_are_one_sentence(options, message):
     with pytest.raises(OptimizationError, match=message):
-        Optimization([start()], bowl, **options)
+        optimize([start()], bowl, **options)
 
 
 def test_steps_without_line_search_are_no_longer_than_the_rate():

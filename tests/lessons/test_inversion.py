@@ -10,7 +10,8 @@ from helpers.generators import GeneratorError
 from helpers.inversion import FAST_STEPS, PHASES, Inversion, InversionError, fast_options, project
 from helpers.latents import Latents
 from helpers.losses import LossError
-from helpers.search import OptimizationError, Phase, divide
+from helpers.optimizers import OptimizationError
+from helpers.search import Phase, divide
 from tests.support import tiny
 
 GENERATORS = {"stylegan2": tiny.stylegan2(), "dcgan": tiny.dcgan()}

@@ -13,7 +13,7 @@ from helpers.generators import StyleGAN1, StyleGAN2
 from helpers.inversion import Inversion, project
 from helpers.memory import NotEnoughMemory, PeakOfTensors, check_memory, chunk_that_fits, step_memory
 from helpers.noise import noise_inversion
-from helpers.search import OptimizationWarning
+from helpers.optimizers import OptimizationWarning
 from tests.support import tiny
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ from helpers.images import quantize, read_image, write_image
 from helpers.latents import Latents, load_latents
 from helpers.metrics import psnr
 from helpers.noise import NoiseError, fresh_noise_psnr
-from helpers.search import OptimizationError, OptimizationWarning
+from helpers.optimizers import OptimizationError, OptimizationWarning
 from tests.support import tiny
 
 SIZE = 16

@@ -18,8 +18,8 @@ from helpers.commands import runs
 from helpers.commands.runs import RunError, invert_photos
 from helpers.files import WriteError
 from helpers.images import read_image, write_image
+from helpers.optimizers import Optimization
 from helpers.progress import FILE, Progress, ProgressError, load_run
-from helpers.search import Optimization
 from tests.lessons.test_runs import generator, photos  # noqa: F401  (fixtures: two photos, tiny networks)
 
 ROOT = Path(__file__).resolve().parents[2]
