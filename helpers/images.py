@@ -1,45 +1,55 @@
-"""Read, resize, crop and write images; grids, GIF and MP4. Knows nothing of models.
+"""Read, resize, crop and write images; grids. Knows nothing of models.
 
 An image is a float32 tensor (B, 3, H, W), RGB, in [0, 1]. uint8 exists only at the file, by rounding.
 """
 
 import io
-import itertools
 import logging
 import math
 import os
 import stat
-import subprocess
-import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, PngImagePlugin
+from torchvision.utils import make_grid
 
-from helpers.files import WriteError, atomic_path, clear_temporaries  # noqa: F401
+from helpers.files import atomic_path
 
 MAX_PIXELS = 50_000_000  # what a phone takes at its best; 600 MB as float32, 1.5 GB while it is read
 MAX_BYTES = 200_000_000  # of a file
 MIN_SIDE = 8  # pixels; below that there is nothing to see or to optimise
 
-FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF")  # MPO: some phones' JPEG
+# MPO: some phones' JPEG. HEIF: with the package pillow-heif. TGA has no mark at its start, so it is tried last.
+FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000", "HEIF")
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # what write_image writes
-WATCHABLE = 256  # pixels; videos with a shorter side are enlarged
+TGA_MARK = b"TRUEVISION-XFILE.\0"  # at the end of a TGA
+ORIENTATION = 0x0112  # tag of EXIF
+TURNS = {  # orientation: what makes the stored image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of damaged files is in our errors
+# of a PNG's texts and profiles; Pillow's own limits, 1 and 64 MB, refuse the image for them
+PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = 64 * 2**20, 128 * 2**20
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs about damaged files is in our errors
 
 Source = str | os.PathLike | bytes | bytearray | memoryview
 Box = tuple[int, int, int, int]
 
 
 class ImageError(ValueError):
-    """An image that cannot be read, written or used; the message is one sentence for the user."""
+    """An image that cannot be read or used; the message is one sentence for the user."""
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -48,21 +58,21 @@ class ImageError(ValueError):
 def read_image(
     source: Source, size: int | None = None, box: Box | None = None, name: str | None = None
 ) -> torch.Tensor:
-    """Read a photo, upright, as float32 (1, 3, H, W), RGB in [0, 1].
+    """Read a photo, upright, as float32 (1, 3, H, W), sRGB in [0, 1].
 
-    source: path of a PNG, JPEG, WebP, GIF, TIFF, BMP, PPM or AVIF file, or its bytes (an upload). The orientation in
-    EXIF is applied, transparency is composited on white, grey becomes RGB, 16-bit samples are scaled by 1/65535
-    (colour with 16 bits per channel keeps its high byte), of an animation the first frame is taken. ICC profiles are
-    ignored.
-    box: (left, top, right, bottom) in pixels of the upright photo: only this part is returned.
+    source: path of a PNG, JPEG, WebP, GIF, TIFF, BMP, PPM, TGA, JPEG 2000, AVIF or (with the package pillow-heif) HEIC
+    file, or its bytes (an upload). EXIF's orientation is applied, colours are converted to sRGB by the file's ICC
+    profile, transparency is composited on white, grey becomes RGB, 16-bit samples are scaled by 1/65535 (colour with
+    16 bits per channel keeps its high byte), of an animation the first frame is taken.
+    box: (left, top, right, bottom) in pixels of the upright photo, at least MIN_SIDE wide and high: only this part.
     size: the central square (of the box, if given) is resized, antialiased, to (1, 3, size, size).
     name: what to call the image in an error; the file's name by default.
 
-    Raises ImageError when there is no such file, it is no image, is damaged, has a side below MIN_SIDE or more than
+    Raises ImageError when there is no such file, it is not an image, is damaged, has a side below MIN_SIDE or more than
     MAX_PIXELS pixels (seen in the header, before anything is decoded), or when the box lies outside it.
     """
     image = _composite(_decode(source, name))
-    return _cut(image, size, box)
+    return _cut(image, size, box, name or _label(source))
 
 
 def read_rgba(
@@ -75,12 +85,22 @@ def read_rgba(
     """
     rgba = _decode(source, name)
     image, alpha = (rgba[:, :3], rgba[:, 3:]) if rgba.shape[1] == 4 else (rgba, torch.ones_like(rgba[:, :1]))
-    return _cut(image, size, box), _cut(alpha, size, box)
+    name = name or _label(source)
+    return _cut(image, size, box, name), _cut(alpha, size, box, name)
 
 
-def _cut(image: torch.Tensor, size: int | None, box: Box | None) -> torch.Tensor:
+def _cut(image: torch.Tensor, size: int | None, box: Box | None, name: str) -> torch.Tensor:
     if box is not None:
-        image = crop(image, box)
+        try:
+            image = crop(image, box)
+        except ImageError as error:
+            raise ImageError(f"{name}: {error}") from None
+        height, width = image.shape[-2:]
+        if min(height, width) < MIN_SIDE:
+            raise ImageError(
+                f"{name}: expected a box of at least {MIN_SIDE} x {MIN_SIDE} pixels but got {width} x {height}; "
+                "choose a larger one"
+            )
     return image if size is None else resize(square_crop(image), size)
 
 
@@ -93,10 +113,9 @@ def _composite(rgba: torch.Tensor) -> torch.Tensor:
 
 def _decode(source: Source, name: str | None) -> torch.Tensor:
     """The upright image as float32 (1, 3 or 4, H, W)."""
-    data = bytes(source) if isinstance(source, bytes | bytearray | memoryview) else None
-    name = name or ("the uploaded file" if data is not None else _label(source))
-    if data is None:
-        data = _read_bytes(source, name)
+    name = name or _label(source)
+    uploaded = isinstance(source, bytes | bytearray | memoryview)
+    data = bytes(source) if uploaded else _read_bytes(source, name)
     if not data:
         raise ImageError(f"expected an image but {name} is empty (0 bytes); copy or download it again")
     if len(data) > MAX_BYTES:
@@ -108,7 +127,7 @@ def _decode(source: Source, name: str | None) -> torch.Tensor:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Nothing reaches the standard error stream: libtiff writes there of all it meets, past Python's warnings."""
+    """Nothing reaches the standard error stream: libtiff writes all it meets there, past Python's warnings."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
@@ -119,8 +138,10 @@ def _silent() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _label(path: str | os.PathLike) -> str:
-    return Path(path).name or str(path)
+def _label(source: Source) -> str:
+    if isinstance(source, bytes | bytearray | memoryview):
+        return "the uploaded file"
+    return Path(source).name or str(source)
 
 
 def _too_many_bytes(name: str, count: int) -> ImageError:
@@ -132,6 +153,7 @@ def _too_many_bytes(name: str, count: int) -> ImageError:
 
 def _read_bytes(path: str | os.PathLike, name: str) -> bytes:
     try:
+        path = os.path.expanduser(path)
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
             raise ImageError(f"expected an image file but {name} is a folder; name a file in it")
@@ -151,9 +173,12 @@ def _read_bytes(path: str | os.PathLike, name: str) -> bytes:
 
 
 def _open(data: bytes, name: str) -> Image.Image:
-    """The decoded, upright first frame. The size in the header is checked before decoding."""
+    """The decoded, upright first frame in sRGB. The size in the header is checked before decoding."""
     Image.init()
+    _add_heif()
     formats = [known for known in FORMATS if known in Image.OPEN]  # an old Pillow has no AVIF
+    if data.endswith(TGA_MARK) or name.lower().endswith(".tga"):
+        formats.append("TGA")
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
     except Image.DecompressionBombError:
@@ -170,12 +195,54 @@ def _open(data: bytes, name: str) -> Image.Image:
         )
     try:
         image.load()
-        return ImageOps.exif_transpose(image)
+        return _to_srgb(_upright(image))
     except Exception:
         raise ImageError(
             f"expected a whole image but {name} is a truncated or damaged {image.format} file; "
             "copy or download it again"
         ) from None
+
+
+def _add_heif() -> None:
+    """Let Pillow read HEIC where the package is installed."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return
+    register_heif_opener()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned by EXIF's orientation; any other tag may be damaged."""
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION))
+    except Exception:  # damaged EXIF makes Pillow raise nearly everything, and is no part of the image
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Converted by the ICC profile, with transparency kept; unchanged without one, or where it is damaged."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "RGBA", "L", "LA", "P", "CMYK"):
+        return image
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(source):  # a conversion would only round
+            return image
+        alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+        grey = source.profile.xcolor_space.strip() == "GRAY"
+        mode = "L" if grey else "CMYK" if image.mode == "CMYK" else "RGB"
+        flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
+        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+        image = ImageCms.profileToProfile(
+            image.convert(mode), source, ImageCms.createProfile("sRGB"), intent, outputMode="RGB", flags=flags
+        )
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image
+    if alpha is not None:
+        image.putalpha(alpha)
+    return image
 
 
 def _too_many_pixels(name: str, came: str) -> ImageError:
@@ -188,12 +255,12 @@ def _too_many_pixels(name: str, came: str) -> ImageError:
 def _not_an_image(data: bytes, name: str) -> ImageError:
     start = data[:512].lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")):
-        return ImageError(f"expected an image but {name} is a web page; download the picture itself")
+        return ImageError(f"expected an image but {name} is a web page; download the image itself")
     if data[4:8] == b"ftyp":
-        return ImageError(f"expected an image but {name} is HEIC or a video; export it as JPEG or PNG")
+        return ImageError(f"expected an image but {name} is HEIC or a video; install pillow-heif, or export it as JPEG")
     return ImageError(
-        f"expected an image (PNG, JPEG, WebP, GIF, TIFF, BMP, PPM or AVIF) but {name} is none that can be read; "
-        "open it in a picture editor and save it as PNG"
+        f"expected an image (PNG, JPEG, WebP, GIF, TIFF, BMP, PPM, TGA, JPEG 2000, AVIF or HEIC) but {name} cannot be "
+        "read as one; open it in an image editor and save it as PNG"
     )
 
 
@@ -211,8 +278,11 @@ def _to_tensor(image: Image.Image, name: str) -> torch.Tensor:
 
 
 def _deep_grey(pixels: np.ndarray, name: str) -> torch.Tensor:
-    """16-bit or float grey as (1, 3, H, W); Pillow's own conversion would clip it at 255."""
-    peak = 1 if pixels.dtype.kind == "f" else 65535
+    """Grey of 16 or 32 bits or floats as (1, 3, H, W); Pillow's own conversion would clip it at 255.
+
+    Whole numbers up to 255 are 8-bit values in a larger file.
+    """
+    peak = 1 if pixels.dtype.kind == "f" else 255 if pixels.max() <= 255 else 65535
     if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= peak):
         raise ImageError(
             f"expected grey values in 0…{peak} but {name} holds {pixels.min():g}…{pixels.max():g}; save it as PNG"
@@ -249,7 +319,7 @@ def quantize(images: torch.Tensor) -> torch.Tensor:
 
 
 def shown(images: torch.Tensor) -> torch.Tensor:
-    """A network's images clamped to [0, 1], black where they are NaN: of a sample that gave up, and is marked so."""
+    """A network's images clamped to [0, 1], black where they are NaN (a frozen sample, which is marked so)."""
     return images.nan_to_num(nan=0.0).clamp(0, 1)
 
 
@@ -310,24 +380,20 @@ def square_crop(images: torch.Tensor) -> torch.Tensor:
 
 
 def grid(images: torch.Tensor, columns: int | None = None, padding: int = 2, background: float = 1.0) -> torch.Tensor:
-    """Images (B, C, H, W) as one picture (1, C, rows*(H+padding)-padding, columns*(W+padding)-padding), row by row.
+    """Images (B, C, H, W) as one image (1, C, rows*(H+padding)-padding, columns*(W+padding)-padding), row by row.
 
     columns: as square as possible by default. background: grey value in [0, 1] between images and after the last.
     Raises ImageError for another shape, NaN, or fewer than one column.
     """
     _check(images)
-    count, channels, height, width = images.shape
-    columns = math.ceil(math.sqrt(count)) if columns is None else min(columns, count)
+    columns = math.ceil(math.sqrt(len(images))) if columns is None else columns
     if columns < 1 or padding < 0:
         raise ImageError(f"expected at least 1 column and a padding of 0 or more but got {columns} and {padding}")
-    rows = math.ceil(count / columns)
-    out = images.new_full(
-        (1, channels, rows * (height + padding) - padding, columns * (width + padding) - padding), background
-    )
-    for index, image in enumerate(images):
-        top, left = index // columns * (height + padding), index % columns * (width + padding)
-        out[0, :, top : top + height, left : left + width] = image
-    return out
+    if len(images) == 1:
+        return images
+    joined = make_grid(images.expand(-1, 3, -1, -1), columns, padding, pad_value=background)[: images.shape[1]]
+    height, width = joined.shape[-2:]
+    return joined[None, :, padding : height - padding, padding : width - padding]
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -337,7 +403,7 @@ def write_image(path: str | os.PathLike, image: torch.Tensor) -> None:
     """Write one image (1, 3, H, W) or mask (1, 1, H, W) in [0, 1], clamped and rounded to 8 bits, atomically.
 
     The suffix gives the format: .png, .webp (both lossless), .jpg, .jpeg (quality 95, full chroma).
-    Raises ImageError for another suffix, more than one image, NaN, or where the file cannot be written.
+    Raises ImageError for another suffix, more than one image or NaN, WriteError where the file cannot be written.
     """
     file_format = SUFFIXES.get(Path(path).suffix.lower())
     if file_format is None:
@@ -346,119 +412,6 @@ def write_image(path: str | os.PathLike, image: torch.Tensor) -> None:
     if len(pixels) != 1:
         raise ImageError(f"expected one image (1, 3, H, W) but got {len(pixels)}; join them with grid() first")
     options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}, "PNG": {}}
-    picture = Image.fromarray(pixels[0, :, :, 0] if pixels.shape[3] == 1 else pixels[0])
+    written = Image.fromarray(pixels[0, :, :, 0] if pixels.shape[3] == 1 else pixels[0])
     with atomic_path(path) as temporary:
-        picture.save(temporary, format=file_format, **options[file_format])
-
-
-def _frames(frames: Iterable[torch.Tensor] | torch.Tensor) -> Iterator[np.ndarray]:
-    """uint8 (H, W, 3), one by one, all of one size."""
-    first = None
-    for batch in [frames] if isinstance(frames, torch.Tensor) else frames:
-        for pixels in to_uint8(batch):
-            first = first or pixels.shape
-            if pixels.shape != first:
-                raise ImageError(f"expected frames of one size but got {first[:2]} and then {pixels.shape[:2]}")
-            yield np.broadcast_to(pixels, (*first[:2], 3))
-
-
-def _enlargement(shape: tuple[int, ...]) -> int:
-    """The whole factor that gives a frame WATCHABLE pixels a side."""
-    return math.ceil(WATCHABLE / min(shape[:2]))
-
-
-def _checked_fps(fps: float, most: float) -> float:
-    if not 0 < fps <= most:
-        raise ImageError(f"expected between 0 and {most:g} frames per second but got {fps}")
-    return fps
-
-
-def write_gif(path: str | os.PathLike, frames: Iterable[torch.Tensor] | torch.Tensor, fps: float = 20) -> None:
-    """Write an animation that loops for ever, atomically; each frame has its own 256 colours.
-
-    frames: an iterable of (B, 3, H, W) in [0, 1] of one size, or one such batch; frames with a side below WATCHABLE
-    are enlarged by a whole factor, nearest neighbour. fps: at most 50, the fastest that browsers play.
-    Raises ImageError for no frames, frames that differ in size, NaN, a wrong suffix or where it cannot be written.
-    """
-    _check_suffix(path, ".gif")
-    _checked_fps(fps, 50)
-    pictures = [_palette(pixels) for pixels in _frames(frames)]
-    if not pictures:
-        raise ImageError("expected at least one frame but got none")
-    ends = [round(100 * (index + 1) / fps) for index in range(len(pictures))]  # GIF counts hundredths of a second
-    durations = [10 * (end - start) for start, end in zip([0, *ends], ends, strict=False)]
-    with atomic_path(path) as temporary:
-        pictures[0].save(
-            temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0, disposal=1
-        )
-
-
-def _palette(pixels: np.ndarray) -> Image.Image:
-    settled = 1 + pixels.size // 300  # k-means ends when fewer pixels change their colour: one in a hundred
-    picture = Image.fromarray(pixels)
-    picture = picture.quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=settled, dither=Image.Dither.NONE)
-    factor = _enlargement(pixels.shape)
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-
-
-def _check_suffix(path: str | os.PathLike, suffix: str) -> None:
-    if Path(path).suffix.lower() != suffix:
-        raise ImageError(f"expected a file name ending in {suffix} but got {Path(path).name!r}")
-
-
-def write_mp4(path: str | os.PathLike, frames: Iterable[torch.Tensor] | torch.Tensor, fps: float = 30) -> None:
-    """Write a video (H.264, yuv420p, near lossless) that browsers and slides play, atomically.
-
-    frames: an iterable of (B, 3, H, W) in [0, 1] of one size, or one such batch; it is consumed as it is written.
-    Frames with a side below WATCHABLE are enlarged by a whole factor, nearest neighbour; odd sides are padded by one
-    pixel, which the codec needs. fps: at most 120.
-    Raises ImageError for no frames, frames that differ in size, NaN, a wrong suffix or where it cannot be written.
-    """
-    _check_suffix(path, ".mp4")
-    _checked_fps(fps, 120)
-    even = (_even(pixels) for pixels in _frames(frames))
-    first = next(even, None)
-    if first is None:
-        raise ImageError("expected at least one frame but got none")
-    with atomic_path(path) as temporary:
-        _encode(temporary, itertools.chain([first], even), first.shape, fps)
-
-
-def _even(pixels: np.ndarray) -> np.ndarray:
-    factor = _enlargement(pixels.shape)
-    pixels = pixels.repeat(factor, 0).repeat(factor, 1)
-    return np.pad(pixels, [(0, side % 2) for side in pixels.shape[:2]] + [(0, 0)], "edge")
-
-
-def _encode(path: Path, frames: Iterable[np.ndarray], shape: tuple[int, ...], fps: float) -> None:
-    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{shape[1]}x{shape[0]}", "-r", f"{fps:g}", "-i", "-"]
-    colours = [
-        "-vf",
-        "scale=out_color_matrix=bt709:flags=accurate_rnd+full_chroma_int",
-    ]  # tagged: players need not guess
-    h264 = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "12", "-movflags", "+faststart"]
-    command = [_ffmpeg(), "-v", "error", "-y", *raw, *colours, *h264, str(path)]
-    with tempfile.TemporaryFile() as messages:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=messages)
-        try:
-            with suppress(BrokenPipeError):  # ffmpeg has given up; its exit code and message say why
-                for pixels in frames:
-                    process.stdin.write(pixels.tobytes())
-        except BaseException:
-            process.kill()
-            raise
-        finally:
-            process.communicate()
-        if process.returncode:
-            messages.seek(0)
-            lines = messages.read().decode(errors="replace").split("\n")
-            raise OSError(next((line for line in lines if line.strip()), "ffmpeg stopped"))
-
-
-def _ffmpeg() -> str:
-    try:
-        return imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError:
-        raise ImageError(
-            "expected ffmpeg for an MP4 but there is none; install imageio-ffmpeg or write a GIF"
-        ) from None
+        written.save(temporary, format=file_format, **options[file_format])

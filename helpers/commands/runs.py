@@ -15,7 +15,7 @@ from helpers.features import load_features
 from helpers.figures import Figure, result_sheet, results_table, save_figure
 from helpers.files import write_json
 from helpers.generators import Generator, load_generator
-from helpers.images import ImageError, quantize, read_image, write_gif, write_image, write_mp4
+from helpers.images import ImageError, quantize, read_image, write_image
 from helpers.inversion import Inversion, fast_options
 from helpers.latents import Latents, interpolate, load_latents, save_latents
 from helpers.memory import check_memory
@@ -25,6 +25,7 @@ from helpers.optimizers import OptimizationError
 from helpers.photos import demo_cat
 from helpers.progress import Progress
 from helpers.search import Result, marks
+from helpers.video import write_gif, write_mp4
 
 DEMO = (("dcgan-cats-64", "z"), ("stylegan2-cats-64", "z"), ("stylegan2-cats-64", "w"), ("stylegan2-cats-64", "w+"))
 

@@ -121,7 +121,8 @@ def _write_styled(out: Path, stems: list[str], result: StyleResult, frames: list
 
 def _write_film(stem: Path, frames: list[Tensor], last: Tensor) -> None:
     """GIF and MP4 of one size: the pictures of coarse scales are enlarged."""
-    from helpers.images import resize, write_gif, write_mp4
+    from helpers.images import resize
+    from helpers.video import write_gif, write_mp4
 
     size = tuple(last.shape[-2:])
     pictures = [resize(frame, size) for frame in frames] + [last.cpu()] * 15

@@ -51,9 +51,10 @@ import torch
 from torch import Tensor
 
 from helpers.files import atomic_path
-from helpers.images import write_gif, write_image, write_mp4
+from helpers.images import write_image
 from helpers.metrics import psnr
 from helpers.states import State, load_state, plain, save_state
+from helpers.video import write_gif, write_mp4
 from helpers.widgets.canvas import Drawing
 from helpers.widgets.job import ALIVE, Job
 from helpers.widgets.live import Pace, live_view

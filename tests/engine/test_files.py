@@ -1,0 +1,109 @@
+"""Files: written whole or not at all, with the umask's mode; JSON."""
+
+import errno
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from helpers.files import WriteError, atomic_path, clear_temporaries, sha256, write_json
+from helpers.images import write_image
+from helpers.latents import Latents, save_latents
+
+NOISE = torch.rand(2, 1, 3, 20, 30, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_path_appears_only_when_it_is_written(tmp_path):
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("done")
+        assert not (tmp_path / "a.txt").exists() and temporary.parent == tmp_path
+    assert (tmp_path / "a.txt").read_text() == "done"
+    with pytest.raises(KeyError), atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["done"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no modes")
+def test_the_mode_is_the_umasks(tmp_path):
+    before = os.umask(0o027)
+    try:
+        save_latents(tmp_path / "a.safetensors", Latents("w", torch.zeros(1, 4)), model="tiny")
+        write_json(tmp_path / "a.json", {})
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [0o640, 0o640]
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    write_image(path, NOISE[0])
+    before = path.read_bytes()
+
+    def full(self, target, **options):
+        target.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(WriteError, match="disk is full"):
+        write_image(path, NOISE[1])
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_the_system_refuses_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteError, match="a part of the path is a file"):
+        write_image(tmp_path / "file" / "a.png", NOISE[0])
+    with pytest.raises(WriteError, match="name is too long; choose a shorter one"):
+        write_image(tmp_path / f"{'a' * 300}.png", NOISE[0])
+
+    def refuse(*paths):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(WriteError, match="may not be written to"):
+        write_image(tmp_path / "a.png", NOISE[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")
+def test_writes_that_the_system_stops(tmp_path):
+    """A real limit on the size of files, in a process of its own."""
+    code = """
+import resource, sys, torch
+from helpers.files import WriteError
+from helpers.images import write_image
+from helpers.video import write_gif, write_mp4
+frames = torch.rand(3, 3, 300, 300)
+resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+for write, suffix in [(write_image, "png"), (write_gif, "gif"), (write_mp4, "mp4")]:
+    try:
+        write(f"{sys.argv[1]}/a.{suffix}", frames[:1] if suffix == "png" else frames)
+    except WriteError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    starts = [line.split(":")[0] for line in done.stdout.splitlines()]
+    assert starts == [f"cannot write {tmp_path}/a.{suffix}" for suffix in ("png", "gif", "mp4")], done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_killed_writers_left_is_cleared(tmp_path):
+    for name in (".0123456789ab.png", ".0123456789ab", ".gitignore", "a.png"):
+        (tmp_path / name).touch()
+    clear_temporaries(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".gitignore", "a.png"]
+
+
+def test_json_has_no_nan_and_sums_follow_the_content(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": [math.nan, 1.5], "b": {"c": -math.inf}, "path": tmp_path, "ü": (1,)})
+    assert json.loads(path.read_text()) == {"a": [None, 1.5], "b": {"c": None}, "path": str(tmp_path), "ü": [1]}
+    before = sha256(path)
+    write_json(path, "another")
+    assert sha256(path) != before and len(before) == 64

@@ -1,0 +1,80 @@
+"""Animations, read back from what was written."""
+
+import subprocess
+
+import imageio.v3 as iio
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from helpers.images import ImageError, from_uint8
+from helpers.video import write_gif, write_mp4
+from tests.support.spoil import smooth
+
+
+def noise(height=20, width=30, count=1):
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def test_gif_loops_with_its_frames_and_colours(tmp_path):
+    frames = smooth(count=5)
+    write_gif(tmp_path / "a.gif", (frame[None] for frame in frames), fps=30)
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.n_frames == 5 and gif.info["loop"] == 0 and gif.size == (288, 288)
+        durations = []
+        for index in range(5):
+            gif.seek(index)
+            durations.append(gif.info["duration"])
+            shown = from_uint8(np.asarray(gif.convert("RGB")))[..., 3::6, 3::6]
+            assert (shown - frames[index]).square().mean().sqrt() < 0.02
+    assert sum(durations) == 170  # 5 / 30 s in hundredths
+
+
+def test_gif_keeps_a_batch_of_large_frames_at_their_size(tmp_path):
+    write_gif(tmp_path / "a.gif", noise(256, 300, count=2), fps=10)
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.size == (300, 256) and gif.info["duration"] == 100
+
+
+def test_mp4_is_enlarged_even_yuv420p_and_faithful(tmp_path):
+    frames = smooth(count=4)[..., :47]
+    write_mp4(tmp_path / "a.mp4", (frame[None] for frame in frames), fps=24)
+    video = iio.imread(tmp_path / "a.mp4")
+    assert video.shape == (4, 288, 282, 3)
+    for shown, frame in zip(video, frames, strict=True):
+        error = from_uint8(shown)[0, :, 3::6, 3::6] - frame
+        assert error.square().mean().sqrt() < 0.02
+    assert iio.immeta(tmp_path / "a.mp4")["fps"] == 24
+    shown = subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-i", tmp_path / "a.mp4"], capture_output=True, text=True
+    ).stderr
+    assert "h264" in shown and "yuv420p(tv, bt709" in shown  # without the tag players guess the colours
+
+
+def test_mp4_pads_odd_sides(tmp_path):
+    write_mp4(tmp_path / "a.mp4", noise(257, 301, count=2))
+    assert iio.imread(tmp_path / "a.mp4").shape == (2, 258, 302, 3)
+
+
+@pytest.mark.parametrize(("write", "name"), [(write_gif, "a.gif"), (write_mp4, "a.mp4")])
+def test_animations_refuse(write, name, tmp_path):
+    with pytest.raises(ImageError, match="at least one frame"):
+        write(tmp_path / name, [])
+    with pytest.raises(ImageError, match="frames of one size"):
+        write(tmp_path / name, [noise(), noise(16, 16)])
+    with pytest.raises(ImageError, match="frames per second"):
+        write(tmp_path / name, noise(), fps=0)
+    with pytest.raises(ImageError, match="NaN"):
+        write(tmp_path / name, [noise(), noise() * float("nan")])
+    with pytest.raises(ImageError, match="ending in"):
+        write(tmp_path / "a.avi", noise())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("folder", ["12:30", "-x"])
+def test_folders_that_ffmpeg_would_misread(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_mp4(f"{folder}/-a.mp4", noise(256, 256, count=2))
+    assert iio.imread(tmp_path / folder / "-a.mp4").shape == (2, 256, 256, 3)
