@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from helpers import masks
-from helpers.blending import BLEND_WEIGHTS, NOISE_STEPS, STEPS, Edit, crossover, feather_of, hard_paste
+from helpers.blending import WEIGHTS, Edit, Editor, feather_of, hard_paste
 from helpers.generators import Generator
 from helpers.images import quantize, resize
 from helpers.states import State
@@ -30,11 +30,11 @@ class BlendingPanel(RunPanel):
     Attributes, beside those of RunPanel:
         x, y: the photos (1, 3, R, R) in [0, 1] that show inside and outside.
         mask: (1, 1, R, R) in [0, 1], what is on the canvas.
-        settings: what the controls say, as options of ``crossover``.
+        settings: what the controls say, as options of ``Editor.crossover``.
     """
 
     def __init__(self, generator: Generator, features, photos: dict[str, Tensor], out: str | Path, **values):
-        self.generator, self.features, self.photos = generator, features, dict(photos)
+        self.generator, self.photos, self.editor = generator, dict(photos), Editor(generator, features)
         names = list(photos)
         size, self._placing = generator.resolution, False
         self.canvas = drawing_canvas(self._photo(names[1]), "mask", width=COLUMN)
@@ -44,19 +44,19 @@ class BlendingPanel(RunPanel):
             "y": dropdown("outside", names),
             "shape": dropdown("mask", [*masks.SHAPES, DRAWN]),
             "feather": float_slider("feather, px", feather_of(generator), 0, size / 4, size / 128),
-            "steps": int_slider("code steps", STEPS, 10, 1000, 10),
-            "noise_steps": int_slider("noise steps", NOISE_STEPS, 0, 1000, 10),
+            "steps": int_slider("w+ steps", self.editor.options.steps, 10, 1000, 10),
+            "noise_steps": int_slider("noise steps", self.editor.options.noise_steps, 0, 1000, 10),
         }
         controls["y"].value = names[1]
         super().__init__(
             self._make,
             controls,
-            weights=BLEND_WEIGHTS,
+            weights=WEIGHTS["crossover"],
             presets=PRESETS,
             reference=lambda: hard_paste(self.x, self.y, self.mask),
             title="hard paste",
             canvases={"mask": self.canvas},
-            call="crossover(generator, x, y, mask, features)",
+            call="Editor(generator, features).crossover(x, y, mask)",
             model=getattr(generator, "name", ""),
             out=out,
         )
@@ -82,7 +82,7 @@ class BlendingPanel(RunPanel):
 
     @property
     def settings(self) -> dict:
-        """Options for ``crossover(generator, panel.x, panel.y, panel.mask, features, **panel.settings)``."""
+        """Options for ``Editor(generator, features).crossover(panel.x, panel.y, panel.mask, **panel.settings)``."""
         return {name: value for name, value in super().settings.items() if name not in ("x", "y", "shape")}
 
     def add_photo(self, name: str, image: Tensor) -> None:
@@ -90,7 +90,7 @@ class BlendingPanel(RunPanel):
         self.controls["x"].value = self._offer(name, image)
 
     def _make(self, settings: dict) -> Edit:
-        return crossover(self.generator, self.x, self.y, self.mask, self.features, **settings)
+        return self.editor.crossover(self.x, self.y, self.mask, **settings)
 
     # --- the canvas -------------------------------------------------------------------------------------------------
 
@@ -161,7 +161,7 @@ def blending_panel(
     Raises ValueError for fewer photos, or a control that there is not.
 
     The same run without widgets:
-    ``crossover(generator, panel.x, panel.y, panel.mask, features, **panel.settings).run()``.
+    ``Editor(generator, features).crossover(panel.x, panel.y, panel.mask, **panel.settings).run()``.
     """
     if len(photos) < 2:
         raise ValueError(f"a blend needs two photos to choose from, but {len(photos)} came; give a dict of two.")

@@ -8,12 +8,12 @@ Everything that runs is a plain iterator of the lesson's module, with
 
 A lesson's panel is then little more than its controls:
 
-    def crossover_panel(generator, x, y, features):
+    def crossover_panel(editor, x, y):
         canvas = drawing_canvas(x, "mask")                       # shown above the panel, kept in the state file
         canvas.set_mask(masks.half(generator.resolution))
 
         def make(settings):                                      # what runs; called in the job's thread
-            return crossover(generator, x, y, canvas.mask(), features, **settings)
+            return editor.crossover(x, y, canvas.mask(), **settings)
 
         return RunPanel(
             make,
@@ -22,7 +22,7 @@ A lesson's panel is then little more than its controls:
             presets={"pixels": {"perceptual": 0.0}, "layout": {"first": 0.1, "second": 0.1, "perceptual": 1.0}},
             reference=lambda: x,                                 # shown beside it; PSNR; before / after
             canvases={"mask": canvas},
-            call="crossover(generator, x, y, mask, features).run()",
+            call="editor.crossover(x, y, mask).run()",
             model=generator.name,
         )
 

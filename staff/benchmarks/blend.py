@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from helpers import masks
-from helpers.blending import crossover, feather_of, hard_paste, measure, poisson_blend
+from helpers.blending import Editor, feather_of, hard_paste, measure, poisson_blend
 from helpers.features import load_features
 from helpers.figures import labelled_grid, results_table, save_figure
 from helpers.files import write_json
@@ -56,16 +56,16 @@ def bench_blend(
         x, y: (N, 3, R, R) in [0, 1], the pairs.
         features: network of ``load_features``.
         discriminator: of ``load_discriminator``, for the realism column.
-        options: of ``crossover``.
+        options: of ``Editor``.
 
     Returns:
         Rows of figures, and images (N, 3, R, R) by mask and method.
     """
-    rows, images = [], {}
+    rows, images, editor = [], {}, Editor(generator, features, **options)
 
     def ours(mask):
         pairs = zip(x.split(batch), y.split(batch), strict=True)
-        return torch.cat([crossover(generator, a, b, mask, features, **options).run().images for a, b in pairs])
+        return torch.cat([editor.crossover(a, b, mask).run().images for a, b in pairs])
 
     for name, mask in bench_masks(generator.resolution).items():
         mask = mask.to(x.device)

@@ -6,52 +6,57 @@ import pytest
 import torch
 
 from helpers import blending, masks
-from helpers.blending import BlendError, Objective, Term
-from helpers.features import FeatureConfig, Features
-from helpers.generators import StyleGAN2
+from helpers.blending import BlendError, Editor, MaskedCriterion, Term
+from helpers.blending.criterion import LAYERS, SMALLEST_VARIANCE
 from helpers.inversion import project
 from helpers.latents import Latents
 from helpers.losses import perceptual_loss, style_loss
 from helpers.masks import MaskError
+from tests.support import tiny
 
 SIZE = 16
-ALL = {"steps": 12, "noise_steps": 8}
+SHORT = {"steps": 12, "noise_steps": 8}
 
 
 @pytest.fixture(scope="module")
-def generator():
-    torch.manual_seed(0)
-    network = StyleGAN2(SIZE, z_dim=16, w_dim=16, mapping_layers=2, channel_base=256, channel_max=16)
-    for strength in network.noise_strengths:
-        strength.data.fill_(0.05)
-    network.compute_statistics(1000)
-    return network.eval().requires_grad_(False)
+def editor():
+    return Editor(tiny.stylegan2(), tiny.vgg(), **SHORT)
 
 
 @pytest.fixture(scope="module")
-def features():
-    network = Features(FeatureConfig((4, 8, 8), (2, 2, 4)))
-    random = torch.Generator().manual_seed(1)
-    for conv in network.convs:
-        torch.nn.init.kaiming_normal_(conv.weight, generator=random)
-        torch.nn.init.zeros_(conv.bias)
-    return network
+def generator(editor):
+    return editor.generator
 
 
-def pictures(seed, n=1):
+@pytest.fixture(scope="module")
+def features(editor):
+    return editor.features
+
+
+def photos(seed, n=1):
     coarse = torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.interpolate(coarse, size=SIZE, mode="bilinear")
 
 
-X, Y = pictures(0), pictures(1)
+def criterion(features, *terms, **options):
+    return MaskedCriterion(terms, features, **options)
+
+
+def close(a, b):
+    """Mean squared difference."""
+    return (a - b).square().mean().item()
+
+
+X, Y = photos(0), photos(1)
 HALF = masks.half(SIZE)
+LEFT, RIGHT = slice(0, 4), slice(12, 16)
 
 
 # --- the objective ---------------------------------------------------------------------------------------------------
 
 
 def test_the_four_terms_are_means_over_their_own_masks(features):
-    images, style = pictures(2), pictures(3)
+    images, style = photos(2), photos(3)
     pixel, other, third = HALF, masks.half(SIZE, "top", 0.25), masks.box(SIZE, (0.5, 0.5, 1, 1))
     weights = {"style": 2.0, "first": 3.0, "second": 5.0, "perceptual": 7.0}
     terms = blending.four_terms(X, Y, style, pixel_mask=pixel, style_mask=other, perceptual_mask=third, weights=weights)
@@ -72,7 +77,7 @@ def test_the_four_terms_are_means_over_their_own_masks(features):
 @pytest.mark.parametrize("kind", ["pixel", "perceptual", "style"])
 def test_no_term_sends_a_gradient_outside_its_mask(kind, features):
     mask = masks.box(SIZE, (0.25, 0.25, 0.75, 0.75))
-    images = pictures(2).requires_grad_()
+    images = photos(2).requires_grad_()
     Objective([Term("term", kind, X, mask)], features)(images).total.sum().backward()
     inside = mask.bool().expand_as(images)
     assert (images.grad[~inside] == 0).all() and images.grad[inside].abs().max() > 0
@@ -80,7 +85,7 @@ def test_no_term_sends_a_gradient_outside_its_mask(kind, features):
 
 @pytest.mark.parametrize("kind", ["pixel", "perceptual", "style"])
 def test_an_empty_region_costs_nothing(kind, features):
-    images = pictures(2).requires_grad_()
+    images = photos(2).requires_grad_()
     loss = Objective([Term("term", kind, X, torch.zeros(1, 1, SIZE, SIZE))], features)(images)
     loss.total.sum().backward()
     assert loss.total.item() == 0 and (images.grad == 0).all()
@@ -95,7 +100,7 @@ def test_terms_do_not_grow_with_their_area(features):
 def test_a_batch_of_weights_and_images_is_independent(features):
     weights = {"t": torch.tensor([1.0, 10.0])}
     both = Objective([Term("t", "perceptual", torch.cat([X, Y]), HALF)], features, weights=weights)
-    images = pictures(4, 2)
+    images = photos(4, 2)
     single = Objective([Term("t", "perceptual", Y, HALF, 10.0)], features)(images[1:])
     assert torch.allclose(both(images).total[1], single.total[0])
     assert torch.allclose(both(images[1:], index=slice(1, 2)).total, single.total)
@@ -111,16 +116,16 @@ def test_a_batch_of_weights_and_images_is_independent(features):
 )
 def test_what_is_no_mask_is_refused(mask, message, generator, features):
     with pytest.raises(MaskError, match=message):
-        blending.crossover(generator, X, Y, mask, features)
+        editor.crossover(X, Y, mask)
     with pytest.raises(MaskError, match=message):
         Objective([Term("first", "pixel", X, mask)])
 
 
 def test_boolean_and_8_bit_masks_give_what_the_float_mask_gives(generator, features):
-    wanted = blending.crossover(generator, X, Y, HALF, features, steps=3, noise_steps=0).run().images
+    wanted = editor.crossover(X, Y, HALF, steps=3, noise_steps=0).run().images
     for mask in (HALF > 0.5, (HALF * 255).to(torch.uint8)):
         assert torch.equal(
-            blending.crossover(generator, X, Y, mask, features, steps=3, noise_steps=0).run().images, wanted
+            editor.crossover(X, Y, mask, steps=3, noise_steps=0).run().images, wanted
         )
 
 
@@ -140,7 +145,7 @@ def test_an_objective_that_cannot_be_is_refused(features):
 @pytest.mark.parametrize("value, target", [(1.0, X), (0.0, Y)])
 def test_a_mask_of_ones_or_zeros_is_the_plain_inversion(value, target, generator, features):
     mask = torch.full((1, 1, SIZE, SIZE), value)
-    blend = blending.crossover(generator, X, Y, mask, features, steps=20, noise_steps=0).run()
+    blend = editor.crossover(X, Y, mask, steps=20, noise_steps=0).run()
     weights = {"l2": 1.0, "perceptual": blending.BLEND_WEIGHTS["perceptual"]}
     plain = project(
         generator, target, "w+", features=features, weights=weights, layers=blending.PERCEPTUAL_LAYERS, steps=20
@@ -150,7 +155,7 @@ def test_a_mask_of_ones_or_zeros_is_the_plain_inversion(value, target, generator
 
 
 def test_each_side_shows_its_photo(generator, features):
-    result = blending.crossover(generator, X, Y, HALF, features, feather=1, steps=60, noise_steps=120).run()
+    result = editor.crossover(X, Y, HALF, feather=1, steps=60, noise_steps=120).run()
     left, right = result.images[..., :4], result.images[..., 12:]
     assert (left - X[..., :4]).square().mean() < 0.2 * (left - Y[..., :4]).square().mean()
     assert (right - Y[..., 12:]).square().mean() < 0.2 * (right - X[..., 12:]).square().mean()
@@ -174,7 +179,7 @@ def test_a_thin_region_keeps_its_middle():
 
 
 def test_weights_may_change_under_way_and_the_loop_may_be_left(generator, features):
-    edit = blending.crossover(generator, X, Y, HALF, features, **ALL)
+    edit = editor.crossover(X, Y, HALF)
     with pytest.raises(BlendError, match="not taken a step"):
         edit.result()
     totals = []
@@ -192,7 +197,7 @@ def test_weights_may_change_under_way_and_the_loop_may_be_left(generator, featur
 
 
 def test_reconstruct_is_w_plus_then_noise(generator, features):
-    edit = blending.reconstruct(generator, torch.cat([X, Y]), features, steps=20, noise_steps=60)
+    edit = editor.reconstruct(torch.cat([X, Y]), steps=20, noise_steps=60)
     steps = list(edit)
     assert [step.number for step in steps] == list(range(1, 81))
     assert torch.equal(steps[25].latents.code, steps[-1].latents.code)
@@ -203,15 +208,15 @@ def test_reconstruct_is_w_plus_then_noise(generator, features):
 def test_inpaint_never_looks_into_the_hole(generator, features):
     hole = masks.box(SIZE, (0.25, 0.25, 0.75, 0.75))
     spoiled = X * (1 - hole) + hole * torch.rand(1, 3, SIZE, SIZE)
-    first = blending.inpaint(generator, X, hole, features, **ALL).run()
-    second = blending.inpaint(generator, spoiled, hole, features, **ALL).run()
+    first = editor.inpaint(X, hole).run()
+    second = editor.inpaint(spoiled, hole).run()
     assert torch.allclose(first.images, second.images, atol=1e-5)
 
 
 def test_inpaint_frees_only_its_rows(generator, features):
     assert blending.inpainting_rows(18) == [*range(9), 16, 17]
     hole = masks.box(SIZE, (0, 0, 0.5, 0.5))
-    code = blending.inpaint(generator, X, hole, features, rows=[0, 5], **ALL).run().latents.code
+    code = editor.inpaint(X, hole, rows=[0, 5]).run().latents.code
     moved = (code - generator.mean("w+")).abs().amax((0, 2)) > 0
     assert moved.tolist() == [True, False, False, False, False, True]
 
@@ -227,7 +232,7 @@ def test_whitened_w_is_uncorrelated_and_the_prior_holds_a_filling_near_the_mean(
     assert (white - white.diagonal().diag()).abs().max() < 0.1
     hole, distances = masks.box(SIZE, (0, 0, 0.5, 0.5)), {}
     for prior in (0.001, 1.0):
-        edit = blending.inpaint(generator, X, hole, features, prior=prior, steps=20, noise_steps=0)
+        edit = editor.inpaint(X, hole, prior=prior, steps=20, noise_steps=0)
         distances[prior] = edit.run().parts["prior"].item()
     assert 0 < distances[1.0] < 0.3 * distances[0.001]
 
@@ -235,7 +240,7 @@ def test_whitened_w_is_uncorrelated_and_the_prior_holds_a_filling_near_the_mean(
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_a_hole_must_be_a_part_of_the_image(value, generator, features):
     with pytest.raises(BlendError, match="a part of the image"):
-        blending.inpaint(generator, X, torch.full((1, 1, SIZE, SIZE), value), features)
+        editor.inpaint(X, torch.full((1, 1, SIZE, SIZE), value))
 
 
 def test_the_prior_holds_a_scribble_near_the_photo(generator, features):
@@ -243,7 +248,7 @@ def test_the_prior_holds_a_scribble_near_the_photo(generator, features):
     drawn = X * (1 - mask) + mask * torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
     codes = {}
     for prior in (0.0, 10.0):
-        edit = blending.scribble(generator, X, drawn, mask, features, rows=[0, 1], prior=prior, **ALL)
+        edit = editor.scribble(X, drawn, mask, rows=[0, 1], prior=prior)
         steps = list(edit)
         codes[prior] = steps[-1].latents.code - steps[12].latents.code
     assert codes[0.0].norm() > 3 * codes[10.0].norm()
@@ -264,14 +269,14 @@ def test_local_style_moves_the_texture_of_its_region_towards_the_style(generator
     term = Objective([Term("style", "style", style, HALF)], features)
     losses = {}
     for weight in (0.0, 1.0):
-        edit = blending.local_style(generator, X, style, HALF, features, feather=0, steps=40, noise_steps=0)
+        edit = editor.local_style(X, style, HALF, feather=0, steps=40, noise_steps=0)
         edit.weights.update(style=weight, content=0.0)
         losses[weight] = term(edit.run().images).total.item()
     assert losses[1.0] < 0.85 * losses[0.0]
 
 
 def test_transfer_gives_the_second_photo_with_a_part_of_the_first(generator, features):
-    edit = blending.transfer(generator, X, Y, HALF, features, layer="b16.conv1", feather=0, steps=30, noise_steps=60)
+    edit = editor.transfer(X, Y, HALF, layer="b16.conv1", feather=0, steps=30, noise_steps=60)
     image = edit.run().images
     assert image.shape == X.shape
     right = image[..., 12:]
@@ -338,9 +343,9 @@ def test_poisson_at_the_image_border_and_without_an_edge():
 def test_an_edit_knows_what_a_paste_and_poisson_would_do(generator, features):
     hole = masks.box(SIZE, (0.25, 0.25, 0.75, 0.75))
     for edit, inside in (
-        (blending.crossover(generator, X, Y, HALF, features), X),
-        (blending.inpaint(generator, Y, hole, features), torch.full_like(Y, 0.5)),
-        (blending.local_style(generator, Y, X[..., :8, :8], hole, features), None),
+        (editor.crossover(X, Y, HALF), X),
+        (editor.inpaint(Y, hole), torch.full_like(Y, 0.5)),
+        (editor.local_style(Y, X[..., :8, :8], hole), None),
     ):
         ways = edit.ways(X)
         assert list(ways) == ["hard paste", "Poisson", "ours"] and torch.equal(ways["ours"], X)

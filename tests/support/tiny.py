@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from helpers import features
 from helpers.generators import DCGAN, StyleGAN1, StyleGAN2
 
 STYLEGAN2 = {
@@ -73,3 +74,13 @@ class Features(nn.Module):
         first = nn.functional.conv2d(images, self.first, padding=1).relu()
         second = nn.functional.conv2d(nn.functional.avg_pool2d(first, 2), self.second, padding=1).relu()
         return {layer: value for layer, value in zip(self.layers, (first, second), strict=True) if layer in layers}
+
+
+def vgg():
+    """A frozen feature network with the layers of a VGG, of few random channels."""
+    network = features.Features(features.FeatureConfig((4, 8, 8), (2, 2, 4)))
+    random = torch.Generator().manual_seed(1)
+    for conv in network.convs:
+        nn.init.kaiming_normal_(conv.weight, generator=random)
+        nn.init.zeros_(conv.bias)
+    return network.eval().requires_grad_(False)

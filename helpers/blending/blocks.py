@@ -1,0 +1,123 @@
+"""The paper's blocks: masked search of w+ (W_l, M_st) and of noise maps (Mk_n), copied activations (I_att)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from helpers.blending.criterion import BlendError, MaskedCriterion
+from helpers.generators import Generator
+from helpers.inversion import PHASES
+from helpers.latents import Latents
+from helpers.masks import as_mask, mask_pyramid
+from helpers.noise import Embedding, PixelObjective, Stage
+
+STEPS = 200  # of w+
+NOISE_STEPS = 150
+
+
+def embed(
+    generator: Generator,
+    criterion: MaskedCriterion,
+    batch: int = 1,
+    start: Latents | None = None,
+    steps: int = STEPS,
+    rows: Sequence[int] | None = None,
+) -> Embedding:
+    """Masked search of w+, W_l of the paper; with a style term its M_st.
+
+    Args:
+        criterion: what to minimise.
+        batch: number of samples it has.
+        start: latents to start from; by default the mean, through w to w+ like an inversion.
+        steps: Adam steps.
+        rows: free rows of w+; None frees all. With rows there is no phase in w, which would move them all.
+    """
+    phases = PHASES["w+"]
+    if start is None and rows is None:
+        start = Latents("w", generator.mean("w").expand(batch, -1))
+        stages = tuple(Stage(("code",), phase.share, phase.space) for phase in phases)
+    else:
+        stages = (Stage(("code",), 1.0, "w+"),)
+    if start is None:
+        start = Latents("w+", generator.mean("w+").expand(batch, -1, -1))
+    return Embedding(generator, criterion, start, stages, steps, code_lr=phases[-1].lr, rows=rows)
+
+
+def fit_noise(
+    generator: Generator, x: Tensor, y: Tensor, mask: Tensor, latents: Latents, steps: int = NOISE_STEPS
+) -> Embedding:
+    """Masked search of noise maps, Mk_n of the paper: x under the mask, y elsewhere; w+ stays.
+
+    For equal weights |M (G - x)|^2 + |(1 - M) (G - y)|^2 has the same gradient as |G - (M x + (1 - M) y)|^2 where M
+    is 0 or 1, and a feathered M makes the target a cross-fade of the two. With the generator's own image as y, the
+    maps restore x under the mask and keep the generator's image elsewhere.
+
+    Args:
+        x, y: (B, 3, R, R) in [0, 1].
+        mask: (B or 1, 1, R, R) in [0, 1].
+        latents: a batch of B, from ``embed``.
+    """
+    return Embedding(generator, PixelObjective(torch.lerp(y, x, mask)), latents, steps=steps)
+
+
+def activation_layers(generator: Generator) -> dict[str, int]:
+    """Layers whose activations can be copied, coarse to fine: name ("b16.conv1") to their side in pixels."""
+    return {name: int(name[1:].split(".")[0]) for name, _ in generator.synthesis.layers()}
+
+
+def copy_activations(
+    generator: Generator, first: Latents, second: Latents, mask: Tensor, layer: str = "b16.conv1", amount: float = 1.0
+) -> Tensor:
+    """Images (B, 3, R, R) of ``second`` with the region's activations of ``first`` at one layer: I_att of the paper.
+
+    amount 1 copies and 0.5 averages; a feathered mask blends. StyleGAN2 sums the images of all resolutions, so the
+    images of the resolutions up to the layer's are mixed in the same way. Everything after the layer, from its styles
+    to its noise, comes from ``second``.
+
+    Args:
+        first, second: B latents each, with or without noise maps.
+        mask: (B or 1, 1, R, R) in [0, 1], the region; each layer gets its mean over the layer's cells.
+        layer: a name of ``activation_layers``.
+        amount: in [0, 1], how much of the first.
+
+    Raises:
+        BlendError: for an unknown layer or an amount outside [0, 1].
+    """
+    check_copy(generator, layer, amount)
+    mask = as_mask(mask, generator.resolution).to(generator.device) * amount
+    synthesis, side = generator.synthesis, activation_layers(generator)[layer]
+    modules = [synthesis.get_submodule(layer)]
+    modules += [synthesis.get_submodule(f"b{r}").torgb for r in synthesis.resolutions if r <= side]
+    taken: dict = {}
+
+    def read(module, inputs, output):
+        taken[module] = output
+
+    def write(module, inputs, output):
+        (at_layer,) = mask_pyramid(mask, [tuple(output.shape[-2:])])
+        return torch.lerp(output, taken[module], at_layer.to(output))
+
+    with torch.no_grad():
+        _with_hooks(modules, read, lambda: generator.synthesize(first))
+        return _with_hooks(modules, write, lambda: generator.synthesize(second)).clamp(0, 1)
+
+
+def check_copy(generator: Generator, layer: str, amount: float) -> None:
+    """Raise BlendError unless ``copy_activations`` knows the layer and the amount is in [0, 1]."""
+    names = activation_layers(generator)
+    if layer not in names:
+        raise BlendError(f"the layer must be one of {', '.join(names)}; got {layer!r}.")
+    if not 0 <= amount <= 1:
+        raise BlendError(f"the amount must be in [0, 1]; got {amount}.")
+
+
+def _with_hooks(modules, hook, function):
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        return function()
+    finally:
+        for handle in handles:
+            handle.remove()

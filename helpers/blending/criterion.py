@@ -1,0 +1,152 @@
+"""The masked criterion of an edit (Image2StyleGAN++, eq. 1): terms with a region each, and a prior on the latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from helpers.generators import Generator
+from helpers.losses import Loss, gram_matrix, lp_loss, perceptual_loss, style_loss
+from helpers.masks import as_mask
+
+LAYERS = {"perceptual": ("conv1_1", "conv1_2", "conv2_2", "conv3_3"), "style": ("conv3_3",)}
+SMALLEST_VARIANCE = 1e-3  # relative to the largest
+
+
+class BlendError(ValueError):
+    """An edit that cannot start; the message says what was expected."""
+
+
+@dataclass
+class Term:
+    """One masked term of a criterion.
+
+    Attributes:
+        name: key of its weight and its value; terms of the same name share a weight.
+        kind: "pixel" (mean squared error), "perceptual" or "style" (Gram matrices).
+        target: (B or 1, 3, R, R) in [0, 1]; for "style" any image of at least the layers' size.
+        mask: (B or 1, 1, R, R) in [0, 1], where the term counts in the generated image.
+        target_mask: where the style is taken from; None is the whole image.
+    """
+
+    name: str
+    kind: str
+    target: Tensor
+    mask: Tensor
+    target_mask: Tensor | None = None
+
+
+def photo_terms(photo: Tensor, mask: Tensor, name: str = "first") -> list[Term]:
+    """Show this photo where the mask is 1: a pixel term ``name`` and a perceptual term."""
+    return [Term(name, "pixel", photo, mask), Term("perceptual", "perceptual", photo, mask)]
+
+
+class MaskedCriterion:
+    """Weighted sum of masked terms, one value per sample; each term is a mean over its own mask.
+
+    No term sends a gradient outside its mask. A pixel term is 0 there. The perceptual term replaces everything outside
+    by the target before the network looks, so it sees each region as if its surroundings were already right; the style
+    term treats everything outside as given. In each layer a cell counts by the area that the mask covers.
+
+    Args:
+        terms: what to sum.
+        features: a network of ``load_features``, for perceptual and style terms.
+        weights: by the terms' names, each a number or (B,); missing ones are 1. The dict is kept, not copied, so it
+            may be shared by several criteria and changed while a search runs.
+        prior: function of the latents' offset (B, ...) from their start, weighted by "prior"; None has no such term.
+        layers: of the "perceptual" and the "style" terms.
+
+    Raises:
+        BlendError: for an unknown kind, no terms, or missing features.
+        MaskError: for something that is not a mask, or has another size than the target.
+    """
+
+    def __init__(
+        self,
+        terms: Sequence[Term],
+        features=None,
+        weights: dict | None = None,
+        prior: Callable[[Tensor], Tensor] | None = None,
+        layers: Mapping[str, Sequence[str | int]] = LAYERS,
+    ):
+        if not terms:
+            raise BlendError("an edit needs at least one term.")
+        self.terms, self.features, self.prior, self.layers = list(terms), features, prior, layers
+        self.weights = {} if weights is None else weights
+        for name in [*(term.name for term in terms), *(["prior"] if prior else [])]:
+            self.weights.setdefault(name, 1.0)
+        self.targets = [self._prepare(term) for term in self.terms]
+
+    @torch.no_grad()
+    def _prepare(self, term: Term) -> dict[str, Tensor] | None:
+        """Features or Gram matrices of the target, computed once."""
+        if term.kind not in ("pixel", *self.layers):
+            raise BlendError(f"a term must be pixel, perceptual or style; got {term.kind!r}.")
+        size = None if term.kind == "style" else tuple(term.target.shape[-2:])
+        term.mask = as_mask(term.mask, size, f"the mask of {term.name}")
+        if term.kind == "pixel":
+            return None
+        if self.features is None:
+            raise BlendError(f"the {term.kind} term needs a feature network; pass features=load_features().")
+        found = self.features(term.target, self.layers[term.kind])
+        if term.kind == "perceptual":
+            return found
+        return {layer: gram_matrix(values, term.target_mask) for layer, values in found.items()}
+
+    def __call__(self, images: Tensor, delta: Tensor | None = None, index=slice(None)) -> Loss:
+        """Loss of images (b, 3, R, R) and latents' offsets (b, ...) for the samples ``index`` of the batch."""
+        parts, total = {}, images.new_zeros(len(images))
+        for term, target in zip(self.terms, self.targets, strict=True):
+            weight = self._weight(term.name, index, images)
+            if weight.gt(0).any():
+                value = self._value(term, target, images, index)
+                parts[term.name] = parts.get(term.name, 0) + value
+                total = total + weight * value
+        if self.prior is not None and delta is not None:
+            parts["prior"] = self.prior(delta)
+            total = total + self._weight("prior", index, images) * parts["prior"]
+        return Loss(total, parts)
+
+    def _value(self, term: Term, target, images: Tensor, index) -> Tensor:
+        image, mask = _pick(term.target, index), _pick(term.mask, index).to(images)
+        if term.kind == "pixel":
+            return lp_loss(images, image, 2, mask)
+        target = {layer: _pick(values, index) for layer, values in target.items()}
+        if term.kind == "perceptual":
+            ours = self.features(torch.lerp(image, images, mask), self.layers["perceptual"])
+            return perceptual_loss(ours, target, mask)
+        ours = self.features(torch.lerp(images.detach(), images, mask), self.layers["style"])
+        value = style_loss({layer: gram_matrix(values, mask) for layer, values in ours.items()}, target)
+        return value * mask.amax((1, 2, 3)).gt(0)  # an empty region has no texture that could be wrong
+
+    def _weight(self, name: str, index, images: Tensor) -> Tensor:
+        weight = torch.as_tensor(self.weights[name], dtype=images.dtype, device=images.device)
+        return weight[index] if weight.ndim else weight
+
+
+def _pick(values: Tensor, index) -> Tensor:
+    return values[index] if len(values) > 1 else values
+
+
+class Likelihood:
+    """Squared Mahalanobis distance of w offsets (B, ..., w_dim), mean over rows: (B,), about 1 for a typical w.
+
+    An offset in a direction that no w ever takes costs much: the Gaussian prior on w of Wulff and Torralba (2020).
+    """
+
+    def __init__(self, generator: Generator, samples: int = 8000):
+        self.whitening = whitening(generator, samples)
+
+    def __call__(self, delta: Tensor) -> Tensor:
+        return (delta @ self.whitening).square().flatten(1).mean(1)
+
+
+@torch.no_grad()
+def whitening(generator: Generator, samples: int = 8000) -> Tensor:
+    """Matrix (w_dim, w_dim) W that makes w white: the components of (w - mean) W are uncorrelated, of variance 1."""
+    values, vectors = torch.linalg.eigh(torch.cov(generator.sample("w", samples).T.double()))
+    # otherwise directions with almost no variance would be forbidden, and rounding error would choose which
+    return (vectors / values.clamp_min(SMALLEST_VARIANCE * values[-1]).sqrt()).to(generator.mean("w"))

@@ -1,0 +1,72 @@
+"""How good a blend is: the seam at its edge, and its fidelity to the photo on each side."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from helpers.images import quantize
+from helpers.losses import lp_loss
+from helpers.masks import as_mask, grow
+from helpers.metrics import feature_distance, psnr
+
+STEP = 1 / 255  # the smallest gradient that an 8-bit image can show: flatter photos count as this steep
+
+
+def seam(images: Tensor, x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+    """How visible the edge is: mean gradient magnitude across it over that of the same pixels in x and y, (B,).
+
+    Every pair of neighbours of which one is inside the mask (at least 0.5) and one outside counts; the gradient is the
+    length of their difference in RGB. 1 is as smooth as the photos, above it there is a seam; NaN without an edge.
+
+    images, x, y: (B, 3, H, W) in [0, 1]. mask: (B or 1, 1, H, W).
+    """
+    hard = as_mask(mask, tuple(x.shape[-2:])).to(x) >= 0.5
+    ours, first, second = (_crossing_gradients(values, hard) for values in (images, x, y))
+    return ours / ((first + second) / 2).clamp_min(STEP)
+
+
+def _crossing_gradients(images: Tensor, hard: Tensor) -> Tensor:
+    total, count = 0.0, 0.0
+    for dim in (-2, -1):
+        size = images.shape[dim] - 1
+        crossing = (hard.narrow(dim, 1, size) != hard.narrow(dim, 0, size)).expand(len(images), -1, -1, -1)
+        difference = (images.narrow(dim, 1, size) - images.narrow(dim, 0, size)).norm(dim=1, keepdim=True)
+        total = total + (difference * crossing).sum((1, 2, 3))
+        count = count + crossing.sum((1, 2, 3))
+    return total / count
+
+
+def worst_seam(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, reach: int = 8) -> Tensor:
+    """The largest ``seam`` along the edge and its parallels up to ``reach`` pixels away: finds a seam moved aside."""
+    edges = [grow((mask >= 0.5).float(), float(offset)) for offset in range(-reach, reach + 1)]
+    values = [seam(images, x, y, edge) for edge in edges]
+    return torch.stack(values).nan_to_num(0.0).amax(0)
+
+
+def region_psnr(images: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """PSNR (B,) in dB over the pixels of a mask (at least 0.5), after 8-bit rounding; inf where they are equal."""
+    hard = (mask >= 0.5).to(images)
+    return -10 * torch.log10(lp_loss(quantize(images), quantize(targets), 2, hard))
+
+
+@torch.no_grad()
+def measure(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, features=None) -> dict[str, Tensor]:
+    """Measures of a blend of x inside the mask (at least 0.5) and y outside, each (B,).
+
+    "seam" on the edge and "worst_seam" near it; "psnr" of every pixel to the photo of its own side, and "psnr_x",
+    "psnr_y" of one side; with features "feature_distance_x" and "..._y": of the result on that side, continued by the
+    photo beyond the edge, to the photo.
+
+    images, x, y: (B, 3, H, W) in [0, 1]. mask: (B or 1, 1, H, W).
+    """
+    hard = (mask >= 0.5).to(x)
+    sides = {"x": (x, hard), "y": (y, 1 - hard)}
+    values = {"seam": seam(images, x, y, mask), "worst_seam": worst_seam(images, x, y, mask)}
+    values["psnr"] = psnr(images, torch.lerp(y, x, hard))
+    values |= {f"psnr_{name}": region_psnr(images, *side) for name, side in sides.items()}
+    if features is not None:
+        for name, (source, where) in sides.items():
+            continued = torch.lerp(source, images, where)
+            values[f"feature_distance_{name}"] = feature_distance(features, continued, source)
+    return values

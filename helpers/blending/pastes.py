@@ -1,0 +1,76 @@
+"""Edits without a generator, to compare with, and the soft edges that all edits share."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import ndimage
+from scipy.sparse.linalg import LaplacianNd, spsolve
+from torch import Tensor
+
+from helpers import masks
+from helpers.masks import as_mask, invert
+
+
+def hard_paste(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+    """x where the mask is at least 0.5, y elsewhere: (B, 3, H, W)."""
+    return torch.where(as_mask(mask, tuple(x.shape[-2:])).to(x) >= 0.5, x, y)
+
+
+def poisson_blend(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+    """Seamless cloning (Pérez et al., SIGGRAPH 2003): inside, the gradients of x with the border colours of y.
+
+    Inside the mask (at least 0.5) the result solves Poisson's equation; it meets y at the region's edge, and at the
+    image's border nothing is prescribed. A region without an edge has no colours to meet: it stays x.
+
+    x, y: (B, 3, H, W) in [0, 1]. mask: (B or 1, 1, H, W). Returns (B, 3, H, W), clamped to [0, 1].
+    """
+    inside = (as_mask(mask, tuple(x.shape[-2:])) >= 0.5).expand(len(x), -1, -1, -1)[:, 0]
+    return torch.stack([_solve_poisson(*sample) for sample in zip(x, y, inside, strict=True)])
+
+
+def _solve_poisson(x: Tensor, y: Tensor, inside: Tensor) -> Tensor:
+    flags = inside.flatten().cpu().numpy()
+    if flags.all() or not flags.any():
+        return x if flags.all() else y
+    laplacian = LaplacianNd(tuple(inside.shape), boundary_conditions="neumann", dtype=np.float64).tosparse()
+    rows = laplacian.tocsr()[flags]
+    source, result = (image.detach().flatten(1).T.double().cpu().numpy().copy() for image in (x, y))
+    right = rows @ source - rows[:, ~flags] @ result[~flags]
+    result[flags] = spsolve(rows[:, flags].tocsc(), right)
+    return torch.from_numpy(result.T).view_as(x).clamp(0, 1).to(x)
+
+
+def transition(mask: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+    """Where each side of an edit is to be exact: masks (inside, outside) with soft edges and a gap between them.
+
+    Both are 0 at the region's edge (where the mask crosses 0.5) and rise to 1 along a cosine within ``radius`` pixels
+    on their own side, or within the depth of a side that is thinner than that; the gap belongs to the generator. A
+    radius of 0 leaves no gap: the two are the mask and its inverse, soft where the mask is.
+
+    mask: (B, 1, R, R) in [0, 1].
+    """
+    if radius <= 0:
+        return mask, invert(mask)
+    hard = (mask >= 0.5).cpu().numpy()
+    return tuple(torch.cat([_rise(sample, radius) for sample in side]).to(mask) for side in (hard, ~hard))
+
+
+def _rise(side: np.ndarray, radius: float) -> Tensor:
+    """0 at the edge of a side (1, R, R) to 1 deep inside it: (1, 1, R, R)."""
+    if side.all() or not side.any():
+        return torch.from_numpy(side[None].astype(np.float32))
+    depth = np.clip(ndimage.distance_transform_edt(side[0]) - 0.5, 0, None)  # from the edge to the pixel's centre
+    rise = 0.5 - 0.5 * np.cos(np.pi * np.clip(depth / min(radius, depth.max()), 0, 1))
+    return torch.from_numpy(rise.astype(np.float32))[None, None]
+
+
+def exchange_details(image: Tensor, x: Tensor, y: Tensor, mask: Tensor, radius: float) -> Tensor:
+    """The image with its fine details, below ``radius`` pixels, replaced by those of x under the mask and y elsewhere.
+
+    Two bands of a multi-band blend (Burt and Adelson 1983): the generator decides on colours and shapes, and no strip
+    of blurred fur gives away where the photos meet. All (B, 3, H, W) in [0, 1]; mask (B or 1, 1, H, W).
+    """
+    share = masks.feather((mask >= 0.5).to(x), radius / 2)
+    details = torch.lerp(y - masks.blur(y, radius), x - masks.blur(x, radius), share)
+    return (masks.blur(image, radius) + details).clamp(0, 1)
