@@ -39,19 +39,15 @@ class EditOptions:
     """What all edits of an editor share.
 
     Attributes:
-        feather: blur of the region's edge, standard deviation in pixels; the transition is twice as wide on each side.
-            None is ``FEATHER`` in proportion to the image.
+        feather: blur of the region's edge, standard deviation in pixels; by default 4 at 64 x 64. The transition is
+            twice as wide on each side.
         steps: of each search of w+.
         noise_steps: of the search of the noise maps; 0 leaves it out.
     """
 
-    feather: float | None = field(
-        default=None, metadata={"help": "Deviation of the mask's edge in pixels; 4 at 64 x 64.", "min": 0}
-    )
-    steps: int = field(default=STEPS, metadata={"help": "Steps of each search of w+.", "min": 1})
-    noise_steps: int = field(
-        default=NOISE_STEPS, metadata={"help": "Steps of the noise maps; 0 leaves them out.", "min": 0}
-    )
+    feather: float | None = field(default=None, metadata={"min": 0})
+    steps: int = field(default=STEPS, metadata={"min": 1})
+    noise_steps: int = field(default=NOISE_STEPS, metadata={"min": 0})
 
 
 Block = tuple[int, Callable[[InversionResult | None, int], Embedding]]

@@ -7,19 +7,18 @@ compares it with a hard paste and with Poisson blending.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from helpers.blending import WEIGHTS, EditOptions, measure
-from helpers.commands.common import Device, Log, Model, Out, app, device_of, print_table, with_options
+from helpers.blending import WEIGHTS, Edit, EditOptions, Editor, measure
+from helpers.commands.common import app, device_of, print_table
+from helpers.commands.options import with_options
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from helpers.blending import Edit, Editor
 
 MASK = "half, left, right, top, bottom, ellipse, eyes, mouth, box:…, ellipse:…, polygon:… or a file"
 Mask = Annotated[str, typer.Option(help=f"{MASK}.")]
@@ -37,22 +36,30 @@ WEIGHT_HELP = {
 
 
 @dataclass
-class Common:
-    """What every edit is asked."""
+class Run:
+    """How a command runs.
 
-    out: Out
-    model: Model = "stylegan2-cats-64"
-    device: Device = None
-    log: Log = "jsonl"
+    out: folder for the results.
+    model: registered name or file of a generator.
+    device: cpu, cuda or mps; by default the best there is.
+    log: losses, images and settings in OUT/log: jsonl, tensorboard, wandb or none.
+    """
+
+    out: Path
+    model: str = "stylegan2-cats-64"
+    device: str | None = None
+    log: str = "jsonl"
 
 
-def weights_of(edit: str) -> type:
+def _weights(edit: str) -> type:
     """A dataclass with one option for each weight of an edit."""
-    options = [
-        (name, float, field(default=value, metadata={"help": WEIGHT_HELP[name], "min": 0}))
-        for name, value in WEIGHTS[edit].items()
-    ]
-    return make_dataclass("Weights", options)
+    facts = {name: {"help": WEIGHT_HELP[name], "min": 0} for name in WEIGHTS[edit]}
+    options = [(name, float, field(default=WEIGHTS[edit][name], metadata=facts[name])) for name in facts]
+    return make_dataclass(edit, options)
+
+
+BlendWeights, InpaintWeights, ScribbleWeights = _weights("crossover"), _weights("inpaint"), _weights("scribble")
+StyleWeights = _weights("local-style")
 
 
 def edit_photos(
@@ -74,7 +81,6 @@ def edit_photos(
             Those of ``EditOptions`` are the editor's.
         log: see ``open_log``.
     """
-    from helpers.blending import Editor
     from helpers.commands.runs import model_stem
     from helpers.features import load_features
     from helpers.figures import save_figure, show_images
@@ -122,20 +128,14 @@ def _measures(edit: Edit, images: Tensor, features) -> dict[str, float | None]:
     return {name: None if value == float("inf") else value for name, value in kept.items()}
 
 
-def _run(files: dict[str, Path], make: Callable[..., Edit], options: dict, **own) -> None:
-    """Run an edit and print its table; ``own``: arguments of the command that the table shows."""
-    common = {field.name: options.pop(field.name) for field in fields(Common)}
-    out, model = common.pop("out"), common.pop("model")
-    weights = {name: value for name, value in options.items() if name in WEIGHT_HELP}
+def _run(files: dict[str, Path], make: Callable[[Editor, dict], Edit], run: Run, settings: dict) -> None:
+    """Run an edit and print its table."""
 
     def rows() -> list[dict]:
-        settings = own | options
-        return edit_photos(
-            files, out, model, lambda editor, photos: make(editor, photos, weights), settings=settings, **common
-        )
+        return edit_photos(files, run.out, run.model, make, settings=settings, device=run.device, log=run.log)
 
     print_table(rows, ("edit", "model"))
-    typer.echo(f"\nThe images: {out}")
+    typer.echo(f"\nThe images: {run.out}")
 
 
 def _region(text: str, editor: Editor, invert: bool = False) -> Tensor:
@@ -147,85 +147,109 @@ def _region(text: str, editor: Editor, invert: bool = False) -> Tensor:
 
 
 @app.command()
-@with_options(Common, EditOptions, weights_of("crossover"))
+@with_options
 def blend(
     a: Annotated[Path, typer.Argument(help="Photo that shows inside the mask.")],
     b: Annotated[Path, typer.Argument(help="Photo that shows outside.")],
     mask: Mask = "half",
     invert_mask: Invert = False,
-    **options,
+    *,
+    run: Run,
+    options: EditOptions,
+    weights: BlendWeights,
 ) -> None:
     """Blend two photos in one face: A inside the mask, B outside."""
 
-    def make(editor: Editor, photos: dict, weights: dict) -> Edit:
-        return editor.crossover(photos["a"], photos["b"], _region(mask, editor, invert_mask), weights)
+    def make(editor: Editor, photos: dict) -> Edit:
+        return editor.crossover(photos["a"], photos["b"], _region(mask, editor, invert_mask), asdict(weights))
 
-    _run({"a": a, "b": b}, make, options, mask=f"not {mask}" if invert_mask else mask)
+    _run(
+        {"a": a, "b": b},
+        make,
+        run,
+        {"mask": f"not {mask}" if invert_mask else mask} | asdict(options) | asdict(weights),
+    )
 
 
 @app.command()
-@with_options(Common, EditOptions, weights_of("inpaint"))
+@with_options
 def inpaint(
     photo: Photo,
     mask: Annotated[str, typer.Option(help=f"The hole, white in a file: {MASK}.")] = "mouth",
-    **options,
+    *,
+    run: Run,
+    options: EditOptions,
+    weights: InpaintWeights,
 ) -> None:
     """Fill a hole in a photo with a likely face."""
 
-    def make(editor: Editor, photos: dict, weights: dict) -> Edit:
-        return editor.inpaint(photos["photo"], _region(mask, editor), weights=weights)
+    def make(editor: Editor, photos: dict) -> Edit:
+        return editor.inpaint(photos["photo"], _region(mask, editor), weights=asdict(weights))
 
-    _run({"photo": photo}, make, options, mask=mask)
+    _run({"photo": photo}, make, run, {"mask": mask} | asdict(options) | asdict(weights))
 
 
 @app.command()
-@with_options(Common, EditOptions, weights_of("scribble"))
+@with_options
 def scribble(
     photo: Photo,
     drawn: Annotated[Path, typer.Argument(help="The same photo with strokes painted on it.")],
     mask: Annotated[str, typer.Option(help="Where the strokes are: auto finds them, or as for blend.")] = "auto",
-    **options,
+    *,
+    run: Run,
+    options: EditOptions,
+    weights: ScribbleWeights,
 ) -> None:
     """Turn strokes painted on a photo into a likely change of the face."""
 
-    def make(editor: Editor, photos: dict, weights: dict) -> Edit:
+    def make(editor: Editor, photos: dict) -> Edit:
         region = None if mask == "auto" else _region(mask, editor)
-        return editor.scribble(photos["photo"], photos["drawn"], region, weights=weights)
+        return editor.scribble(photos["photo"], photos["drawn"], region, weights=asdict(weights))
 
-    _run({"photo": photo, "drawn": drawn}, make, options, mask=mask)
+    _run({"photo": photo, "drawn": drawn}, make, run, {"mask": mask} | asdict(options) | asdict(weights))
 
 
 @app.command("local-style")
-@with_options(Common, EditOptions, weights_of("local-style"))
+@with_options
 def local_style(
     photo: Photo,
     style_image: Annotated[Path, typer.Argument(help="Image whose texture and colours are taken.")],
     mask: Mask = "ellipse",
     invert_mask: Invert = False,
-    **options,
+    *,
+    run: Run,
+    options: EditOptions,
+    weights: StyleWeights,
 ) -> None:
     """Give a region the texture and colours of a second image."""
 
-    def make(editor: Editor, photos: dict, weights: dict) -> Edit:
+    def make(editor: Editor, photos: dict) -> Edit:
         region = _region(mask, editor, invert_mask)
-        return editor.local_style(photos["photo"], photos["style"], region, weights=weights)
+        return editor.local_style(photos["photo"], photos["style"], region, weights=asdict(weights))
 
-    _run({"photo": photo, "style": style_image}, make, options, mask=f"not {mask}" if invert_mask else mask)
+    _run(
+        {"photo": photo, "style": style_image},
+        make,
+        run,
+        {"mask": f"not {mask}" if invert_mask else mask} | asdict(options) | asdict(weights),
+    )
 
 
 @app.command()
-@with_options(Common, EditOptions)
+@with_options
 def transfer(
     a: Annotated[Path, typer.Argument(help="Photo that an attribute is taken from.")],
     b: Annotated[Path, typer.Argument(help="Photo that gets it.")],
     mask: Mask = "eyes",
     layer: Annotated[str, typer.Option(help="Layer whose activations are copied, e.g. b8.conv1.")] = "b16.conv0",
     amount: Annotated[float, typer.Option(min=0, max=1, help="1 copies, 0.5 averages.")] = 1.0,
-    **options,
+    *,
+    run: Run,
+    options: EditOptions,
 ) -> None:
     """Carry an attribute of A, e.g. its eyes, into B by copying activations."""
 
-    def make(editor: Editor, photos: dict, weights: dict) -> Edit:
+    def make(editor: Editor, photos: dict) -> Edit:
         return editor.transfer(photos["a"], photos["b"], _region(mask, editor), layer, amount)
 
-    _run({"a": a, "b": b}, make, options, mask=mask, layer=layer, amount=amount)
+    _run({"a": a, "b": b}, make, run, {"mask": mask, "layer": layer, "amount": amount} | asdict(options))

@@ -71,7 +71,7 @@ CUTS = (
         "",
     ),
     Cut(
-        "helpers/blending.py",
+        "helpers/blending/measures.py",
         "seam",
         SEAM_BODY,
         "helpers.blending.seam",
@@ -92,7 +92,7 @@ KEPT = {  # exercise to what a release keeps of it, and why
     "2.1": ("metrics.psnr", "lesson 1 measures with it; in a release scikit-image answers"),
     "2.2": ("noise.NoiseSearch", "the blends of lesson 3 end with fitted noise"),
     "3.1": ("masks.mask_pyramid", "the encoder and the noise stage of lessons 1 and 2 resize masks with it"),
-    "3.2": ("blending.Objective", "the later applications need terms that the exercise does not have"),
+    "3.2": ("blending.criterion.MaskedCriterion", "the later applications need terms that the exercise does not have"),
     "4.2": ("losses.lp_loss", "lessons 1 to 3 compare pictures under masks with it"),
     "4.3": ("sketch.SketchSearch.result", "the lesson shows ranked candidates before it asks how they are ranked"),
     "5.1": ("losses.perceptual_loss", "lessons 1 to 4 compare pictures with it"),
@@ -111,7 +111,8 @@ CLOSED = {
     "helpers/metrics.py": ("psnr",),
     "helpers/noise.py": ("fresh_noise_psnr", "NoiseSearch._loss"),
     "helpers/masks.py": ("mask_pyramid", "mask_from_alpha", "mask_from_drawing"),
-    "helpers/blending.py": ("Objective.__call__", "seam", "worst_seam"),
+    "helpers/blending/criterion.py": ("MaskedCriterion.__call__",),
+    "helpers/blending/measures.py": ("seam", "worst_seam"),
     "helpers/sketch.py": ("read_sketch", "_counted", "SketchSearch.__iter__", "SketchSearch.result"),
     "helpers/style_transfer.py": ("StyleCriterion.__call__", "StyleTransfer.__iter__"),
 }  # fmt: skip

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers.blending import crossover, inpaint, transfer
+from helpers.blending import Editor
 from helpers.inversion import project
 from helpers.masks import half
 from helpers.noise import fresh_noise_psnr, optimize_noise
@@ -15,7 +15,7 @@ from tests.support import tiny
 GENERATOR, FEATURES = tiny.stylegan2(), tiny.Features()
 TARGETS = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(5))
 X, Y, MASK = TARGETS[:1], TARGETS[1:], half(16)
-SHORT = {"features": AnyLayer(), "steps": 3, "noise_steps": 2}
+EDITOR = Editor(GENERATOR, AnyLayer(), steps=3, noise_steps=2)
 LAYERS = {"content_layers": "conv2_1", "style_layers": ["conv1_1"]}
 
 
@@ -29,9 +29,9 @@ LESSONS = {
     "inversion": lambda: project(GENERATOR, TARGETS, "z", steps=3, start="best", restarts=2, seed=7).images,
     "lbfgs": lambda: project(GENERATOR, TARGETS, "w", steps=2, optimizer="lbfgs").images,
     "noise": noise,
-    "crossover": lambda: crossover(GENERATOR, X, Y, MASK, **SHORT).run().images,
-    "inpaint": lambda: inpaint(GENERATOR, X, MASK, **SHORT).run().images,
-    "transfer": lambda: transfer(GENERATOR, X, Y, MASK, **SHORT).run().images,
+    "crossover": lambda: EDITOR.crossover(X, Y, MASK).run().images,
+    "inpaint": lambda: EDITOR.inpaint(X, MASK).run().images,
+    "transfer": lambda: EDITOR.transfer(X, Y, MASK).run().images,
     "sketch": lambda: search(GENERATOR, Sketch(X, MASK), weights={"colour": 1.0}, starts=3, steps=3, seed=2).images,
     "style": lambda: stylize(FEATURES, X, [Y], steps=3, init="noise", statistic="sliced", seed=4, **LAYERS).images,
 }

@@ -7,26 +7,21 @@ import pytest
 import torch
 
 from helpers import __main__ as program
-from helpers import features as features_module
-from helpers import generators, masks
+from helpers import features, generators, masks
 from helpers.blending import seam
-from helpers.features import FeatureConfig, Features
 from helpers.images import read_image, write_image
 from helpers.latents import load_latents
-from tests.support.tiny import stylegan2
+from tests.support import tiny
 
 SHORT = ["--steps", "3", "--noise-steps", "2", "--device", "cpu"]
 
 
 @pytest.fixture(autouse=True)
 def small_networks(monkeypatch):
-    """A generator of 16 pixels and features with random weights, in the place of the bundled ones."""
-    generator, network = stylegan2(), Features(FeatureConfig((4, 4, 4), (2, 2, 4)))
-    for conv in network.convs:
-        torch.nn.init.kaiming_normal_(conv.weight, generator=torch.Generator().manual_seed(1))
-        torch.nn.init.zeros_(conv.bias)
+    """Tiny networks instead of the bundled ones."""
+    generator, network = tiny.stylegan2(), tiny.vgg()
     monkeypatch.setattr(generators, "load_generator", lambda *_: generator)
-    monkeypatch.setattr(features_module, "load_features", lambda **_: network.eval().requires_grad_(False))
+    monkeypatch.setattr(features, "load_features", lambda **_: network)
     return generator
 
 

@@ -90,7 +90,7 @@ def test_a_lesson_opens_with_any_model(model, lesson, monkeypatch, capsys):
     pictures = {
         "01_inversion": lambda: space["stylegan"].synthesize(space["found"][f"{space['stylegan'].family} w+"]),
         "02_noise_optimization": lambda: space["inverted"].images,
-        "03_image2stylegan_pp_blending": lambda: space["code_found"].images,
+        "03_image2stylegan_pp_blending": lambda: space["w_plus"].images,
         "04_sketch_to_image": lambda: space["found"].images,
     }[lesson]()
     assert pictures.shape[1:] == (3, *[load_generator(model).resolution] * 2)

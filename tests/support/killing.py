@@ -94,31 +94,26 @@ def demo(folder, out):
 def edit(folder, out, make):
     from helpers.commands.blending import edit_photos
 
-    edit_photos(dict(zip("ab", inputs(folder)[:2], strict=True)), out, "tiny", make, {}, device="cpu")
+    files, short = dict(zip("ab", inputs(folder)[:2], strict=True)), {"steps": 8, "noise_steps": 8}
+    edit_photos(files, out, "tiny", make, settings=short, device="cpu")
 
 
 def blend(folder, out):
-    from helpers.blending import crossover
     from helpers.masks import half
 
-    def make(generator, photos, network):
-        return crossover(generator, photos["a"], photos["b"], half(16), network, steps=8, noise_steps=8)
-
-    edit(folder, out, make)
+    edit(folder, out, lambda editor, photos: editor.crossover(photos["a"], photos["b"], half(16)))
 
 
 def inpainting(folder, out):
-    from helpers.blending import inpaint
     from helpers.masks import half
 
-    edit(folder, out, lambda g, photos, network: inpaint(g, photos["a"], half(16), network, steps=8, noise_steps=8))
+    edit(folder, out, lambda editor, photos: editor.inpaint(photos["a"], half(16)))
 
 
 def local_style(folder, out):
-    from helpers.blending import local_style as styled
     from helpers.masks import half
 
-    edit(folder, out, lambda g, photos, network: styled(g, photos["a"], photos["b"], half(16), network, steps=8))
+    edit(folder, out, lambda editor, photos: editor.local_style(photos["a"], photos["b"], half(16)))
 
 
 def sketch(folder, out):

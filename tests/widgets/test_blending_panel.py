@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from helpers import masks
-from helpers.blending import crossover, hard_paste
+from helpers.blending import Editor, hard_paste
 from helpers.states import load_state
 from helpers.widgets import Job, blending_panel
 from helpers.widgets.blending import DRAWN
 from helpers.widgets.canvas import CoreCanvas
-from tests.lessons.test_blending import SIZE, X, Y, features, generator  # noqa: F401  (fixtures)
+from tests.lessons.test_blending import SIZE, X, Y, editor, features, generator  # noqa: F401  (fixtures)
 
 PATIENCE = 120  # seconds
 
@@ -52,7 +52,7 @@ def test_the_panel_runs_and_its_settings_run_without_it(make, generator, feature
     assert panel.settings["weights"]["first"] == 2.0 and torch.equal(panel.x, X) and torch.equal(panel.y, Y)
     wanted = masks.SHAPES["ellipse"](SIZE)
     assert torch.allclose(panel.mask, wanted, atol=1 / 255)
-    direct = crossover(generator, panel.x, panel.y, panel.mask, features, **panel.settings).run()
+    direct = Editor(generator, features).crossover(panel.x, panel.y, panel.mask, **panel.settings).run()
     torch.testing.assert_close(panel.result.images, direct.images)
     assert torch.equal(panel.box.before, hard_paste(X, Y, panel.mask))
 
