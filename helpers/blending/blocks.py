@@ -9,10 +9,11 @@ from torch import Tensor
 
 from helpers.blending.criterion import BlendError, MaskedCriterion
 from helpers.generators import Generator
-from helpers.inversion import PHASES
+from helpers.inversion import PHASES, LatentSearch
 from helpers.latents import Latents
+from helpers.losses import Criterion
 from helpers.masks import as_mask, mask_pyramid
-from helpers.noise import Embedding, PixelObjective, Stage
+from helpers.noise import NoiseSearch
 
 STEPS = 200  # of w+
 NOISE_STEPS = 150
@@ -25,7 +26,7 @@ def embed(
     start: Latents | None = None,
     steps: int = STEPS,
     rows: Sequence[int] | None = None,
-) -> Embedding:
+) -> LatentSearch:
     """Masked search of w+, W_l of the paper; with a style term its M_st.
 
     Args:
@@ -35,20 +36,16 @@ def embed(
         steps: Adam steps.
         rows: free rows of w+; None frees all. With rows there is no phase in w, which would move them all.
     """
-    phases = PHASES["w+"]
-    if start is None and rows is None:
-        start = Latents("w", generator.mean("w").expand(batch, -1))
-        stages = tuple(Stage(("code",), phase.share, phase.space) for phase in phases)
-    else:
-        stages = (Stage(("code",), 1.0, "w+"),)
+    phases = PHASES["w+"] if start is None and rows is None else PHASES["w+"][-1:]
     if start is None:
-        start = Latents("w+", generator.mean("w+").expand(batch, -1, -1))
-    return Embedding(generator, criterion, start, stages, steps, code_lr=phases[-1].lr, rows=rows)
+        space = phases[0].space
+        start = Latents(space, generator.mean(space).expand(batch, *generator.mean(space).shape[1:]))
+    return LatentSearch(generator, criterion, start, phases, steps, rows=rows)
 
 
 def fit_noise(
     generator: Generator, x: Tensor, y: Tensor, mask: Tensor, latents: Latents, steps: int = NOISE_STEPS
-) -> Embedding:
+) -> NoiseSearch:
     """Masked search of noise maps, Mk_n of the paper: x under the mask, y elsewhere; w+ stays.
 
     For equal weights |M (G - x)|^2 + |(1 - M) (G - y)|^2 has the same gradient as |G - (M x + (1 - M) y)|^2 where M
@@ -60,7 +57,8 @@ def fit_noise(
         mask: (B or 1, 1, R, R) in [0, 1].
         latents: a batch of B, from ``embed``.
     """
-    return Embedding(generator, PixelObjective(torch.lerp(y, x, mask)), latents, steps=steps)
+    criterion = Criterion(torch.lerp(y, x, mask), weights={"l2": 1.0})
+    return NoiseSearch(generator, criterion, latents, steps=steps)
 
 
 def activation_layers(generator: Generator) -> dict[str, int]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from helpers.generators import Generator
-from helpers.losses import Loss, gram_matrix, lp_loss, perceptual_loss, style_loss
+from helpers.losses import WeightedSum, gram_matrix, lp_loss, perceptual_loss, style_loss
 from helpers.masks import as_mask
 
 LAYERS = {"perceptual": ("conv1_1", "conv1_2", "conv2_2", "conv3_3"), "style": ("conv3_3",)}
@@ -44,7 +44,7 @@ def photo_terms(photo: Tensor, mask: Tensor, name: str = "first") -> list[Term]:
     return [Term(name, "pixel", photo, mask), Term("perceptual", "perceptual", photo, mask)]
 
 
-class MaskedCriterion:
+class MaskedCriterion(WeightedSum):
     """Weighted sum of masked terms, one value per sample; each term is a mean over its own mask.
 
     No term sends a gradient outside its mask. A pixel term is 0 there. The perceptual term replaces everything outside
@@ -64,6 +64,8 @@ class MaskedCriterion:
         MaskError: for something that is not a mask, or has another size than the target.
     """
 
+    error = BlendError
+
     def __init__(
         self,
         terms: Sequence[Term],
@@ -75,9 +77,10 @@ class MaskedCriterion:
         if not terms:
             raise BlendError("an edit needs at least one term.")
         self.terms, self.features, self.prior, self.layers = list(terms), features, prior, layers
-        self.weights = {} if weights is None else weights
+        weights = {} if weights is None else weights
         for name in [*(term.name for term in terms), *(["prior"] if prior else [])]:
-            self.weights.setdefault(name, 1.0)
+            weights.setdefault(name, 1.0)
+        super().__init__(weights)
         self.targets = [self._prepare(term) for term in self.terms]
 
     @torch.no_grad()
@@ -96,39 +99,26 @@ class MaskedCriterion:
             return found
         return {layer: gram_matrix(values, term.target_mask) for layer, values in found.items()}
 
-    def __call__(self, images: Tensor, delta: Tensor | None = None, index=slice(None)) -> Loss:
-        """Loss of images (b, 3, R, R) and latents' offsets (b, ...) for the samples ``index`` of the batch."""
-        parts, total = {}, images.new_zeros(len(images))
+    def parts(self, images: Tensor, offset: Tensor | None, index) -> dict[str, Tensor]:
+        parts = {}
         for term, target in zip(self.terms, self.targets, strict=True):
-            weight = self._weight(term.name, index, images)
-            if weight.gt(0).any():
-                value = self._value(term, target, images, index)
-                parts[term.name] = parts.get(term.name, 0) + value
-                total = total + weight * value
-        if self.prior is not None and delta is not None:
-            parts["prior"] = self.prior(delta)
-            total = total + self._weight("prior", index, images) * parts["prior"]
-        return Loss(total, parts)
+            if self.on(term.name):  # both sides of a blend have a term of the same name
+                parts[term.name] = parts.get(term.name, 0) + self._value(term, target, images, index)
+        if self.prior is not None and offset is not None and self.on("prior"):
+            parts["prior"] = self.prior(offset)
+        return parts
 
     def _value(self, term: Term, target, images: Tensor, index) -> Tensor:
-        image, mask = _pick(term.target, index), _pick(term.mask, index).to(images)
+        image, mask = self.pick(term.target, index), self.pick(term.mask, index).to(images)
         if term.kind == "pixel":
             return lp_loss(images, image, 2, mask)
-        target = {layer: _pick(values, index) for layer, values in target.items()}
+        target = {layer: self.pick(values, index) for layer, values in target.items()}
         if term.kind == "perceptual":
             ours = self.features(torch.lerp(image, images, mask), self.layers["perceptual"])
             return perceptual_loss(ours, target, mask)
         ours = self.features(torch.lerp(images.detach(), images, mask), self.layers["style"])
         value = style_loss({layer: gram_matrix(values, mask) for layer, values in ours.items()}, target)
         return value * mask.amax((1, 2, 3)).gt(0)  # an empty region has no texture that could be wrong
-
-    def _weight(self, name: str, index, images: Tensor) -> Tensor:
-        weight = torch.as_tensor(self.weights[name], dtype=images.dtype, device=images.device)
-        return weight[index] if weight.ndim else weight
-
-
-def _pick(values: Tensor, index) -> Tensor:
-    return values[index] if len(values) > 1 else values
 
 
 class Likelihood:
@@ -140,8 +130,8 @@ class Likelihood:
     def __init__(self, generator: Generator, samples: int = 8000):
         self.whitening = whitening(generator, samples)
 
-    def __call__(self, delta: Tensor) -> Tensor:
-        return (delta @ self.whitening).square().flatten(1).mean(1)
+    def __call__(self, offset: Tensor) -> Tensor:
+        return (offset @ self.whitening).square().flatten(1).mean(1)
 
 
 @torch.no_grad()

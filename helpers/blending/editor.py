@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -15,12 +15,12 @@ from helpers.blending.criterion import BlendError, Likelihood, MaskedCriterion, 
 from helpers.blending.pastes import exchange_details, hard_paste, poisson_blend, transition
 from helpers.generators import Generator
 from helpers.images import resize
-from helpers.inversion import InversionResult, InversionStep
+from helpers.inversion import LatentSearch
 from helpers.latents import Latents
 from helpers.losses import delta_loss
 from helpers.masks import as_mask, grow, invert
-from helpers.noise import Embedding
-from helpers.optimizers import Chain
+from helpers.noise import NoiseSearch
+from helpers.search import Chain, Phase, Result
 
 FEATHER = 4.0  # pixels at 64 x 64 and in proportion elsewhere
 STROKE = 0.06  # above what saving a photo as JPEG changes
@@ -50,7 +50,11 @@ class EditOptions:
     noise_steps: int = field(default=NOISE_STEPS, metadata={"min": 0})
 
 
-Block = tuple[int, Callable[[InversionResult | None, int], Embedding]]
+@dataclass(frozen=True)
+class Block(Phase):
+    """A phase that is a search of its own: ``build`` makes it of the result so far (None at first) and its steps."""
+
+    build: Callable[[Result | None, int], LatentSearch] | None = None
 
 
 class Edit(Chain):
@@ -58,8 +62,7 @@ class Edit(Chain):
 
     Args:
         name: of the application.
-        blocks: for each, its steps and a function from the result so far (None at first) and the steps to its
-            ``Embedding``; blocks without steps are left out.
+        blocks: with their steps as shares; those without steps are left out.
         mask: (B or 1, 1, R, R) in [0, 1], the region.
         inside, outside: (B or 1, 3, R, R) in [0, 1], what a paste takes from under the mask and from elsewhere.
         weights: of the terms; may be changed while it runs.
@@ -74,51 +77,28 @@ class Edit(Chain):
         inside: Tensor,
         outside: Tensor,
         weights: dict,
-        finish: Callable[[InversionResult], Tensor] | None = None,
+        finish: Callable[[Result], Tensor] | None = None,
     ):
         self.name, self.mask, self.finish, self.weights = name, mask, finish, weights
         self.inside, self.outside = inside.expand_as(outside), outside
-        self.blocks = [(steps, build) for steps, build in blocks if steps]
-        self.runs: list[Embedding] = []
+        self.phases = [block for block in blocks if block.share]
+        self.steps = sum(block.share for block in self.phases)
 
-    def __len__(self) -> int:
-        return sum(steps for steps, _ in self.blocks)
+    def _begin(self, phase: Block, steps: int) -> LatentSearch:
+        return phase.build(self.runs[-1].result() if self.runs else None, steps)
 
-    def __iter__(self) -> Iterator[InversionStep]:
-        """All steps; an edit that was left continues where it stopped."""
-        for i in range(len(self.blocks)):
-            if i == len(self.runs):
-                self._begin()
-            if i == len(self.runs) - 1:
-                before = self.number - self.runs[i].number
-                for step in self.runs[i]:
-                    yield replace(step, number=before + step.number)
+    @property
+    def frozen(self) -> Tensor:
+        """(B,) bool: all of them, if a sample is frozen in any block; blocks may differ in their batch."""
+        return torch.stack([run.frozen.any() for run in self.runs]).any().expand(len(self.outside))
 
-    def _begin(self) -> None:
-        steps, build = self.blocks[len(self.runs)]
-        self.runs.append(build(self.runs[-1].result() if self.runs else None, steps))
-
-    def result(self) -> InversionResult:
+    def result(self) -> Result:
         """What the current block found, with the time and the steps of all; ``history`` is that of the block."""
-        if not self.runs:
+        if not self.number:
             raise BlendError("the edit has not taken a step yet; iterate over it first.")
         result = self.runs[-1].result()
         images = result.images if self.finish is None else self.finish(result)
-        setbacks = sum(embedding.setbacks.sum() for embedding in self.runs).expand(len(images))
-        gave_up = sum(embedding.gave_up.sum() for embedding in self.runs).bool().expand(len(images))
-        marks = {"setbacks": setbacks, "gave_up": gave_up}
-        return replace(result, images=images, seconds=self.seconds, steps=self.number, **marks)
-
-    def forget_best(self) -> None:
-        """Restart the best-so-far; call it after a change of ``weights`` during a run."""
-        if self.runs:
-            self.runs[-1].forget_best()
-
-    def run(self) -> InversionResult:
-        """Take all steps and return the result."""
-        for _ in self:
-            pass
-        return self.result()
+        return replace(result, images=images, seconds=self.seconds, steps=self.number, frozen=self.frozen)
 
     def ways(self, images: Tensor) -> dict[str, Tensor]:
         """The same edit without a generator, next to the images (B, 3, R, R) it found: name to (B, 3, R, R)."""
@@ -135,11 +115,12 @@ class Editor:
     Args:
         generator: with noise maps.
         features: network of ``load_features``.
-        options: those of ``EditOptions``.
+        options: see EditOptions; ``changes`` are single ones of them.
     """
 
-    def __init__(self, generator: Generator, features, **options):
-        self.generator, self.features, self.options = generator, features, EditOptions(**options)
+    def __init__(self, generator: Generator, features, options: EditOptions | None = None, **changes):
+        self.generator, self.features = generator, features
+        self.options = replace(options or EditOptions(), **changes)
 
     @cached_property
     def likelihood(self) -> Likelihood:
@@ -152,8 +133,10 @@ class Editor:
         options = replace(self.options, **options)
         criterion = MaskedCriterion(photo_terms(x, full), self.features, weights)
         blocks = [
-            (options.steps, lambda last, n: embed(self.generator, criterion, len(x), steps=n)),
-            (options.noise_steps, lambda last, n: fit_noise(self.generator, x, x, full, last.latents, n)),
+            Block(share=options.steps, build=lambda last, n: embed(self.generator, criterion, len(x), steps=n)),
+            Block(
+                share=options.noise_steps, build=lambda last, n: fit_noise(self.generator, x, x, full, last.latents, n)
+            ),
         ]
         return Edit("reconstruct", blocks, full, x, x, weights)
 
@@ -178,12 +161,12 @@ class Editor:
         terms = [*photo_terms(x, soft), *photo_terms(y, invert(soft), "second"), style]
         criterion, photos = MaskedCriterion(terms, self.features, weights), hard_paste(x, y, mask)
 
-        def noise(last: InversionResult, steps: int) -> Embedding:
+        def noise(last: Result, steps: int) -> NoiseSearch:
             between = exchange_details(last.images, x, y, mask, feather / 2)
             return fit_noise(generator, photos, between, inside + outside, last.latents, steps)
 
-        w_plus = (options.steps, lambda last, n: embed(generator, criterion, len(x), steps=n))
-        return Edit("crossover", [w_plus, (options.noise_steps, noise)], mask, x, y, weights)
+        w_plus = Block(share=options.steps, build=lambda last, n: embed(generator, criterion, len(x), steps=n))
+        return Edit("crossover", [w_plus, Block(share=options.noise_steps, build=noise)], mask, x, y, weights)
 
     def inpaint(
         self, x: Tensor, hole: Tensor, rows: Sequence[int] | None = None, weights: dict | None = None, **options
@@ -215,8 +198,11 @@ class Editor:
         criterion = MaskedCriterion(terms, self.features, weights, self.likelihood)
         rows = inpainting_rows(generator.num_ws) if rows is None else rows
         blocks = [
-            (options.steps, lambda last, n: embed(generator, criterion, len(x), steps=n, rows=rows)),
-            (options.noise_steps, lambda last, n: fit_noise(generator, seen, last.images, known, last.latents, n)),
+            Block(share=options.steps, build=lambda last, n: embed(generator, criterion, len(x), steps=n, rows=rows)),
+            Block(
+                share=options.noise_steps,
+                build=lambda last, n: fit_noise(generator, seen, last.images, known, last.latents, n),
+            ),
         ]
         return Edit("inpaint", blocks, hole, torch.full_like(x, 0.5), x, weights)
 
@@ -293,9 +279,12 @@ class Editor:
         generator, terms = self.generator, photo_terms(x, torch.ones_like(outside))
         plain = MaskedCriterion(terms, self.features, changed.weights)
         return [
-            (options.steps, lambda last, n: embed(generator, plain, len(x), steps=n)),
-            (options.steps, lambda last, n: embed(generator, changed, len(x), last.latents, n, rows)),
-            (options.noise_steps, lambda last, n: fit_noise(generator, x, last.images, outside, last.latents, n)),
+            Block(share=options.steps, build=lambda last, n: embed(generator, plain, len(x), steps=n)),
+            Block(share=options.steps, build=lambda last, n: embed(generator, changed, len(x), last.latents, n, rows)),
+            Block(
+                share=options.noise_steps,
+                build=lambda last, n: fit_noise(generator, x, last.images, outside, last.latents, n),
+            ),
         ]
 
     def transfer(
@@ -321,14 +310,14 @@ class Editor:
         def copied(latents: Latents) -> Tensor:
             return copy_activations(generator, latents[: len(x)], latents[len(x) :], soft, layer, amount)
 
-        def noise(last: InversionResult, steps: int) -> Embedding:
+        def noise(last: Result, steps: int) -> NoiseSearch:
             return fit_noise(generator, y, copied(last.latents), outside, last.latents[len(x) :], steps)
 
-        def finish(result: InversionResult) -> Tensor:
+        def finish(result: Result) -> Tensor:
             return copied(result.latents) if len(result.latents) == len(both) else result.images
 
-        w_plus = (options.steps, lambda last, n: embed(generator, criterion, len(both), steps=n))
-        return Edit("transfer", [w_plus, (options.noise_steps, noise)], mask, x, y, weights, finish)
+        w_plus = Block(share=options.steps, build=lambda last, n: embed(generator, criterion, len(both), steps=n))
+        return Edit("transfer", [w_plus, Block(share=options.noise_steps, build=noise)], mask, x, y, weights, finish)
 
 
 def feather_of(generator: Generator, feather: float | None = None) -> float:

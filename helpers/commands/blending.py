@@ -114,7 +114,7 @@ def edit_photos(
 
 
 def _facts(result) -> dict:
-    from helpers.optimizers import marks
+    from helpers.search import marks
 
     losses = {name: round(value.mean().item(), 6) for name, value in result.parts.items()}
     return {"steps": result.steps, "seconds": round(result.seconds, 2), **marks(result, 0), "losses": losses}
