@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -20,7 +20,7 @@ from helpers.latents import Latents
 from helpers.losses import delta_loss
 from helpers.masks import as_mask, grow, invert
 from helpers.noise import NoiseSearch
-from helpers.search import Chain, Phase, Result
+from helpers.search import Chain, Phase, Result, option
 
 FEATHER = 4.0  # pixels at 64 x 64 and in proportion elsewhere
 STROKE = 0.06  # above what saving a photo as JPEG changes
@@ -39,15 +39,14 @@ class EditOptions:
     """What all edits of an editor share.
 
     Attributes:
-        feather: blur of the region's edge, standard deviation in pixels; by default 4 at 64 x 64. The transition is
-            twice as wide on each side.
-        steps: of each search of w+.
-        noise_steps: of the search of the noise maps; 0 leaves it out.
+        feather: standard deviation in pixels; the transition is twice as wide on each side. None is ``FEATHER`` in
+            proportion to the image.
+        steps, noise_steps: of each search of w+, and of the noise maps.
     """
 
-    feather: float | None = field(default=None, metadata={"min": 0})
-    steps: int = field(default=STEPS, metadata={"min": 1})
-    noise_steps: int = field(default=NOISE_STEPS, metadata={"min": 0})
+    feather: float | None = option(None, "Deviation of the mask's edge in pixels; 4 at 64 x 64.", min=0)
+    steps: int = option(STEPS, "Steps of each search of w+.", min=1)
+    noise_steps: int = option(NOISE_STEPS, "Steps of the noise maps; 0 leaves them out.", min=0)
 
 
 @dataclass(frozen=True)

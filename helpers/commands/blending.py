@@ -90,8 +90,6 @@ def edit_photos(
     from helpers.latents import save_latents
     from helpers.masks import overlay
     from helpers.progress import Progress
-    from helpers.search import marks
-
     device, settings = device_of(device), settings or {}
     generator, features = load_generator(model, device), load_features(device=device)
     photos = {name: read_image(path, size=generator.resolution).to(device) for name, path in files.items()}
