@@ -47,6 +47,9 @@ def register(arguments: list[str]) -> None:
 def main() -> None:
     """Run a command; bad input is one sentence and exit code 2, a warning is one line."""
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name that the terminal's code page lacks must not end a run
+            stream.reconfigure(errors="backslashreplace")
     register(sys.argv[1:])
     try:
         app()

@@ -10,7 +10,7 @@ import math
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -88,3 +88,26 @@ def write_json(path: str | os.PathLike, value: object) -> None:
     text = json.dumps(json_safe(value), indent=2, ensure_ascii=False, allow_nan=False, default=str)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def short_name(name: str, most: int = 80) -> str:
+    """A part of a file name of at most ``most`` bytes: a longer one keeps its start, and a checksum of the whole."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= most:
+        return name
+    start = encoded[: most - 7].decode("utf-8", "ignore")
+    return f"{start}-{hashlib.sha256(encoded).hexdigest()[:6]}"
+
+
+def unique_stems(paths: Iterable[str | os.PathLike], most: int = 80) -> list[str]:
+    """Names of results, one for each path: its name without suffix, short enough, numbered where it is taken."""
+    taken, stems = set(), []
+    for path in paths:
+        name = stem = short_name(Path(path).stem, most)
+        number = 1
+        while name.casefold() in taken:  # a file system may not tell A from a
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name.casefold())
+        stems.append(name)
+    return stems

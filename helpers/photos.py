@@ -5,7 +5,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from helpers.images import MAX_BYTES, Box, ImageError, crop, read_image, resize,
 
 VALIDATION = 500  # photos, or a tenth of a smaller set: held out from training, used for every reported figure
 SPLITS = ("train", "validation", "all")
-PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".ppm", ".avif")
+PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".ppm", ".tga", ".jp2")
+PHOTO_SUFFIXES += (".avif", ".heic", ".heif")
 
 # Where the average training face has the middle of its left eye, right eye and nose leather; (x, y), sides of length 1.
 # The eyes are fixed within about 0.01 there, the nose moves by 0.05 with the pose: faces are aligned by their eyes.
@@ -153,6 +154,16 @@ def load_faces(
 ) -> torch.Tensor:
     """Photos of a zip or folder as float32 (N, 3, size, size) in [0, 1]; the arguments are those of load_uint8."""
     return load_uint8(path, size, split, n).float() / 255
+
+
+def photo_files(paths: Iterable[str | os.PathLike]) -> list[Path]:
+    """Paths with ~ expanded and each folder replaced by the photos in it; one without photos stays."""
+    files = []
+    for path in (Path(path).expanduser() for path in paths):
+        inside = [found for found in path.rglob("*") if found.is_file()] if path.is_dir() else []
+        photos = sorted(found for found in inside if _is_photo(found.relative_to(path).as_posix()))
+        files += photos or [path]
+    return files
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from helpers.commands.options import whole64
+
 # rich takes longer to import than all the rest
 PLAIN = {"no_args_is_help": True, "rich_markup_mode": None, "context_settings": {"max_content_width": 110}}
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, **PLAIN)
@@ -30,13 +32,13 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default t
 Model = Annotated[str, typer.Option(help="Registered name or file of a generator.")]
 Space = Annotated[str, typer.Option(help="Latent space: z, w or w+.")]
 Steps = Annotated[int, typer.Option(min=1, help="Optimisation steps.")]
-Seed = Annotated[int, typer.Option(help="Seed of whatever is random.")]
-Log = Annotated[str, typer.Option(help="Losses, pictures and settings in OUT/log: jsonl, tensorboard, wandb or none.")]
+Seed = Annotated[int, typer.Option(help="Seed of whatever is random.", callback=whole64)]
+Log = Annotated[str, typer.Option(help="Losses, images and settings in OUT/log: jsonl, tensorboard, wandb or none.")]
 Data = Annotated[Path, typer.Option(help="Zip or folder of aligned face photos.")]
 
 
 def print_table(run: Callable[[], list[dict]], hidden: Sequence[str] = ()) -> None:
-    """Print the table of what a function gives; where some inputs could not be used, first that of the others."""
+    """Print the table of the rows a function returns; where some inputs went wrong, that of the others first."""
     from helpers.commands.runs import RunError, table
 
     try:
@@ -58,13 +60,3 @@ def device_of(name: str | None):
 
 def layers_of(text: str) -> list[str | int]:
     return [int(name) if name.strip().isdigit() else name.strip() for name in text.split(",")]
-
-
-def box_of(text: str | None) -> tuple[int, int, int, int] | None:
-    if text is None:
-        return None
-    parts = text.split(",")
-    if len(parts) != 4 or not all(part.strip().lstrip("-").isdigit() for part in parts):
-        raise ValueError(f"--box must be LEFT,TOP,RIGHT,BOTTOM in whole pixels, but {text!r} came.")
-    left, top, right, bottom = map(int, parts)
-    return left, top, right, bottom

@@ -8,7 +8,8 @@ gives ``invert`` an option for every field of ``InversionOptions``; the function
 
 - the name becomes the option (``noise_steps``: ``--noise-steps``), the default its default;
 - the help is ``metadata["help"]``, else what the dataclass's docstring says in a line ``name: ...``;
-- ``metadata`` may also have ``min`` and ``max`` of a number, and ``flag``, the name of the option (``--l1``);
+- ``metadata`` may also have ``min`` and ``max`` of a number, ``flag``, the name of the option (``--l1``), and
+  ``default``, where the command line needs another one;
 - whole numbers, floats, texts, booleans and paths are themselves, None too; a tuple or Sequence is a text with commas
   between; a dict of floats is one option per key of its default (``--l1 1.0 --perceptual 0.1``);
 - anything else (a tensor, a network) keeps its default; where fields have a help in metadata, so do all without.
@@ -87,9 +88,17 @@ def _fields(kind: type, bundle: str, taken: set[str]) -> Iterator[_Field]:
             yield _Field(field.name, [parameter], lambda given, name=name: _listed(given[name]))
 
 
+def whole64(value: int | None) -> int | None:
+    """A whole number that torch can take, as a typer callback."""
+    if value is not None and not -(2**63) <= value < 2**63:
+        raise typer.BadParameter(f"expected a whole number below 2^63 but got {value}")
+    return value
+
+
 def _parameter(name: str, kind: Any, default: Any, facts: dict) -> inspect.Parameter:
     flags = [facts["flag"]] if "flag" in facts else []
-    option = typer.Option(*flags, help=facts["help"], min=facts.get("min"), max=facts.get("max"))
+    whole = {"callback": whole64} if kind in (int, int | None) else {}
+    option = typer.Option(*flags, help=facts["help"], min=facts.get("min"), max=facts.get("max"), **whole)
     default = inspect.Parameter.empty if default is dataclasses.MISSING else default
     keyword = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, keyword, default=default, annotation=Annotated[kind, option])

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from helpers.commands.runs import DEMO
+from helpers.commands.shows import DEMO
 from helpers.encoder import load_encoder
 from helpers.features import load_features
 from helpers.figures import COLOURS, Figure, labelled_grid, results_table, save_figure

@@ -1,13 +1,17 @@
-"""What the command line writes for photos: pictures, latents and figures that belong together."""
+"""What the command line writes for photos: images, latents and figures that belong together."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from helpers.commands import runs
-from helpers.images import quantize, read_image, write_image
-from helpers.latents import Latents, load_latents
+from helpers.commands import runs, shows
+from helpers.files import unique_stems
+from helpers.images import ImageError, quantize, read_image, write_image
+from helpers.inversion import InversionOptions
+from helpers.latents import Latents, load_latents, save_latents
 from helpers.metrics import psnr
 from helpers.noise import NoiseError, fresh_noise_psnr
 from helpers.optimizers import OptimizationError, OptimizationWarning
@@ -24,6 +28,24 @@ class AnyLayer(tiny.Features):
         return {layer: second if i else first for i, layer in enumerate(layers)}
 
 
+def options(**given):
+    """Options of a run and of its search, from the names of both."""
+    names = {field.name for field in dataclasses.fields(runs.RunOptions)}
+    run = {name: value for name, value in given.items() if name in names}
+    search = {name: value for name, value in given.items() if name not in names}
+    return runs.RunOptions(**{"model": "tiny"} | run), InversionOptions(**search)
+
+
+def invert(photos, out, **given):
+    return runs.invert_photos(photos, out, *options(**given))
+
+
+def networks(monkeypatch, generator):
+    for module in (runs, shows):
+        monkeypatch.setattr(module, "load_generator", lambda model, device=None: generator)
+        monkeypatch.setattr(module, "load_features", lambda *_, **__: AnyLayer())
+
+
 @pytest.fixture(scope="module")
 def generator():
     return tiny.stylegan2()
@@ -32,8 +54,7 @@ def generator():
 @pytest.fixture
 def photos(tmp_path, monkeypatch, generator):
     """Two photos on disk that the generator nearly can draw; the runs use the tiny networks."""
-    monkeypatch.setattr(runs, "load_generator", lambda model, device=None: generator)
-    monkeypatch.setattr(runs, "load_features", lambda *_, **__: AnyLayer())
+    networks(monkeypatch, generator)
     images = generator.synthesize(generator.sample("w", 2, seed=1), generator.fresh_noise(2, seed=8)).clamp(0, 1)
     paths = [tmp_path / "one.png", tmp_path / "two.png"]
     for path, image in zip(paths, images.split(1), strict=True):
@@ -42,7 +63,7 @@ def photos(tmp_path, monkeypatch, generator):
 
 
 def test_the_noise_stage_is_stored_with_its_maps_and_renders_the_written_image(photos, tmp_path, generator):
-    rows = runs.invert_photos(photos, tmp_path / "out", "tiny", steps=20, noise_steps=40, batch=2)
+    rows = invert(photos, tmp_path / "out", steps=20, noise_steps=40, batch=2)
     assert rows == json.loads((tmp_path / "out" / "results.json").read_text())
     assert [row["noise_steps"] for row in rows] == [40, 40] and [row["steps"] for row in rows] == [20, 20]
     for path, row in zip(photos, rows, strict=True):
@@ -64,9 +85,9 @@ def test_a_photo_that_cannot_be_inverted_is_marked_and_the_others_are_as_without
     code = generator.mean("w+").repeat(2, 1, 1)
     code[1] = torch.nan
     options = {"steps": 6, "noise_steps": 4, "weights": {"l1": 1.0}}
-    good = runs.invert_photos(photos, tmp_path / "one", "tiny", start=Latents("w+", code[:1]), **options)
+    good = invert(photos, tmp_path / "one", start=Latents("w+", code[:1]), **options)
     with pytest.warns(OptimizationWarning, match="sample 2 of 2 is NaN .* it is frozen at its best"):
-        rows = runs.invert_photos(photos, tmp_path / "two", "tiny", start=Latents("w+", code), log="jsonl", **options)
+        rows = invert(photos, tmp_path / "two", start=Latents("w+", code), log="jsonl", **options)
     assert [row["frozen"] for row in rows] == [0, 1] and "frozen" in runs.table(rows)
     assert rows[0] | {"seconds": 0} == good[0] | {"seconds": 0} and "gave up" not in runs.table(good)
     for folder in (tmp_path / "two", tmp_path / "two" / "log"):
@@ -85,12 +106,12 @@ def test_a_batch_in_which_none_can_be_inverted_is_named_and_the_others_are_done(
 
     monkeypatch.setattr(runs, "Inversion", Spoilt)
     with pytest.raises(runs.RunError, match=r"2 of 3 photos done; not these: .*one.png: the loss became NaN.") as error:
-        runs.invert_photos([*photos, photos[0]], tmp_path / "out", "tiny", steps=2, batch=2)
+        invert([*photos, photos[0]], tmp_path / "out", steps=2, batch=2)
     assert len(error.value.rows) == 2 == len(json.loads((tmp_path / "out" / "results.json").read_text()))
 
 
 def test_without_the_noise_stage_there_are_no_maps_and_no_figures_of_it(photos, tmp_path):
-    (row,) = runs.invert_photos(photos[:1], tmp_path / "out", "tiny", steps=5)
+    (row,) = invert(photos[:1], tmp_path / "out", steps=5)
     assert "psnr_fresh_noise" not in row and "noise_steps" not in row
     latents, _ = load_latents(tmp_path / "out" / row["image"].replace(".png", ".safetensors"))
     assert latents.noise is None
@@ -98,23 +119,80 @@ def test_without_the_noise_stage_there_are_no_maps_and_no_figures_of_it(photos, 
 
 def test_both_kinds_of_results_lie_side_by_side(photos, tmp_path):
     for steps in (0, 5):
-        runs.invert_photos(photos[:1], tmp_path / "out", "tiny", steps=5, noise_steps=steps)
+        invert(photos[:1], tmp_path / "out", steps=5, noise_steps=steps)
     names = {path.name for path in (tmp_path / "out").glob("*.safetensors")}
     assert names == {"one-tiny-wplus.safetensors", "one-tiny-wplus-noise.safetensors"}
 
 
 def test_the_way_between_fitted_photos_starts_and_ends_at_them(photos, tmp_path, generator):
-    gif, mp4 = runs.interpolate_photos(*photos, tmp_path / "out", "tiny", frames=3, steps=5, noise_steps=30)
+    mp4, gif = shows.interpolate_photos(photos, tmp_path / "out", *options(steps=5, noise_steps=30), frames=3)
     assert gif.name == "one-to-two-wplus-noise.gif" and mp4.exists()
     first = read_image(tmp_path / "out" / "one-tiny-wplus-noise.png")
     files = [tmp_path / "out" / f"{name}-tiny-wplus-noise.safetensors" for name in ("one", "two")]
-    frames = runs.interpolation_frames(generator, *(load_latents(file)[0] for file in files), frames=3)
+    frames = shows.interpolation_frames(generator, *(load_latents(file)[0] for file in files), frames=3)
     assert (frames[:1] - first).abs().max() < 1.5 / 255
 
 
 def test_a_generator_without_noise_maps_is_refused_before_anything_is_run(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "load_generator", lambda model, device=None: tiny.dcgan())
+    networks(monkeypatch, tiny.dcgan())
     monkeypatch.setattr(runs, "Inversion", lambda *_, **__: pytest.fail("the code was searched all the same"))
     with pytest.raises(NoiseError, match="no noise maps"):
-        runs.invert_photos(photos, tmp_path / "out", "tiny", "z", steps=5, noise_steps=5)
+        invert(photos, tmp_path / "out", space="z", steps=5, noise_steps=5)
     assert not (tmp_path / "out").exists()
+
+
+def test_latents_are_ends_of_a_way_too_and_the_frames_are_checked_before_anything_is_run(photos, tmp_path, generator):
+    save_latents(tmp_path / "found.safetensors", Latents("w", generator.mean("w")), model="tiny")
+    ends = (tmp_path / "found.safetensors", photos[0])
+    with pytest.raises(ImageError, match="between 0 and 50 frames per second for MP4 and GIF but got 60"):
+        shows.interpolate_photos(ends, tmp_path / "out", *options(steps=3), fps=60)
+    assert not (tmp_path / "out").exists()
+    mp4, gif = shows.interpolate_photos(ends, tmp_path / "out", *options(steps=3), frames=3)
+    assert gif.name == "found-to-one-wplus.gif" and mp4.exists() and not list((tmp_path / "out").glob("two*"))
+    assert (read_image(gif)[..., 8::16, 8::16] - generator.synthesize(generator.mean("w+"))).abs().mean() < 0.05
+    with pytest.raises(runs.RunError, match="holds latents of tiny, not of other; give it as --model"):
+        shows.interpolate_photos(ends[:1] * 2, tmp_path / "out", *options(model="other"), frames=3)
+
+
+# --- what people name ------------------------------------------------------------------------------------------------
+
+
+def test_equal_names_get_results_and_rows_of_their_own(photos, tmp_path):
+    paths = [tmp_path / "a" / "1.png", tmp_path / "b" / "1.PNG", tmp_path / "1-2.png"]
+    for path, value in zip(paths, (0.2, 0.5, 0.8), strict=True):
+        write_image(path, torch.full((1, 3, SIZE, SIZE), value))
+    rows = invert([tmp_path / "a", *paths[1:]], tmp_path / "out", steps=2)  # a folder stands for its photos
+    assert [row["file"] for row in rows] == [str(path) for path in paths]
+    assert len({row["image"] for row in rows}) == 3
+    assert len(list((tmp_path / "out").glob("*.png"))) == len(list((tmp_path / "out").glob("*.safetensors"))) == 3
+
+
+def test_names_are_shortened_before_anything_is_run(photos, tmp_path):
+    path = tmp_path / f"{'猫' * 80}.png"  # 240 bytes, of 255 that a file system allows
+    photos[0].rename(path)
+    (row,) = invert([path], tmp_path / "out", steps=2)
+    assert row["image"].startswith("猫猫") and (tmp_path / "out" / row["image"]).exists()
+    long = ["猫" * 80, "猫" * 79 + "x", "A", "a", "a", "a-2"]
+    stems = unique_stems(f"{name}.png" for name in long)
+    assert len({stem.casefold() for stem in stems}) == 6 and max(len(stem.encode()) for stem in stems) <= 84
+
+
+@pytest.mark.parametrize("box", ["0,0,16", "a,b,c,d"])
+def test_a_box_that_is_none_is_one_sentence(box):
+    with pytest.raises(runs.RunError, match=f"LEFT,TOP,RIGHT,BOTTOM in whole pixels; got '{box}'"):
+        runs.RunOptions(box=box)
+
+
+def test_a_box_outside_of_one_photo_names_it_and_the_others_are_done(photos, tmp_path):
+    write_image(photos[0], torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(0)))
+    with pytest.raises(runs.RunError, match="1 of 2 photos done; not these: two.png: expected a box") as error:
+        invert(photos, tmp_path / "out", steps=2, box="20,20,40,40")
+    assert len(error.value.rows) == 1
+
+
+@pytest.mark.parametrize("seed", ["9" * 23, "-" + "9" * 23])
+def test_a_seed_of_23_digits_is_one_sentence(seed):
+    from helpers.commands.inversion import app
+
+    said = CliRunner().invoke(app, ["sample", "--out", "nowhere", "--seed", seed])
+    assert said.exit_code == 2 and "expected a whole number below 2^63" in said.output

@@ -15,11 +15,12 @@ import torch
 from helpers import __main__ as program
 from helpers import progress
 from helpers.commands import runs
-from helpers.commands.runs import RunError, invert_photos
+from helpers.commands.runs import RunError
 from helpers.files import WriteError
 from helpers.images import read_image, write_image
 from helpers.optimizers import Optimization
 from helpers.progress import FILE, Progress, ProgressError, load_run
+from tests.lessons import test_runs
 from tests.lessons.test_runs import generator, photos  # noqa: F401  (fixtures: two photos, tiny networks)
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +35,7 @@ def files_of(folder):
 
 
 def invert(photos, out, **options):  # noqa: F811
-    return invert_photos(photos, out, "tiny", **{"steps": 4, "batch": 1} | options)
+    return test_runs.invert(photos, out, **{"steps": 4, "batch": 1} | options)
 
 
 # --- disks -----------------------------------------------------------------------------------------------------------

@@ -23,10 +23,11 @@ sys.path.insert(0, str(ROOT))
 
 from helpers import features as features_module  # noqa: E402
 from helpers import generators, progress  # noqa: E402
-from helpers.commands import runs  # noqa: E402
+from helpers.commands import runs, shows  # noqa: E402
 from helpers.features import FeatureConfig, Features  # noqa: E402
 from helpers.generators.discriminator import Discriminator  # noqa: E402
 from helpers.images import read_image, write_image  # noqa: E402
+from helpers.inversion import InversionOptions  # noqa: E402
 from tests.support import tiny  # noqa: E402  (the paths above come first)
 
 PATIENCE = 120.0  # seconds for one call
@@ -54,9 +55,9 @@ def networks():
         torch.nn.init.zeros_(conv.bias)
     network.name = "tiny"
     network = network.eval().requires_grad_(False)
-    for module in (generators, runs):
+    for module in (generators, runs, shows):
         module.load_generator = lambda *_, **__: generator
-    for module in (features_module, runs):
+    for module in (features_module, runs, shows):
         module.load_features = lambda *_, **__: network
     runs.out_of_domain = lambda generator, images, features: [None] * len(images)  # it takes longer than all the steps
     generators.load_discriminator = lambda *_, **__: discriminator
@@ -74,21 +75,23 @@ def inputs(folder):
 # --- what is called --------------------------------------------------------------------------------------------------
 
 
-def inversion(folder, out, steps=14, **options):
-    runs.invert_photos(inputs(folder), out, "tiny", steps=steps, batch=2, log="jsonl", **options)
+def inversion(folder, out, noise_steps=0, **options):
+    run = runs.RunOptions("tiny", batch=2, log="jsonl", noise_steps=noise_steps)
+    runs.invert_photos(inputs(folder), out, run, InversionOptions(**{"steps": 14} | options))
 
 
 def noise(folder, out):
-    inversion(folder, out, steps=4, noise_steps=8, start="best", optimizer="lbfgs")
+    inversion(folder, out, noise_steps=8, steps=4, start="best", optimizer="lbfgs")
 
 
 def interpolate(folder, out):
-    runs.interpolate_photos(*inputs(folder)[:2], out, "tiny", steps=6, noise_steps=4, frames=4)
+    run, search = runs.RunOptions("tiny", noise_steps=4), InversionOptions(steps=6)
+    shows.interpolate_photos(inputs(folder)[:2], out, run, search, frames=4)
 
 
 def demo(folder, out):
-    runs.demo_cat = lambda size: read_image(inputs(folder)[0])
-    runs.demo(out, steps=6)
+    shows.demo_cat = lambda size: read_image(inputs(folder)[0])
+    shows.demo(out, steps=6)
 
 
 def edit(folder, out, make):
@@ -223,7 +226,7 @@ def plain(value):
 
 def content(path):
     """What is in a file, in a form to be compared; None for what may differ."""
-    if path.name == "demo.png":  # its labels tell the seconds
+    if path.name == "demo.png":  # its labels show the seconds
         return None
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file

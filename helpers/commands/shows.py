@@ -1,0 +1,131 @@
+"""What the command line shows of a generator: the demo, the way between two photos, samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from helpers.commands.runs import (
+    DEFAULT_MODEL,
+    RunError,
+    RunOptions,
+    invert_photos,
+    measure,
+    result_stem,
+    space_stem,
+    write_results,
+)
+from helpers.features import load_features
+from helpers.figures import Figure, result_sheet, save_figure
+from helpers.files import unique_stems, write_json
+from helpers.generators import Generator, load_generator
+from helpers.images import quantize, read_image, write_image
+from helpers.inversion import Inversion, InversionOptions
+from helpers.latents import Latents, interpolate, load_latents, save_latents
+from helpers.photos import demo_cat
+from helpers.progress import Progress
+from helpers.video import check_fps, write_gif, write_mp4
+
+DEMO = (("dcgan-cats-64", "z"), (DEFAULT_MODEL, "z"), (DEFAULT_MODEL, "w"), (DEFAULT_MODEL, "w+"))
+
+
+def interpolation_frames(generator: Generator, a: Latents, b: Latents, frames: int = 60, batch: int = 16) -> Tensor:
+    """Images (frames, 3, H, W) of the latents from ``a`` to ``b``, both ends included."""
+    with torch.no_grad():
+        parts = [interpolate(a, b, t) for t in torch.linspace(0, 1, frames).split(batch)]
+        return quantize(torch.cat([generator.synthesize(part).cpu() for part in parts]))
+
+
+def interpolate_photos(
+    ends: tuple[str | Path, str | Path],
+    out: str | Path,
+    run: RunOptions | None = None,
+    search: InversionOptions | None = None,
+    *,
+    frames: int = 60,
+    fps: int = 30,
+) -> list[Path]:
+    """Write the way between two photos, there and back, as MP4 and GIF; returns both paths.
+
+    ends: photos, which are inverted first, or latents of the same model (.safetensors). With ``run.noise_steps`` the
+    fitted noise maps are interpolated too.
+
+    Raises ImageError for an impossible ``fps`` before anything is run, RunError for latents of another model, and what
+    ``invert_photos`` raises.
+    """
+    check_fps(fps, ".mp4", ".gif")
+    run, out = run or RunOptions(), Path(out)
+    generator = load_generator(run.model, run.device)
+    paths = [Path(end).expanduser() for end in ends]
+    photos = [path for path in paths if path.suffix != ".safetensors"]
+    if photos:
+        invert_photos(photos, out, run, search)
+    results = (result_stem(stem, run.model, run.space, run.noise_steps) for stem in unique_stems(photos))
+    files = [out / f"{next(results)}.safetensors" if path in photos else path for path in paths]
+    pictures = interpolation_frames(generator, *(_end_of(file, generator, run) for file in files), frames)
+    pictures = torch.cat([pictures, pictures.flip(0)])
+    first, second = unique_stems(paths, most=60)
+    stem = f"{first}-to-{second}-{space_stem(run.space)}" + ("-noise" if run.noise_steps else "")
+    write_mp4(out / f"{stem}.mp4", pictures, fps=fps)
+    write_gif(out / f"{stem}.gif", pictures, fps=fps)
+    return [out / f"{stem}.mp4", out / f"{stem}.gif"]
+
+
+def _end_of(file: Path, generator: Generator, run: RunOptions) -> Latents:
+    """The latents of a file in the run's space."""
+    latents, metadata = load_latents(file)
+    if metadata.get("model", run.model) != str(run.model):
+        raise RunError(f"{file} holds latents of {metadata['model']}, not of {run.model}; give it as --model.")
+    code = generator.convert(latents.code, latents.space, run.space)
+    return Latents(run.space, code, latents.noise).to(generator.device)
+
+
+@torch.no_grad()
+def sample_images(
+    out: str | Path, model: str, n: int = 12, *, truncation: float = 0.7, seed: int = 0, device="cpu"
+) -> Path:
+    """Draw n images; write ``0000.png`` … and their latents in one file, whose path is returned.
+
+    Truncation applies where there is a w space; else the latents are plain samples of z.
+    """
+    out, generator = Path(out), load_generator(model, device)
+    latents = Latents("z", generator.sample("z", n, seed))
+    if "w" in generator.spaces:
+        latents = Latents("w", generator.map(latents.code, truncation))
+    for i, part in enumerate(latents):
+        write_image(out / f"{i:04d}.png", generator.synthesize(part).clamp(0, 1))
+    save_latents(out / "latents.safetensors", latents, model=model, truncation=str(truncation), seed=str(seed))
+    return out / "latents.safetensors"
+
+
+def demo(
+    out: str | Path, steps: int = 300, device: str | torch.device = "cpu", log: str = "none"
+) -> tuple[list[dict], Figure]:
+    """Invert one real photo with every bundled model in every space; write the figure, the images and the table."""
+    out, features = Path(out), load_features(device=device)
+    target, search = demo_cat(64).to(device), InversionOptions(steps=steps, features=features)
+    rows, shown = [], []
+    with Progress(out, {"command": "demo", "steps": steps, "device": str(device)}, log=log) as progress:
+        for model, space in DEMO:
+            stem = f"{model}-{space_stem(space)}"
+            done = progress.done(stem)
+            if done is None:
+                result = progress.run(
+                    Inversion(load_generator(model, device), target, space, search), f"{model} {space}"
+                )
+                (row,) = measure(result, target, features)
+                write_results(out, [stem], result, model)
+                row = {"file": "chelsea (scikit-image)", "model": model, "space": space, **row, "image": f"{stem}.png"}
+                done = progress.finish(stem, [row])
+            rows += done
+            write_json(out / "results.json", rows)
+    for row in rows:
+        label = [f"{row['model'].split('-')[0]} {row['space']}", f"PSNR {row['psnr']:.1f} dB  SSIM {row['ssim']:.2f}"]
+        label += [f"feature distance {row['feature_distance']:.3f}", f"{row['seconds']:.0f} s"]
+        shown.append({"image": read_image(out / row["image"]), "label": label})
+    write_image(out / "target.png", target)
+    figure = result_sheet(target.cpu(), shown, columns=len(shown))
+    save_figure(figure, out / "demo.png")
+    return rows, figure
