@@ -1,4 +1,4 @@
-"""Is a photo of the kind that a model can show at all?"""
+"""Is a photo of the kind that a model can show?"""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ FAR = 1.5  # nine of ten validation cats lie below 1.4, photos of coffee, rocket
 
 @torch.no_grad()
 def domain_distance(generator: Generator, images: Tensor, features, samples: int = SAMPLES, seed: int = 0) -> Tensor:
-    """How far images (B, 3, R, R) in [0, 1] lie from what a model shows: (B,), about 1 for pictures of its own.
+    """How far images (B, 3, R, R) in [0, 1] are from what a model shows: (B,), about 1 for its own images.
 
     Mahalanobis distance (Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples, 2018) of the
     mean and deviation of each feature channel, to two thirds of some samples, divided by the mean of the same for the
-    last third. It knows content better than position: a face that is turned or shifted a little comes out near 1.
+    last third. It depends on content more than on position: a face that is slightly turned or shifted scores near 1.
     """
     z = generator.sample("z", samples, seed)
     shown = torch.cat([generator.synthesize(Latents("z", part)).clamp(0, 1) for part in z.split(8)])
@@ -47,12 +47,12 @@ def _described(images: Tensor, features) -> Tensor:
 
 
 def out_of_domain(generator: Generator, images: Tensor, features) -> list[str | None]:
-    """For each image None, or one sentence that says that the model does not show such pictures."""
+    """For each image None, or one sentence that says that the model does not show such images."""
     what = f" ({generator.domain})" if generator.domain else ""
     return [
         None
         if distance <= FAR
-        else f"the photo is unlike what this model shows{what}, {distance:.1f} times as far off as its own pictures: "
-        f"crop or align it otherwise, or take another model."
+        else f"the photo is unlike what this model shows{what}, {distance:.1f} times as far off as its own images: "
+        "crop or align it differently, or use another model."
         for distance in domain_distance(generator, images, features).tolist()
     ]

@@ -1,6 +1,6 @@
-"""An encoder: the latent of a picture in one forward pass, as a first guess for a search (Zhu et al. 2016, sec. 3.2).
+"""An encoder: the latent of an image in one forward pass, as a first guess for a search (Zhu et al. 2016, sec. 3.2).
 
-It also reads pictures of which only a part is known, such as a sketch: it gets the picture and a mask of what counts.
+It also reads images that are only partly known, such as a sketch: its input is the image and a mask of what counts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GROUPS = 8  # of group norm: the samples of a batch stay independent
 
 
 class EncoderError(ValueError):
-    """There is no encoder for a generator or space, or it was given something else than a picture."""
+    """There is no encoder for a generator or space, or its input is not an image."""
 
 
 class Block(nn.Module):
@@ -42,13 +42,13 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A small residual network from a picture and a mask to a code of one latent space.
+    """A small residual network from an image and a mask to a code of one latent space.
 
     Args:
         space: latent space that it predicts, the widest of its generator.
         shape: of one code: (z_dim,) or (num_ws, w_dim).
-        resolution: side that pictures are resized to, pixels; a multiple of 16.
-        widths: channels of the first convolution and of the blocks, each of which halves the size, the last apart.
+        resolution: side to which images are resized, pixels; a multiple of 16.
+        widths: channels of the first convolution and of the blocks; all but the last halve the size.
         hidden: width between the last feature map and the code.
     """
 
@@ -69,7 +69,7 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor, mask: Tensor) -> Tensor:
         """Offsets (B, *shape) from the mean code, in standard deviations of the space.
 
-        images: (B, 3, R, R) in [0, 1]; what the mask leaves out is not seen. mask: (B, 1, R, R) in [0, 1].
+        images: (B, 3, R, R) in [0, 1]; what the mask leaves out is hidden. mask: (B, 1, R, R) in [0, 1].
         """
         x = torch.cat([(images * 2 - 1) * mask, mask], 1)
         x = F.relu(self.squeeze(F.relu(self.blocks(self.stem(x)))))
@@ -79,17 +79,17 @@ class Encoder(nn.Module):
     def encode(
         self, generator: Generator, images: Tensor, mask: Tensor | None = None, space: str | None = None
     ) -> Latents:
-        """The latents that a picture, or the part of it under the mask, seems to have.
+        """The estimated latents of an image, or of its part under the mask.
 
         Args:
             generator: the one that the encoder was trained with.
             images: (B, 3, H, W) in [0, 1], square.
             mask: (B or 1, 1, H, W) in [0, 1], 1 = known; None is everywhere.
-            space: of the latents, by default the encoder's own. The w nearest to a w+ is the mean of its rows.
+            space: of the latents, by default the encoder's own. The w closest to a w+ is the mean of its rows.
 
         Raises:
-            EncoderError: where picture and mask do not fit each other, the codes do not fit the generator, or no way
-                leads to the space.
+            EncoderError: where image and mask do not match, the codes do not fit the generator, or the space cannot be
+                reached.
         """
         space = space or self.space
         if self.space not in generator.spaces or generator.code_shape(self.space) != self.shape:
@@ -97,8 +97,8 @@ class Encoder(nn.Module):
         mask = images.new_ones(1, 1, *images.shape[-2:]) if mask is None else mask
         if images.ndim != 4 or images.shape[1] != 3 or mask.shape[-2:] != images.shape[-2:]:
             raise EncoderError(
-                f"the encoder takes pictures (B, 3, H, W) and a mask (B or 1, 1, H, W) of the same size, but "
-                f"{tuple(images.shape)} and {tuple(mask.shape)} came."
+                "the encoder takes images (B, 3, H, W) and a mask (B or 1, 1, H, W) of the same size; "
+                f"got {tuple(images.shape)} and {tuple(mask.shape)}."
             )
         mask = mask.expand(len(images), -1, -1, -1)
         if images.shape[-1] != self.resolution:
@@ -107,18 +107,16 @@ class Encoder(nn.Module):
         if (self.space, space) == ("w+", "w"):
             code = code.mean(1)
         elif space != self.space:
-            raise EncoderError(
-                f"the encoder predicts {self.space}, from which no way leads to {space}; choose w or w+."
-            )
+            raise EncoderError(f"the encoder predicts {self.space}, which cannot become {space}; choose w or w+.")
         return Latents(space, code)
 
 
 def load_encoder(generator: Generator | str = "stylegan2-cats-64", device: torch.device | str | None = None) -> Encoder:
     """Load the encoder of a generator in evaluation mode with frozen weights.
 
-    generator: a loaded generator or its name, to whose registered encoder ("NAME-encoder") this leads, or the path of
-    a safetensors file of ``python -m helpers train encoder``.
-    Raises EncoderError where no encoder is registered for the generator, WeightsError for a file that holds none.
+    generator: a loaded generator or its name, whose registered encoder ("NAME-encoder") is loaded, or the path of a
+    safetensors file of ``python -m helpers train encoder``.
+    Raises EncoderError where no encoder is registered for the generator, WeightsError for any other file.
     """
     source: str | Path = generator if isinstance(generator, str | Path) else getattr(generator, "name", "")
     if not str(source).endswith(".safetensors"):
@@ -135,5 +133,5 @@ def load_encoder(generator: Generator | str = "stylegan2-cats-64", device: torch
         encoder = Encoder(**config["encoder"])
         encoder.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError) as error:
-        raise WeightsError(f"{source} holds no encoder that fits its config; export it again.") from error
+        raise WeightsError(f"{source} does not hold an encoder that fits its config; export it again.") from error
     return encoder.to(device).eval().requires_grad_(False)

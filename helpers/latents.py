@@ -17,7 +17,7 @@ from helpers.files import atomic_path
 
 
 class LatentsError(ValueError):
-    """Latents that do not fit together, or a file that holds none."""
+    """Latents that do not fit together, or a file that does not hold any."""
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Latents:
         """Some of the batch; an integer keeps the batch axis."""
         if isinstance(index, int):
             if not -len(self) <= index < len(self):
-                raise IndexError(f"there are {len(self)} latents, so no number {index}.")
+                raise IndexError(f"there are {len(self)} latents, not one with the number {index}.")
             index = slice(index, index + 1 or None)
         noise = None if self.noise is None else [m[index] for m in self.noise]
         return Latents(self.space, self.code[index], noise)
@@ -63,7 +63,7 @@ class Latents:
 
 
 def join(parts: list[Latents]) -> Latents:
-    """One batch of several; LatentsError unless all are of one space and all or none have noise."""
+    """One batch of several; LatentsError unless all are in one space and all or none have noise."""
     if len({(p.space, p.noise is None) for p in parts}) != 1:
         raise LatentsError("only latents of one space, all with or all without noise maps, can be joined in one batch.")
     noise = None
@@ -87,9 +87,9 @@ def interpolate(a: Latents, b: Latents, t: float | Tensor) -> Latents:
         LatentsError: for different spaces, or noise maps in only one of them.
     """
     if a.space != b.space:
-        raise LatentsError(f"latents of one space can be interpolated, but {a.space} and {b.space} came.")
+        raise LatentsError(f"only latents of one space can be interpolated; got {a.space} and {b.space}.")
     if (a.noise is None) != (b.noise is None):
-        raise LatentsError("latents can be interpolated if both or neither have noise maps; give the other its own.")
+        raise LatentsError("latents can be interpolated if both or neither have noise maps; add maps to the other.")
     t = torch.as_tensor(t, dtype=a.code.dtype, device=a.code.device)
     weight = t.reshape(-1, *[1] * (a.code.ndim - 1))
     code = _slerp(a.code, b.code, weight) if a.space == "z" else torch.lerp(a.code, b.code, weight)
@@ -100,10 +100,10 @@ def interpolate(a: Latents, b: Latents, t: float | Tensor) -> Latents:
 
 
 def _slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """Direction along the great circle, length linear between the two; opposite vectors turn over any one axis."""
+    """Direction along the great circle, length linear between the two; opposite vectors turn about any axis."""
     length_a, length_b = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
     u, v = a / length_a.clamp_min(1e-12), b / length_b.clamp_min(1e-12)
-    # arc cosine would lose half of the digits near 0 and pi
+    # the arc cosine would lose half of the digits near 0 and pi
     angle = 2 * torch.atan2((u - v).norm(dim=1, keepdim=True), (u + v).norm(dim=1, keepdim=True))
     sine = torch.sin(angle).clamp_min(1e-12)
     direction = (torch.sin((1 - t) * angle) * u + torch.sin(t * angle) * v) / sine
@@ -125,7 +125,7 @@ def save_latents(
 ) -> None:
     """Write latents as safetensors (float32), whole or not at all; metadata are strings, e.g. the model's name.
 
-    extra: more tensors for the same file, by names other than "code" and "noise."; ``load_latents`` leaves them.
+    extra: more tensors for the same file, by names other than "code" and "noise."; ``load_latents`` ignores them.
     """
     tensors = {"code": latents.code.detach().cpu().float().contiguous()}
     for i, noise in enumerate(latents.noise or []):

@@ -29,9 +29,9 @@ print(describe_session())
 
 
 def describe_session() -> str:
-    """Two lines: the device with its free memory, and which bundled and which official weights are on disk.
+    """Two lines: the device with its free memory, and which bundled and official weights are on disk.
 
-    From here on a cell that is run again frees what its last run made (``helpers.reruns``).
+    From now on a cell that is run again frees what its last run made (``helpers.reruns``).
     """
     install()
     found: dict[str, list[str]] = {"bundled": [], "official": []}
@@ -45,8 +45,8 @@ def describe_session() -> str:
 def describe_model(generator, minutes: float) -> str:
     """What was loaded, how long the lesson takes with it, and whether its steps fit into memory.
 
-    generator: a loaded one. minutes: of the lesson with the bundled model on two CPU cores. With another model one step
-    of each is measured, on this device, and the minutes are multiplied.
+    minutes: duration of the lesson with the bundled model on two CPU cores. For another model one step of each is timed
+    on this device, and the minutes are multiplied.
     """
     from helpers.features import load_features
     from helpers.generators import DEFAULT, load_generator
@@ -60,14 +60,14 @@ def describe_model(generator, minutes: float) -> str:
     if needed > free:
         return (
             f"{facts}. A step takes about {needed:.1f} GB and {free:.1f} GB are free: set generator.checkpointing = "
-            "True or generator.dtype = torch.bfloat16 below, or take a smaller model."
+            "True or generator.dtype = torch.bfloat16 below, or use a smaller model."
         )
     features = load_features("vgg19-slim", device=generator.device)
     ours, bundled = (step_seconds(g, features) for g in (generator, load_generator(DEFAULT, generator.device)))
     times = max(ours / bundled, 1.0)
     return (
         f"{facts}. A step takes {ours:.2g} s here, {times:.0f} times as long as with {DEFAULT}: running all cells "
-        f"takes about {minutes * times:.0f} minutes in place of {minutes:g}, and {needed:.1f} GB for two pictures."
+        f"takes about {minutes * times:.0f} minutes instead of {minutes:g}, and {needed:.1f} GB for two images."
     )
 
 

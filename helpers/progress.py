@@ -1,4 +1,4 @@
-"""What a command has done so far, in one file, from which the same command goes on after a stop or a kill."""
+"""What a command has done so far, in one file, from which the same command continues after a stop or a kill."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from helpers.logs import open_log
 
 FILE = "progress.pt"
 EVERY = 10.0  # seconds between two states on disk
-SHARE = 20  # a state that takes long to write is written the more seldom: at most a twentieth of the time
-FORMAT = 2  # of the states within; an older file is begun afresh
+SHARE = 20  # a state that takes long to write is written less often: at most a twentieth of the time
+FORMAT = 3  # of the states within; an older file is not continued
 LOGGED = 10  # steps between two lines of a log
 
 
@@ -40,50 +40,50 @@ def load_run(path: str | Path, device: str | torch.device = "cpu") -> dict:
     """Read what ``save_run`` wrote; nothing in it is executed. Raises ProgressError for any other file."""
     try:
         state = torch.load(path, map_location=device, weights_only=True)
+        reason = f"it holds a {type(state).__name__}"
     except Exception as error:  # a broken file makes torch raise whatever its parts do
-        reason = str(error).split("\n")[0][:80]
-        raise ProgressError(f"{path} is no saved state ({reason}); delete it, or choose another --out.") from error
+        state, reason = None, str(error).split("\n")[0][:80]
     if not isinstance(state, dict):
-        raise ProgressError(f"{path} holds no state but a {type(state).__name__}; delete it, or choose another --out.")
+        raise ProgressError(f"{path} is not a saved state ({reason}); delete it, or choose another --out.")
     return state
 
 
 @contextmanager
 def stopped_between_steps() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C, a closed terminal and a polite kill wait for the end of a step: gives a function that tells of them.
+    """Ctrl-C, a closed terminal and a polite kill wait for the end of a step; gives a function that reports them.
 
-    Amid a step a state is half old, half new. A second signal is not waited with. Only the main thread gets signals;
-    elsewhere nothing is changed.
+    In the middle of a step a state is only half updated. A second signal interrupts at once. Only the main thread gets
+    signals; in others nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    came = []
+    received = []
 
     def note(number, frame):
-        if came:
+        if received:
             raise KeyboardInterrupt
-        came.append(number)
+        received.append(number)
 
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.signal(number, note) for number in numbers}
     try:
-        yield lambda: bool(came)
+        yield lambda: bool(received)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 class Progress:
-    """The units of a command that are done, and the searches of the one under way. Use it with ``with``.
+    """The units of a command that are done, and the searches of the current one. Use it with ``with``.
 
-    The file is written when the block is entered, so that a folder that may not be written to is known before anything
-    is computed; after every unit; and every ``EVERY`` seconds of a search. It is removed when the block ends well.
+    The file is written when the block is entered, so that a read-only folder is noticed before anything is computed;
+    after every unit; and every ``EVERY`` seconds of a search. It is removed when the block ends well.
 
     Args:
         out: folder of the command.
-        settings: all that decides the results, plain values; ``files``: what it reads, by content.
-        log: kind of log, see ``open_log``; it lies in ``out/log``.
+        settings: everything that decides the results, plain values; ``files``: what it reads, by content.
+        log: kind of log, see ``open_log``; it is in ``out/log``.
 
     Raises:
         WriteError: for a folder that may not be written to, or a full disk.
@@ -99,7 +99,9 @@ class Progress:
         self.states: dict[str, dict] = {}
 
     def __enter__(self) -> Progress:
-        self._take_up()
+        clear_temporaries(self.out)
+        if self.path.exists():
+            self._continue()
         self._write()
         self.log = open_log(self.log_kind, self.out / "log", self.settings)
         return self
@@ -114,7 +116,7 @@ class Progress:
         return self.units.get(unit)
 
     def finish(self, unit: str, rows: list[dict]) -> list[dict]:
-        """Note a unit as done, when its files are written; gives the rows back."""
+        """Note a unit as done, once its files are written; returns the rows."""
         self.units[unit], self.states = rows, {}
         self._write()
         before = sum(map(len, self.units.values())) - len(rows)
@@ -123,57 +125,53 @@ class Progress:
         return rows
 
     def run(self, search, label: str, film: int = 0):
-        """Take all steps of a search, with a bar on the terminal, from where it stopped; gives its ``result()``.
+        """Take all steps of a Chain, with a bar on the terminal, from where it stopped; returns its ``result()``.
 
-        search: an iterable of steps with ``number``, ``state_dict()``, ``load_state_dict()`` and ``result()``.
-        label: its name within the unit. film: keep about so many pictures of the way, as ``frames(label)``.
+        label: its name within the unit. film: keep about so many images along the way, as ``frames(label)``.
         """
         saved = self.states.setdefault(label, {"frames": []})
         if "search" in saved:
             search.load_state_dict(saved["search"])
-            print(f"{label}: going on at step {search.number} of {len(search)}.", file=sys.stderr)
-        every, began, wait = max(1, len(search) // film) if film else 0, time.monotonic(), EVERY
+            print(f"{label}: continuing at step {search.number} of {len(search)}.", file=sys.stderr)
+        every, written, wait = max(1, len(search) // film) if film else 0, time.monotonic(), EVERY
         options = {"initial": search.number, "desc": label, "unit": "step", "leave": False, "file": sys.stderr}
         with stopped_between_steps() as stopped, tqdm(total=len(search), **options) as bar:
             for step in search:
                 bar.update()
                 if step.number % LOGGED == 0 or step.number == len(search):
-                    self._tell(bar, label, step)
+                    self._report(bar, label, step)
                 if every and step.number % every == 1 % every:
                     saved["frames"].append((step.images() * 255).round().byte().cpu())
-                if stopped() or time.monotonic() - began > wait:
+                if stopped() or time.monotonic() - written > wait:
                     saved["search"], began = search.state_dict(), time.monotonic()
                     self._write()
-                    wait = max(EVERY, SHARE * (time.monotonic() - began))
-                    began = time.monotonic()
+                    written = time.monotonic()
+                    wait = max(EVERY, SHARE * (written - began))
                 if stopped():
                     raise KeyboardInterrupt
         saved["search"] = search.state_dict()  # written with the next search's
         return search.result()
 
     def frames(self, label: str) -> list[Tensor]:
-        """Pictures (B, 3, h, w) in [0, 1] of the way of a search."""
+        """Images (B, 3, h, w) in [0, 1] along the way of a search."""
         return [frame.float() / 255 for frame in self.states[label]["frames"]]
 
-    def _tell(self, bar, label: str, step) -> None:
+    def _report(self, bar, label: str, step) -> None:
         losses = {name: value.nanmean().item() for name, value in {**step.parts, "total": step.total}.items()}
         bar.set_postfix(loss=f"{losses['total']:.4f}", refresh=False)
         self.log.scalars(step.number, {f"{label}/{name}": value for name, value in losses.items()})
 
-    def _take_up(self) -> None:
-        clear_temporaries(self.out)
-        if not self.path.exists():
-            return
+    def _continue(self) -> None:
         try:
             state = load_run(self.path)
         except ProgressError:
             state = {}
         if state.get("key") != self.key:
-            print(f"{self.path} is of other settings; starting afresh.", file=sys.stderr)
+            print(f"{self.path} belongs to other settings; starting again.", file=sys.stderr)
             return
         self.units, self.states = json.loads(state["units"]), state["states"]
         if self.units:
-            print(f"going on in {self.out}: {len(self.units)} done before.", file=sys.stderr)
+            print(f"continuing in {self.out}: {len(self.units)} done before.", file=sys.stderr)
 
     def _write(self) -> None:
         save_run(self.path, {"key": self.key, "units": json.dumps(self.units), "states": self.states})
@@ -183,4 +181,4 @@ def _content(file: str | Path) -> str:
     try:
         return sha256(str(file))
     except OSError:
-        return str(file)  # a name that is no file, or one that cannot be read: the command will say so
+        return str(file)  # not a file, or one that cannot be read: the command will say so

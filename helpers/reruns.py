@@ -1,7 +1,7 @@
-"""A cell that is run again lets go of what its last run made, so that a kernel does not grow from run to run.
+"""A cell that is run again frees what its last run made, so that a kernel does not grow from run to run.
 
-IPython keeps the value of every cell (``Out``) and, from version 9, what it has shown, and ipywidgets every widget (its
-registry), for as long as the kernel lives: a panel with its pictures, shown twenty times, would be there twenty times.
+IPython keeps the value of every cell (``Out``) and, from version 9, what it displayed, and ipywidgets every widget (its
+registry), for the life of the kernel: a panel with its images, shown twenty times, would be held twenty times.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 class Reruns:
     """Watches the cells of an IPython shell; ``install`` makes the one of a kernel.
 
-    The same cell is the one of the same id where the front end tells it, else of the same text.
+    Two runs are of the same cell if they have the same id, or without ids the same text.
     """
 
     def __init__(self, shell):
@@ -32,7 +32,7 @@ class Reruns:
                 known[name].close()
         if count is not None:
             self._forget(count)
-            gc.collect()  # widgets, panels and autograd graphs hold themselves in circles
+            gc.collect()  # widgets, panels and autograd graphs are reference cycles
         self.before = set(_widgets())
 
     def end(self, result) -> None:
@@ -43,7 +43,7 @@ class Reruns:
     def _forget(self, count: int) -> None:
         spaces, hook = (self.shell.user_ns, self.shell.user_ns_hidden), self.shell.displayhook
         value = spaces[0].get("_oh", {}).pop(count, None)
-        shown = getattr(self.shell.history_manager, "outputs", {})  # from IPython 9: every figure that a cell has shown
+        shown = getattr(self.shell.history_manager, "outputs", {})  # from IPython 9: every figure that a cell displayed
         shown.pop(count, None)
         for space in spaces:  # IPython keeps every value in the second one too
             space.pop(f"_{count}", None)
@@ -71,7 +71,7 @@ def _cell(info) -> str:
 
 
 def _widgets() -> dict:
-    """All widgets that live, by id; ipywidgets 7 and 8 keep them at different places."""
+    """All live widgets by id; ipywidgets 7 and 8 keep them in different places."""
     module = sys.modules.get("ipywidgets.widgets.widget")
     if module is None:
         return {}

@@ -5,8 +5,8 @@ To write a search, subclass Chain:
 1. ``phases``: a sequence of Phase (or a subclass with more fields); ``share`` divides ``steps`` among them. Where the
    steps of each phase are fixed, they are the shares, and ``steps`` is their sum.
 2. ``_begin(phase, steps)`` returns the phase's run, which starts from ``self.runs[-1]``, the phase before it (if any):
-   an ``Optimization(parameters, loss, steps=steps, ...)`` of optimizers.py, or another search whose result the next phase builds on.
-   ``loss(parameters, index)`` is a Loss of the samples ``index``; usually ``criterion(images, offset, index)``.
+   an ``Optimization(parameters, loss, steps=steps, ...)`` of optimizers.py, or another search on whose result the next
+   phase builds. ``loss(parameters, index)`` is a Loss of the samples ``index``.
 3. ``_step(phase, run, step)`` returns the Step with what a viewer needs (``latents``, ``render``).
 4. ``result()`` returns Result(..., **self.facts()): facts are the history, seconds, steps and frozen samples.
 5. ``done`` (optional) ends the search early.

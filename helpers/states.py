@@ -1,4 +1,4 @@
-"""One file for all that a session with a panel made: latents, drawings, pictures and settings."""
+"""One file for everything that a session with a panel made: latents, drawings, images and settings."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from helpers.latents import Latents, LatentsError, load_latents, save_latents, save_tensors
 
-PREFIX = "state."  # of the names of pictures and drawings in the file
+PREFIX = "state."  # of the names of images and drawings in the file
 
 
 class StateError(ValueError):
-    """A file that holds no state."""
+    """A file that does not hold a state."""
 
 
 @dataclass
@@ -25,7 +25,7 @@ class State:
     """What a panel was set to and what it found.
 
     Attributes:
-        latents: of the result, None where none belong to it.
+        latents: of the result; None if it has none.
         pictures: name to tensor: images (B, 3, H, W) and masks (B, 1, H, W) in [0, 1], drawings uint8 (H, W, 4).
         settings: numbers, texts and lists of them by name, as JSON has them.
     """
@@ -36,7 +36,7 @@ class State:
 
 
 def plain(settings: dict) -> dict:
-    """The part of the settings that JSON can hold; other values are left out, tuples become lists."""
+    """The settings that JSON can hold; other values are left out, tuples become lists."""
     kept = {}
     for name, value in settings.items():
         try:
@@ -73,16 +73,14 @@ def load_state(path: str | Path) -> tuple[State, dict[str, str]]:
     except (OSError, SafetensorError, LatentsError, json.JSONDecodeError) as error:
         raise StateError(f"expected a state that a panel saved (.safetensors), got {path}: {error}") from error
     if latents is None and not pictures or not isinstance(settings, dict):
-        raise StateError(f"expected a state that a panel saved (.safetensors), but {path} holds no state.")
+        raise StateError(f"expected a state that a panel saved (.safetensors), got {path} without one.")
     metadata.pop("space", None)
     return State(latents, {name: _checked(name, value) for name, value in pictures.items()}, settings), metadata
 
 
 def _checked(name: str, picture: Tensor) -> Tensor:
     if not re.fullmatch(r"[\w -]+(\.[\w -]+)*", name):  # it becomes a file name
-        raise StateError(
-            f"a picture of this state has the name {name!r}; expected letters, digits, spaces, - and dots."
-        )
+        raise StateError(f"an image of this state has the name {name!r}; expected letters, digits, spaces, - and dots.")
     if picture.is_floating_point() and not torch.isfinite(picture).all():
-        raise StateError(f"the picture {name} of this state holds NaN or infinity; save it anew.")
+        raise StateError(f"the image {name} of this state holds NaN or infinity; save it again.")
     return picture

@@ -15,10 +15,11 @@ from helpers.files import write_json
 from helpers.generators import Generator, load_discriminator, load_generator
 from helpers.latents import Latents
 from helpers.losses import lp_loss
-from helpers.metrics import diversity, nearest_distance
+from helpers.metrics import diversity
 from helpers.photos import load_faces
 from helpers.sketch import Candidates, Sketch, default_weights, read_sketch, search
 from staff.benchmarks.common import circumstances
+from staff.benchmarks.distributions import nearest_distance
 
 MODEL = "stylegan2-cats-64"
 FOLDER = Path(__file__).resolve().parent.parent.parent / "data" / "sketches"

@@ -14,9 +14,10 @@ from helpers.generators import Generator, load_generator
 from helpers.images import write_image
 from helpers.inversion import project
 from helpers.latents import Latents
-from helpers.metrics import feature_statistics, frechet_distance, psnr
+from helpers.metrics import psnr
 from helpers.photos import load_faces
 from staff.benchmarks.common import circumstances
+from staff.benchmarks.distributions import feature_statistics, frechet_distance
 from staff.training.features import evaluate_features
 from staff.training.gan import sample_grid
 

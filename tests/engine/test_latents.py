@@ -150,7 +150,7 @@ def test_w_and_noise_are_interpolated_linearly(space):
 
 def test_only_latents_of_one_kind_are_interpolated():
     latents = noisy()
-    with pytest.raises(LatentsError, match="of one space .* w and z came"):
+    with pytest.raises(LatentsError, match="of one space .*; got w and z"):
         interpolate(latents, Latents("z", latents.code), 0.5)
     with pytest.raises(LatentsError, match="both or neither have noise"):
         interpolate(latents, Latents("w", latents.code), 0.5)

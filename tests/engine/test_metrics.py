@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from helpers import metrics
-from helpers.metrics import feature_distance, feature_statistics, frechet_distance, psnr, ssim
+from helpers.metrics import feature_distance, psnr, ssim
 from tests.support import tiny
 
 
@@ -138,76 +138,9 @@ def test_feature_distance_ignores_the_strength_of_features():
     assert feature_distance(features, flat(200), flat(100), [2]).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_feature_distance_takes_computed_targets():
-    features, images, targets = TwoLayers(), noise(), (noise(seed=1) * 255).round() / 255
-    expected = feature_distance(features, images, targets, [2, 4])
-    ready = features(targets, [2, 4])
-    features.runs.clear()
-    assert torch.equal(feature_distance(features, images, ready, [2, 4]), expected)
-    assert features.runs == [(2, 4)]
-    with pytest.raises(ValueError, match="target features of layer 4"):
-        feature_distance(features, images, {2: ready[2]}, [2, 4])
-    with pytest.raises(ValueError, match="same shape"):
-        feature_distance(features, images[:1], ready, [2, 4])
+def test_feature_distance_needs_a_layer():
     with pytest.raises(ValueError, match="at least one layer"):
-        feature_distance(features, images, targets, [])
-
-
-# --- Fréchet distance ------------------------------------------------------------------------------------------------
-
-
-def test_frechet_distance_by_hand():
-    """Diagonal covariances commute: |m1 - m2|² + the sum of (s1 - s2)² over the standard deviations."""
-    mean, other = torch.tensor([0.0, 1.0]), torch.tensor([3.0, 5.0])
-    first, second = torch.diag(torch.tensor([4.0, 9.0])), torch.diag(torch.tensor([1.0, 25.0]))
-    assert frechet_distance(mean, first, other, second) == pytest.approx(25 + 1 + 4, abs=1e-9)
-    assert frechet_distance(mean, first, mean, first) == pytest.approx(0, abs=1e-9)
-
-
-def test_frechet_distance_agrees_with_the_matrix_square_root():
-    from scipy.linalg import sqrtm
-
-    generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(6, 6, generator=generator, dtype=torch.float64) for _ in range(2))
-    first, second = a @ a.T, b @ b.T  # they do not commute
-    mean, other = torch.zeros(6), torch.ones(6)
-    root = sqrtm((first @ second).numpy()).real
-    expected = 6 + np.trace(first.numpy() + second.numpy() - 2 * root)
-    assert frechet_distance(mean, first, other, second) == pytest.approx(expected, rel=1e-6)
-    assert frechet_distance(other, second, mean, first) == pytest.approx(expected, rel=1e-6)
-
-
-def test_frechet_distance_of_rank_deficient_covariances():
-    """Fewer images than channels."""
-    vectors = torch.randn(4, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    covariance = torch.cov(vectors.T)
-    assert frechet_distance(torch.zeros(10), covariance, torch.zeros(10), covariance) == pytest.approx(0, abs=1e-6)
-
-
-def test_feature_statistics_do_not_depend_on_the_batches():
-    features, images = TwoLayers(), noise(7, 8)
-    pooled = features((images * 255).round() / 255, [4])[4].mean(dim=(2, 3)).double().numpy()
-    for sizes in ([7], [3, 4], [1] * 7):
-        mean, covariance = feature_statistics(features, iter(images.split(sizes)), 4)
-        assert mean.dtype == torch.float64 and covariance.shape == (7, 7)
-        assert np.allclose(mean, pooled.mean(0)) and np.allclose(covariance, np.cov(pooled.T))
-
-
-def test_feature_statistics_refuse_one_image():
-    with pytest.raises(ValueError, match="at least 2 images"):
-        feature_statistics(TwoLayers(), [noise(1)], 2)
-    with pytest.raises(ValueError, match="at least 2 images"):
-        feature_statistics(TwoLayers(), [], 2)
-
-
-def test_frechet_distance_refuses():
-    mean, covariance = torch.zeros(3), torch.eye(3)
-    with pytest.raises(ValueError, match="same shape"):
-        frechet_distance(mean, covariance, torch.zeros(2), torch.eye(2))
-    with pytest.raises(ValueError, match="same shape"):
-        frechet_distance(mean, covariance, mean, torch.eye(2))
-    with pytest.raises(ValueError, match="finite"):
-        frechet_distance(mean, covariance, mean * float("nan"), covariance)
+        feature_distance(TwoLayers(), noise(), noise(), [])
 
 
 # --- what all refuse -------------------------------------------------------------------------------------------------
@@ -245,13 +178,3 @@ def test_diversity_is_the_mean_feature_distance_over_all_pairs():
     assert metrics.diversity(features, images[[0, 0]], layers) == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="at least 2 images"):
         metrics.diversity(features, images[:1], layers)
-
-
-def test_the_nearest_distance_is_the_smallest_feature_distance():
-    features, layers, images, others = tiny.Features(), ("conv1_1", "conv2_1"), some_images(3), some_images(5, 1)
-    others[4] = images[1]
-    expected = [
-        min(metrics.feature_distance(features, a[None], b[None], layers).item() for b in others) for a in images
-    ]
-    found = metrics.nearest_distance(features, images, others, layers, batch=2)
-    assert found.tolist() == pytest.approx(expected, abs=1e-5) and found[1] < 1e-5 < found[0]

@@ -113,15 +113,15 @@ def test_other_settings_or_other_photos_start_afresh_and_say_so(photos, tmp_path
         capfd.readouterr()
         (first, _) = invert(photos, tmp_path / change, steps=6 if change == "steps" else 4)
         said = capfd.readouterr().err
-        assert ("going on at step" in said) == (change == "nothing")
-        assert ("of other settings; starting afresh" in said) == (change != "nothing")
+        assert ("continuing at step" in said) == (change == "nothing")
+        assert ("belongs to other settings; starting again" in said) == (change != "nothing")
         assert first["steps"] == (6 if change == "steps" else 4)
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 half a zip"])
 def test_a_progress_that_cannot_be_read_is_no_obstacle(tmp_path, content):
     (tmp_path / FILE).write_bytes(content)
-    with pytest.raises(ProgressError, match="is no saved state"):
+    with pytest.raises(ProgressError, match="is not a saved state"):
         load_run(tmp_path / FILE)
     with Progress(tmp_path, {"a": 1}) as ours:
         assert ours.done("x") is None

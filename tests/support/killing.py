@@ -294,7 +294,7 @@ def torment(kind, folder, kills, draw):
                 seconds = min(seconds, took)
             fresh = False
             report["kills"] += killed
-            report["went on"] += kept or "going on" in said
+            report["went on"] += kept or "continuing" in said
         report["finished"] += 1
         report["different"] += differences(out, folder / "whole")
     return report | {"seconds": round(seconds, 2)}
