@@ -12,7 +12,7 @@ function make(tag, properties = {}, children = []) {
   return node;
 }
 
-// Gaussian blur of an array, standard deviation sigma pixels; outside, the border's values go on (as masks.feather).
+// Gaussian blur of an array, standard deviation sigma pixels; outside, the border's values continue (as masks.feather).
 function blur(values, width, height, sigma) {
   const reach = Math.floor(3 * sigma + 0.5);
   if (!reach) return values;
@@ -251,7 +251,7 @@ function render({ model, el }) {
   const undoing = button("Undo", "Undo (Ctrl+Z)", undo), redoing = button("Redo", "Redo (Ctrl+Shift+Z)", redo);
   const clear = button("Clear", "Erase everything", () => change(() => pen.clearRect(0, 0, width, height)));
   const inverting = button("Invert", "Swap inside and outside (I)", invert);
-  const picker = button("Pick", "Pick a colour from the picture", () => {
+  const picker = button("Pick", "Pick a colour from the image", () => {
     picking = !picking;
     refresh();
   });
@@ -265,7 +265,7 @@ function render({ model, el }) {
   const closer = button("+", "Zoom in (Ctrl+wheel, or two fingers)", () => zoomBy(1.5));
   const further = button("−", "Zoom out", () => zoomBy(1 / 1.5)), scale = make("output");
   const sliders = [slider("brush", "Size", 1, Math.round(Math.min(width, height) / 2), 0.5)];
-  if (masking) sliders.push(slider("feather", "Feather", 0, Math.round(Math.min(width, height) / 8), 0.25));
+  if (model.get("softens")) sliders.push(slider("feather", "Feather", 0, Math.round(Math.min(width, height) / 8), 0.25));
   sliders.push(slider("opacity", "Opacity", 0, 1, 0.05));
   const note = make("div", { className: "note", role: "alert" });
   const bar = (...nodes) => make("div", { className: "bar" }, nodes);

@@ -26,22 +26,21 @@ class Job:
     """Run an iterator in a thread; whoever watches asks for ``latest()``, the thread itself shows nothing.
 
     Only one job of a process runs: starting another one stops it. Two would share the cores, and a panel whose cell
-    was run again would go on unseen.
+    was run again would continue unseen.
 
     Args:
-        make_iterator: called in the thread, because the start may take long; gives the iterable of steps.
+        make_iterator: called in the thread, because the start may take long; returns the iterable of steps.
         record: what ``history`` keeps of each step.
-        ended: called in the thread with the iterator at the end of a run that took a step, also of one that was stopped
-            or failed: what has to be done whether anybody watches or not.
+        ended: called in the thread with the iterator after a run that took a step, even if it was stopped or failed:
+            for what must be done whether or not anybody watches.
 
     Attributes:
         state: "ready", "running", "paused", then "finished", "stopped" or "failed".
-        iterator: what ``make_iterator`` gave, None until then.
+        iterator: what ``make_iterator`` returned, None until then.
         history: a record of every step.
         error: the exception of a failed job. ended_error: that of ``ended``.
-        seconds: time spent in steps, pauses left out.
+        seconds: time spent in steps, without pauses. seconds_of_calls: time spent in what ``call()`` asked for.
         marks: (end on the clock of ``time.perf_counter``, seconds) of every step.
-        seconds_of_calls: time that the thread spent in what ``call()`` asked for.
     """
 
     current: Job | None = None
@@ -57,11 +56,10 @@ class Job:
         self.history: list = []
         self.marks: list[tuple[float, float]] = []
         self.seconds = self.seconds_of_calls = 0.0
-        self._latest = None
-        self._stop = False
+        self._latest, self._stop = None, False
         self._calls: deque[tuple[Future, Callable]] = deque()
         self._wake = threading.Condition()
-        # of the caller: a new thread would have grad mode on and autocast off
+        # the caller's modes: a new thread would have grad mode on and autocast off
         self._grad = torch.is_grad_enabled()
         self._autocast = {d: torch.get_autocast_dtype(d) for d in ("cpu", "cuda") if torch.is_autocast_enabled(d)}
         self._thread = threading.Thread(target=self._run, name="job", daemon=True)
@@ -71,7 +69,7 @@ class Job:
         return self.state in ALIVE
 
     def start(self) -> None:
-        """Start, or go on after a pause."""
+        """Start, or continue after a pause."""
         with self._wake:
             if self.state == "ready":
                 if Job.current is not None:
@@ -83,20 +81,20 @@ class Job:
                 self._wake.notify_all()
 
     def pause(self) -> None:
-        """Halt after the step under way, until ``start()`` or ``stop()``."""
+        """Halt after the current step, until ``start()`` or ``stop()``."""
         with self._wake:
             if self.state == "running":
                 self.state = "paused"
 
     def stop(self, timeout: float = 0.5) -> bool:
-        """End after the step under way; True when the thread has ended within ``timeout`` seconds."""
+        """End after the current step; True if the thread ended within ``timeout`` seconds."""
         with self._wake:
             self._stop = True
             self._wake.notify_all()
         return self.wait(timeout)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end; True when it came within ``timeout`` seconds."""
+        """Wait for the end; True if it came within ``timeout`` seconds."""
         if self._thread.is_alive():
             self._thread.join(timeout)
         return not self.alive
@@ -106,7 +104,7 @@ class Job:
         return self._latest
 
     def call(self, function: Callable[[], Any]) -> Future:
-        """Call a function between two steps (at once where nothing runs): the way to change what the iterator uses."""
+        """Call a function between two steps (at once if nothing runs): the way to change what the iterator uses."""
         future = Future()
         with self._wake:
             self._calls.append((future, function))
@@ -130,7 +128,7 @@ class Job:
         try:
             self.iterator = self.make_iterator()
             steps = iter(self.iterator)
-            while self._may_go_on():
+            while self._may_continue():
                 started = time.perf_counter()
                 step = next(steps, END)
                 ended = time.perf_counter()
@@ -144,23 +142,19 @@ class Job:
                 state = "stopped"
         except Exception as error:  # would vanish with the thread; whoever watches shows it
             self.error, state = error, "failed"
-        self._end()
+        try:
+            if self._latest is not None:
+                self.ended(self.iterator)
+        except Exception as error:  # not a step's; whoever watches shows it
+            self.ended_error = error
         with self._wake:
             self.state = state
             if Job.current is self:
                 Job.current = None
         self._make_calls()
 
-    def _end(self) -> None:
-        if self._latest is None:
-            return
-        try:
-            self.ended(self.iterator)
-        except Exception as error:  # of no step; whoever watches shows it
-            self.ended_error = error
-
-    def _may_go_on(self) -> bool:
-        """Make the calls that wait, then wait for the end of a pause; False for the end of all."""
+    def _may_continue(self) -> bool:
+        """Make the waiting calls, then wait for the end of a pause; False if the run is to end."""
         while True:
             self._make_calls()
             with self._wake:
@@ -185,6 +179,6 @@ class Job:
 
 @atexit.register
 def _stop_current() -> None:
-    """No thread may be inside torch when the interpreter goes."""
+    """No thread may be inside torch while the interpreter shuts down."""
     if Job.current is not None:
         Job.current.stop(timeout=2)

@@ -1,13 +1,14 @@
-"""A view of something that runs: the browser asks for the next frame when it has painted the last.
+"""A view of something that runs: the browser asks for the next frame once it has painted the last one.
 
 No thread touches a widget, so nothing piles up on a slow link and the view works where only comm messages reach the
-kernel. ``live_view`` takes anywidget where it is installed and core ipywidgets (7.7 or 8) elsewhere.
+kernel. ``live_view`` uses anywidget if it is installed, otherwise core ipywidgets (7.7 or 8).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import ipywidgets as widgets
 import traitlets
@@ -16,56 +17,18 @@ from helpers.widgets.job import Job
 
 try:
     import anywidget
-except ImportError:  # the fall-back below needs core ipywidgets only
+except ImportError:  # the fallback below needs core ipywidgets only
     anywidget = None
 
-# the HTML of the next frame, None where there is none yet, and seconds to wait before the one after it
+# the HTML of the next frame, None if there is none yet, and seconds to wait before the one after it
 Frame = Callable[[], tuple[str | None, float]]
 
-TICK = 200  # milliseconds between two frames of the fall-back
+TICK = 200  # milliseconds between two frames of the fallback
 
-ESM = """
-function render({ model, el }) {
-  const me = String(Math.random());  // several views of one model: each asks for itself
-  let open = true, asked = false, painted = null;
-  const paint = async (html) => {
-    if (html === painted) return;
-    el.innerHTML = painted = html;
-    await Promise.all([...el.querySelectorAll("img")].map((image) => image.decode().catch(() => {})));
-    await new Promise(requestAnimationFrame);
-  };
-  const ask = () => {
-    if (open && !asked && model.get("running")) {
-      asked = true;
-      model.send({ ask: me });
-    }
-  };
-  const answer = async (message) => {
-    if (message.ask !== me) return;
-    if (message.html !== null) await paint(message.html);
-    asked = false;
-    setTimeout(ask, message.wait);
-  };
-  const still = () => { if (!model.get("running")) paint(model.get("html")); };
-  const run = () => {
-    asked = false;
-    ask();
-    still();  // a last frame that was still being painted must not stay
-  };
-  model.on("msg:custom", answer);
-  model.on("change:html", still);
-  model.on("change:running", run);
-  still();
-  ask();
-  return () => {
-    open = false;
-    model.off("msg:custom", answer);
-    model.off("change:html", still);
-    model.off("change:running", run);
-  };
-}
-export default { render };
-"""
+
+def source(name: str) -> str:
+    """A file of this folder as text: anywidget watches a path, and the watcher would keep every widget alive."""
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 if anywidget is not None:
@@ -73,7 +36,7 @@ if anywidget is not None:
     class LiveView(anywidget.AnyWidget):
         """Shows ``html``; while ``running`` it asks for frames instead."""
 
-        _esm = ESM
+        _esm = source("live.js")
         html = traitlets.Unicode().tag(sync=True)
         running = traitlets.Bool().tag(sync=True)
 
@@ -90,16 +53,16 @@ if anywidget is not None:
 class PlayView(widgets.VBox):
     """The same with core widgets: a hidden ``Play`` is the clock; it, too, ticks in the browser.
 
-    That of ipywidgets 7 starts by its own button only, so there it is shown during a run.
+    The Play of ipywidgets 7 starts only by its own button, so there it is shown during a run.
     """
 
     def __init__(self, frame: Frame, **options):
-        self.picture = widgets.HTML()
-        self.clock = widgets.Play(min=0, max=1_000_000, interval=TICK, layout=widgets.Layout(display="none"))
-        self.hint = widgets.HTML("Press ▶ to watch the run.", layout=widgets.Layout(display="none"))
-        self.frame = frame
+        hidden = {"display": "none"}
+        self.picture, self.frame = widgets.HTML(), frame
+        self.clock = widgets.Play(min=0, max=1_000_000, interval=TICK, layout=hidden)
+        self.hint = widgets.HTML("Press ▶ to watch the run.", layout=hidden)
         super().__init__([self.hint, self.clock, self.picture], **options)
-        self._starts = self.clock.has_trait("playing")  # from here: ipywidgets 8
+        self._starts = self.clock.has_trait("playing")  # since ipywidgets 8
         self._playing = "playing" if self._starts else "_playing"
         self.clock.observe(self._tick, "value")
 
@@ -130,12 +93,12 @@ class Pace:
     """Seconds to wait between two frames, so that the view takes a small share of a run's time.
 
     A frame costs the run more than its drawing: where browser, server and kernel share a machine, painting and sending
-    take cores from it, too. So the cost is read from the run itself: how much longer the steps beside a frame take
-    than those in a gap, of which every ``EVERY``-th is made long enough. Steps vary by themselves: both are averages.
+    use its cores too. So the cost is read off the run itself: how much longer the steps just after a frame take than
+    those in a gap; every ``EVERY``-th gap is made long enough for that. Both are averages, as steps vary by themselves.
     """
 
-    SHARE = 0.06  # of the time may go into frames; a run shall keep 90 % of its speed, and this is an estimate
-    BESIDE, GAP, EVERY = 0.3, 0.7, 8  # seconds after a frame that count as beside it; seconds of a gap; frames
+    SHARE = 0.06  # of the time may go into frames; a run should keep 90 % of its speed, and this is an estimate
+    BESIDE, GAP, EVERY = 0.3, 0.7, 8  # seconds that count as just after a frame; seconds of a gap; frames
     SHORTEST, LONGEST = 0.1, 1.0  # seconds
     FORGET = 0.2  # weight of the newest frame in the averages
 
@@ -162,5 +125,5 @@ class Pace:
 
 
 def live_view(frame: Frame, **options) -> widgets.DOMWidget:
-    """A widget that shows ``html`` and, while ``running``, what ``frame()`` gives, as fast as the browser paints."""
+    """A widget that shows ``html`` and, while ``running``, what ``frame()`` returns, as fast as the browser paints."""
     return (PlayView if anywidget is None else LiveView)(frame, **options)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import Tensor
 
 from helpers.images import resize
@@ -15,7 +17,7 @@ from helpers.style_transfer import (
     check_weights,
 )
 from helpers.style_transfer.statistics import STATISTICS
-from helpers.widgets.panel import RunPanel, change_weights
+from helpers.widgets.panel import OUT, RunPanel
 from helpers.widgets.parts import dropdown, float_slider, int_slider, seed_box
 
 SIZES = (64, 96, 128, 192, 256, 384, 512)
@@ -29,68 +31,72 @@ GROUPS = {
 
 
 class StylePanel(RunPanel):
-    """See ``style_panel``."""
-
-    def add_content(self, name: str, image: Tensor) -> None:
-        """Offer one more photo (1, 3, H, W) in [0, 1] and choose it."""
-        self.contents[name] = image
-        self.controls["content"].options = list(self.contents)
-        self.controls["content"].value = name
-
-
-def style_panel(features, contents: dict[str, Tensor], styles: dict[str, Tensor], **options) -> StylePanel:
     """Choose content, style, layers, size and colours, press Start, and move the weights while it runs.
 
-    contents: name to a square photo (1, 3, H, H) in [0, 1]; styles: name to a picture (1, 3, h, w). ``options`` are
-    those of RunPanel (``out``). ``panel.make(panel.settings)`` is the StyleTransfer that Start runs.
+    Args:
+        features: network of ``load_features``.
+        photos: name to a square photo (1, 3, H, H) in [0, 1]. styles: name to a picture (1, 3, h, w).
+        out: folder for what is saved.
+        values: first values of controls by name.
+
+    The same run without widgets: ``panel.make(panel.settings)`` is the StyleTransfer.
     """
-    contents, styles = dict(contents), dict(styles)
 
-    def make(settings: dict) -> StyleTransfer:
-        settings = dict(settings)
-        photo = resize(contents[settings.pop("content")], settings.pop("size"))
-        picture, layer = styles[settings.pop("style")], settings.pop("content_layer")
-        return StyleTransfer(features, photo, [picture], content_layers=layer, **settings.pop("weights"), **settings)
-
-    controls = {
-        "content": dropdown("content", list(contents)),
-        "style": dropdown("style", list(styles)),
-        "size": dropdown("size", list(SIZES)),
-        "content_layer": dropdown("content layer", list(features.layers)),
-        "style_layers": dropdown("style layers", list(GROUPS.items())),
-        "statistic": dropdown("statistic", [*STATISTICS, "patches"]),
-        "colour": dropdown("colour", list(COLOURS)),
-        "style_scale": float_slider("style scale", 1.0, 0.5, 2.0, 0.25),
-        "init": dropdown("start", ["content", "noise"]),
-        "optimizer": dropdown("optimizer", OPTIMIZERS[::-1]),
-        "steps": int_slider("steps", 100, 10, 500, 10),
-        "seed": seed_box(),
+    function, title, choosers = "helpers.style_transfer.stylize", "content", ("content",)
+    labels = {name: name.replace("_", " ") for name in ("content_weight", "style_weight", "tv_weight")}
+    powers = {"style_weight": (-1, 3), "tv_weight": (-1, 3)}
+    presets = {
+        "Texture": {"content_weight": 0.0, "init": "noise"},
+        "Reconstruction": {"style_weight": 0.0, "init": "noise"},
     }
-    controls["size"].value, controls["content_layer"].value = 128, CONTENT_LAYERS[0]
-    panel = StylePanel(
-        make,
-        controls,
-        weights={"content_weight": 1.0, "style_weight": STYLE_WEIGHT, "tv_weight": 0.0},
-        powers={"style_weight": (-1, 3), "tv_weight": (-1, 3)},
-        presets={
-            "Texture": {"content_weight": 0.0, "init": "noise"},
-            "Reconstruction": {"style_weight": 0.0, "init": "noise"},
-        },
-        title="content",
-        reference=lambda: resize(contents[controls["content"].value], controls["size"].value),
-        call="StyleTransfer(features, content, [style])",
-        change=_change_weights,
-        **options,
-    )
-    panel.contents, panel.styles = contents, styles
-    for name in panel.weight_names:
-        panel.controls[name].description = name.replace("_", " ")
-    for name in ("content", "size"):
-        controls[name].observe(lambda _: panel.box.guard(panel.box.show_reference), "value")
-    return panel
 
+    def __init__(self, features, photos: dict[str, Tensor], styles: dict[str, Tensor], *, out: str | Path = OUT,
+                 **values):  # fmt: skip
+        self.features, self.styles = features, dict(styles)
+        controls = {
+            "content": dropdown("content", list(photos)),
+            "style": dropdown("style", list(styles)),
+            "size": dropdown("size", list(SIZES), 128),
+            "content_layer": dropdown("content layer", list(features.layers), CONTENT_LAYERS[0]),
+            "style_layers": dropdown("style layers", list(GROUPS.items())),
+            "statistic": dropdown("statistic", [*STATISTICS, "patches"]),
+            "colour": dropdown("colour", list(COLOURS)),
+            "style_scale": float_slider("style scale", 1.0, 0.5, 2.0, 0.25),
+            "init": dropdown("start", ["content", "noise"]),
+            "optimizer": dropdown("optimizer", OPTIMIZERS[::-1]),
+            "steps": int_slider("steps", 100, 10, 500, 10),
+            "seed": seed_box(),
+        }
+        weights = {"content_weight": 1.0, "style_weight": STYLE_WEIGHT, "tv_weight": 0.0}
+        super().__init__(controls, weights, photos=photos, out=out, values=values)
 
-def _change_weights(run: StyleTransfer, weights: dict[str, float]) -> None:
-    """Under the criterion's own names."""
-    check_weights(named := {name.removesuffix("_weight"): value for name, value in weights.items()})
-    change_weights(run, named)
+    def connect(self) -> None:
+        self.controls["size"].observe(lambda _: self.guard(self.show_reference), "value")
+
+    def photo(self, name: str) -> Tensor:
+        """A photo by name at the chosen size."""
+        return resize(self.photos[name], self.controls["size"].value)
+
+    def arguments(self) -> str:
+        values = self.values
+        photo = f"helpers.images.resize(panel.photos[{values['content']!r}], {values['size']})"
+        return f"panel.features, {photo}, [panel.styles[{values['style']!r}]]"
+
+    @property
+    def settings(self) -> dict:
+        """Options for ``stylize(features, content, [style], **panel.settings)``."""
+        values = super().settings
+        layer = {"content_layers": values.pop("content_layer")}
+        return {n: v for n, v in (values | values.pop("weights") | layer).items() if n not in ("size", "style")}
+
+    def make(self, settings: dict) -> StyleTransfer:
+        style = self.styles[self.controls["style"].value]
+        return StyleTransfer(self.features, self.chosen_photo("content"), [style], **settings)
+
+    def reference(self) -> Tensor:
+        return self.chosen_photo("content")
+
+    def change(self, run: StyleTransfer, weights: dict[str, float]) -> None:
+        """Under the criterion's own names."""
+        check_weights(named := {name.removesuffix("_weight"): value for name, value in weights.items()})
+        super().change(run, named)

@@ -1,15 +1,30 @@
-"""One's own photo by upload, with a crop box."""
+"""One's own photo by upload, with a square box for the crop."""
 
 from __future__ import annotations
+
+import cmath
+import math
+from collections.abc import Callable
 
 import ipywidgets as widgets
 import traitlets
 from torch import Tensor
 
-from helpers.images import MIN_SIDE, ImageError, crop, read_image, resize
-from helpers.widgets.pictures import error_html, figure_html, jpeg_url, row_html
+from helpers.images import MIN_SIDE, crop, read_image, resize
+from helpers.photos import cut_square
+from helpers.widgets.live import source
+from helpers.widgets.parts import WRAP, float_slider
+from helpers.widgets.pictures import error_html, figure_html, frame_html, jpeg_url
 
-WIDTH = 256  # pixels of the photo on the screen
+try:
+    import anywidget
+except ImportError:  # the fallback below needs core ipywidgets only
+    anywidget = None
+
+WIDTH = 320  # pixels of the photo on the screen
+SIDE = 512  # pixels of the crop: as much as any model or style transfer of the lessons takes
+
+Find = Callable[[Tensor], tuple[tuple[float, float, float, float], float] | None]
 
 
 def uploaded_files(value) -> list[tuple[str, bytes]]:
@@ -19,107 +34,120 @@ def uploaded_files(value) -> list[tuple[str, bytes]]:
     return [(entry["name"], bytes(entry["content"])) for entry in value]
 
 
-def _slider(name: str) -> widgets.IntSlider:
-    layout = widgets.Layout(width="340px")
-    return widgets.IntSlider(0, min=0, max=1, description=name, style={"description_width": "40px"}, layout=layout)
+if anywidget is not None:
+
+    class CropBox(anywidget.AnyWidget):
+        """The photo with its box, to drag by mouse, finger or keys."""
+
+        _esm, _css = source("crop.js"), source("crop.css")
+        photo = traitlets.Unicode().tag(sync=True)
+        size = traitlets.List(default_value=[1, 1]).tag(sync=True)
+        box = traitlets.List(default_value=[0, 0, 1, 1]).tag(sync=True)
+        turn = traitlets.Float().tag(sync=True)
+        smallest = traitlets.Int(MIN_SIDE).tag(sync=True)
+        screen_width = traitlets.Int(WIDTH).tag(sync=True)
+
+
+class SliderCropBox(widgets.VBox):
+    """The fallback of core widgets: sliders move the box."""
+
+    photo, box, turn = traitlets.Unicode(), traitlets.List([0, 0, 1, 1]), traitlets.Float()
+    size = traitlets.List([1, 1])
+
+    def __init__(self):
+        self.sliders = {name: float_slider(name, 0.5, 0, 1, 0.01) for name in ("across", "down", "size")}
+        self.view, self._setting = widgets.HTML(), False
+        super().__init__([*self.sliders.values(), self.view], layout=widgets.Layout(width=f"{WIDTH}px"))
+        for slider in self.sliders.values():
+            slider.observe(self._moved, "value")
+        self.observe(self._show, ["photo", "box", "turn"])
+
+    def _moved(self, _) -> None:
+        if not self._setting:
+            across, down, size = (slider.value for slider in self.sliders.values())
+            side = max(MIN_SIDE, round(size * min(self.size)))
+            left, top = (round(part * (whole - side)) for part, whole in zip((across, down), self.size, strict=True))
+            self.box = [left, top, left + side, top + side]
+
+    def _show(self, _) -> None:
+        (left, top, right, bottom), (width, height) = self.box, self.size
+        rooms = ((left, width - right + left), (top, height - bottom + top))
+        places = [start / room if room > 0 else 0.5 for start, room in rooms] + [(right - left) / min(self.size)]
+        self._setting = True
+        for slider, place in zip(self.sliders.values(), places, strict=True):
+            slider.value = min(1, max(0, place))
+        self._setting = False
+        edges = (left / width, top / height, right / width, bottom / height)
+        self.view.value = figure_html("uploaded photo", self.photo, WIDTH, frame_html(edges, turn=self.turn))
 
 
 class PhotoUpload(widgets.VBox):
-    """Upload button, crop box and preview; see ``photo_upload``.
+    """A button to upload a photo, a box on it to drag, and a preview of the crop.
+
+    Args:
+        size: side in pixels of the crop.
+        find: returns the box (left, top, right, bottom) in pixels of a photo (1, 3, H, W) from which to start and its
+            turn in degrees, or None; the largest central square without it.
 
     Attributes:
-        photo: the whole photo (1, 3, H, W), None before the first.
-        image: the crop (1, 3, size, size), a trait: ``upload.observe(handler, "image")``.
-        box: (left, top, right, bottom) of the crop, pixels of the photo.
+        photo: the whole photo (1, 3, H, W), None before the first. name: of its file.
+        box, turn: of the crop. image: the crop (1, 3, size, size), a trait: ``upload.observe(handler, "image")``.
     """
 
     image = traitlets.Any(allow_none=True)
 
-    def __init__(self, size: int, default: Tensor | None = None):
-        self.output_size, self.photo, self.name = size, None, ""
+    def __init__(self, size: int = SIDE, find: Find = lambda photo: None):
+        self.output_size, self.find, self.photo, self.name = size, find, None, ""
         self.button = widgets.FileUpload(accept="image/*", multiple=False, description="Upload a photo")
-        self.button.layout.width = "180px"
-        self.sliders = {name: _slider(name) for name in ("left", "top", "size")}
+        self.done = widgets.ToggleButton(False, description="Crop", layout=widgets.Layout(display="none"))
+        self.cropper = SliderCropBox() if anywidget is None else CropBox()
         self.view, self.message = widgets.HTML(), widgets.HTML()
-        self._setting = False
-        super().__init__([self.button, self.message, *self.sliders.values(), self.view])
+        self.crop = widgets.HBox([self.cropper, self.view], layout=widgets.Layout(display="none", **WRAP))
+        super().__init__([widgets.HBox([self.button, self.done]), self.message, self.crop])
         self.button.observe(lambda change: self.receive(change["new"]), "value")
-        for slider in self.sliders.values():
-            slider.observe(self._moved, "value")
-        self.set_photo(default, "the photo")
+        self.done.observe(lambda change: self._open(change["new"]), "value")
+        self.cropper.observe(lambda _: self._cut(), "box")
+
+    box = property(lambda self: tuple(self.cropper.box))
+    turn = property(lambda self: self.cropper.turn)
 
     def receive(self, value) -> None:
-        """Take what the upload button holds; a file that is no photo is named in one sentence, the last photo stays."""
+        """Take what the upload button holds; a file that is not a photo is named, and the last photo stays."""
         for name, content in uploaded_files(value)[-1:]:
             try:
-                self.set_photo(read_image(content, name=name), name)
-                self.message.value = ""
-            except ImageError as error:
+                photo = read_image(content, name=name)
+            except ValueError as error:
                 self.message.value = error_html(str(error))
+            else:
+                self.message.value = ""
+                self.set_photo(photo, name)
 
-    def set_photo(self, photo: Tensor | None, name: str = "the photo") -> None:
-        """Show a photo (1, 3, H, W) in [0, 1] with the largest central crop."""
-        for slider in self.sliders.values():
-            slider.layout.display = "none" if photo is None else None
-        if photo is None:
-            return
-        self.photo, self.name = photo, name
+    def set_photo(self, photo: Tensor, name: str = "the photo") -> None:
+        """Show a photo (1, 3, H, W) in [0, 1] with the box that was found, or the largest central one."""
         height, width = photo.shape[-2:]
         side = min(height, width)
-        self._set(left=(width - side) // 2, top=(height - side) // 2, size=side)
-
-    @property
-    def box(self) -> tuple[int, int, int, int]:
-        left, top, size = (self.sliders[name].value for name in ("left", "top", "size"))
-        return left, top, left + size, top + size
-
-    def _set(self, left: int, top: int, size: int) -> None:
-        """Put the crop box inside the photo; the sliders end where its edges are."""
-        height, width = self.photo.shape[-2:]
-        size = min(size, height, width)
-        self._setting = True
-        try:
-            for name, low, value, high in (
-                ("size", min(MIN_SIDE, size), size, min(height, width)),
-                ("left", 0, min(left, width - size), width - size),
-                ("top", 0, min(top, height - size), height - size),
-            ):
-                slider = self.sliders[name]
-                slider.min, slider.max = 0, max(high, slider.value)  # never min > max or a value outside on the way
-                slider.value = value
-                slider.min, slider.max = low, high
-        finally:
-            self._setting = False
-        self._show()
-
-    def _moved(self, change) -> None:
-        if self._setting or self.photo is None:
-            return
-        left, top, size = (self.sliders[name].value for name in ("left", "top", "size"))
-        if change["owner"] is self.sliders["size"]:  # about the middle of the box
-            left, top = (max(0, edge + (change["old"] - size) // 2) for edge in (left, top))
-        self._set(left, top, size)
-
-    def _show(self) -> None:
-        height, width = self.photo.shape[-2:]
-        left, top, right, bottom = self.box
-        self.image = resize(crop(self.photo, self.box), self.output_size)
-        frame = (
-            f'<div style="position:absolute;box-sizing:border-box;border:2px solid #fff;outline:1px solid #000;'
-            f"left:{100 * left / width:.2f}%;top:{100 * top / height:.2f}%;"
-            f'width:{100 * (right - left) / width:.2f}%;height:{100 * (bottom - top) / height:.2f}%"></div>'
-        )
+        left, top = (width - side) // 2, (height - side) // 2
+        box, turn = self.find(photo) or ((left, top, left + side, top + side), 0.0)
+        self.photo = None  # until all is set
         scale = min(1, 2 * WIDTH / max(height, width))
-        shown = resize(self.photo, (max(1, round(height * scale)), max(1, round(width * scale))))
-        whole = figure_html(f"{self.name}, {width} x {height}", jpeg_url(shown), WIDTH, frame)
-        side = self.output_size
-        self.view.value = row_html(whole, figure_html(f"crop, {side} x {side}", jpeg_url(self.image), WIDTH))
+        shown = resize(photo, (max(1, round(height * scale)), max(1, round(width * scale))))
+        self.cropper.size, self.cropper.turn, self.cropper.photo = [width, height], turn, jpeg_url(shown)
+        self.cropper.box = list(box)
+        self.photo, self.name = photo, name
+        self.done.layout.display, self.done.value = None, True
+        self._cut()
 
+    def _open(self, shown: bool) -> None:
+        self.crop.layout.display = None if shown else "none"
 
-def photo_upload(size: int, default: Tensor | None = None) -> PhotoUpload:
-    """A button to upload a photo, sliders for its crop box, and a preview.
-
-    size: side of ``.image`` (1, 3, size, size) in [0, 1], the crop. default: photo (1, 3, H, W) to show before the
-    first upload; without it ``.image`` is None until then. Works with ipywidgets 7.7 and 8.
-    """
-    return PhotoUpload(size, default)
+    def _cut(self) -> None:
+        if self.photo is None:
+            return
+        left, top, right, bottom = self.box
+        if self.turn:
+            turned = self.output_size / (right - left) * cmath.exp(-1j * math.radians(self.turn))
+            shift = self.output_size * (0.5 + 0.5j) - turned * complex(left + right, top + bottom) / 2
+            self.image = cut_square(self.photo, turned, shift, self.output_size)
+        else:
+            self.image = resize(crop(self.photo, tuple(map(round, self.box))), self.output_size)
+        self.view.value = figure_html(f"crop of {self.name}", self.image, WIDTH // 2)

@@ -24,7 +24,9 @@ from helpers.features import load_features
 from helpers.generators import StyleGAN2, load_generator
 from helpers.latents import Latents
 from helpers.photos import demo_cat
-from helpers.widgets import drawing_canvas, interpolation_slider, inversion_panel
+from helpers.widgets.canvas import drawing_canvas
+from helpers.widgets.inversion import InversionPanel
+from helpers.widgets.sliders import InterpolationSlider
 
 def generator_of(size):
     if size == 64:
@@ -36,7 +38,7 @@ def generator_of(size):
 
 def slider_of(size):
     generator = generator_of(size)
-    slider = interpolation_slider(generator, *(Latents("w", generator.sample("w", 1, seed)) for seed in (1, 2)))
+    slider = InterpolationSlider(generator, *(Latents("w", generator.sample("w", 1, seed)) for seed in (1, 2)))
     slider.slider.step = 0.005  # every stop is a new picture: the slider keeps those it has drawn
     slider.add_class(f"slider-{size}")
     return slider
@@ -48,7 +50,7 @@ def canvas_of(size):
 """
 PANEL = """
 generator, features = load_generator("stylegan2-cats-64"), load_features("vgg19-slim")
-panel = inversion_panel({"stylegan2": generator}, features, {"cat": demo_cat(64)}, steps=1000)
+panel = InversionPanel({"stylegan2": generator}, features, {"cat": demo_cat(64)}, steps=1000)
 panel.add_class("panel")
 panel
 """

@@ -18,7 +18,7 @@ import torch
 from helpers.features import load_features
 from helpers.generators import load_generator
 from helpers.photos import demo_cat
-from helpers.widgets import blending_panel
+from helpers.widgets.blending import BlendingPanel
 
 generator, features = load_generator("stylegan2-cats-64"), load_features()
 code = generator.map(generator.sample("z", 1, seed=2), truncation=0.7)
@@ -26,7 +26,7 @@ drawn = generator.synthesize(code, generator.fresh_noise(1, seed=5)).clamp(0, 1)
 """
 PANEL = """
 photos = {"chelsea": demo_cat(64), "drawn": drawn}
-panel = blending_panel(generator, features, photos, out=tempfile.mkdtemp(), steps=60, noise_steps=40)
+panel = BlendingPanel(generator, features, photos, out=tempfile.mkdtemp(), steps=60, noise_steps=40)
 panel
 """
 
@@ -41,7 +41,7 @@ def test_a_blend_by_mouse(tmp_path):
         lab.screenshot(OUTPUT / "blending-panel-drawn.png", PANEL_OUTPUT)
         lab.press("Start")
         lab.until(lambda: lab.kernel("panel.job is not None and len(panel.job.history) > 3"), "no step was taken")
-        lab.drag("second", 1.0)
+        lab.drag("match outside", 1.0)
         lab.until(lambda: lab.kernel("panel.job.iterator.weights['second']") == 100, "the weight did not reach the run")
         lab.until(lambda: lab.kernel("panel.job.state") == "finished", "the run did not end")
         lab.until(lambda: lab.kernel("len(panel.history.entries)") == 1, "the result was not kept")

@@ -24,7 +24,7 @@ import torch
 from helpers import masks
 from helpers.photos import demo_cat
 from helpers.widgets import canvas as module
-from helpers.widgets import drawing_canvas
+from helpers.widgets.canvas import drawing_canvas
 
 def iou(canvas, ideal):
     mask = canvas.mask()
@@ -70,9 +70,10 @@ def add(lab):
     lab.press("Add")
     is_now(lab, ELLIPSE)
     comes(lab, lambda: picture.get_attribute("src") != before, "the picture stays")
-    lab.drag("x", 0.2)
+    lab.drag("across", 0.2)
     lab.drag("width", 0.2)
-    comes(lab, lambda: lab.kernel("canvas.sliders['x'].value < 0.3 and canvas.sliders['width'].value < 0.3"), "no drag")
+    moved = "max(canvas.sliders[name].value for name in ('across', 'width')) < 0.3"
+    comes(lab, lambda: lab.kernel(moved), "no drag")
     lab.page.locator(".widget-dropdown select").select_option("box")
     comes(lab, lambda: lab.kernel("canvas.shape.value") == "box", "no box")
     lab.press("Add")

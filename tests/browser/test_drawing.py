@@ -27,7 +27,7 @@ import torch
 from helpers import masks
 from helpers.photos import demo_cat
 from helpers.widgets import canvas as module
-from helpers.widgets import drawing_canvas
+from helpers.widgets.canvas import drawing_canvas
 
 rows, columns = torch.meshgrid(torch.linspace(0, 1, 64), torch.linspace(0, 1, 64), indexing="ij")
 photo = torch.stack([rows, columns, (rows > columns).float()])[None]

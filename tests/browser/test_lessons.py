@@ -57,6 +57,7 @@ LESSONS = {
     "03_image2stylegan_pp_blending": Lesson(
         "second",
         "second",
+        label="match outside",
         steps="{'steps': 100, 'noise_steps': 100}",
         paint=([(0.2, 0.4), (0.8, 0.4)], [(0.5, 0.4), (0.5, 0.7)]),
     ),
@@ -295,5 +296,5 @@ def test_the_check_finds_a_planted_fault(lab, name):
     ):
         check(lab)
     lab.kernel("panel.stop()")
-    comes(lab, lambda: not lab.kernel("panel.box.alive"), "the run does not end")
+    comes(lab, lambda: not lab.kernel("panel.alive"), "the run does not end")
     lab.press("Reset")

@@ -27,23 +27,25 @@ from helpers.features import load_features
 from helpers.generators import load_generator
 from helpers.latents import Latents
 from helpers.photos import demo_cat
-from helpers.widgets import interpolation_slider, inversion_panel, photo_upload, truncation_slider
+from helpers.widgets.inversion import InversionPanel
+from helpers.widgets.sliders import InterpolationSlider, TruncationSlider
+from helpers.widgets.upload import PhotoUpload
 from helpers.inversion import Inversion
-from helpers.widgets import job, parts, panel as module
+from helpers.widgets import job, parts, run as module
 
 generator, vanilla = load_generator("stylegan2-cats-64"), load_generator("dcgan-cats-64")
 features = load_features("vgg19-slim")
 a, b = (Latents("w", generator.map(generator.sample("z", 1, seed), 0.7)) for seed in (1, 2))
 """
 PANEL = """
-panel = inversion_panel({"stylegan2": generator, "dcgan": vanilla}, features, {"Chelsea": demo_cat(64)}, steps=1000)
-panel.out = Path(tempfile.mkdtemp())
+generators, out = {"stylegan2": generator, "dcgan": vanilla}, tempfile.mkdtemp()
+panel = InversionPanel(generators, features, {"Chelsea": demo_cat(64)}, out=out, steps=1000)
 panel.add_class("inversion-panel")
 panel
 """
-SLIDER = "slider = interpolation_slider(generator, a, b)\nslider"
-TRUNCATION = "truncation = truncation_slider(generator)\ntruncation"
-UPLOAD = "upload = photo_upload(64)\nupload"
+SLIDER = "slider = InterpolationSlider(generator, a, b)\nslider"
+TRUNCATION = "truncation = TruncationSlider(generator)\ntruncation"
+UPLOAD = "upload = PhotoUpload(64)\nupload"
 HIDE_ANYWIDGET = "sys.modules['anywidget'] = None"
 
 
@@ -187,7 +189,7 @@ def interpolation(lab):
 
 
 def truncation(lab):
-    area = ".jp-OutputArea-output:has-text('truncation'):has-text('no. 5')"
+    area = ".jp-OutputArea-output:has-text('truncation'):has-text('no. 6')"
     pictures = lab.page.locator(f"{area} img")
     sources = "images => images.map((image) => image.src)"
     before = pictures.evaluate_all(sources)
@@ -282,5 +284,5 @@ def test_the_check_finds_a_planted_fault(lab, name):
     with planted(lab, *fault), pytest.raises(AssertionError):
         check(lab)
     lab.kernel("panel.stop()")
-    comes(lab, lambda: not lab.kernel("panel.box.alive"), "the run does not end")
+    comes(lab, lambda: not lab.kernel("panel.alive"), "the run does not end")
     lab.press("Reset")

@@ -13,7 +13,9 @@ from helpers.images import quantize, read_image
 from helpers.latents import Latents, LatentsError, load_latents, save_latents
 from helpers.photos import demo_cat
 from helpers.states import State, StateError, load_state, plain, save_state
-from helpers.widgets import blending_panel, inversion_panel, noise_panel
+from helpers.widgets.blending import BlendingPanel
+from helpers.widgets.inversion import InversionPanel
+from helpers.widgets.noise import NoisePanel
 from staff.grading.handins import HAND_INS
 from tests.support import tiny
 
@@ -110,12 +112,11 @@ def chelsea_panels(generator, out):
     cat, features = demo_cat(64), load_features("vgg19-slim")
     photos = {"chelsea": cat, "other": cat.flip(-1)}
     mean = Latents("w+", generator.mean("w+"))
-    inversion = inversion_panel({"a name of mine": generator}, features, photos, steps=10)
-    inversion.out = out
+    inversion = InversionPanel({"a name of mine": generator}, features, photos, out=out, steps=10)
     return {
         "1.6": inversion,
-        "2.4": noise_panel(generator, {"chelsea": (cat, mean)}, out=out, steps=10),
-        "3.4": blending_panel(generator, features, photos, out=out, steps=10, noise_steps=10, shape="ellipse"),
+        "2.4": NoisePanel(generator, {"chelsea": (cat, mean)}, out=out, steps=10),
+        "3.4": BlendingPanel(generator, features, photos, out=out, steps=10, noise_steps=10, shape="ellipse"),
     }
 
 
@@ -124,7 +125,7 @@ def test_a_panel_s_state_file_can_be_handed_in_and_opened(cats, tmp_path, item):
     panel = chelsea_panels(cats, tmp_path)[item]
     panel.start()
     assert panel.job.wait(120) and panel.job.error is None
-    panel.box._frame()
+    panel._frame()
     path = panel.save("safetensors")
     measured = HAND_INS[item].measure(path)
     torch.testing.assert_close(measured.pictures["yours"], panel.result.images, atol=1e-4, rtol=0)

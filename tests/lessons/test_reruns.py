@@ -46,12 +46,14 @@ print("COUNTS " + json.dumps(counts))
 LESSON = [
     "from helpers.notebooks import describe_session\nprint(describe_session())",
     """
-import tiny, torch
+import torch
+from tests.support import tiny
 from helpers.figures import plot_losses, show_images
 from helpers.inversion import Inversion
 from helpers.noise import optimize_noise
 from helpers.sketch import Sketch, search
-from helpers.widgets import interpolation_slider, inversion_panel
+from helpers.widgets.inversion import InversionPanel
+from helpers.widgets.sliders import InterpolationSlider
 generator, features = tiny.stylegan2(), None
 target = generator.synthesize(generator.sample("w", 1, seed=3)).clamp(0, 1)
 """,
@@ -68,14 +70,14 @@ mask = torch.zeros(1, 1, 16, 16)
 mask[..., :8] = 1
 search(generator, Sketch(target, mask), weights={"colour": 1.0}, starts=2, steps=3, candidates=4)
 """,
-    "from IPython.display import display\ndisplay(interpolation_slider(generator, found.latents, found.latents))",
+    "from IPython.display import display\ndisplay(InterpolationSlider(generator, found.latents, found.latents))",
     """
-panel = inversion_panel({"tiny": generator}, None, {"target": target})
+panel = InversionPanel({"tiny": generator}, None, {"target": target})
 panel
 """,
     """
-from helpers.widgets.sketch import sketch_panel
-drawn = sketch_panel(generator)
+from helpers.widgets.sketch import SketchPanel
+drawn = SketchPanel(generator)
 drawn
 """,
 ]
@@ -92,7 +94,7 @@ def shortened(source):
 
 def run(cells, times, folder):
     (folder / "cells.json").write_text(json.dumps(cells))
-    code = KERNEL.format(paths=[str(ROOT), str(ROOT / "tests")])
+    code = KERNEL.format(paths=[str(ROOT)])
     command = [sys.executable, "-c", code, folder / "cells.json", str(times)]
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, (done.stderr + done.stdout)[-3000:]

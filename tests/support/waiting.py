@@ -1,8 +1,30 @@
-"""What the browser tests share: waiting with a patience, which is short where a planted fault must be found."""
+"""What the tests of the panels share: waiting with a patience, which is short where a planted fault must be found."""
 
 import contextlib
+import time
 
-PATIENCE = 60  # seconds
+PATIENCE = 120  # seconds, until something that does not happen is given up
+
+
+def until(condition):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
+
+
+def finish(panel):
+    """Press Start, wait for the end, and return what the browser is then shown."""
+    panel.buttons["start"].click()
+    assert panel.job.wait(PATIENCE) and panel.job.error is None, panel.job.error
+    return panel._frame()[0]
+
+
+def begin(panel, steps=1000):
+    """Press Start and wait for the first step of a long run."""
+    panel.set({"steps": steps})
+    panel.buttons["start"].click()
+    until(panel.job.latest)
 
 
 def comes(lab, condition, message):

@@ -1,63 +1,51 @@
 """The blending panel without a browser: its run is the plain blend, its mask the canvas, its file all of it."""
 
-import threading
-
 import pytest
 import torch
 
 from helpers import masks
 from helpers.blending import Editor, hard_paste
 from helpers.states import load_state
-from helpers.widgets import Job, blending_panel
-from helpers.widgets.blending import DRAWN
+from helpers.widgets.blending import DRAWN, BlendingPanel
 from helpers.widgets.canvas import CoreCanvas
-from tests.lessons.test_blending import SIZE, X, Y, editor, features, generator  # noqa: F401  (fixtures)
+from tests.support.waiting import PATIENCE, begin, finish
 
-PATIENCE = 120  # seconds
+SIZE = 16
 
 
-@pytest.fixture(params=["anywidget", "core widgets"])
-def make(request, generator, features, tmp_path, monkeypatch):  # noqa: F811
-    if request.param == "core widgets":
-        monkeypatch.setattr("helpers.widgets.live.anywidget", None)
-        monkeypatch.setattr("helpers.widgets.canvas.anywidget", None)
-    made = []
+def photo(seed):
+    coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, size=SIZE, mode="bilinear")
 
+
+X, Y = photo(0), photo(1)
+
+
+@pytest.fixture
+def make(kind, generator, features, tmp_path, keep):
     def make(photos=None, **values):
         photos = {"a": X, "b": Y, "c": Y.flip(-1)} if photos is None else photos
         values = {"steps": 10, "noise_steps": 5, "feather": 1.0} | values
-        made.append(blending_panel(generator, features, photos, out=tmp_path, **values))
-        assert isinstance(made[-1].canvas, CoreCanvas) == (request.param == "core widgets")
-        return made[-1]
+        panel = keep(BlendingPanel(generator, features, photos, out=tmp_path, **values))
+        assert isinstance(panel.canvas, CoreCanvas) == (kind == "core")
+        return panel
 
-    yield make
-    for panel in made:
-        panel.close()
-    if Job.current is not None:
-        Job.current.stop(PATIENCE)
-    assert [t.name for t in threading.enumerate() if t.name == "job"] == []
+    return make
 
 
-def run(panel):
-    panel.buttons["start"].click()
-    assert panel.job.wait(PATIENCE) and panel.job.error is None
-    return panel.box._frame()[0]
-
-
-def test_the_panel_runs_and_its_settings_run_without_it(make, generator, features):  # noqa: F811
+def test_the_panel_runs_and_its_settings_run_without_it(make, generator, features):
     panel = make(shape="ellipse", first=2.0)
     assert panel.job is None and "Press Start" in panel.view.html
-    html = run(panel)
+    html = finish(panel)
     assert "finished" in html and html.count("<img") == 2
     assert panel.settings["weights"]["first"] == 2.0 and torch.equal(panel.x, X) and torch.equal(panel.y, Y)
-    wanted = masks.SHAPES["ellipse"](SIZE)
-    assert torch.allclose(panel.mask, wanted, atol=1 / 255)
+    assert torch.allclose(panel.mask, masks.SHAPES["ellipse"](SIZE), atol=1 / 255)
     direct = Editor(generator, features).crossover(panel.x, panel.y, panel.mask, **panel.settings).run()
     torch.testing.assert_close(panel.result.images, direct.images)
-    assert torch.equal(panel.box.before, hard_paste(X, Y, panel.mask))
+    assert torch.equal(panel.before, hard_paste(X, Y, panel.mask))
 
 
-def test_a_drawing_takes_the_place_of_the_shape(make):
+def test_a_drawing_replaces_the_shape_and_an_upload_is_offered(make):
     panel = make()
     mine = masks.box(SIZE, (0.25, 0.25, 0.5, 1))
     panel.canvas.set_mask(mine)
@@ -66,34 +54,39 @@ def test_a_drawing_takes_the_place_of_the_shape(make):
     assert torch.equal(panel.mask, mine) and torch.equal(panel.y, Y.flip(-1))
     panel.controls["shape"].value = "top"
     assert torch.equal(panel.mask, masks.half(SIZE, "top")) and panel.controls["shape"].value == "top"
+    panel.upload.set_photo(X.flip(-2), "mine.png")
+    assert panel.controls["x"].value == "mine.png" and "mine.png" in panel.controls["y"].options
+
+
+def test_there_is_one_feather(make, kind):
+    panel = make()
+    assert panel.controls["feather"].description == "feather, px"
+    shown = panel.canvas.softness in panel.canvas.children if kind == "core" else panel.canvas.softens
+    assert not shown
 
 
 def test_weights_move_while_it_runs_and_results_are_kept(make):
-    panel = make(steps=1000)
-    panel.buttons["start"].click()
-    while panel.job.latest() is None:
-        panel.job.wait(0.01)
+    panel = make()
+    begin(panel)
     panel.controls["second"].value = 50.0
     panel.job.call(lambda: None).result(PATIENCE)
     assert panel.job.iterator.weights["second"] == 50.0 and panel.controls["feather"].disabled
     panel.buttons["stop"].click()
     assert panel.job.wait(PATIENCE) and panel.job.error is None
-    panel.box._frame()
+    panel._frame()
     panel.set({"steps": 10, "shape": "right"})
-    run(panel)
-    assert len(panel.history.entries) == 2
+    finish(panel)
     first, second = panel.history.entries
     assert not torch.equal(first.pictures["image"], second.pictures["image"])
     panel.restore(first)
     assert panel.controls["shape"].value == "half" and torch.equal(panel.mask, masks.half(SIZE))
 
 
-def test_one_file_holds_picture_mask_photos_and_settings(make, generator):  # noqa: F811
-    generator.name = "tiny"
+def test_one_file_holds_picture_mask_photos_and_settings(make, generator, monkeypatch):
+    monkeypatch.setattr(generator, "name", "tiny", raising=False)
     panel = make(shape="eyes", style=0.5)
-    mine = masks.union(panel.mask, masks.box(SIZE, (0, 0.75, 1, 1)))
-    panel.canvas.set_mask(mine)
-    run(panel)
+    panel.canvas.set_mask(masks.union(panel.mask, masks.box(SIZE, (0, 0.75, 1, 1))))
+    finish(panel)
     path = panel.save("safetensors")
     image, mask = panel.result.images, panel.mask
     other = make(photos={"a": X.flip(-1), "z": Y})  # a is another photo here, and b unknown

@@ -1,6 +1,5 @@
 """The drawing canvas without a browser: arrays in and out, both kinds; strokes are tested in tests/browser."""
 
-import base64
 import io
 
 import numpy as np
@@ -11,20 +10,15 @@ from PIL import Image
 from helpers import masks
 from helpers.images import ImageError
 from helpers.widgets import canvas as module
-from helpers.widgets import drawing_canvas, photo_palette
-from helpers.widgets.canvas import HEAD, CanvasError, CoreCanvas
+from helpers.widgets.canvas import CanvasError, CoreCanvas, drawing_canvas, photo_palette
+from helpers.widgets.pictures import data_url
 
 
-@pytest.fixture(params=["anywidget", "core widgets"])
-def make(request, monkeypatch):
-    if request.param == "core widgets":
-        monkeypatch.setattr(module, "anywidget", None)
-    elif module.anywidget is None:
-        pytest.skip("anywidget is not installed")
-
+@pytest.fixture
+def make(kind):
     def make(*args, **options):
         made = drawing_canvas(*args, **options)
-        assert isinstance(made, CoreCanvas) == (request.param == "core widgets")
+        assert isinstance(made, CoreCanvas) == (kind == "core")
         return made
 
     return make
@@ -160,11 +154,9 @@ def test_the_palette_is_of_the_photo(photo):
 
 
 def test_a_stroke_of_the_browser_arrives():
-    if module.anywidget is None:
-        pytest.skip("anywidget is not installed")
-    canvas, file = drawing_canvas(mode="sketch", size=8), io.BytesIO()
-    Image.fromarray(colours()).save(file, "PNG")
-    canvas.set_state({"layer": HEAD + base64.b64encode(file.getvalue()).decode()})
+    pytest.importorskip("anywidget", reason="anywidget is not installed: pip install anywidget")
+    canvas = drawing_canvas(mode="sketch", size=8)
+    canvas.set_state({"layer": data_url(colours(), "PNG")})
     assert (canvas.rgba() == colours()).all()
     canvas.set_state({"layer": ""})
     assert canvas.rgba().max() == 0
@@ -174,8 +166,7 @@ def test_a_stroke_of_the_browser_arrives():
 
 
 @pytest.fixture
-def core(monkeypatch):
-    monkeypatch.setattr(module, "anywidget", None)
+def canvas(core):
     return drawing_canvas(size=32)
 
 
@@ -184,63 +175,62 @@ def place(canvas, **values):
         canvas.sliders[name].value = value
 
 
-def test_shapes_are_added_and_cut(core):
-    place(core, x=0.4, y=0.5, width=0.4, height=0.6)
-    core.buttons["Add"].click()
+def test_shapes_are_added_and_cut(canvas):
+    place(canvas, across=0.4, down=0.5, width=0.4, height=0.6)
+    canvas.buttons["Add"].click()
     ellipse = masks.ellipse(32, (0.4, 0.5), (0.2, 0.3))
-    assert (core.mask() - ellipse).abs().max() < 0.01
-    core.shape.value = "box"
-    place(core, x=0.75, y=0.5, width=0.5, height=1.0)
-    core.buttons["Cut"].click()
+    assert (canvas.mask() - ellipse).abs().max() < 0.01
+    canvas.shape.value = "box"
+    place(canvas, across=0.75, down=0.5, width=0.5, height=1.0)
+    canvas.buttons["Cut"].click()
     box = masks.half(32, "right")
-    assert (core.mask() - ellipse * (1 - box)).abs().max() < 0.01
-    core.buttons["Invert"].click()
-    assert (core.mask() - (1 - ellipse * (1 - box))).abs().max() < 0.01
+    assert (canvas.mask() - ellipse * (1 - box)).abs().max() < 0.01
+    canvas.buttons["Invert"].click()
+    assert (canvas.mask() - (1 - ellipse * (1 - box))).abs().max() < 0.01
 
 
-def test_undo_and_redo(core):
-    core.buttons["Add"].click()
-    drawn = core.mask()
-    core.buttons["Clear"].click()
-    core.buttons["Undo"].click()
-    assert torch.equal(core.mask(), drawn) and drawn.max() == 1
-    core.buttons["Undo"].click()
-    assert core.mask().max() == 0
-    core.buttons["Undo"].click()  # nothing left
-    core.buttons["Redo"].click()
-    assert torch.equal(core.mask(), drawn)
-    core.buttons["Invert"].click()
-    core.buttons["Redo"].click()  # a new change has no way back
-    torch.testing.assert_close(core.mask(), 1 - drawn)
+def test_undo_and_redo(canvas):
+    canvas.buttons["Add"].click()
+    drawn = canvas.mask()
+    canvas.buttons["Clear"].click()
+    canvas.buttons["Undo"].click()
+    assert torch.equal(canvas.mask(), drawn) and drawn.max() == 1
+    canvas.buttons["Undo"].click()
+    assert canvas.mask().max() == 0
+    canvas.buttons["Undo"].click()  # nothing left
+    canvas.buttons["Redo"].click()
+    assert torch.equal(canvas.mask(), drawn)
+    canvas.buttons["Invert"].click()
+    canvas.buttons["Redo"].click()  # a new change has no way back
+    torch.testing.assert_close(canvas.mask(), 1 - drawn)
 
 
-def test_the_picture_follows(core):
-    shown = core.view.value
-    place(core, x=0.3)
-    moved = core.view.value
-    core.buttons["Add"].click()
-    added = core.view.value
-    core.softness.value = 2.0
-    assert len({shown, moved, added, core.view.value}) == 4
+def test_the_picture_follows(canvas):
+    shown = canvas.view.value
+    place(canvas, across=0.3)
+    moved = canvas.view.value
+    canvas.buttons["Add"].click()
+    added = canvas.view.value
+    canvas.softness.value = 2.0
+    assert len({shown, moved, added, canvas.view.value}) == 4
 
 
-def test_colours_are_painted_over_each_other(monkeypatch):
-    monkeypatch.setattr(module, "anywidget", None)
+def test_colours_are_painted_over_each_other(core):
     canvas = drawing_canvas(mode="sketch", size=16)
     canvas.shape.value = "box"
-    place(canvas, x=0.5, y=0.5, width=1.0, height=1.0)
+    place(canvas, across=0.5, down=0.5, width=1.0, height=1.0)
     canvas.picker.value = "#ff0000"
     canvas.buttons["Add"].click()
-    place(canvas, x=0.25, width=0.5)
+    place(canvas, across=0.25, width=0.5)
     canvas.picker.value = "#0000ff"
     canvas.buttons["Add"].click()
     assert canvas.rgba()[3, 3].tolist() == [0, 0, 255, 255] and canvas.rgba()[3, 12].tolist() == [255, 0, 0, 255]
 
 
-def test_an_uploaded_mask_replaces_the_drawing(core):
+def test_an_uploaded_mask_replaces_the_drawing(canvas):
     file = io.BytesIO()
     Image.fromarray((masks.half(32)[0, 0].numpy() * 255).astype(np.uint8)).save(file, "PNG")
-    core._open({"half.png": {"content": file.getvalue()}})
-    assert torch.equal(core.mask(), masks.half(32))
-    core._open({"bad.png": {"content": b"no picture"}})
-    assert "bad.png" in core.message and torch.equal(core.mask(), masks.half(32))
+    canvas._open({"half.png": {"content": file.getvalue()}})
+    assert torch.equal(canvas.mask(), masks.half(32))
+    canvas._open({"bad.png": {"content": b"no picture"}})
+    assert "bad.png" in canvas.message and torch.equal(canvas.mask(), masks.half(32))

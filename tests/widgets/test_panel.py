@@ -1,10 +1,9 @@
-"""The parts of panels without a browser, over a small iterator of our own."""
+"""The base of all panels without a browser, over a small iterator of our own."""
 
 import threading
 import time
 from dataclasses import dataclass
 
-import ipywidgets as widgets
 import pytest
 import torch
 
@@ -12,11 +11,11 @@ from helpers import masks
 from helpers.images import read_image
 from helpers.latents import Latents
 from helpers.states import StateError, load_state
-from helpers.widgets import BeforeAfter, Gallery, RunBox, RunPanel, drawing_canvas, dropdown, int_slider, log_slider
-from helpers.widgets.panel import FRAMES, LATEST
-from helpers.widgets.parts import choose, compare_html, download_html, settings_code
-
-PATIENCE = 60  # seconds
+from helpers.widgets.canvas import drawing_canvas
+from helpers.widgets.panel import LATEST, RunPanel
+from helpers.widgets.parts import dropdown, int_slider
+from helpers.widgets.run import FRAMES
+from tests.support.waiting import PATIENCE, begin, finish, until
 
 
 @dataclass
@@ -33,8 +32,8 @@ class Step:
 class Run:
     """Counts up to ``steps``; its images grow lighter, its latents are the number of the step."""
 
-    def __init__(self, steps=20, weights=None, batch=1, seed=0):
-        self.steps, self.weights, self.batch, self.seed = steps, dict(weights or {}), batch, seed
+    def __init__(self, steps=20, weights=None, batch=1):
+        self.steps, self.weights, self.batch = steps, dict(weights or {}), batch
         self.number, self.forgotten = 0, 0
 
     def __len__(self):
@@ -58,128 +57,130 @@ class Run:
         return step
 
 
-@pytest.fixture
-def canvas():
-    canvas = drawing_canvas(size=8)
-    canvas.set_mask(masks.half(8))
-    return canvas
+class Bare(RunPanel):
+    """A panel of an iterator alone."""
+
+    run = Run
+
+    def __init__(self):
+        super().__init__({})
+
+    def make(self, settings):
+        return self.run()
 
 
-@pytest.fixture
-def make(tmp_path, canvas):
-    made = []
+class Panel(RunPanel):
+    presets = {"rough": {"tv": 0.0, "kind": "b"}}
+    batches = 1
 
-    def make(**options):
+    def __init__(self, out, **values):
         controls = {"kind": dropdown("kind", ["a", "b"]), "steps": int_slider("steps", 20, 1, 5000)}
-        panel = RunPanel(
-            lambda settings: Run(settings["steps"], settings.get("weights"), options.pop("batch", 1)),
-            controls,
-            **{
-                "weights": {"l1": 1.0, "tv": 0.1},
-                "presets": {"rough": {"tv": 0.0, "kind": "b"}},
-                "reference": lambda: torch.full((1, 3, 8, 8), 0.3),
-                "canvases": {"mask": canvas},
-                "call": "Run(generator)",
-                "model": "counter",
-                "out": tmp_path,
-                **{name: value for name, value in options.items() if name != "batch"},
-            },
-        )
-        made.append(panel)
-        return panel
+        self.canvas = drawing_canvas(size=8)
+        self.canvas.set_mask(masks.half(8))
+        weights, canvases = {"l1": 1.0, "tv": 0.1}, {"mask": self.canvas}
+        super().__init__(controls, weights, canvases=canvases, out=out, values=values)
 
-    yield make
-    for panel in made:
-        panel.close()
+    def make(self, settings):
+        return Run(settings["steps"], settings["weights"], self.batches)
+
+    def reference(self):
+        return torch.full((1, 3, 8, 8), 0.3)
 
 
-def run(panel):
-    panel.start()
-    assert panel.job.wait(PATIENCE) and panel.job.error is None
-    return panel.box._frame()[0]
+@pytest.fixture
+def make(kind, tmp_path, keep):
+    return lambda out=tmp_path, **values: keep(Panel(out, **values))
 
 
-def until(condition):
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.005)
+@pytest.fixture
+def panel(make):
+    return make()
 
 
-# --- run box ---------------------------------------------------------------------------------------------------------
+# --- run -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_box_needs_an_iterator_only():
-    box = RunBox(Run)
-    assert box.result is None and box.state == "ready" and "Press Start" in box.view.html
-    box.start()
-    assert box.job.wait(PATIENCE)
-    html = box._frame()[0]
-    assert box.result.number == 20 and "finished" in html and "PSNR" not in html and html.count("<img") == 1
-    assert box.view.html == html and not box.view.running
+def test_a_panel_needs_an_iterator_only(kind, keep):
+    panel = keep(Bare())
+    assert panel.result is None and panel.status == "ready" and "Press Start" in panel.view.html
+    html = finish(panel)
+    assert panel.result.number == 20 and "finished" in html and "PSNR" not in html and html.count("<img") == 1
+    assert panel.view.html == html and not panel.view.running
 
 
-def test_the_box_shows_the_reference_and_the_psnr():
-    box = RunBox(Run, reference=lambda: torch.full((1, 3, 8, 8), 0.3))
-    assert box.view.html.count("<img") == 1
-    box.start()
-    box.job.wait(PATIENCE)
-    html = box._frame()[0]
+def test_the_panel_shows_the_reference_and_the_psnr(panel):
+    assert panel.view.html.count("<img") == 1
+    html = finish(panel)
     assert html.count("<img") == 2 and "PSNR 20." in html  # 0.2 against 0.3, in 8 bits
 
 
-def test_the_box_keeps_few_frames_of_the_whole_way():
-    box = RunBox(lambda: Run(5 * FRAMES))
+def test_start_and_the_result_come_first(panel):
+    """Next to the canvas, above the controls, so that both are seen at once."""
+    canvas, run = panel.children[0].children
+    assert run.children[0].children[0] is panel.buttons["start"] and panel.view in run.children
+    assert canvas.children == (panel.canvas,) and panel.controls["kind"] in panel.children[1].children[0].children
+
+
+def test_few_frames_of_the_whole_run_are_kept(panel):
     for step in Run(5 * FRAMES):
-        box._keep(step.images())
-    assert FRAMES // 2 <= len(box.frames) <= FRAMES
-    levels = [frame.mean().item() for frame in box.frames]
+        panel._keep(step.images())
+    assert FRAMES // 2 <= len(panel.frames) <= FRAMES
+    levels = [frame.mean().item() for frame in panel.frames]
     assert levels == sorted(levels) and levels[0] < 0.05 and levels[-1] > 5 * FRAMES / 100 - 0.2
 
 
-def test_a_long_step_does_not_hold_the_page():
-    """The answer is at once that there is no picture yet; later it is there."""
-    go_on = threading.Event()
+def test_a_long_step_does_not_hold_the_page(keep):
+    """The answer at once is that there is no picture yet; later it is there."""
+    proceed = threading.Event()
 
     class Slow(Run):
         def __iter__(self):
             for step in super().__iter__():
                 yield step
-                go_on.wait(PATIENCE)
+                proceed.wait(PATIENCE)
 
-    box = RunBox(Slow)
-    box.start()
-    until(box.job.latest)
-    html, again = box._frame()
-    assert html is None and 0 < again < 0.5 and box.alive
-    go_on.set()
-    assert box.job.wait(PATIENCE) and "best result" in box._frame()[0]
-
-
-# --- panel -----------------------------------------------------------------------------------------------------------
+    panel = keep(Bare())
+    panel.run = Slow
+    panel.start()
+    until(panel.job.latest)
+    html, again = panel._frame()
+    assert html is None and 0 < again < 0.5 and panel.alive
+    proceed.set()
+    assert panel.job.wait(PATIENCE) and "best result" in panel._frame()[0]
 
 
-def test_the_settings_are_the_controls(make):
-    panel = make()
+# --- controls --------------------------------------------------------------------------------------------------------
+
+
+def test_the_settings_are_the_controls(panel, make):
     assert panel.settings == {"kind": "a", "steps": 20, "weights": {"l1": 1.0, "tv": 0.1}}
-    assert make(weights=None, presets=None).settings == {"kind": "a", "steps": 20}
+    assert make(kind="b", tv=0.3).settings == {"kind": "b", "steps": 20, "weights": {"l1": 1.0, "tv": 0.3}}
+    with pytest.raises(ValueError, match="the controls are kind, steps, l1, tv; got step"):
+        make(step=3)
 
 
-def test_presets_and_reset(make):
-    panel = make()
+def test_presets_and_reset(panel, make):
     panel.set({"steps": 7, "weights": {"l1": 0.3}, "unknown": 1})
     assert panel.settings == {"kind": "a", "steps": 7, "weights": {"l1": 0.3, "tv": 0.1}}
     panel.set(panel.presets["rough"])
     assert panel.settings == {"kind": "b", "steps": 7, "weights": {"l1": 0.3, "tv": 0.0}}
     panel.set(panel.presets["Reset"])
     assert panel.settings == make().settings
+    other = make(steps=9)
+    other.set({"steps": 7})
+    other.set(other.presets["Reset"])
+    assert other.settings["steps"] == 9
 
 
-def test_a_weight_reaches_the_running_iterator_and_nothing_else_may_change(make):
-    panel = make()
-    panel.set({"steps": 5000})
-    panel.start()
-    until(panel.job.latest)
+def test_what_a_callback_prints_is_shown(panel):
+    panel.guard(lambda: print("<careful>"))
+    assert "&lt;careful&gt;" in panel.message.value
+    panel.guard(lambda: None)
+    assert panel.message.value == ""
+
+
+def test_a_weight_reaches_the_running_iterator_and_nothing_else_may_change(panel):
+    begin(panel, 5000)
     assert panel.controls["kind"].disabled and not panel.controls["l1"].disabled
     panel.controls["l1"].value = 10.0
     panel.set({"kind": "b"})
@@ -193,7 +194,7 @@ def test_a_weight_reaches_the_running_iterator_and_nothing_else_may_change(make)
     assert panel.history.entries  # what was stopped is kept
 
 
-def test_weights_of_a_criterion_change_too(make):
+def test_weights_of_a_criterion_change_too(panel):
     class Criterion:
         weights = {"l1": 1.0}
 
@@ -208,22 +209,23 @@ def test_weights_of_a_criterion_change_too(make):
                 time.sleep(0.002)
                 yield Step(number, torch.ones(1), {}, self)
 
-    panel = make()
     panel.make = lambda settings: Other()
-    panel.start()
-    until(panel.job.latest)
+    begin(panel)
     panel.controls["l1"].value = 2.0
     until(lambda: Criterion.weights["l1"] == 2.0)
 
 
-def test_history_goes_back_to_settings_drawing_and_picture(make, canvas):
-    panel = make()
-    run(panel)
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+def test_history_goes_back_to_settings_drawing_and_picture(panel):
+    canvas = panel.canvas
+    finish(panel)
     first, shown = panel.state(), canvas.mask()
     panel.set({"steps": 40, "l1": 5.0})
     canvas.clear()
     canvas.feather = 1.0
-    run(panel)
+    finish(panel)
     assert len(panel.history.entries) == len(panel.history.children) == 2
     assert panel.state().latents.code.mean() == 40
     panel.history.children[0].children[1].click()
@@ -231,51 +233,42 @@ def test_history_goes_back_to_settings_drawing_and_picture(make, canvas):
     assert torch.equal(canvas.mask(), shown) and canvas.feather == 0.0
     assert "restored" in panel.view.html
     assert torch.equal(panel.state().latents.code, first.latents.code)  # not the last run's
-    run(panel)
+    finish(panel)
     assert panel.state().latents.code.mean() == 20 and len(panel.history.entries) == 3
 
 
-def test_candidates_are_chosen_from_a_batch(make):
-    panel = make(batch=3)
-    run(panel)
+def test_candidates_are_chosen_from_a_batch(panel):
+    panel.batches = 3
+    finish(panel)
     assert len(panel.candidates.children) == 3 and panel.chosen == 0
+    assert [entry.children[1].description for entry in panel.candidates.children] == ["no. 1", "no. 2", "no. 3"]
     panel.candidates.children[2].children[1].click()
-    assert panel.chosen == 2 and "no. 2" in panel.view.html
-    run(panel)
-    assert panel.candidates.children == () and panel.chosen == 0  # of one image
+    assert panel.chosen == 2 and "no. 3" in panel.view.html
+    panel.batches = 1
+    finish(panel)
+    assert panel.candidates.children == () and panel.chosen == 0
 
 
-def test_before_and_after_follow_the_result(make):
-    panel = make()
+def test_before_and_after_follow_the_result(panel):
     assert "Nothing" in panel.compare.view.value
-    run(panel)
+    finish(panel)
     shown = panel.compare.view.value
     assert shown.count("<img") == 2
     panel.compare.slider.value = 0.25
     assert "75.0%" in panel.compare.view.value != shown
-    panel.compare.zoom.value = 3.0
-    assert "width:300%" in panel.compare.view.value
-
-
-def test_the_code_is_what_the_settings_are(make):
-    panel = make()
-    panel.set({"kind": "b", "tv": 0.5})
-    called = {}
-    eval(panel.code.value, {"Run": lambda generator, **settings: called.update(settings), "generator": None})
-    assert called == panel.settings
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_state_file_loads_again(make, canvas):
-    panel = make()
-    run(panel)
+def test_the_state_file_loads_again(panel):
+    canvas = panel.canvas
+    finish(panel)
     canvas.feather = 0.5
     path = panel.save("safetensors")
     assert path.name in panel.saved.value and "data:" in panel.saved.value
-    state, metadata = load_state(path)
-    assert metadata["model"] == "counter" and torch.equal(state.pictures["mask"], canvas.mask())
+    state, _ = load_state(path)
+    assert torch.equal(state.pictures["mask"], canvas.mask())
     panel.set({"kind": "b", "steps": 3})
     canvas.clear()
     canvas.feather = 0.0
@@ -286,25 +279,22 @@ def test_the_state_file_loads_again(make, canvas):
     assert torch.equal(load_state(again)[0].latents.code, state.latents.code)
 
 
-def test_a_run_whose_end_no_browser_sees_is_not_lost(make, tmp_path):
-    panel = make()
+def test_a_run_whose_end_no_browser_sees_is_not_lost(panel, tmp_path):
     panel.start()
-    panel.view.frame()  # the last question before the browser is closed
+    panel._frame()  # the last question before the browser is closed
     assert panel.job.wait(PATIENCE) and panel.result.number == 20
-    assert not panel.history.entries and panel.view.running  # nothing has told the widgets
+    assert not panel.history.entries and panel.view.running  # nobody has told the widgets
     kept = load_state(tmp_path / LATEST)[0]  # for a kernel that is restarted, or a cell that is run again
     assert kept.latents.code[0, 0] == 20 and kept.settings["steps"] == 20
-    panel.view.frame()  # the page is opened again
+    panel._frame()  # the page is opened again
     assert "finished" in panel.view.html and not panel.view.running and len(panel.history.entries) == 1
 
 
 def test_a_run_that_is_closed_or_followed_by_another_keeps_its_best(make, tmp_path):
     panel = make()
-    panel.set({"steps": 5000})
-    panel.start()
-    until(lambda: panel.job.latest() is not None)
+    begin(panel, 5000)
     panel.close()  # as by a cell that is run again
-    assert panel.job.state == "stopped"
+    assert panel.job.wait(PATIENCE) and panel.job.state == "stopped"
     assert load_state(tmp_path / LATEST)[0].latents.code[0, 0] == panel.job.latest().number
     panel = make()
     panel.start()
@@ -313,16 +303,15 @@ def test_a_run_that_is_closed_or_followed_by_another_keeps_its_best(make, tmp_pa
     assert len(panel.history.entries) == 1
 
 
-def test_a_state_that_cannot_be_written_is_told_and_the_result_stays(make, tmp_path):
-    (tmp_path / "full").write_text("a file in the place of the folder")
+def test_a_state_that_cannot_be_written_is_reported_and_the_result_stays(make, tmp_path):
+    (tmp_path / "full").write_text("a file instead of the folder")
     panel = make(out=tmp_path / "full")
-    run(panel)
+    finish(panel)
     assert "full" in panel.message.value and panel.result.number == 20 and len(panel.history.entries) == 1
 
 
-def test_an_uploaded_state_is_loaded(make):
-    panel = make()
-    run(panel)
+def test_an_uploaded_state_is_loaded(panel):
+    finish(panel)
     content = panel.save("safetensors").read_bytes()
     panel.set({"steps": 3})
     panel._receive({"mine.safetensors": {"content": content}})
@@ -331,65 +320,12 @@ def test_an_uploaded_state_is_loaded(make):
         panel._receive({"mine.safetensors": {"content": b"nothing"}})
 
 
-def test_pictures_and_films_are_written(make):
-    panel = make()
+def test_pictures_and_films_are_written(panel):
     with pytest.raises(ValueError, match="press Start"):
         panel.save("png")
-    run(panel)
+    finish(panel)
     image = read_image(panel.save("png"), size=8)
     torch.testing.assert_close(image, panel.result.images, atol=0.01, rtol=0)
-    panel.box.frames = [step.images() for step in Run(5)]
+    panel.frames = [step.images() for step in Run(5)]
     assert panel.save("gif").read_bytes()[:3] == b"GIF"
     assert b"ftyp" in panel.save("mp4").read_bytes()[:16]
-
-
-# --- parts -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_gallery_drops_its_oldest():
-    clicked = []
-    gallery = Gallery(clicked.append, most=2)
-    for number in range(3):
-        gallery.add(torch.rand(1, 3, 20, 300), f"<{number}>", number, hint='"')
-    assert gallery.entries == [1, 2] and len(gallery.children) == 2
-    gallery.children[1].children[1].click()
-    assert clicked == [2] and "<2>" not in gallery.children[1].children[0].value
-    gallery.clear()
-    assert gallery.children == () and gallery.entries == []
-
-
-def test_before_is_left_of_the_line():
-    html = compare_html("a.png", "b.png", 0.25, 100)
-    before = html[html.index("a.png") :]
-    assert "inset(0 75.0% 0 0)" in before and "left:25.0%" in html
-    part = BeforeAfter()
-    part.show(torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 16, 16))
-    assert part.view.value.count("data:image/jpeg") == 2
-
-
-@pytest.mark.parametrize(
-    ("control", "value", "kept"),
-    [
-        (log_slider("l1", 1.0), 0.3, 0.3),
-        (widgets.Dropdown(options=[("both", ("a", "b")), ("one", ("a",))]), ["a"], ("a",)),
-        (widgets.Dropdown(options=["a", "b"]), "b", "b"),
-        (int_slider("steps", 5, 1, 10), 7, 7),
-    ],
-)
-def test_controls_take_values_as_json_has_them(control, value, kept):
-    choose(control, value)
-    assert control.value == kept
-
-
-def test_code_names_what_it_cannot_write():
-    code = settings_code("project(generator, target)", {"features": object(), "weights": {"l1": 1.0}, "rows": (1, 2)})
-    assert "    generator, target,\n" in code and "features=features" in code and "rows=(1, 2)" in code
-    names = {"project": lambda *args, **options: (args, options), "generator": 1, "target": 2, "features": 3}
-    assert eval(code, names) == ((1, 2), {"features": 3, "weights": {"l1": 1.0}, "rows": (1, 2)})
-    assert eval(settings_code("f()", {"a": 1}), {"f": lambda a: a}) == 1
-    assert eval(settings_code("f(2).real", {"b": 1}), {"f": lambda a, b: a + b}) == 3
-
-
-def test_a_download_holds_the_file(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"abc")
-    assert "data:image/png;base64,YWJj" in download_html(tmp_path / "a.png")

@@ -6,28 +6,25 @@ import torch
 
 from helpers.masks import ellipse
 from helpers.sketch import Sketch, search
-from helpers.widgets.sketch import sketch_panel
-from tests.support import tiny
+from helpers.widgets.sketch import SketchPanel
+from tests.support.waiting import PATIENCE, begin, finish
 
 
 @pytest.fixture
-def panel():
+def panel(generator, tmp_path, keep):
     sketch = Sketch(torch.full((1, 3, 16, 16), 0.3), (ellipse(16) > 0.5).float())
-    panel = sketch_panel(tiny.stylegan2(), sketch=sketch, starts=3, steps=10)
-    yield panel
-    panel.close()
+    return keep(SketchPanel(generator, sketch=sketch, out=tmp_path, starts=3, steps=10))
 
 
-def finish(panel):
+def failing(panel):
     panel.start()
-    assert panel.job.wait(60)
-    panel.stop()
+    assert panel.job.wait(PATIENCE) and panel.job.state == "failed"
+    return panel._frame()[0]
 
 
 def test_the_panel_finds_what_the_function_finds(panel):
     finish(panel)
-    assert panel.job.state == "finished", panel.job.error
-    again = search(panel.generator, panel.sketch, enough=None, **panel.settings)
+    again = search(panel.generator, panel.sketch, **panel.settings)
     torch.testing.assert_close(panel.result.images, again.images)
     assert len(panel.candidates.entries) == 3 and len(panel.history.entries) == 1
 
@@ -40,32 +37,39 @@ def test_the_drawing_keeps_its_colours_on_the_canvas(panel):
 
 def test_an_empty_canvas_is_one_sentence(panel):
     panel.canvas.set_rgba(np.zeros((256, 256, 4), np.uint8))
-    finish(panel)
-    assert panel.job.state == "failed"
-    assert "draw something" in panel.view.html and "Traceback" not in panel.view.html
+    html = failing(panel)
+    assert "draw something" in html and "Traceback" not in html
 
 
-def test_a_run_goes_on_from_the_candidate_that_was_picked(panel):
+def test_a_run_continues_from_the_candidate_that_was_picked(panel):
+    panel.controls["go_on"].value = True
+    assert "click one under Candidates" in failing(panel)
+    panel.controls["go_on"].value = False
     finish(panel)
     panel.choose_candidate(2)
     picked = panel.result.latents[2].code
     panel.controls["go_on"].value = True
     finish(panel)
-    assert panel.job.state == "finished", panel.job.error
     assert torch.equal(panel.job.iterator.base[:1], picked)
     assert (panel.job.iterator.base[1:] - picked).abs().min() > 0
 
 
-def test_going_on_without_a_pick_says_what_to_do(panel):
-    panel.controls["go_on"].value = True
-    finish(panel)
-    assert "click one under Candidates" in panel.view.html
-
-
 def test_weights_reach_the_running_search(panel):
-    panel.controls["steps"].value = 500
-    panel.start()
+    begin(panel, 500)
     panel.controls["edge"].value = 1.0
-    panel.job.call(lambda: None).result(60)
+    panel.job.call(lambda: None).result(PATIENCE)
     assert panel.job.iterator.criterion.weights["edge"] == 1.0
     panel.stop()
+
+
+@pytest.mark.parametrize("width", [30, 60, 90])
+def test_thick_strokes_are_accepted(panel, width):
+    """Their antialiased, resized alpha may round to a little above 1."""
+    rows, columns = np.mgrid[:256, :256]
+    pixels = np.zeros((256, 256, 4), np.uint8)
+    for centre in (70, 128, 190):
+        stroke = np.hypot(rows - centre, columns - 1.13 * centre) < width
+        pixels[stroke] = (200 - centre, 90, centre, 255)
+    panel.canvas.set_rgba(pixels)
+    panel.set({"steps": 10, "starts": 1})
+    finish(panel)

@@ -5,26 +5,28 @@ import torch
 
 from helpers.features import load_features
 from helpers.style_transfer import STYLE_WEIGHT, StyleTransfer
-from helpers.widgets import style_panel
-from tests.lessons.test_style_transfer import pictures
+from helpers.widgets.style import StylePanel
+from tests.support.waiting import PATIENCE, begin, finish
+
+
+def picture(size, seed=0):
+    small = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(small, size, mode="bilinear")
 
 
 @pytest.fixture
-def panel(tmp_path):
-    contents = {"first": pictures(1, (80, 80)), "second": pictures(1, (80, 80), 1)}
-    styles = {"stripes": pictures(1, (60, 90), 2), "dots": pictures(1, (60, 60), 3)}
-    panel = style_panel(load_features("vgg19-slim", pooling="avg"), contents, styles, out=tmp_path)
-    panel.set({"size": 64, "steps": 10})
-    yield panel
-    panel.close()
+def panel(tmp_path, keep):
+    contents = {"first": picture((80, 80)), "second": picture((80, 80), 1)}
+    styles = {"stripes": picture((60, 90), 2), "dots": picture((60, 60), 3)}
+    features = load_features("vgg19-slim", pooling="avg")
+    return keep(StylePanel(features, contents, styles, out=tmp_path, size=64, steps=10))
 
 
 def test_start_runs_what_the_controls_say(panel):
     panel.set({"content": "second", "style": "dots", "style_weight": 5.0, "colour": "luminance"})
     made = panel.make(panel.settings)
     assert isinstance(made, StyleTransfer) and made.style_weight == 5.0 and made.colour == "luminance"
-    panel.start()
-    assert panel.job.wait(60) and panel.job.error is None
+    finish(panel)
     result = panel.result
     assert result.images.shape == (1, 3, 64, 64) and result.steps == 10
     for _ in made:
@@ -33,20 +35,17 @@ def test_start_runs_what_the_controls_say(panel):
 
 
 def test_the_reference_follows_content_and_size(panel):
-    before = panel.box.view.html
+    before = panel.view.html
     panel.controls["content"].value = "second"
-    assert panel.box.view.html != before
-    panel.add_content("mine", pictures(1, (70, 70), 9))
-    assert panel.controls["content"].value == "mine" and panel.box.reference().shape == (1, 3, 64, 64)
+    assert panel.view.html != before
+    panel.upload.set_photo(picture((70, 70), 9), "mine")
+    assert panel.controls["content"].value == "mine" and panel.reference().shape == (1, 3, 64, 64)
 
 
 def test_weights_change_the_criterion_under_its_own_names(panel):
-    panel.set({"steps": 500})
-    panel.start()
-    while panel.job.latest() is None:
-        panel.job.wait(0.05)
+    begin(panel, 500)
     panel.controls["style_weight"].value = 100.0
-    panel.job.call(lambda: None).result(60)
+    panel.job.call(lambda: None).result(PATIENCE)
     assert panel.job.iterator.criterion.weights["style"] == 100.0
     panel.stop()
 
@@ -56,4 +55,4 @@ def test_presets_are_texture_and_reconstruction(panel):
         panel.set(panel.presets["Reset"])
         panel.set(panel.presets[name])
         assert (panel.controls["content_weight"].value, panel.controls["style_weight"].value) == (content, style)
-        panel.make(panel.settings | {"size": 64})
+        panel.make(panel.settings)

@@ -1,0 +1,54 @@
+"""The panel of the noise lesson runs what ``optimize_noise`` does."""
+
+import pytest
+import torch
+
+from helpers import masks
+from helpers.latents import Latents
+from helpers.noise import NoiseError, fresh_noise_psnr, optimize_noise
+from helpers.widgets.noise import NoisePanel
+from tests.support import tiny
+from tests.support.waiting import PATIENCE, begin, finish, until
+
+
+@pytest.fixture
+def panel(generator, tmp_path, keep):
+    targets = generator.synthesize(generator.sample("w", 2, seed=5)).clamp(0, 1)
+    start = Latents("w", generator.mean("w"))
+    photos = {name: (target, start) for name, target in zip("ab", targets.split(1), strict=True)}
+    return keep(NoisePanel(generator, photos, out=tmp_path, steps=10, photo="b"))
+
+
+def test_the_panel_finds_what_the_function_finds(panel, generator):
+    panel.canvas.set_mask(masks.half(16))
+    finish(panel)
+    again = optimize_noise(generator, panel.target, panel.latents, where=panel.where, **panel.settings)
+    torch.testing.assert_close(panel.result.images, again.images)
+    finest = panel.result.latents.noise[-1] - generator.fixed_noise(1)[-1]
+    assert finest[..., :8].abs().max() > 0 and finest[..., 8:].abs().max() == 0  # only under the paint
+    assert f"{fresh_noise_psnr(generator, panel.target, again.latents).item():.1f} dB" in panel.message.value
+    panel.canvas.clear()
+    assert panel.where is None
+
+
+def test_an_uploaded_photo_starts_from_the_mean(panel, generator):
+    panel.upload.set_photo(panel.photos["a"].flip(-1), "mine")
+    assert panel.controls["photo"].value == "mine"
+    assert torch.equal(panel.latents.code, generator.mean("w"))
+    finish(panel)
+
+
+def test_the_regularisation_reaches_the_running_fit(panel):
+    begin(panel)
+    panel.controls["regularise"].value = 10.0
+    number = panel.job.call(lambda: len(panel.job.history)).result(PATIENCE)
+    until(lambda: len(panel.job.history) > number)
+    first, last = panel.job.history[0], panel.job.history[number]
+    panel.stop()
+    assert first["total"] == pytest.approx(first["l2"], rel=1e-4)
+    assert last["total"] == pytest.approx(last["l2"] + 10 * last["autocorrelation"], rel=1e-4)
+
+
+def test_a_panel_needs_noise_maps():
+    with pytest.raises(NoiseError, match="no noise maps"):
+        NoisePanel(tiny.dcgan(), {})

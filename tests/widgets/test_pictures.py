@@ -1,0 +1,135 @@
+"""What panels show as strings: pictures, loss curves, before and after; and their controls."""
+
+import base64
+import io
+import math
+import xml.etree.ElementTree as ElementTree
+
+import ipywidgets as widgets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from helpers.widgets.parts import (
+    BeforeAfter,
+    Gallery,
+    choose,
+    columns_of,
+    compare_html,
+    download_html,
+    int_slider,
+    log_options,
+    log_slider,
+    settings_code,
+    width_of,
+)
+from helpers.widgets.pictures import figure_html, jpeg_url, loss_curve
+
+
+def test_a_jpeg_url_holds_the_picture(target):
+    head, data = jpeg_url(target).split(",")
+    assert head == "data:image/jpeg;base64"
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")) / np.float32(255)
+    assert (torch.from_numpy(pixels) - target[0].permute(1, 2, 0)).abs().mean() < 0.03
+
+
+def curve_points(svg):
+    """Points of every line of a loss curve, one list per stroke."""
+    lines = []
+    for path in ElementTree.fromstring(svg).iter("path"):
+        if path.get("fill") == "none":
+            strokes = [stroke.split("L") for stroke in path.get("d").split("M")[1:]]
+            lines.append([[tuple(map(float, p.split())) for p in stroke] for stroke in strokes])
+    return lines
+
+
+def test_the_loss_curve_is_logarithmic():
+    ((line,),) = curve_points(loss_curve([{"l1": value} for value in (10.0, 1.0, 0.1)]))
+    (x0, y0), (x1, y1), (x2, y2) = line
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2) and x1 > x0
+    assert y1 - y0 == pytest.approx(y2 - y1, abs=0.2) and y1 > y0  # downwards on the screen
+
+
+def test_the_loss_curve_has_gaps_without_a_loss():
+    history = [{"l1": 1.0}, {"l1": math.nan, "perceptual": 2.0}, {"l1": 0.5, "perceptual": 0.0}, {"l1": 0.2}]
+    l1, perceptual = curve_points(loss_curve(history))
+    assert [len(stroke) for stroke in l1] == [1, 2]
+    assert [len(stroke) for stroke in perceptual] == [1]
+
+
+def test_the_loss_curve_of_a_long_run_stays_short_and_ends_at_the_end():
+    history = [{"l1": 1 / (i + 1), "total": 2 / (i + 1)} for i in range(5000)]
+    svg = loss_curve(history, width=400)
+    assert len(svg) < 20_000
+    assert curve_points(svg)[0][0][-1][0] == pytest.approx(392)
+
+
+@pytest.mark.parametrize("history", [[], [{}], [{"l1": 0.0}], [{"l1": 1.0}], [{"<&>": 1.0}]])
+def test_the_loss_curve_of_nearly_nothing_is_a_picture_too(history):
+    assert ElementTree.fromstring(loss_curve(history)).tag == "svg"
+
+
+def test_titles_cannot_bring_markup():
+    assert "<script" not in figure_html('"><script>', "data:,", 10)
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 16, 32])
+def test_each_of_several_results_is_at_least_96_pixels_wide(count):
+    images = torch.zeros(count, 3, 4, 4)
+    assert width_of(images) >= max(256, 96 * columns_of(images))
+
+
+def test_a_gallery_drops_its_oldest():
+    clicked = []
+    gallery = Gallery(clicked.append, most=2)
+    for number in range(3):
+        gallery.add(torch.rand(1, 3, 20, 300), f"<{number}>", number, hint='"')
+    assert gallery.entries == [1, 2] and len(gallery.children) == 2
+    gallery.children[1].children[1].click()
+    assert clicked == [2] and "<2>" not in gallery.children[1].children[0].value
+    gallery.clear()
+    assert gallery.children == () and gallery.entries == []
+
+
+def test_before_is_left_of_the_line():
+    html = compare_html("a.png", "b.png", 0.25, 100)
+    before = html[html.index("a.png") :]
+    assert "inset(0 75.0% 0 0)" in before and "left:25.0%" in html
+    part = BeforeAfter()
+    part.show(torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 16, 16))
+    assert part.view.value.count("data:image/jpeg") == 2
+    part.zoom.value = 3.0
+    assert "width:300%" in part.view.value
+
+
+@pytest.mark.parametrize(
+    ("control", "value", "kept"),
+    [
+        (log_slider("l1", 1.0), 0.3, 0.3),
+        (widgets.Dropdown(options=[("both", ("a", "b")), ("one", ("a",))]), ["a"], ("a",)),
+        (widgets.Dropdown(options=["a", "b"]), "b", "b"),
+        (int_slider("steps", 5, 1, 10), 7, 7),
+    ],
+)
+def test_controls_take_values_as_json_has_them(control, value, kept):
+    choose(control, value)
+    assert control.value == kept
+
+
+def test_log_sliders_begin_at_zero():
+    values = [value for _, value in log_options(-2, 0)]
+    assert values == pytest.approx([0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1])
+    assert log_options(-6, 0)[1] == ("1e-06", 1e-6)
+
+
+def test_code_takes_from_the_panel_what_it_cannot_write():
+    settings = {"features": object(), "weights": {"l1": 1.0}, "rows": (1, 2)}
+    code = settings_code("helpers.inversion.project", "panel.generator, 2", settings, ".images")
+    assert "import helpers.inversion\n" in code and "    panel.generator, 2,\n" in code
+    assert "    features=panel.features,\n    weights={'l1': 1.0},\n    rows=(1, 2),\n).images\n" in code
+
+
+def test_a_download_holds_the_file(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"abc")
+    assert "data:image/png;base64,YWJj" in download_html(tmp_path / "a.png")

@@ -1,0 +1,174 @@
+"""Sliders that render at once show what the plain functions give; and uploads with their crop."""
+
+import datetime
+import io
+
+import ipywidgets
+import pytest
+import torch
+from PIL import Image
+
+from helpers.latents import Latents, LatentsError, interpolate
+from helpers.noise import NoiseError, partly_fitted
+from helpers.widgets.noise import NoiseSlider
+from helpers.widgets.pictures import jpeg_url
+from helpers.widgets.sliders import InterpolationSlider, TruncationSlider
+from helpers.widgets.upload import PhotoUpload
+from tests.support import tiny
+
+
+@pytest.fixture
+def ends(generator):
+    return [Latents("w", generator.sample("w", 1, seed)) for seed in (0, 1)]
+
+
+def test_the_interpolation_slider_shows_the_latents_between(generator, ends):
+    slider = InterpolationSlider(generator, *ends)
+    slider.slider.value = 0.3
+    torch.testing.assert_close(slider.image, generator.synthesize(interpolate(*ends, 0.3)).clamp(0, 1))
+    torch.testing.assert_close(slider.latents.code, torch.lerp(*(end.code for end in ends), 0.3))
+    shown = slider.view.value
+    assert jpeg_url(slider.image) in shown
+    slider.slider.value = 1.0
+    assert slider.view.value != shown
+    torch.testing.assert_close(slider.image, generator.synthesize(ends[1]).clamp(0, 1))
+
+
+def test_the_interpolation_slider_renders_each_stop_once(generator, ends, monkeypatch):
+    slider = InterpolationSlider(generator, *ends)
+    slider.slider.value = 0.2
+    monkeypatch.setattr(generator, "synthesize", lambda *_: pytest.fail("rendered again"))
+    slider.slider.value = 0.5
+    slider.slider.value = 0.2
+    assert slider.t == 0.2
+
+
+def test_two_spaces_cannot_be_interpolated(generator, ends):
+    with pytest.raises(LatentsError, match="one space"):
+        InterpolationSlider(generator, Latents("z", torch.zeros(1, 8)), ends[0])
+
+
+def test_the_truncation_slider_shows_the_samples(generator):
+    slider = TruncationSlider(generator, n=3, seed=5)
+    z = generator.sample("z", 3, 5)
+    torch.testing.assert_close(slider.images, generator.synthesize(Latents("w", generator.map(z, 0.7))).clamp(0, 1))
+    shown = slider.view.value
+    assert "no. 1" in shown and "no. 3" in shown and "no. 0" not in shown
+    slider.slider.value = 0.0
+    mean = generator.synthesize(Latents("w", generator.mean("w"))).clamp(0, 1)
+    torch.testing.assert_close(slider.images, mean.expand(3, -1, -1, -1))
+    slider.seed.value, slider.slider.value = 6, 1.0
+    full = generator.synthesize(Latents("w", generator.map(generator.sample("z", 3, 6)))).clamp(0, 1)
+    torch.testing.assert_close(slider.images, full)
+    assert slider.view.value != shown and jpeg_url(slider.images[1:2]) in slider.view.value
+    with pytest.raises(ValueError, match="only z"):
+        TruncationSlider(tiny.dcgan())
+
+
+def test_the_noise_sliders_show_the_part_of_the_noise_that_they_say(generator):
+    latents = Latents("w", generator.sample("w", 2, seed=1), generator.fresh_noise(2, seed=4))
+    target = generator.synthesize(latents[0]).clamp(0, 1)
+    slider = NoiseSlider(generator, latents, target)
+    assert torch.equal(slider.image, target) and "inf dB" in slider.view.value
+    shown = slider.view.value
+    slider.amount.value, slider.levels.value = 0.5, 2
+    expected = generator.synthesize(partly_fitted(generator, latents[0], 0.5, 2)).clamp(0, 1)
+    assert torch.allclose(slider.image, expected) and slider.view.value != shown
+    slider.levels.value = 0
+    assert torch.allclose(slider.image, generator.synthesize(latents.code[:1]).clamp(0, 1))
+    with pytest.raises(NoiseError, match="no noise maps"):
+        NoiseSlider(generator, Latents("w", latents.code), target)
+
+
+# --- upload ----------------------------------------------------------------------------------------------------------
+
+
+def photo_bytes(width=40, height=30):
+    """A picture whose red is the column and whose green is the row."""
+    picture = Image.new("RGB", (width, height))
+    picture.putdata([(5 * x % 256, 5 * y % 256, 0) for y in range(height) for x in range(width)])
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def layout_7(content, name="me.png"):
+    return {name: {"metadata": {"name": name, "type": "image/png", "size": len(content)}, "content": content}}
+
+
+def layout_8(content, name="me.png"):
+    return ({"name": name, "type": "image/png", "size": len(content), "content": memoryview(content)},)
+
+
+@pytest.fixture(params=[layout_7, layout_8])
+def layout(request):
+    return request.param
+
+
+def test_an_uploaded_photo_is_cropped_to_its_centre(layout, kind):
+    upload, seen = PhotoUpload(15), []
+    upload.observe(lambda change: seen.append(change["new"]), "image")
+    assert upload.image is None and upload.view.value == "" and upload.crop.layout.display == "none"
+    upload.receive(layout(photo_bytes()))
+    assert upload.box == (5, 0, 35, 30) and upload.image.shape == (1, 3, 15, 15)
+    assert upload.image[0, 0].mean().item() == pytest.approx(5 * 19.5 / 255, abs=0.01)
+    assert len(seen) == 1 and seen[0] is upload.image and upload.view.value.count("<img") == 1
+    assert upload.crop.layout.display is None
+    upload.receive(layout(photo_bytes(12, 48)))  # another size
+    assert upload.box == (0, 18, 12, 30) and len(seen) == 2
+
+
+def test_the_crop_follows_the_box(layout, kind):
+    upload = PhotoUpload(10)
+    upload.receive(layout(photo_bytes()))
+    upload.cropper.box = [30, 20, 40, 30]
+    torch.testing.assert_close(upload.image[0, 0, 0] * 255, 5.0 * torch.arange(30, 40))
+    torch.testing.assert_close(upload.image[0, 1, :, 0] * 255, 5.0 * torch.arange(20, 30))
+
+
+def test_sliders_keep_the_box_inside_the_photo(core):
+    upload = PhotoUpload(10)
+    upload.receive(layout_8(photo_bytes()))
+    sliders = upload.cropper.sliders
+    assert [sliders[name].value for name in ("across", "down", "size")] == [0.5, 0.5, 1.0]
+    sliders["size"].value = 0.5
+    assert upload.box[2] - upload.box[0] == 15
+    sliders["across"].value, sliders["down"].value = 1.0, 0.0
+    assert upload.box == (25, 0, 40, 15)
+
+
+def test_a_face_that_is_found_gives_the_box_and_is_turned_upright():
+    """A stripe that points to the right is turned by 90 degrees and stands upright in the crop."""
+    photo = torch.zeros(1, 3, 60, 80)
+    photo[:, 0, 28:32, 50:60] = 1.0  # the arm points to the right
+    upload = PhotoUpload(20, find=lambda image: ((30, 20, 50, 40), 90.0) if image.shape[-1] == 80 else None)
+    upload.set_photo(photo, "cross")
+    assert upload.box == (30, 20, 50, 40) and upload.turn == 90
+    upload.cropper.box = [30, 10, 70, 50]
+    red = upload.image[0, 0]
+    assert red[5:10, 9:11].mean() > 0.8 and red[:4].max() < 0.1 and red[11:].max() < 0.1
+    upload.set_photo(photo[..., :70], "no face")
+    assert upload.turn == 0 and upload.box == (5, 0, 65, 60)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", photo_bytes(90, 90)[:200], photo_bytes(1, 1)])
+def test_a_bad_upload_is_one_sentence_and_the_last_photo_stays(layout, content):
+    upload = PhotoUpload(16)
+    upload.receive(layout(photo_bytes()))
+    kept = upload.image
+    upload.receive(layout(content, "<b>bad</b>.png"))
+    assert "&lt;b&gt;bad&lt;/b&gt;.png" in upload.message.value and "<b>" not in upload.message.value
+    assert upload.image is kept
+    upload.receive(layout(photo_bytes()))
+    assert upload.message.value == ""
+
+
+def test_the_upload_button_is_heard():
+    upload = PhotoUpload(16)
+    content = photo_bytes()
+    if int(ipywidgets.__version__.split(".")[0]) >= 8:
+        (file,) = layout_8(content)
+        upload.button.value = ({**file, "last_modified": datetime.datetime.now(datetime.UTC)},)
+    else:
+        upload.button.set_trait("value", layout_7(content))
+    assert upload.image.shape == (1, 3, 16, 16)
