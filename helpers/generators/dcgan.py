@@ -1,6 +1,7 @@
-"""DCGAN (Radford et al., "Unsupervised Representation Learning with DCGANs", ICLR 2016) as "vanilla GAN" of the course.
+"""DCGAN (Radford et al., "Unsupervised Representation Learning with DCGANs", ICLR 2016), the course's "vanilla GAN".
 
-The layer layout is that of the CMU 16-726 starter code: five up-sample + convolution blocks with instance norm, tanh.
+The layouts are those of the CMU 16-726 starters: five transposed convolutions, or five up-samplings with convolutions,
+each with a norm and a ReLU, the last with tanh.
 """
 
 from __future__ import annotations
@@ -8,17 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from helpers.generators.base import Generator, at_least_float32
+from helpers.generators.base import Generator, at_least_float32, settings
+
+NORMS = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}
 
 
-def up_block(in_channels: int, out_channels: int, *, first: bool = False, last: bool = False) -> nn.Sequential:
-    """Nearest up-sampling by 2, 3x3 convolution, instance norm, ReLU; the first makes 4x4, the last ends in tanh."""
-    if first:
-        layers = [nn.Conv2d(in_channels, out_channels, 4, padding=3, bias=False)]
-    else:
-        layers = [nn.Upsample(scale_factor=2), nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=last)]
-    layers += [nn.Tanh()] if last else [nn.InstanceNorm2d(out_channels), nn.ReLU()]
-    return nn.Sequential(*layers)
+def block(convolutions: list[nn.Module], norm: str, *, last: bool) -> nn.Sequential:
+    """Convolution, norm, ReLU; the last ends in tanh."""
+    end = [nn.Tanh()] if last else [NORMS[norm](convolutions[-1].out_channels), nn.ReLU()]
+    return nn.Sequential(*convolutions, *end)
 
 
 class DCGAN(Generator):
@@ -28,27 +27,39 @@ class DCGAN(Generator):
         z_dim: length of z; the course's models have 100.
         conv_dim: channels of the last hidden layer; the layers before have 2, 4 and ``first_multiplier`` times as many.
         first_multiplier: channels of the first layer over ``conv_dim``.
+        layout: "upsampled" (nearest, then a 3x3 convolution) or "transposed" (4x4 convolutions); 1x1 becomes 4x4 first.
+        norm: "instance" or "batch".
     """
 
     spaces = ("z",)
     family = "dcgan"
     resolution = 64
+    DEFAULTS = {"z_dim": 100, "conv_dim": 32, "first_multiplier": 8, "layout": "upsampled", "norm": "instance"}
 
-    def __init__(self, z_dim: int = 100, conv_dim: int = 32, first_multiplier: int = 8):
+    def __init__(self, **options):
         super().__init__()
-        self.config = {"z_dim": z_dim, "conv_dim": conv_dim, "first_multiplier": first_multiplier}
-        self.z_dim = z_dim
-        self.up_conv1 = up_block(z_dim, conv_dim * first_multiplier, first=True)
-        self.up_conv2 = up_block(conv_dim * first_multiplier, conv_dim * 4)
-        self.up_conv3 = up_block(conv_dim * 4, conv_dim * 2)
-        self.up_conv4 = up_block(conv_dim * 2, conv_dim)
-        self.up_conv5 = up_block(conv_dim, 3, last=True)
+        given = settings(self.DEFAULTS, options)
+        self.config = {n: v for n, v in given.items() if n not in ("layout", "norm") or v != self.DEFAULTS[n]}
+        self.z_dim, width, norm = given["z_dim"], given["conv_dim"], given["norm"]
+        widths = [self.z_dim, *(width * n for n in (given["first_multiplier"], 4, 2, 1)), 3]
+        transposed = given["layout"] == "transposed"
+        self.names = [f"{'deconv' if transposed else 'up_conv'}{i}" for i in range(1, 6)]
+        for i, name in enumerate(self.names):
+            sizes, last = (widths[i], widths[i + 1]), i == 4
+            if transposed:
+                step = {"stride": 2, "padding": 1} if i else {}
+                layers = [nn.ConvTranspose2d(*sizes, 4, **step, bias=False)]
+            elif i == 0:
+                layers = [nn.Conv2d(*sizes, 4, padding=3, bias=False)]
+            else:
+                layers = [nn.Upsample(scale_factor=2), nn.Conv2d(*sizes, 3, padding=1, bias=last)]
+            setattr(self, name, block(layers, norm, last=last))
 
     def forward(self, z: Tensor) -> Tensor:
         """z (B, z_dim) to an image (B, 3, 64, 64) in [-1, 1]."""
         x = z[:, :, None, None].contiguous(memory_format=torch.channels_last)
-        for i in range(1, 6):
-            x = getattr(self, f"up_conv{i}")(x)
+        for name in self.names:
+            x = getattr(self, name)(x)
         return x
 
     def render(self, code: Tensor, space: str, noise) -> Tensor:
@@ -56,17 +67,26 @@ class DCGAN(Generator):
 
 
 class DCGANDiscriminator(nn.Module):
-    """DCGAN discriminator: image (B, 3, 64, 64) in [0, 1] to a score (B,), higher is more real."""
+    """DCGAN discriminator: image (B, 3, 64, 64) in [0, 1] to a score (B,), higher is more real.
 
-    def __init__(self, conv_dim: int = 32):
+    Args:
+        conv_dim: channels of the first layer.
+        norm: "instance" or "batch" gives the course's layout: a norm and a ReLU in all layers but the last. None gives
+            ours: leaky ReLUs, and no norm in the first layer, where it would hide the colours.
+        bias: of the last layer in the course's layout.
+    """
+
+    def __init__(self, conv_dim: int = 32, norm: str | None = None, bias: bool = False):
         super().__init__()
-        self.config = {"conv_dim": conv_dim}
+        self.config = {"conv_dim": conv_dim} | ({"norm": norm, "bias": bias} if norm else {})
+        settings({"conv_dim": 32}, {"conv_dim": conv_dim})
         widths = [3, conv_dim, conv_dim * 2, conv_dim * 4, conv_dim * 8]
         for i in range(1, 5):
-            layers = [nn.Conv2d(widths[i - 1], widths[i], 4, stride=2, padding=1, bias=i == 1)]
-            layers += [nn.InstanceNorm2d(widths[i])] if i > 1 else []  # a first norm would hide the colours
-            setattr(self, f"conv{i}", nn.Sequential(*layers, nn.LeakyReLU(0.2)))
-        self.conv5 = nn.Conv2d(widths[4], 1, 4)
+            layers = [nn.Conv2d(widths[i - 1], widths[i], 4, stride=2, padding=1, bias=i == 1 and not norm)]
+            layers += [NORMS[norm or "instance"](widths[i])] if i > 1 or norm else []
+            setattr(self, f"conv{i}", nn.Sequential(*layers, nn.ReLU() if norm else nn.LeakyReLU(0.2)))
+        last = nn.Conv2d(widths[4], 1, 4, bias=bias or not norm)
+        self.conv5 = nn.Sequential(last) if norm else last
 
     def forward(self, images: Tensor, group_size: int = 1) -> Tensor:  # it never compares images
         x = (images * 2 - 1).contiguous(memory_format=torch.channels_last)

@@ -213,7 +213,8 @@ def test_files_of_torch_are_read_as_torch_reads_them(tmp_path):
             found = (read_torch_zip if zipped else read_torch_legacy)(file, path.stat().st_size)
             expected = torch.load(path, weights_only=True)
             for name in "abhiep":
-                assert torch.equal(found[name].read(), expected[name]) and found[name].dtype == expected[name].dtype
+                ours, theirs = found[name].read(), expected[name]
+                assert torch.equal(ours, theirs) and ours.dtype == theirs.dtype
             assert torch.equal(found["bf"].read(), expected["bf"]) and found["n"][0].read() == 3
             assert found["n"][1]["x"].read().dtype == torch.bool
 
@@ -355,7 +356,7 @@ def refusals():
     yield "resnet", changed(["synthesis", "b8"], architecture="resnet"), "not of the kind 'skip'|not the same"
     yield "relu", changed(["synthesis", "b8", "conv1"], activation="relu"), "not the same in all layers"
     yield "missing block", without, "its resolutions are \\[4, 16\\]"
-    yield "no synthesis", alias_free, "G_ema is a Generator, which is not read"
+    yield "no synthesis", alias_free, "its generator is a Generator, which is not read"
     yield "another filter", another_filter, "low-pass filter"
     yield "nan", nan, "NaN or infinite"
     yield "tf relu", lambda p: files.tensorflow_pickle(p, tiny.stylegan2(), nonlinearity="relu"), "nonlinearity"

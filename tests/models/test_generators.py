@@ -679,37 +679,33 @@ class Hostile:
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("kind", ["hostile", "pickle", "garbage", "empty", "folder", "network", "absent"])
+@pytest.mark.parametrize("kind", ["hostile", "pickle", "garbage", "empty", "folder", "absent"])
 def test_other_files_are_one_sentence_and_run_nothing(tmp_path, kind):
     path, mark = tmp_path / "weights.pt", str(tmp_path / "mark")
     if kind == "hostile":
         torch.save({"up_conv1.0.weight": Hostile(mark)}, path)
     elif kind == "pickle":
         path.write_bytes(pickle.dumps(Hostile(mark)))
-    elif kind == "network":
-        torch.save(tiny.dcgan(), path)
     elif kind == "folder":
         path.mkdir()
     elif kind != "absent":
         path.write_bytes(b"garbage " * 100 if kind == "garbage" else b"")
-    messages = {"absent": "check the path", "empty": "is empty", "folder": "is no file", "garbage": "is damaged"}
+    messages = {"absent": "check the path", "empty": "is empty", "folder": "is not a file", "garbage": "is damaged"}
     with pytest.raises(WeightsError, match=messages.get(kind, "it names .* refused, nothing was run")) as error:
         load_generator(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
     assert not os.path.exists(mark)
 
 
-@pytest.mark.parametrize("change", ["missing", "renamed", "shape", "list", "number"])
+@pytest.mark.parametrize("change", ["missing", "shape", "list", "number"])
 def test_another_state_dict_is_one_sentence(tmp_path, change):
     path, state = tmp_path / "weights.pth", tiny.dcgan().state_dict()
     if change == "missing":
         del state["up_conv3.1.weight"]
-    elif change == "renamed":
-        state = {f"other.{name}": value for name, value in state.items()}
     elif change == "shape":
         state["up_conv1.0.weight"] = torch.zeros(32, 8, 2, 2)
     torch.save([1] if change == "list" else {"up_conv1.0.weight": 1} if change == "number" else dict(state), path)
-    messages = {"missing": "up_conv3.1.weight is missing", "shape": "in place of \\(32, 8, 4, 4\\)"}
+    messages = {"missing": "up_conv3.1.weight is missing", "shape": "instead of \\(32, 8, 4, 4\\)"}
     with pytest.raises(WeightsError, match=messages.get(change, "none of the formats that are read")) as error:
         load_generator(path)
     assert "\n" not in str(error.value)

@@ -3,6 +3,7 @@
 import io
 import pickle
 import struct
+import warnings
 import zipfile
 from collections import OrderedDict
 
@@ -69,7 +70,7 @@ def persistent(meta):
 
 def catalogue():
     """Yield (name, bytes, pattern of the message)."""
-    refused = "it names .*refused, nothing was run"
+    refused, unread = "it names .*refused, nothing was run", "none of the formats that are read"
     command = f"mkdir {MARK}"
     source = f"__import__('os').mkdir('{MARK}')"
 
@@ -87,39 +88,39 @@ def catalogue():
     yield "runpy", reduce("runpy", "run_path", "/etc/hosts"), refused
     yield "pickle in pickle", reduce("pickle", "loads", "cos\nsystem\n."), refused
     yield "marshal code", reduce("marshal", "loads", "c"), refused
-    yield "types.FunctionType", reduce("types", "FunctionType", "c"), refused
-    yield "operator.attrgetter", reduce("operator", "attrgetter", "system"), refused
+    yield "types.FunctionType", reduce("types", "FunctionType", "c"), unread
+    yield "operator.attrgetter", reduce("operator", "attrgetter", "system"), unread
     yield "functools.partial", reduce("functools", "partial", name("os", "system"), command), refused
     yield "ctypes", reduce("ctypes", "CDLL", "libc.so.6"), refused
     yield "numpy.load", reduce("numpy", "load", MARK), refused
     yield "numpy exec_command", reduce("numpy.distutils.exec_command", "exec_command", command), refused
     yield "urllib", reduce("urllib.request", "urlopen", "http://127.0.0.1:9"), refused
-    yield "dotted name", b"\x80\x04" + _value("builtins") + _value("OrderedDict.__class__") + b"\x93.", refused
+    yield "dotted name", b"\x80\x04" + _value("builtins") + _value("OrderedDict.__class__") + b"\x93.", unread
     yield (
         "dotted name of an allowed one",
         b"\x80\x04" + _value("collections") + _value("OrderedDict.fromkeys") + b"\x93.",
-        refused,
+        unread,
     )
     yield "INST", b"(" + _value(command) + b"ios\nsystem\n.", refused
     yield "OBJ", b"(" + name("os", "system") + _value(command) + b"o.", refused
     yield "NEWOBJ", b"\x80\x02" + name("os", "system") + _tuple([command]) + b"\x81.", refused
-    yield "NEWOBJ_EX", b"\x80\x04" + name("collections", "OrderedDict") + b")}\x92.", "opcode NEWOBJ_EX"
+    yield "NEWOBJ_EX", b"\x80\x04" + name("collections", "OrderedDict") + b")}\x92.", unread
     yield "EXT1", b"\x80\x02\x82\x01.", "opcode EXT1"
     yield "EXT4", b"\x80\x02\x84\x01\x00\x00\x00.", "opcode EXT4"
     yield "NEXT_BUFFER", b"\x80\x05\x97.", "opcode NEXT_BUFFER"
-    yield "call of a string", b"\x80\x02" + _value("os.system") + _tuple([command]) + b"R.", "it calls str"
+    yield "call of a string", b"\x80\x02" + _value("os.system") + _tuple([command]) + b"R.", "it calls a str"
     yield (
         "call of a token",
         b"\x80\x02" + name("torch", "FloatStorage") + _tuple([4]) + b"R.",
-        "it calls torch.FloatStorage",
+        unread,
     )
-    yield "chain of reduces", b"\x80\x02" + name("collections", "OrderedDict") + b")R)R.", "it calls dict"
+    yield "chain of reduces", b"\x80\x02" + name("collections", "OrderedDict") + b")R)R.", "it calls a dict"
     yield (
         "BUILD of a dict's class",
         b"\x80\x02" + name("collections", "OrderedDict") + b"}b.",
-        "sets the state of a Name",
+        unread,
     )
-    yield "BUILD of a list", b"\x80\x02]}b.", "sets the state of a list"
+    yield "BUILD of a list", b"\x80\x02]}b.", unread
 
     # torch and its containers
     yield "torch.load", reduce("torch", "load", MARK), refused
@@ -128,7 +129,7 @@ def catalogue():
     yield "torch jit", reduce("torch.jit._script", "unpackage_script_module", "a"), refused
     rebuild = name("torch._tensor", "_rebuild_from_type_v2")
     inner = [name("torch.storage", "_load_from_bytes"), name("torch", "Tensor"), _tuple([command]), b"}"]
-    yield "a call in a rebuild", b"\x80\x02" + rebuild + _tuple(inner) + b"R.", "in a way that weights need not"
+    yield "a call in a rebuild", b"\x80\x02" + rebuild + _tuple(inner) + b"R.", unread
     yield "os.system in a zip", in_zip(reduce("os", "system", command)), refused
     yield "os.system in a legacy file", in_legacy(reduce("os", "system", command)), refused
     blob = in_legacy(reduce("os", "system", command))
@@ -145,7 +146,7 @@ def catalogue():
     nested = b"\x80\x03" + name("torch.storage", "_load_from_bytes") + _tuple([storage]) + b"R."
     yield "a storage in a storage", nested, "lies where none can be"
     yield "a persistent id in a plain pickle", b"\x80\x02" + storage_id() + b"Q.", "parts outside of itself"
-    yield "another persistent id", in_zip(b"\x80\x02" + _tuple(["module", command]) + b"Q."), "not described as torch"
+    yield "another persistent id", in_zip(b"\x80\x02" + _tuple(["model", command]) + b"Q."), "not described as torch"
     yield "a storage that is missing", in_zip(b"\x80\x02" + storage_id() + b"Q."), "has not the size"
     short = in_zip(b"\x80\x02}" + _value("a") + tensor(storage_id(numel=2**28) + b"Q") + b"s.", _0=b"\0" * 16)
     yield "a record shorter than claimed", short, "has not the size"
@@ -179,16 +180,16 @@ def catalogue():
         b"\x80\x02]q\x00" + b"".join(b"](" + b"h%c" % i * 10 + b"eq%c" % (i + 1) for i in range(100)) + b".",
         "does not end in one object",
     )
-    yield "a memo bomb of tuples as key", b"\x80\x02)q\x00" + b"h\x00h\x00\x86q\x00" * 100 + b"0}h\x00Ns.", "as a key"
+    yield "a memo bomb of tuples as key", b"\x80\x02)q\x000" + b"h\x00h\x00\x86q\x000" * 100 + b"}h\x00Ns.", unread
     yield "a memo with a huge index", b"\x80\x02]r\xff\xff\xff\xff.", "none of the formats"
     text = _value("x" * 2**20) + b"q\x00"
     encodes = (name("_codecs", "encode") + b"h\x00" + _value("latin1") + b"\x86R0") * 200
     yield "one string encoded many times", b"\x80\x02" + text + encodes + b".", "far more memory than its own size"
-    yield "a bytearray of a number", reduce("builtins", "bytearray", 2**31 - 1), "made of something else"
-    yield "a set of a number", reduce("builtins", "set", 2**31 - 1), "arguments that do not fit"
-    yield "tuples in tuples", b"\x80\x02)" + b"\x85" * 10_000 + b".", "deep in each other"
-    yield "lists in lists", b"\x80\x02" + b"]" * 10_000 + b"a" * 9_999 + b".", "deep in each other"
-    yield "a high stack", b"\x80\x02" + b"N" * 300_000 + b".", "more parts than any"
+    yield "a bytearray of a number", reduce("builtins", "bytearray", 2**31 - 1), unread
+    yield "a set of a number", reduce("builtins", "set", 2**31 - 1), unread
+    yield "tuples in tuples", b"\x80\x02)" + b"\x85" * 10_000 + b".", unread
+    yield "lists in lists", b"\x80\x02" + b"]" * 10_000 + b"a" * 9_999 + b".", unread
+    yield "a high stack", b"\x80\x02" + b"N" * 300_000 + b".", "does not end in one object"
     yield "a bytes object of 2^60", b"\x80\x04\x8e" + struct.pack("<Q", 2**60) + b"short.", "damaged"
     yield "a bytearray of 2^60", b"\x80\x05\x96" + struct.pack("<Q", 2**60) + b"short.", "damaged"
     yield "a string of 4 GB", b"\x80\x02X\xff\xff\xff\xffshort.", "damaged"
@@ -201,7 +202,7 @@ def catalogue():
     yield (
         "an array of objects",
         b"\x80\x03" + name("numpy", "dtype") + _tuple(["O8", 0, 1]) + b"R.",
-        "arrays of type 'O8'",
+        unread,
     )
     zipped = io.BytesIO()
     with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -217,11 +218,104 @@ def catalogue():
     yield "a Git LFS pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "Git LFS pointer"
     yield "zeros", b"\0" * 1000, "damaged"
     yield "text", b"these are no weights " * 20, "damaged|opcode|refused"
-    yield "another zip", in_zip(b"").replace(b"data.pkl", b"data.txt"), "none that torch.save wrote"
+    yield "another zip", in_zip(b"").replace(b"data.pkl", b"data.txt"), "not one that torch.save wrote"
     for kind, data in whole.items():
         yield f"{kind}, cut in half", data[: len(data) // 2], "damaged|cut off|short"
         yield f"{kind}, cut by one byte", data[:-1], "damaged|cut off|is missing|reaches"
         yield f"{kind}, without its beginning", data[40:], "Cannot read"
+
+
+def number(value):
+    return b"\x8a\x10" + value.to_bytes(16, "little", signed=True)
+
+
+def shared(levels, width, node, leaf):
+    """A pickle of a node whose ``width`` children are all one node, and so on down to the leaf."""
+    found = leaf + b"q\x00"
+    for _ in range(levels):
+        children = b"}(" + b"".join(_value(f"n{i}") + b"h\x00" for i in range(width)) + b"u"
+        found += b"0" + node(children) + b"q\x00"
+    return b"\x80\x02" + found
+
+
+def of_one(tensor):
+    """A pickle of a state dict that passes for a vanilla generator's; its entries are all one tensor."""
+    names = ["deconv5.0.weight", *(f"deconv.{i}" for i in range(4_000))]
+    entries = b"".join(_value(name) + b"h\x00" for name in names)
+    return b"\x80\x03}(" + _value("deconv1.0.weight") + tensor + b"q\x00" + entries + b"u."
+
+
+def zipped(members):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for place, content in members:
+            archive.writestr(place, content)
+    return out.getvalue()
+
+
+def shapes():
+    """Yield (name, bytes) of small files that ask for time or memory by their structure: sharing, depth, counts."""
+    official = name("torch_utils.persistence", "_reconstruct_persistent_obj")
+
+    def module(children):
+        state = b"}" + _value("_modules") + children + b"s"
+        pairs = _value("class_name") + _value("G") + _value("state") + state
+        return official + b"(}(" + pairs + b"utR"
+
+    root = b"q\x01" + b"0}" + _value("G_ema") + b"h\x01s."
+    yield "modules shared on 8 levels", shared(8, 40, module, module(b"}")) + root
+    yield "dicts shared on 8 levels", shared(8, 40, lambda children: children, tensor(b"N")) + b"."
+
+    def network(children):
+        state = b"}(" + _value("components") + children + _value("variables") + b"]u"
+        return name("dnnlib.tflib.network", "Network") + b")\x81" + state + b"b"
+
+    yield "components shared on 8 levels", shared(8, 40, network, network(b"}")) + b"."
+    items = b"](" + b"K\x01" * 100_000 + b"e" + b"q\x00" + b"0"
+    size = name("torch", "Size") + b"h\x00\x85R"
+    yield "torch.Size of one list", b"\x80\x02" + items + b"](" + size * 10_000 + b"e."
+    ordered = name("collections", "OrderedDict") + b"h\x00\x85R"
+    rows = b"](" + (_tuple(["a", "b"])) * 10_000 + b"e" + b"q\x00" + b"0"
+    yield "a dict of one list", b"\x80\x02" + rows + b"](" + ordered * 10_000 + b"e."
+    keys = b"".join(number(i * (2**61 - 1)) + b"N" for i in range(40_000))
+    yield "int keys of one hash", b"\x80\x02}(" + keys + b"u."
+    yield "empty sets", b"\x80\x04(" + b"\x8f" * 4_900_000 + b"t."
+    yield "empty dicts", b"\x80\x04(" + b"}" * 4_900_000 + b"t."
+    blob = in_legacy(b"\x80\x02" + b"N0" * 400_000 + storage_id() + b"Q.", ["0"], struct.pack("<q", 4) + b"\0" * 16)
+    load = name("torch.storage", "_load_from_bytes") + _tuple([b"B" + struct.pack("<I", len(blob)) + blob]) + b"R"
+    yield "opcodes in nested storages", b"\x80\x03](" + load * 20 + b"e."
+    view = tensor(storage_id(numel=2**20) + b"Q", size=(2**10, 2**10, 1, 1), stride=(2**10, 1, 1, 1))
+    yield "views of one storage", in_zip(of_one(view), _0=b"\0" * 2**22)
+    far = tensor(storage_id(numel=2**20) + b"Q", size=(1, 2, 1, 1), stride=(1, 2**20 - 1, 1, 1))
+    yield "views from end to end", in_zip(of_one(far), _0=b"\0" * 2**22)
+    dtype = name("numpy", "dtype") + _tuple(["i1", 0, 1]) + b"R" + _tuple([3, "|", b"N", b"N", b"N"]) + b"b"
+    array = name("numpy.core.multiarray", "_reconstruct") + _tuple([name("numpy", "ndarray"), _tuple([0]), "b"]) + b"R"
+    raw = b"B" + struct.pack("<I", 2**20) + b"\0" * 2**20
+    array += _tuple([1, _tuple([2**10, 2**10, 1, 1]), dtype, b"\x89", raw]) + b"b"
+    yield "layers of one int8 array", of_one(array)
+    wide = "\N{CAT FACE}" + "x" * 2**22
+    wide = b"X" + struct.pack("<I", len(wide.encode())) + wide.encode()
+    yield "wide texts", b"\x80\x02](" + wide * 8 + b"e."
+    yield "many members", zipped([(f"archive/data/{i}", b"") for i in range(50_000)])
+
+
+def misleading_zips():
+    """Yield (name, bytes, message): tables of contents that say something else than what lies in the file."""
+    whole = zipped([("archive/data.pkl", pickle.dumps({}, 2)), ("archive/data/0", b"\0" * 64)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        twice = zipped([("archive/data.pkl", pickle.dumps({}, 2)), ("archive/data.pkl", pickle.dumps([], 2))])
+    yield "two members of one name", twice, "two members of one name"
+    first = whole.index(b"PK\x01\x02")
+    second = whole.index(b"PK\x01\x02", first + 4)
+    inside = whole[: second + 42] + struct.pack("<I", 0) + whole[second + 46 :]
+    yield "two members in one place", inside, "overlap"
+    longer = whole[: first + 20] + struct.pack("<II", 90, 90) + whole[first + 28 :]
+    yield "a member that reaches into the next", longer, "overlap"
+    huge = whole[: second + 20] + struct.pack("<II", 2**30, 2**30) + whole[second + 28 :]
+    yield "a member larger than the file", huge, "larger than the file"
+    broken = whole.replace(b"\0" * 64, b"\0" * 63 + b"\1").replace(pickle.dumps({}, 2), pickle.dumps([], 2))
+    yield "another checksum", broken, "checksum"
 
 
 def whole_files():

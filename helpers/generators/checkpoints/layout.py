@@ -1,25 +1,27 @@
-"""What every reader gives, and the small steps that all of them share."""
+"""What every reader gives, how networks are found in a file, and the small steps that all readers share."""
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from helpers.generators.checkpoints.safe_pickle import CheckpointError, Record, shown
-from helpers.generators.checkpoints.torch_file import LazyTensor
+from helpers.generators.checkpoints.values import CheckpointError, LazyTensor, Record, shown
 
 RESOLUTIONS = tuple(2**i for i in range(2, 11))
+MAX_NODES, MAX_ENTRIES, MAX_DEPTH = 50_000, 5_000, 12  # of a walk through a file; a StyleGAN2 has about 500 nodes
+FILTER = torch.outer(row := torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8, row)  # the only low-pass filter that is read
 
 
 @dataclass
 class Part:
     """One network of a checkpoint: the arguments to build ours with, and its state dict (float32)."""
 
+    family: str
     config: dict
     tensors: dict[str, Tensor]
 
@@ -30,25 +32,85 @@ class Checkpoint:
 
     Attributes:
         format: the kind of file, for people.
-        family: "stylegan1", "stylegan2" or "dcgan".
-        generator: as Part; noise maps and the mean of w may be missing where the format has none.
-        read_discriminator: gives the discriminator as Part, or None for a file without one.
-        w_std: standard deviation of w, (w_dim,), where the file has it.
+        generator: None unless asked for; noise maps and the mean of w may be missing if the format has none.
+        discriminator: None unless asked for, and for a file without one.
+        refused: why the discriminator cannot be read, a sentence.
+        w_std: standard deviation of w, (w_dim,), if the file has it.
     """
 
     format: str
-    family: str
     generator: Part | None = None
-    read_discriminator: Callable[[], Part] | None = None
+    discriminator: Part | None = None
+    refused: str = ""
     w_std: Tensor | None = None
 
 
+def walk(root, children: Callable[[object], Mapping]) -> Iterator[tuple[str, object]]:
+    """All nodes of a tree as (dotted name, node), level by level.
+
+    A node that several parents share counts each time, and the walk ends after MAX_NODES: a few levels of sharing make
+    any number of names. Groups of more than MAX_ENTRIES are not networks and are passed over.
+    """
+    todo, left = deque([("", root, 0)]), MAX_NODES
+    while todo:
+        prefix, node, depth = todo.popleft()
+        yield prefix, node
+        found = children(node) if depth < MAX_DEPTH else {}
+        if len(found) > min(left, MAX_ENTRIES):
+            continue
+        left -= len(found)
+        for name, child in found.items():
+            if isinstance(name, str) and len(name) < 200:
+                todo.append((f"{prefix}.{name}" if prefix else name, child, depth + 1))
+
+
+@dataclass
+class Contents:
+    """A file: its object, all tensors in it by dotted name, and the attributes of the modules by theirs."""
+
+    root: object
+    tensors: dict[str, LazyTensor]
+    modules: dict[str, dict]
+
+    def network(self, marker: str) -> Contents | None:
+        """The part in which a tensor ``marker`` lies, with the names that it has there; the averaged one of several.
+
+        It may be a module or a state dict, and lie in any dict or module ("g_ema", "decoder.", DataParallel's
+        "module.").
+        """
+        prefixes = [n.removesuffix(marker) for n in self.tensors if n == marker or n.endswith(f".{marker}")]
+        if not prefixes:
+            return None
+        prefix = next((p for p in prefixes if "ema" in p.lower()), prefixes[0])
+        cut = len(prefix)
+        tensors = {name[cut:]: value for name, value in self.tensors.items() if name.startswith(prefix)}
+        modules = {name[cut:]: value for name, value in self.modules.items() if f"{name}.".startswith(prefix)}
+        return Contents(self.root, tensors, modules)
+
+
+def _children(node) -> dict:
+    if isinstance(node, Record):
+        state = node.state if isinstance(node.state, dict) else {}
+        groups = [state.get(kind) for kind in ("_parameters", "_buffers", "_modules")]
+        return {name: value for group in groups if type(group) is dict for name, value in group.items()}
+    return node if type(node) is dict else {}
+
+
+def contents_of(root) -> Contents:
+    """All tensors and modules in an object of dicts and pickled modules."""
+    contents = Contents(root, {}, {})
+    for name, node in walk(root, _children):
+        if isinstance(node, LazyTensor):
+            contents.tensors[name] = node
+        elif isinstance(node, Record) and isinstance(node.state, dict):
+            contents.modules[name] = node.state
+    return contents
+
+
 def to_tensor(value) -> Tensor:
-    """A float32 tensor of a lazy tensor, an array or a number; CheckpointError for anything else or NaN."""
+    """A float32 tensor of a lazy tensor or a number; CheckpointError for anything else or NaN."""
     if isinstance(value, LazyTensor):
         tensor = value.read()
-    elif isinstance(value, np.ndarray):
-        tensor = torch.from_numpy(np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="))).copy())
     elif isinstance(value, int | float):
         tensor = torch.tensor(float(value))
     else:
@@ -59,34 +121,10 @@ def to_tensor(value) -> Tensor:
     return tensor
 
 
-def is_tensor(value) -> bool:
-    return isinstance(value, LazyTensor | np.ndarray)
-
-
-def flatten(tree: Mapping, depth: int = 4) -> dict[str, LazyTensor]:
-    """Tensors by dotted name of dicts in dicts, without DataParallel's "module."; other values are left out."""
-
-    def walk(prefix: str, branch: Mapping, depth: int) -> Iterator[tuple[str, LazyTensor]]:
-        for name, value in branch.items():
-            if is_tensor(value):
-                yield f"{prefix}{name}".removeprefix("module."), value
-            elif isinstance(value, dict) and depth:
-                yield from walk(f"{prefix}{name}.", value, depth - 1)
-
-    return dict(walk("", tree, depth))
-
-
-def state_of(record) -> dict:
-    """The state of a record; CheckpointError for anything that is none."""
-    if not isinstance(record, Record) or type(record.state) is not dict:
-        raise CheckpointError("it is damaged: a network has no state.")
-    return record.state
-
-
 def take(tensors: Mapping, name: str):
     """An entry; CheckpointError, which names it, when it is missing."""
     if name not in tensors:
-        raise CheckpointError(f"it lacks {shown(name)}, so it is no whole network of this kind.")
+        raise CheckpointError(f"it lacks {shown(name)}, so it is not a whole network of this kind.")
     return tensors[name]
 
 
@@ -94,7 +132,7 @@ def shape_of(tensors: Mapping, name: str, dims: int) -> tuple[int, ...]:
     """Shape of an entry; CheckpointError unless it has so many axes."""
     shape = tuple(getattr(take(tensors, name), "shape", ()))
     if len(shape) != dims:
-        raise CheckpointError(f"its {shown(name)} has {len(shape)} axes in place of {dims}.")
+        raise CheckpointError(f"its {shown(name)} has {len(shape)} axes instead of {dims}.")
     return shape
 
 
@@ -102,14 +140,14 @@ def count(tensors: Container, name: str, first: int = 0, most: int = 64) -> int:
     """How many of name.format(first), name.format(first + 1), … there are, at least 1."""
     found = next((i for i in range(most) if name.format(first + i) not in tensors), most)
     if not found:
-        raise CheckpointError(f"it lacks {name.format(first)}, so it is no whole network of this kind.")
+        raise CheckpointError(f"it lacks {name.format(first)}, so it is not a whole network of this kind.")
     return found
 
 
 def channel_rule(widths: dict[int, int]) -> dict[str, int]:
-    """The channel_base and channel_max of which ``min(channel_base // r, channel_max)`` gives the widths.
+    """The channel_base and channel_max for which ``min(channel_base // r, channel_max)`` gives the widths.
 
-    Raises CheckpointError where there are none.
+    Raises CheckpointError if there are none.
     """
     most = max(widths.values())
     base = next((width * r for r, width in widths.items() if width < most), most * max(widths))
@@ -120,7 +158,7 @@ def channel_rule(widths: dict[int, int]) -> dict[str, int]:
 
 
 def side(resolutions) -> int:
-    """The image side of a network that has blocks for these resolutions; CheckpointError where one is missing."""
+    """The image side of a network that has blocks for these resolutions; CheckpointError if one is missing."""
     found = sorted(resolutions)
     if not found or found != list(RESOLUTIONS[: len(found)]) or len(found) < 3:
         raise CheckpointError(f"its resolutions are {found[:12]}; 4, 8, 16, … up to 1024 were expected.")
@@ -128,9 +166,16 @@ def side(resolutions) -> int:
 
 
 def expect(condition: bool, what: str) -> None:
-    """Raise CheckpointError: the network differs from ours in a way that changes its pictures."""
+    """Raise CheckpointError: the network differs from ours in a way that changes its images."""
     if not condition:
         raise CheckpointError(f"its network is of a kind that is not read: {what}.")
+
+
+def check_filter(kernel: Tensor) -> Tensor:
+    """Return a low-pass filter of any scale; CheckpointError unless it is [1, 3, 3, 1]."""
+    known = kernel.shape == (4, 4) and torch.allclose(kernel / kernel.sum(), FILTER, atol=1e-5)
+    expect(known, "its low-pass filter is not [1, 3, 3, 1]")
+    return kernel
 
 
 def log2(resolution: int) -> int:

@@ -10,11 +10,10 @@ seed 0, the mean is measured. The instance norm of this conversion adds 1e-5 to 
 from __future__ import annotations
 
 from helpers.generators.checkpoints.layout import (
-    Checkpoint,
+    Contents,
     Part,
     channel_rule,
     count,
-    flatten,
     log2,
     shape_of,
     side,
@@ -22,16 +21,21 @@ from helpers.generators.checkpoints.layout import (
     to_tensor,
 )
 
+FORMAT = "StyleGAN .pt (g_mapping, g_synthesis)"
+CONST = "g_synthesis.blocks.4x4.const"
 EPS = 1e-5
 
 
-def matches(root) -> bool:
-    return isinstance(root, dict) and "g_synthesis.blocks.4x4.const" in flatten(root)
+def matches(contents: Contents) -> bool:
+    return contents.network(CONST) is not None
 
 
-def read(root: dict) -> Checkpoint:
-    """Read the generator; see the module. Raises CheckpointError."""
-    state, blocks = flatten(root), "g_synthesis.blocks"
+def discriminator(contents: Contents) -> None:
+    """The conversion holds none."""
+
+
+def generator(contents: Contents) -> Part:
+    state, blocks = contents.network(CONST).tensors, "g_synthesis.blocks"
     layers = count(state, "g_mapping.dense{}.weight")
     tensors = {}
     for i in range(layers):
@@ -64,6 +68,4 @@ def read(root: dict) -> Checkpoint:
                 tensors[f"{layer}.style.{part}"] = to_tensor(take(state, f"{end}.style_mod.lin.{part}"))
         widths[r] = tensors[f"{target}.conv1.weight"].shape[0]
     config = {"resolution": resolution, "z_dim": z_dim, "w_dim": w_dim, "mapping_layers": layers, "eps": EPS}
-    return Checkpoint(
-        "StyleGAN .pt (g_mapping, g_synthesis)", "stylegan1", Part(config | channel_rule(widths), tensors)
-    )
+    return Part("stylegan1", config | channel_rule(widths), tensors)

@@ -20,26 +20,25 @@ Names: ``dlatent_avg``, ``mapping/Dense0/weight``, ``mapping/LabelConcat/weight`
 
 from __future__ import annotations
 
-import numpy as np
 from torch import Tensor
 
 from helpers.generators.checkpoints.layout import (
-    Checkpoint,
+    Contents,
     Part,
     channel_rule,
     count,
     expect,
-    is_tensor,
     log2,
     shape_of,
     side,
-    state_of,
     take,
     to_tensor,
+    walk,
 )
-from helpers.generators.checkpoints.safe_pickle import CheckpointError, Record
+from helpers.generators.checkpoints.values import CheckpointError, Record
 
-DEFAULTS = {  # arguments that change the pictures, with the only values that are read
+FORMAT = "official TensorFlow pickle (StyleGAN, StyleGAN2)"
+DEFAULTS = {  # arguments that change the images, with the only values that are read
     "nonlinearity": "lrelu",
     "mapping_nonlinearity": "lrelu",
     "normalize_latents": True,
@@ -55,81 +54,79 @@ DEFAULTS = {  # arguments that change the pictures, with the only values that ar
 }
 
 
-def matches(root) -> bool:
-    networks = root if isinstance(root, tuple | list) else [root]
-    return 1 <= len(networks) <= 3 and all(isinstance(n, Record) and n.kind == "Network" for n in networks)
+def _networks(contents: Contents) -> list:
+    root = contents.root
+    return list(root)[:4] if isinstance(root, tuple | list) else [root]
 
 
-def read(root) -> Checkpoint:
-    """Read the averaged generator; see the module. Raises CheckpointError."""
-    record = root[-1] if isinstance(root, tuple | list) else root
-    state = state_of(record)
-    version, arguments = state.get("version"), state.get("static_kwargs")
-    if type(version) is not int or not 2 <= version <= 6 or type(arguments) is not dict:
-        raise CheckpointError("its network is of a version that is not read (2 to 5 are).")
+def matches(contents: Contents) -> bool:
+    found = _networks(contents)
+    return 1 <= len(found) <= 3 and all(isinstance(n, Record) and n.kind.endswith(".Network") for n in found)
+
+
+def generator(contents: Contents) -> Part:
+    variables, arguments = _variables(_networks(contents)[-1])
     for name, value in DEFAULTS.items():
         expect(arguments.get(name, value) == value, f"{name} is not {value}")
-    variables = _variables(record)
     if "synthesis/4x4/Const/StyleMod/weight" in variables:
-        return Checkpoint("official TensorFlow pickle (StyleGAN)", "stylegan1", _stylegan1(variables, arguments))
+        return _stylegan1(variables, arguments)
     if "synthesis/4x4/Conv/mod_weight" in variables:
-        part = _stylegan2(variables, arguments)
-        critic = (lambda: _discriminator(root[1])) if isinstance(root, tuple | list) and len(root) == 3 else None
-        return Checkpoint("official TensorFlow pickle (StyleGAN2)", "stylegan2", part, critic)
+        return _stylegan2(variables, arguments)
     raise CheckpointError("its network is neither a StyleGAN nor a StyleGAN2 generator.")
 
 
-def _variables(record: Record, prefix: str = "", depth: int = 2) -> dict:
-    """Arrays and numbers by name, those of sub-networks behind the sub-network's name."""
-    state, found = state_of(record), {}
-    variables, components = state.get("variables"), state.get("components") or {}
-    if not isinstance(variables, list | tuple) or type(components) is not dict:
-        raise CheckpointError("it is damaged: a network has no variables.")
-    for entry in variables:
-        if not isinstance(entry, tuple | list) or len(entry) != 2 or not isinstance(entry[0], str):
-            raise CheckpointError("it is damaged: a variable has no name.")
-        found[prefix + entry[0]] = entry[1]
-    if depth:
-        for name, component in components.items():
-            found |= _variables(component, f"{prefix}{name}/", depth - 1)
-    return found
+def _variables(record: Record) -> tuple[dict, dict]:
+    """Arrays and numbers by name, those of sub-networks after the sub-network's name; and the network's arguments."""
+    found = {}
+    for prefix, network in walk(record, lambda node: _facts(node).get("components") or {}):
+        variables = _facts(network).get("variables")
+        if not isinstance(variables, list | tuple):
+            raise CheckpointError("it is damaged: a network has no variables.")
+        for entry in variables[:5_000]:
+            if not isinstance(entry, tuple | list) or len(entry) != 2 or not isinstance(entry[0], str):
+                raise CheckpointError("it is damaged: a variable has no name.")
+            found[f"{prefix}/{entry[0]}" if prefix else entry[0]] = entry[1]
+    facts = _facts(record)
+    version, arguments = facts.get("version"), facts.get("static_kwargs")
+    if type(version) is not int or not 2 <= version <= 6 or type(arguments) is not dict:
+        raise CheckpointError("its network is of a version that is not read (2 to 5 are).")
+    return found, arguments
+
+
+def _facts(record) -> dict:
+    if not isinstance(record, Record) or type(record.state) is not dict:
+        raise CheckpointError("it is damaged: a network has no state.")
+    return record.state
 
 
 def _resolution(variables: dict, suffix: str) -> int:
-    """The last resolution of which there is the layer ``synthesis/RxR/suffix``."""
+    """The last resolution that has the layer ``synthesis/RxR/suffix``."""
     sizes = [r for r in (2**i for i in range(3, 12)) if f"synthesis/{r}x{r}/{suffix}" in variables]
     return side([4, *sizes])
 
 
-def _turned(array: np.ndarray) -> np.ndarray:
-    return array[::-1, ::-1]
-
-
-def _array(variables: dict, name: str, dims: int) -> np.ndarray:
+def _tensor(variables: dict, name: str, dims: int) -> Tensor:
     shape_of(variables, name, dims)
-    array = variables[name]
-    if not is_tensor(array):
-        raise CheckpointError("it is damaged: a variable is no array.")
-    return array
+    return to_tensor(variables[name])
 
 
 def _kernel(variables: dict, name: str, turned: bool = False) -> Tensor:
     """(height, width, in, out) to (out, in, height, width)."""
-    array = _array(variables, name, 4)
-    return to_tensor((_turned(array) if turned else array).transpose(3, 2, 0, 1))
+    kernel = _tensor(variables, name, 4).permute(3, 2, 0, 1)
+    return kernel.flip(2, 3) if turned else kernel
 
 
 def _matrix(variables: dict, name: str) -> Tensor:
     """(in, out) to (out, in)."""
-    return to_tensor(_array(variables, name, 2).T)
+    return _tensor(variables, name, 2).t()
 
 
 def _vector(variables: dict, name: str) -> Tensor:
-    return to_tensor(_array(variables, name, 1))
+    return _tensor(variables, name, 1)
 
 
 def _noise(variables: dict, index: int) -> Tensor:
-    return to_tensor(_array(variables, f"synthesis/noise{index}", 4)[0, 0])
+    return _tensor(variables, f"synthesis/noise{index}", 4)[0, 0]
 
 
 def _mapping(variables: dict, arguments: dict) -> tuple[dict, dict[str, Tensor]]:
@@ -143,7 +140,7 @@ def _mapping(variables: dict, arguments: dict) -> tuple[dict, dict[str, Tensor]]
     config = {"w_dim": w_dim, "z_dim": in_features, "mapping_layers": layers, "c_dim": 0}
     config["lr_multiplier"] = float(arguments.get("mapping_lrmul", 0.01))
     if "mapping/LabelConcat/weight" in variables:
-        labels = tensors["mapping.label_weight"] = to_tensor(_array(variables, "mapping/LabelConcat/weight", 2))
+        labels = tensors["mapping.label_weight"] = _tensor(variables, "mapping/LabelConcat/weight", 2)
         config |= {"c_dim": labels.shape[0], "z_dim": in_features - labels.shape[1]}
     elif "mapping/LabelEmbed/weight" in variables:
         labels = tensors["mapping.embed.weight"] = _matrix(variables, "mapping/LabelEmbed/weight")
@@ -156,13 +153,14 @@ def _mapping(variables: dict, arguments: dict) -> tuple[dict, dict[str, Tensor]]
 
 
 def _stylegan2(variables: dict, arguments: dict) -> Part:
+    architecture = str(arguments.get("architecture", "skip"))[:20]
+    expect(architecture == "skip", f"its generator has the architecture {architecture!r}, only 'skip' is read")
     resolution = _resolution(variables, "Conv1/weight")
-    expect(arguments.get("architecture", "skip") == "skip", "its generator is not of the kind 'skip'")
     expect("synthesis/4x4/ToRGB/weight" in variables, "it is of the configurations A to D, which grow")
     config, tensors = _mapping(variables, arguments)
     if config["c_dim"]:
         config["labels"] = "concat" if "mapping.label_weight" in tensors else "embed"
-    tensors["synthesis.b4.const"] = to_tensor(_array(variables, "synthesis/4x4/Const/const", 4)[0])
+    tensors["synthesis.b4.const"] = _tensor(variables, "synthesis/4x4/Const/const", 4)[0]
     widths = {}
     for r in (2**i for i in range(2, log2(resolution) + 1)):
         names = {"conv0": "Conv0_up", "conv1": "Conv1"} if r > 4 else {"conv1": "Conv"}
@@ -175,7 +173,7 @@ def _stylegan2(variables: dict, arguments: dict) -> Part:
         widths[r] = tensors[f"synthesis.b{r}.conv1.weight"].shape[0]
     clamp = arguments.get("conv_clamp")
     config |= {"resolution": resolution, **channel_rule(widths), "conv_clamp": clamp}
-    return Part(config, tensors)
+    return Part("stylegan2", config, tensors)
 
 
 def _modulated(variables: dict, source: str, target: str, turned: bool = False) -> dict[str, Tensor]:
@@ -187,8 +185,10 @@ def _modulated(variables: dict, source: str, target: str, turned: bool = False) 
     }
 
 
-def _discriminator(record: Record) -> Part:
-    variables, arguments = _variables(record), state_of(record).get("static_kwargs") or {}
+def discriminator(contents: Contents) -> Part | None:
+    if len(_networks(contents)) != 3:
+        return None
+    variables, arguments = _variables(_networks(contents)[1])
     sizes = [r for r in (2**i for i in range(3, 12)) if f"{r}x{r}/Conv0/weight" in variables]
     resolution, kind = side([4, *sizes]), arguments.get("architecture", "resnet")
     expect(f"{resolution}x{resolution}/FromRGB/weight" in variables, "its discriminator grows")
@@ -216,7 +216,7 @@ def _discriminator(record: Record) -> Part:
     if "mapping.embed.weight" in tensors:
         config |= {"c_dim": tensors["mapping.embed.weight"].shape[1], "mapping_layers": layers}
         config["lr_multiplier"] = float(arguments.get("mapping_lrmul", 0.1))
-    return Part(config, tensors)
+    return Part("stylegan2", config, tensors)
 
 
 # --- StyleGAN --------------------------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def _stylegan1(variables: dict, arguments: dict) -> Part:
     expect(to_tensor(variables.get("lod", 0.0)).item() == 0, "it has not grown to its last resolution")
     fused = arguments.get("fused_scale", "auto")
     config, tensors = _mapping(variables, arguments)
-    tensors["synthesis.const"] = to_tensor(_array(variables, "synthesis/4x4/Const/const", 4)[0])
+    tensors["synthesis.const"] = _tensor(variables, "synthesis/4x4/Const/const", 4)[0]
     tensors["synthesis.rgb_weight"] = _kernel(variables, "synthesis/ToRGB_lod0/weight")
     tensors["synthesis.rgb_bias"] = _vector(variables, "synthesis/ToRGB_lod0/bias")
     widths = {}
@@ -245,4 +245,4 @@ def _stylegan1(variables: dict, arguments: dict) -> Part:
             tensors[f"{target}.style.bias"] = _vector(variables, f"{source}/StyleMod/bias")
         widths[r] = tensors[f"synthesis.b{r}.conv1.weight"].shape[0]
     config |= {"resolution": resolution, **channel_rule(widths), "eps": 1e-8}
-    return Part(config, tensors)
+    return Part("stylegan1", config, tensors)
