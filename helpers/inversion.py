@@ -6,6 +6,7 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from helpers.images import shown
 from helpers.latents import Latents
 from helpers.losses import LAYERS, WEIGHTS, Criterion, Loss
 from helpers.memory import chunk_that_fits
-from helpers.optimizers import Optimization, Schedule, Step, cosine
+from helpers.optimizers import Optimization, Step, cosine
 from helpers.search import Chain, Phase, Result, option
 from helpers.weights import registry
 
@@ -52,7 +53,10 @@ class Variables:
         self.space, self.free, self.noise = phase.space or current.space, phase.free, current.noise
         self.base = generator.convert(base.code, base.space, self.space).detach()
         self.code = generator.convert(current.code, current.space, self.space).detach()
-        self.mask = _row_mask(self.code, search.rows)
+        self.mask = None  # of the free rows
+        if search.rows is not None and self.code.ndim == 3:
+            self.mask = self.code.new_zeros(1, self.code.shape[1], 1)
+            self.mask[:, list(search.rows)] = 1
         self.parameters, self.rates = [], []
         if "code" in self.free:
             self.parameters.append((self.code - self.base).clone())
@@ -66,21 +70,14 @@ class Variables:
 
     def latents(self, parameters: list[Tensor], index=slice(None)) -> Latents:
         """Latents of the parameters; both for the samples ``index`` of the batch."""
-        free = "code" in self.free
-        code = self.base[index] + self.offset(parameters, index) if free else self.code[index]
+        code = self.code[index]
+        if "code" in self.free:
+            code = self.base[index] + self.offset(parameters, index)
         return Latents(self.space, code, None if self.noise is None else self.maps(parameters, index))
 
     def maps(self, parameters: list[Tensor], index) -> list[Tensor]:
         """Noise maps for the samples ``index``."""
         return [map_[index] for map_ in self.noise]
-
-
-def _row_mask(code: Tensor, rows: Sequence[int] | None) -> Tensor | None:
-    if rows is None or code.ndim < 3:
-        return None
-    mask = torch.zeros(1, code.shape[1], 1, device=code.device)
-    mask[:, list(rows)] = 1
-    return mask
 
 
 @dataclass
@@ -113,6 +110,7 @@ class LatentSearch(Chain):
     lr: float | None = None
     optimizer: str = "adam"
     rows: Sequence[int] | None = None
+    variables: ClassVar[type[Variables]] = Variables
 
     def __post_init__(self):
         self.base = Latents(*unpack(self.generator, self.latents)).detach()
@@ -121,29 +119,17 @@ class LatentSearch(Chain):
         """Learning rate of the code in a phase, in standard deviations of its space."""
         return phase.lr if self.lr is None else self.lr
 
-    def _variables(self, phase: Phase) -> Variables:
-        return Variables(self, phase, self._best() if self.runs else self.base)
-
-    def _schedule(self, phase: Phase) -> Schedule:
-        return cosine(0.05, 0.5)
-
-    def _scale(self, phase: Phase) -> float:
-        """Factor of the loss in the gradient."""
-        return 1.0
+    def _settings(self, phase: Phase) -> dict:
+        """More arguments of the Optimization of a phase."""
+        return {"schedule": cosine(0.05, 0.5)}
 
     def _begin(self, phase: Phase, steps: int) -> Optimization:
-        variables = self._variables(phase)
+        variables = self.variables(self, phase, self._best() if self.runs else self.base)
+        settings = {"steps": steps, "optimizer": self.optimizer}
         rows, noise = len(variables.code), "noise" in phase.free
-        run = Optimization(
-            variables.parameters,
-            functools.partial(self._loss, variables),
-            steps=steps,
-            lr=variables.rates,
-            optimizer=self.optimizer,
-            schedule=self._schedule(phase),
-            chunk=chunk_that_fits(self.generator, variables.space, rows, noise),
-            scale=self._scale(phase),
-        )
+        settings["chunk"] = chunk_that_fits(self.generator, variables.space, rows, noise)
+        loss = functools.partial(self._loss, variables)
+        run = Optimization(variables.parameters, loss, lr=variables.rates, **settings, **self._settings(phase))
         run.variables = variables
         return run
 
@@ -231,17 +217,12 @@ class Inversion(LatentSearch):
     """
 
     def __init__(
-        self,
-        generator: Generator,
-        targets: Tensor,
-        space: str = "w+",
-        options: InversionOptions | None = None,
-        **changes,
+        self, generator: Generator, targets: Tensor, space="w+", options: InversionOptions | None = None, **changes
     ):
         started = time.perf_counter()
         self.options = options = replace(options or InversionOptions(), **changes)
         generator.check_space(space)
-        _check_targets(targets, generator.resolution)
+        check_targets(generator, targets)
         self.generator, self.targets, self.space, self.restarts = generator, targets, space, options.restarts
         weights = {"l1": 1.0} if options.weights is None and options.features is None else options.weights
         self.criterion = Criterion(targets, options.features, weights, options.layers, options.mask)
@@ -269,10 +250,9 @@ class Inversion(LatentSearch):
 
     def _batch(self) -> int:
         """Number of problems: the length of the targets, the weights, the mask and the start, where it is not 1."""
-        mask = self.options.mask
+        mask, start = self.options.mask, self.start
         lengths = {"targets": len(self.targets), "mask": 1 if mask is None else len(mask)}
-        lengths |= {"weights": self.criterion.settings}
-        lengths |= {"start": len(self.start)} if isinstance(self.start, Latents) else {}
+        lengths |= {"weights": self.criterion.settings, "start": len(start) if isinstance(start, Latents) else 1}
         batch = max(lengths.values())
         if any(length not in (1, batch) for length in lengths.values()):
             given = ", ".join(f"{length} {name}" for name, length in lengths.items())
@@ -332,13 +312,8 @@ def fast_options(generator: Generator, space: str = "w+") -> dict:
     Without one, w starts at its mean and z at the best of many samples, as always.
     """
     known = f"{getattr(generator, 'name', '')}-encoder" in registry()
-    start = {"start": "encoder"} if known and _leads_to(generator, space) else {}
-    return {"steps": FAST_STEPS, **start}
-
-
-def _leads_to(generator: Generator, space: str) -> bool:
-    """Whether the encoder, which predicts the widest space, gives codes of this one: w is the mean of w+."""
-    return space == generator.spaces[-1] or (space, generator.spaces[-1]) == ("w", "w+")
+    reached = space == generator.spaces[-1] or (space, generator.spaces[-1]) == ("w", "w+")  # w: the mean of w+
+    return {"steps": FAST_STEPS} | ({"start": "encoder"} if known and reached else {})
 
 
 def project(
@@ -348,11 +323,13 @@ def project(
     return Inversion(generator, targets, space, options, **changes).run()
 
 
-def _check_targets(targets: Tensor, resolution: int) -> None:
-    if targets.ndim != 4 or tuple(targets.shape[1:]) != (3, resolution, resolution):
+def check_targets(generator: Generator, targets: Tensor) -> None:
+    """Raise InversionError unless targets are images at the generator's resolution, finite and in [0, 1]."""
+    size = generator.resolution
+    if targets.ndim != 4 or tuple(targets.shape[1:]) != (3, size, size):
         raise InversionError(
-            f"targets must be (B, 3, {resolution}, {resolution}) for this generator; got {tuple(targets.shape)}: "
-            f"read the photo with read_image(path, size={resolution})."
+            f"targets must be (B, 3, {size}, {size}) for this generator; got {tuple(targets.shape)}: "
+            f"read the photo with read_image(path, size={size})."
         )
     if not targets.isfinite().all() or targets.min() < 0 or targets.max() > 1:
         raise InversionError("targets must be finite and in [0, 1]; read them with read_image().")

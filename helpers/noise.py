@@ -6,7 +6,7 @@ photo of coffee. ``fresh_noise_psnr`` reports how much of a result the code hold
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from helpers.generators import Generator
 from helpers.images import shown
-from helpers.inversion import LatentSearch, Variables
+from helpers.inversion import LatentSearch, Variables, check_targets
 from helpers.latents import Latents
 from helpers.losses import Criterion, Loss
 from helpers.masks import mask_pyramid
@@ -133,13 +133,10 @@ class NoiseSearch(LatentSearch):
         OptimizationError: when the losses of all samples became NaN; ``result()`` still gives the best so far.
     """
 
+    variables = NoiseVariables
+
     def __init__(
-        self,
-        generator: Generator,
-        criterion: Callable[..., Loss],
-        latents: Latents,
-        options: NoiseOptions | None = None,
-        **changes,
+        self, generator: Generator, criterion, latents: Latents, options: NoiseOptions | None = None, **changes
     ):
         self.options = options = replace(options or NoiseOptions(), **changes)
         if options.reduction not in ("sum", "mean"):
@@ -155,25 +152,18 @@ class NoiseSearch(LatentSearch):
     def code_rate(self, phase: Phase) -> float:
         return self.options.code_lr
 
-    def _variables(self, phase: Phase) -> NoiseVariables:
-        return NoiseVariables(self, phase, self._best() if self.runs else self.base)
-
-    def _schedule(self, phase: Phase) -> Schedule:
-        return (self.options.schedule or cosine(0.05, 1.0)) if "noise" in phase.free else super()._schedule(phase)
-
-    def _scale(self, phase: Phase) -> float:
+    def _settings(self, phase: Phase) -> dict:
+        if "noise" not in phase.free:
+            return super()._settings(phase)
         # sums, not means: the gradient of one noise pixel in the mean over a large image falls to Adam's epsilon
-        summed = "noise" in phase.free and self.options.reduction == "sum"
-        return 3 * self.generator.resolution**2 if summed else 1
+        scale = 3 * self.generator.resolution**2 if self.options.reduction == "sum" else 1
+        return {"schedule": self.options.schedule or cosine(0.05, 1.0), "scale": scale}
 
     def _loss(self, variables: NoiseVariables, parameters: list[Tensor], index) -> Loss:
-        latents = variables.latents(parameters, index)
-        images = self.generator.synthesize(latents)
-        loss = self.criterion(images, variables.offset(parameters, index), index)
+        loss = super()._loss(variables, parameters, index)
         if self.regularise > 0 and "noise" in variables.free:
-            autocorrelation = noise_autocorrelation(latents.noise)
-            parts = {**loss.parts, "autocorrelation": autocorrelation}
-            loss = Loss(loss.total + self.regularise * autocorrelation, parts)
+            part = noise_autocorrelation(variables.maps(parameters, index))
+            loss = Loss(loss.total + self.regularise * part, {**loss.parts, "autocorrelation": part})
         return loss
 
 
@@ -213,11 +203,7 @@ def noise_inversion(
     **changes,
 ) -> NoiseSearch:
     """The search that fits noise maps to photos, to iterate over; see ``optimize_noise``."""
-    size = generator.resolution
-    if targets.ndim != 4 or tuple(targets.shape[1:]) != (3, size, size):
-        raise NoiseError(f"targets must be (B, 3, {size}, {size}) for this generator; got {tuple(targets.shape)}.")
-    if not targets.isfinite().all():
-        raise NoiseError("the targets hold NaN or infinity; read them with read_image().")
+    check_targets(generator, targets)
     if len(latents) not in (1, len(targets)):
         raise NoiseError(f"latents must be one or one per target ({len(targets)}); got {len(latents)}.")
     if len(latents) < len(targets):
@@ -246,8 +232,8 @@ def optimize_noise(
         The result with ``latents.noise`` fitted; ``history["l2"]`` (steps, B) is the mean squared error.
 
     Raises:
-        NoiseError: for targets or latents that do not fit, an unknown order, or a generator without noise maps.
-        LossError: for a mask of another size, outside [0, 1] or empty.
+        NoiseError: for latents that do not fit, an unknown order, or a generator without noise maps.
+        InversionError, LossError: for targets and masks of another size, outside [0, 1] or empty.
     """
     return noise_inversion(generator, targets, latents, mask, options, **changes).run()
 
@@ -310,8 +296,3 @@ def residual_report(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         parts[f"{name}_low"] = (channels * low).sum((1, 2, 3)).float()
         parts[f"{name}_high"] = (channels * (1 - low)).sum((1, 2, 3)).float()
     return parts
-
-
-def psnr_history(history: dict[str, Tensor]) -> Tensor:
-    """PSNR (steps, B) in dB along the way, from the ``l2`` of a history; not rounded to 8 bits."""
-    return -10 * torch.log10(history["l2"].clamp_min(1e-12))

@@ -283,32 +283,19 @@ def assert_same_state(ours, theirs):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_saved_run_goes_on_bitwise(tmp_path, kind):
-    whole, first = make(kind), make(kind)
-    run(whole)
-    for _ in range(3):
-        first.step()
-    torch.save(first.state_dict(), tmp_path / "state.pt")
-    second = make(kind)
-    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert second.number == 3
-    assert len(run(second)) == 4
-    assert_same_state(second, whole)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_state_in_memory_is_not_touched_by_what_goes_on(kind):
+def test_a_saved_run_continues_bitwise_and_its_state_is_not_touched(tmp_path, kind):
     whole, first = make(kind), make(kind)
     run(whole)
     for _ in range(3):
         first.step()
     state = first.state_dict()
+    torch.save(state, tmp_path / "state.pt")
     run(first)
     assert_same_state(first, whole)
-    for _ in range(2):  # twice from the same state
+    for saved in (state, torch.load(tmp_path / "state.pt", weights_only=True), state):
         other = make(kind)
-        other.load_state_dict(state)
-        run(other)
+        other.load_state_dict(saved)
+        assert other.number == 3 and len(run(other)) == 4
         assert_same_state(other, whole)
 
 

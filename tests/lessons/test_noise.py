@@ -6,25 +6,24 @@ import pytest
 import torch
 
 from helpers import noise
-from helpers.generators import DCGAN, StyleGAN2
-from helpers.inversion import project
+from helpers.generators import DCGAN
+from helpers.inversion import InversionError, project
 from helpers.latents import Latents
 from helpers.metrics import psnr
 from helpers.noise import NoiseError, noise_inversion, optimize_noise
 from helpers.optimizers import constant
+from tests.support import tiny
 
 SIZE = 16
 
 
 @pytest.fixture(scope="module")
 def generator():
-    torch.manual_seed(0)
-    network = StyleGAN2(SIZE, z_dim=16, w_dim=16, mapping_layers=2, channel_base=256, channel_max=16)
+    network = tiny.stylegan2()
     # learned strengths differ by orders of magnitude between layers
     for i, strength in enumerate(network.noise_strengths):
         strength.data.fill_((0.1, -0.003, 0.05, 0.0005, -0.02)[i % 5])
-    network.compute_statistics(1000)
-    return network.eval().requires_grad_(False)
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -187,19 +186,6 @@ def test_partly_fitted_maps_go_from_the_fixed_to_the_fitted_ones_coarse_first(ge
         noise.partly_fitted(generator, start)
 
 
-# --- stopping and weights --------------------------------------------------------------------------------------------
-
-
-def test_leaving_the_loop_keeps_the_best(generator, targets, start):
-    run = noise_inversion(generator, targets, start, steps=100)
-    for step in run:
-        if step.number == 10:
-            break
-    result = run.result()
-    assert result.steps == 10 and len(result.history["l2"]) == 10
-    assert torch.allclose(result.total, torch.stack(list(result.history["total"])).min(0).values, rtol=1e-3)
-
-
 # --- the counter-measure ---------------------------------------------------------------------------------------------
 
 
@@ -236,18 +222,13 @@ def test_the_autocorrelation_is_small_for_white_noise_and_large_for_a_picture(ge
     assert noise.noise_autocorrelation([checker[None, None]]).item() == pytest.approx(2)  # (-1)^2 in both directions
 
 
-def test_the_psnr_history_is_that_of_the_loss():
-    curve = noise.psnr_history({"l2": torch.tensor([[0.01, 0.1], [0.0001, 0.0]])})
-    assert torch.allclose(curve[0], torch.tensor([20.0, 10.0])) and curve[1, 0] == 40 and math.isfinite(curve[1, 1])
-
-
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 
 def test_what_does_not_fit_is_refused_in_one_sentence(generator, targets, start):
     cases = [
         ({"targets": targets[..., :8]}, "targets must be"),
-        ({"targets": targets * math.nan}, "NaN"),
+        ({"targets": targets * math.nan}, "must be finite"),
         ({"order": "backwards"}, "sequential, joint, alternating"),
         ({"reduction": "max"}, "sum or mean"),
         ({"targets": targets[[0, 1, 0]]}, "one per target"),
@@ -258,7 +239,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence(generator, targets, start)
     ]
     for changes, message in cases:
         arguments = {"generator": generator, "targets": targets, "latents": start} | changes
-        with pytest.raises(NoiseError, match=message) as caught:
+        with pytest.raises((NoiseError, InversionError), match=message) as caught:
             optimize_noise(**arguments, steps=1)
         assert "\n" not in str(caught.value)
     with pytest.raises(NoiseError, match="at least one draw"):
