@@ -1,4 +1,4 @@
-"""Constraints: what a sketch asks of a picture, small losses with own masks and weights (Zhu et al. 2016, sec. 4).
+"""Constraints: what a sketch asks of an image, small losses with own masks and weights (Zhu et al. 2016, sec. 4).
 
 z* = argmin of the sum over i of ||f_i(G(z)) - v_i||. A constraint is called with images (B, 3, R, R) in [0, 1] and
 their codes (B, ...), and returns one value per sample, (B,), normalised by the area of its mask: small and large
@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.generators import Generator
-from helpers.losses import LAYERS, Loss, lp_loss, masked_mean, perceptual_loss
+from helpers.losses import LAYERS, WeightedSum, lp_loss, masked_mean, perceptual_loss
 from helpers.masks import as_mask, grow
 
 ORIENTATIONS, CELL = 8, 8  # of histograms of oriented gradients: bins over half a turn, pixels of a cell's side
 LUMA = (0.299, 0.587, 0.114)  # Rec. 601
-EDGE_REACH = 2 / 64  # of the side: so far from a stroke's rim an edge still counts as its own
+EDGE_REACH = 2 / 64  # relative to the side: how far from a stroke's rim an edge still counts as its own
+WISHES = ("colour", "edge", "perceptual", "warp")  # what ties an image to a sketch
 
 
 class ConstraintError(ValueError):
@@ -47,17 +48,17 @@ def hog(images: Tensor, mask: Tensor | None = None, orientations: int = ORIENTAT
     two nearest bins in proportion, so that the histogram changes smoothly. A cell's value is the mean over its pixels.
 
     Args:
-        images: (B, 3, H, W) in [0, 1]; a rest of less than a cell at the right and the bottom is left out.
+        images: (B, 3, H, W) in [0, 1]; less than a cell at the right and the bottom is left out.
         mask: (B or 1, 1, H, W) in [0, 1], weight of each pixel's vote; None counts every pixel.
 
     Raises:
         ConstraintError: for images smaller than a cell.
     """
     if min(images.shape[-2:]) < cell:
-        raise ConstraintError(f"edges need images of at least {cell} pixels a side, but {tuple(images.shape)} came.")
+        raise ConstraintError(f"edges need images of at least {cell} pixels a side; got {tuple(images.shape)}.")
     dy, dx = gradients(images)
     square = dy.square() + dx.square()
-    flat = square < 1e-10  # there, root and angle have no derivative
+    flat = square < 1e-10  # where root and angle have no derivative
     length = torch.where(flat, square, (square + flat * 1.0).sqrt())
     angle = torch.atan2(dy, torch.where(flat, torch.ones_like(dx), dx)) / math.pi * orientations
     centres = torch.arange(orientations, device=images.device).view(1, -1, 1, 1) + 0.5
@@ -82,8 +83,8 @@ class Constraint:
     Attributes:
         mask: (1, 1, R, R) in [0, 1], where it counts and how much; None is everywhere.
         weight: a number, or (B,) for a table of settings.
-        name: under which it is reported.
-        met_at: at or below this value it is met.
+        name: key of its weight and value.
+        met_at: largest value at which it is met.
     """
 
     mask: Tensor | None = None
@@ -98,7 +99,7 @@ class Constraint:
                 raise ConstraintError(f"the mask of {self.name} is empty, so it asks for nothing; mark what counts.")
 
     def inside(self, images: Tensor) -> Tensor:
-        """The images with what is outside the mask as it is: seen, but without gradient."""
+        """The images, without a gradient outside the mask."""
         return images if self.mask is None else torch.where(self.mask > 0, images, images.detach())
 
     def __call__(self, images: Tensor, codes: Tensor) -> Tensor:
@@ -146,7 +147,7 @@ class Edge(Constraint):
 
 @dataclass
 class Perceptual(Constraint):
-    """Relative distance of feature maps to those of the same image with the sketch painted in: what looks alike there.
+    """Relative distance of feature maps to those of the same image with the sketch painted in.
 
     target: (1, 3, R, R) in [0, 1]. features: network of ``load_features``.
     """
@@ -166,10 +167,10 @@ class Perceptual(Constraint):
 
 @dataclass
 class Warp(Constraint):
-    """What lies in a region of a picture shall lie ``shift`` pixels further: drag it there (L1 at the new place).
+    """Drag: what the source shows in ``region`` should appear ``shift`` pixels further on (L1 at the new place).
 
-    source: (1, 3, R, R) in [0, 1], the picture before. region: (1, 1, R, R) in [0, 1], what is dragged. shift: (x, y)
-    in pixels, right and down; parts of pixels too. The mask follows from them.
+    source: (1, 3, R, R) in [0, 1], the image before. region: (1, 1, R, R) in [0, 1], what is dragged. shift: (x, y)
+    in pixels, right and down, fractions too. The mask follows from them.
     """
 
     source: Tensor = field(kw_only=True)
@@ -182,7 +183,7 @@ class Warp(Constraint):
         region = as_mask(self.region, tuple(self.source.shape[-2:]), "the region of warp")
         self.target, self.mask = shifted(self.source, self.shift), shifted(region, self.shift)
         if self.mask.sum() == 0:
-            raise ConstraintError(f"the region is empty, or {self.shift} drags all of it out of the picture.")
+            raise ConstraintError(f"the region is empty, or {self.shift} drags all of it out of the image.")
 
     def __call__(self, images: Tensor, codes: Tensor) -> Tensor:
         return lp_loss(images, self.target, 1, self.mask)
@@ -192,8 +193,8 @@ class Warp(Constraint):
 class Realism(Constraint):
     """Does the discriminator take it for a photo? softplus(-score), the loss that the generator was trained with.
 
-    discriminator: of ``load_discriminator``. Each image is judged by itself. With a mask the gradient, not the
-    judgement, is limited to it.
+    discriminator: of ``load_discriminator``; it judges each image separately. A mask limits the gradient, not the
+    judgement.
     """
 
     discriminator: nn.Module = field(kw_only=True)
@@ -207,7 +208,7 @@ class Realism(Constraint):
 class Prior(Constraint):
     """Mean squared distance of the code from the mean of its space, in standard deviations: 1 is an ordinary sample.
 
-    generator, space: whose. The mask has no meaning here.
+    generator, space: whose. The mask is ignored.
     """
 
     generator: Generator = field(kw_only=True)
@@ -221,50 +222,37 @@ class Prior(Constraint):
         return ((codes - self.mean) / self.std).square().flatten(1).mean(1)
 
 
-class Constraints:
-    """Weighted sum of constraints; a part is the unweighted value of one. ``weights`` may be changed under way.
+class Constraints(WeightedSum):
+    """Weighted sum of constraints; a part is the unweighted value of one. ``weights`` may be changed during a search.
 
-    Raises ConstraintError when there is none with a weight that ties the picture to anything but the model itself, for
-    two of one name, and for a weight that is negative or no number.
+    Attributes:
+        start: codes (B, ...) that the offsets of a search count from; None takes an offset as the code itself.
+
+    Raises:
+        ConstraintError: if none with a weight ties the image to anything but the model itself, for two of one name,
+            and for a weight that is negative or not finite.
     """
 
+    error = ConstraintError
+
     def __init__(self, constraints: Sequence[Constraint]):
-        self.constraints = {constraint.name: constraint for constraint in constraints}
+        self.constraints, self.start = {constraint.name: constraint for constraint in constraints}, None
         if len(self.constraints) < len(constraints):
             raise ConstraintError("two constraints have one name; give each kind once, with a mask that covers both.")
-        self.weights = {name: constraint.weight for name, constraint in self.constraints.items()}
-        weights = {name: torch.as_tensor(weight, dtype=torch.float32) for name, weight in self.weights.items()}
-        bad = [name for name, w in weights.items() if not (w.isfinite() & (w >= 0)).all()]
-        if bad:
-            raise ConstraintError(f"the weight of {', '.join(bad)} must be a finite number of at least 0.")
-        if not any(weights[name].gt(0).any() for name in self.wishes):
-            raise ConstraintError(
-                "no constraint ties the picture to the sketch; give colour, edge, perceptual or warp a weight."
-            )
-        lengths = {len(w) for w in weights.values() if w.ndim}
-        if len(lengths) > 1:
-            raise ConstraintError(f"weights of one length make a table of settings, but lengths {lengths} came.")
-        self.settings = lengths.pop() if lengths else 1
-        self.setting_of = torch.arange(self.settings)  # the setting of each row of the batch
+        weights = {name: constraint.weight for name, constraint in self.constraints.items()}
+        super().__init__(weights, anchors=self.wishes or WISHES)
 
     @property
     def wishes(self) -> list[str]:
         """Names of those that the sketch makes; realism and prior are the model's."""
         return [name for name, constraint in self.constraints.items() if constraint.met_at < math.inf]
 
-    def __call__(self, images: Tensor, codes: Tensor, index=slice(None)) -> Loss:
-        """Loss of images (b, 3, R, R) and codes (b, ...), the rows ``index`` of the batch."""
-        parts, total, setting = {}, images.new_zeros(len(images)), self.setting_of.to(images.device)[index]
-        for name, constraint in self.constraints.items():
-            weight = torch.as_tensor(self.weights[name], dtype=images.dtype, device=images.device)
-            if not weight.gt(0).any():
-                continue
-            parts[name] = constraint(images, codes)
-            total = total + (weight[setting] if weight.ndim else weight) * parts[name]
-        return Loss(total, parts)
+    def parts(self, images: Tensor, offset: Tensor, index) -> dict[str, Tensor]:
+        codes = offset if self.start is None else self.start[index] + offset
+        return {name: constraint(images, codes) for name, constraint in self.constraints.items() if self.on(name)}
 
     def met(self, parts: dict[str, Tensor]) -> Tensor:
-        """(B,) bool: all that the sketch wishes are at or below their ``met_at``."""
+        """(B,) bool: everything that the sketch wishes for is at or below its ``met_at``."""
         asked = [parts[name] <= self.constraints[name].met_at for name in self.wishes if name in parts]
         return torch.stack(asked).all(0)
 
@@ -278,5 +266,5 @@ def shifted(values: Tensor, shift: tuple[float, float]) -> Tensor:
 
 
 def edge_mask(mask: Tensor) -> Tensor:
-    """The strokes of a mask (1, 1, R, R) and a rim around them: a line's edges lie beside it."""
+    """The strokes of a mask (1, 1, R, R) and a rim around them: a line's edges lie next to it."""
     return grow((mask > 0).float(), max(1.0, EDGE_REACH * mask.shape[-1]))

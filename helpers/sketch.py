@@ -1,12 +1,11 @@
-"""Sketch to image: find pictures of a generator that follow a drawing (Zhu et al., ECCV 2016, sec. 4)."""
+"""Sketch to image: find images of a generator that follow a drawing (Zhu et al., ECCV 2016, sec. 4)."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,24 +25,25 @@ from helpers.constraints import (
 )
 from helpers.encoder import Encoder, load_encoder
 from helpers.generators import Generator
-from helpers.images import from_uint8, read_rgba, shown
+from helpers.images import from_uint8, read_rgba
+from helpers.inversion import LatentSearch
 from helpers.latents import Latents
 from helpers.losses import Loss
-from helpers.masks import as_mask
-from helpers.optimizers import Optimization, Step, cosine
+from helpers.masks import as_mask, mask_from_file
+from helpers.search import Phase, Result, option
 
 STARTS = ("sample", "best", "encoder")
-TRUNCATION = 0.7  # of the starts: inside the cloud of codes, where cats are surest
-THRESHOLD = 0.1  # alpha below it is no stroke
-RATES = {"z": 0.1, "w": 0.2, "w+": 0.1}  # standard deviations of the space
+TRUNCATION = 0.7  # keeps the starts inside the cloud of latents, where cats are surest
+THRESHOLD = 0.1  # alpha below it is not a stroke
+RATES = {"z": 0.1, "w": 0.2, "w+": 0.1}  # in standard deviations of the space
 WEIGHTS = {"colour": 1.0, "edge": 0.1, "realism": 0.01, "prior": 0.02}
 LINE_WEIGHTS = {"edge": 1.0, "realism": 0.05, "prior": 0.1}  # where one dark ink draws: it means edges, not black fur
-INK = 0.25  # lightness of an ink, at most
-INK_AREA = 0.25  # share of the paper under the ink of a line drawing, at most
+INK = 0.25  # largest lightness of an ink
+INK_AREA = 0.25  # largest share of the paper under the ink of a line drawing
 
 
 class SketchError(ValueError):
-    """A sketch that says nothing or does not fit, or a search that cannot start."""
+    """A sketch that asks for nothing or does not fit, or a search that cannot start."""
 
 
 # --- sketches --------------------------------------------------------------------------------------------------------
@@ -80,18 +80,18 @@ def read_sketch(source, size: int, mask=None, threshold: float = THRESHOLD, name
 
     Where the alpha is below ``threshold`` nothing was drawn; above it, it is the weight of the pixel, so a partly
     transparent stroke is a soft wish. Sketches of any size are resized to the generator's, colours weighted by alpha:
-    nothing of the paper mixes into the strokes.
+    the paper does not mix into the strokes.
 
     Args:
         source: path or bytes of an image file, or uint8 (H, W, 4) or (H, W, 3) of a canvas.
         size: the generator's resolution, pixels.
-        mask: path of an image file, white where the sketch counts, or an array or tensor as ``as_mask`` takes it, of
-            the size of the sketch; it is used in the place of alpha.
+        mask: path of an image file, white where the sketch counts, or an array or tensor for ``as_mask``, of the size
+            of the sketch; it is used instead of alpha.
         name: what to call the sketch in an error.
 
     Raises:
         SketchError: for a sketch that is not square, has neither transparency nor a mask, or an empty one.
-        ImageError, MaskError: for files and arrays that are no image and no mask.
+        ImageError, MaskError: for files and arrays that are not an image or a mask.
     """
     if isinstance(source, np.ndarray):
         rgba, name = from_uint8(source), name or "the drawing"
@@ -108,7 +108,8 @@ def read_sketch(source, size: int, mask=None, threshold: float = THRESHOLD, name
             "crop it or extend its canvas."
         )
     if mask is not None:
-        alpha = _mask_of(mask, (height, width))
+        mask = mask_from_file(mask) if isinstance(mask, str | os.PathLike) else mask
+        alpha = as_mask(mask, (height, width), "the sketch's mask")
     elif not drawn:
         raise SketchError(
             f"expected a sketch with a transparent background or a mask, but {name} is opaque everywhere; save it with "
@@ -126,20 +127,12 @@ def _counted(image: Tensor, alpha: Tensor, threshold: float) -> Tensor:
     return torch.where(alpha < threshold, 0.0, alpha)
 
 
-def _mask_of(mask, size: tuple[int, int]) -> Tensor:
-    if isinstance(mask, str | os.PathLike):
-        from helpers.masks import mask_from_file
-
-        mask = mask_from_file(mask)
-    return as_mask(mask, size, "the sketch's mask")
-
-
 def _resized(image: Tensor, alpha: Tensor, size: int, threshold: float) -> Sketch:
     # bilinear: the overshoot of a cubic would differ between the two
     options = {"size": (size, size), "mode": "bilinear", "antialias": True}
     small, premultiplied = F.interpolate(alpha, **options), F.interpolate(image * alpha, **options)
     colours = (premultiplied / small.clamp_min(1e-4)).clamp(0, 1)
-    small = torch.where(small < threshold, 0.0, small)
+    small = torch.where(small < threshold, 0.0, small.clamp(0, 1))  # weights of a resize sum to 1 up to rounding
     if small.sum() == 0:
         raise SketchError(f"all strokes are too thin: nothing of them is left at {size} x {size} pixels; draw thicker.")
     return Sketch(colours * (small > 0), small)
@@ -153,7 +146,7 @@ def default_weights(sketch: Sketch) -> dict[str, float]:
 def sketch_constraints(
     sketch: Sketch,
     generator: Generator,
-    space: str = "w",
+    space: str | None = None,
     weights: dict[str, float | Tensor] | None = None,
     *,
     discriminator=None,
@@ -180,7 +173,7 @@ def sketch_constraints(
         "edge": lambda w: Edge(edge_mask(mask), w, target=sketch.edges.to(device)),
         "perceptual": lambda w: Perceptual(mask, w, target=image, features=_given(features, "perceptual")),
         "realism": lambda w: Realism(None, w, discriminator=_given(discriminator, "realism")),
-        "prior": lambda w: Prior(None, w, generator=generator, space=space),
+        "prior": lambda w: Prior(None, w, generator=generator, space=space_of(generator, space)),
     }
     unknown = sorted(set(weights) - set(makers))
     if unknown:
@@ -199,89 +192,79 @@ def _given(network, name: str):
 
 
 @dataclass
-class Candidates:
-    """What a search found, the best first.
+class Candidates(Result):
+    """What a search found, the best first; ``met`` (N,) bool: whether the sketch's constraints are met."""
+
+    met: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class SketchOptions:
+    """How to search for a sketch; what has a help text is an option of the command line too.
 
     Attributes:
-        latents: of all candidates, a batch of N.
-        images: (N, 3, R, R) in [0, 1], exactly of these latents.
-        total: (N,) their loss, ascending.
-        parts: its unweighted parts, each (N,).
-        met: (N,) bool, whether the sketch's constraints are met.
-        history: name to (steps, N), the losses along the way.
-        seconds: wall time, the start included.
-        steps: steps taken.
-        frozen: (N,) bool, which stopped at their best, or at their start, because their loss was not finite.
+        space: "z", "w" or "w+"; None is w, or z where there is no w.
+        starts: number of starts.
+        steps: most steps; a start that meets its constraints earlier is done.
+        start: "sample" at random, truncated to TRUNCATION; the "best" by the constraints of ``candidates`` such
+            samples; "encoder", half-way between samples and what the encoder makes of the sketch; or Latents, e.g.
+            ``near`` a candidate.
+        lr: rate in standard deviations of the space; None is that of RATES.
+        seed: of all samples.
+        sketch, encoder: for start="encoder"; the encoder is by default the generator's own.
+        candidates: number of samples for start="best".
+        enough: share of the starts; the search ends as soon as this many of them have met all that the sketch asks
+            for. None takes all steps.
     """
 
-    latents: Latents
-    images: Tensor
-    total: Tensor
-    parts: dict[str, Tensor]
-    met: Tensor
-    history: dict[str, Tensor]
-    seconds: float
-    steps: int
-    frozen: Tensor
+    space: str | None = option(None, "z, w or w+; by default w where there is one.")
+    starts: int = option(16, "Starts, each of which becomes a candidate.", min=1)
+    steps: int = option(80, "Most optimisation steps.", min=1)
+    start: str | Latents = option("best", "sample, best (of 128 samples) or encoder.")
+    lr: float | None = option(None, "Rate in standard deviations of the space.")
+    seed: int = option(0, "Seed of whatever is random.")
+    sketch: Sketch | None = None
+    encoder: Encoder | None = None
+    candidates: int = 128
+    enough: float | None = 0.75
 
 
-@dataclass
-class SketchSearch:
-    """Look for pictures that follow a sketch from N starts as one batch; iterate, leave to stop, ask for ``result()``.
+class SketchSearch(LatentSearch):
+    """Look for images that follow a sketch from N starts as one batch; iterate, leave to stop, ask for ``result()``.
 
     Every start is an independent problem: a batch gives what single runs give.
 
     Args:
         generator: from ``load_generator``.
         constraints: see ``sketch_constraints``. Weights of shape (B,) make a table: B settings with ``starts`` each.
-        space: "z", "w" or "w+".
-        starts: number of starts.
-        start: "sample" at random, truncated to TRUNCATION; the "best" by the constraints of ``candidates`` such
-            samples; "encoder", half-way between samples and what the encoder makes of the sketch; or Latents, e.g.
-            ``near`` a candidate.
-        sketch: for start="encoder".
-        encoder: of ``load_encoder``, by default the generator's own.
-        steps: most steps; a start that meets its constraints before is done.
-        lr: rate in standard deviations of the space.
-        candidates: number of samples for start="best".
-        enough: share of the starts; the search ends as soon as so many of them have met all that the sketch asks for.
-            None takes all steps.
-        seed: of all samples.
+        options: see SketchOptions; ``changes`` are single ones of them.
 
     Raises:
-        SketchError: for an unknown start, or fewer than one step or start.
+        SketchError: for an unknown start, or fewer than one start.
         ConstraintError: for constraints that ask for nothing.
         GeneratorError: for a space that the generator does not have.
         OptimizationError: when the losses of all starts became NaN; ``result()`` still gives the best so far.
     """
 
-    generator: Generator
-    constraints: Sequence[Constraint]
-    space: str = "w"
-    starts: int = 16
-    start: str | Latents = "best"
-    sketch: Sketch | None = None
-    encoder: Encoder | None = None
-    steps: int = 80
-    lr: float | None = None
-    candidates: int = 128
-    enough: float | None = 0.75
-    seed: int = 0
-    criterion: Constraints = field(init=False)
-
-    def __post_init__(self):
+    def __init__(
+        self,
+        generator: Generator,
+        constraints: Sequence[Constraint],
+        options: SketchOptions | None = None,
+        **changes,
+    ):
         began = time.perf_counter()
-        self.generator.check_space(self.space)
-        self.criterion = Constraints(self.constraints)
-        if self.starts < 1:
-            raise SketchError(f"at least 1 start is needed, but {self.starts} came.")
-        self.base = self._first_codes()
-        self.starts = len(self.base) // self.criterion.settings
-        self.criterion.setting_of = torch.arange(self.criterion.settings).repeat_interleave(self.starts)
-        lr = (RATES[self.space] if self.lr is None else self.lr) * self.generator.std(self.space).mean().item()
-        code = self.base.clone()
-        self.run = Optimization([code], self._loss, steps=self.steps, lr=lr, schedule=cosine(0.05, 0.5))
-        self.met = torch.zeros(len(code), dtype=torch.bool, device=code.device)
+        self.options = options = replace(options or SketchOptions(), **changes)
+        self.generator, self.space = generator, space_of(generator, options.space)
+        self.criterion = Constraints(constraints)
+        if options.starts < 1:
+            raise SketchError(f"at least 1 start is needed; got {options.starts}.")
+        codes = self._first_codes()
+        self.starts = self.criterion.repeats = len(codes) // self.criterion.settings
+        self.criterion.start = codes
+        phases = (Phase(self.space, lr=RATES[self.space]),)
+        super().__init__(generator, self.criterion, Latents(self.space, codes), phases, options.steps, options.lr)
+        self.met = torch.zeros(len(codes), dtype=torch.bool, device=codes.device)
         self.prepared = time.perf_counter() - began
 
     # --- start ------------------------------------------------------------------------------------------------------
@@ -289,132 +272,117 @@ class SketchSearch:
     @torch.no_grad()
     def _first_codes(self) -> Tensor:
         """The starts of the first setting, then those of the second, ..."""
-        if isinstance(self.start, Latents):
-            code = self.generator.convert(self.start.code.detach(), self.start.space, self.space)
-        elif self.start == "best":
+        start, count = self.options.start, self.options.starts
+        if isinstance(start, Latents):
+            code = self.generator.convert(start.code.detach(), start.space, self.space)
+        elif start == "best":
             return self._best_samples()
-        elif self.start == "sample":
-            code = self._samples(self.starts)
-        elif self.start == "encoder":
-            code = torch.lerp(self._samples(self.starts), self._encoded(), 0.5)
+        elif start == "sample":
+            code = self._samples(count)
+        elif start == "encoder":
+            code = torch.lerp(self._samples(count), self._encoded(), 0.5)
         else:
-            raise SketchError(f"start must be {', '.join(STARTS)} or Latents, but {self.start!r} came.")
+            raise SketchError(f"start must be one of {', '.join(STARTS)}, or Latents; got {start!r}.")
         return code.repeat(self.criterion.settings, *[1] * (code.ndim - 1))
 
     def _samples(self, n: int) -> Tensor:
-        code = self.generator.sample(self.space, n, self.seed)
-        if self.space == "z":  # its mean is no cat
+        code = self.generator.sample(self.space, n, self.options.seed)
+        if self.space == "z":  # its mean is not a cat
             return code
         return torch.lerp(self.generator.mean(self.space).expand_as(code), code, TRUNCATION)
 
     def _best_samples(self) -> Tensor:
-        codes = self._samples(max(self.candidates, self.starts))
+        codes = self._samples(max(self.options.candidates, self.options.starts))
         chunks = [(self.generator.synthesize(Latents(self.space, c)), c) for c in codes.split(32)]
         chosen = []
         for setting in range(self.criterion.settings):
             rows = (torch.full((len(c),), setting) for _, c in chunks)
             totals = [self.criterion(images, c, r).total for (images, c), r in zip(chunks, rows, strict=True)]
-            chosen.append(codes[torch.cat(totals).argsort()[: self.starts]])
+            chosen.append(codes[torch.cat(totals).argsort()[: self.options.starts]])
         return torch.cat(chosen)
 
     def _encoded(self) -> Tensor:
-        if self.sketch is None:
+        sketch, device = self.options.sketch, self.generator.device
+        if sketch is None:
             raise SketchError('start="encoder" needs the sketch itself; pass sketch=..., or choose another start.')
-        encoder, device = self.encoder or load_encoder(self.generator), self.generator.device
-        image, mask = self.sketch.image.to(device), self.sketch.mask.to(device)
-        return encoder.encode(self.generator, image, mask, self.space).code
+        encoder = self.options.encoder or load_encoder(self.generator)
+        return encoder.encode(self.generator, sketch.image.to(device), sketch.mask.to(device), self.space).code
 
     # --- run --------------------------------------------------------------------------------------------------------
 
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[Step]:
-        """All steps, or until ``enough`` candidates are met; a loop that was left is taken up where it stopped."""
-        if self.number and self.done:
-            return
-        for step in self.run:
-            latents = Latents(self.space, self.run.parameters[0].detach())
-            yield replace(step, latents=latents, render=partial(self.generator.synthesize, latents))
-            if self.done:
-                return
-
-    @property
-    def number(self) -> int:
-        """Steps taken."""
-        return self.run.number
-
-    def _loss(self, parameters: list[Tensor], index: slice) -> Loss:
-        (code,) = parameters
-        loss = self.criterion(self.generator.synthesize(Latents(self.space, code)), code, index)
+    def _loss(self, variables, parameters: list[Tensor], index) -> Loss:
+        loss = super()._loss(variables, parameters, index)
         self.met[index] |= self.criterion.met(loss.parts)
         return loss
 
     @property
     def done(self) -> bool:
         """Whether ``enough`` candidates of every setting have met what the sketch asks for, now or before."""
-        return self.enough is not None and bool((self.met.view(-1, self.starts).float().mean(1) >= self.enough).all())
+        enough = self.options.enough
+        return enough is not None and bool((self.met.view(-1, self.starts).float().mean(1) >= enough).all())
 
     def forget_best(self) -> None:
-        """Start the best-so-far anew; call it after a change of a weight under way."""
-        self.run.forget_best()
+        """Forget the best so far; call it after a change of a weight during a run."""
+        super().forget_best()
         self.met.zero_()
 
-    @torch.no_grad()
-    def result(self) -> Candidates:
-        """The best of each start so far, ranked within each setting. Raises SketchError before the first step."""
-        if self.number == 0:
-            raise SketchError("the search has not taken a step yet; iterate over it first.")
-        totals = self.run.best_total.view(-1, self.starts)
+    def _chosen(self) -> Tensor | slice:
+        """All starts, ranked within each setting."""
+        if not self.runs:
+            return slice(None)
+        totals = self.runs[-1].best_total.view(-1, self.starts)
         first = torch.arange(len(totals), device=totals.device)[:, None] * self.starts
-        order = (totals.argsort(1) + first).flatten()
-        latents = Latents(self.space, self.run.best[0][order].clone())
-        images = self.generator.synthesize(latents)
-        loss = self.criterion(images, latents.code, order)
-        return Candidates(
-            latents=latents,
-            images=shown(images),
-            total=loss.total,
-            parts=loss.parts,
-            met=self.criterion.met(loss.parts),
-            history={name: torch.stack(values)[:, order].cpu() for name, values in self.run.history.items()},
-            seconds=self.prepared + self.run.seconds,
-            steps=self.number,
-            frozen=self.run.frozen[order],
-        )
+        return (totals.argsort(1) + first).flatten()
+
+    def result(self) -> Candidates:
+        """The best of each start so far, ranked within each setting."""
+        found = super().result()
+        return Candidates(**vars(found), met=self.criterion.met(found.parts))
 
     def state_dict(self) -> dict:
-        """Tensors and numbers from which the same settings go on exactly; ``torch.save`` takes it."""
-        return {"run": self.run.state_dict(), "met": self.met.clone()}
+        """Tensors and numbers from which the same settings continue exactly; ``torch.save`` takes it."""
+        return super().state_dict() | {"met": self.met.clone()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on where ``state_dict`` was taken."""
-        self.run.load_state_dict(state["run"])
+        """Continue where ``state_dict`` was taken."""
+        super().load_state_dict(state)
         self.met.copy_(state["met"])
 
 
+def space_of(generator: Generator, space: str | None = None) -> str:
+    """A space of the generator; None is w, or z where there is no w."""
+    return generator.check_space(space or ("w" if "w" in generator.spaces else "z"))
+
+
 def near(generator: Generator, latents: Latents, n: int = 16, radius: float = 0.3, seed: int = 0) -> Latents:
-    """``n`` codes to go on from: the given one first, then random ones around it.
+    """``n`` latents to continue from: the given one first, then random ones around it.
 
     latents: a batch of 1. radius: standard deviation of the offsets, in standard deviations of the space.
     Raises SketchError for another number of latents.
     """
     if len(latents) != 1:
-        raise SketchError(f"pick one candidate, latents[i]; {len(latents)} came.")
+        raise SketchError(f"pick one candidate, latents[i]; got {len(latents)}.")
     random = torch.Generator().manual_seed(seed)
     offsets = torch.randn(n, *latents.code.shape[1:], generator=random).to(latents.code)
     offsets[0] = 0
     return Latents(latents.space, latents.code + radius * generator.std(latents.space) * offsets)
 
 
-def search(generator: Generator, sketch: Sketch, space: str = "w", weights=None, **options) -> Candidates:
+def search(
+    generator: Generator,
+    sketch: Sketch,
+    options: SketchOptions | None = None,
+    weights: dict | None = None,
+    discriminator=None,
+    features=None,
+    **changes,
+) -> Candidates:
     """Search for a sketch and return the candidates.
 
-    weights, discriminator, features: of ``sketch_constraints``; all other options are those of ``SketchSearch``.
+    weights, discriminator, features: of ``sketch_constraints``. options: see SketchOptions; ``changes`` are single
+    ones of them.
     """
-    networks = {name: options.pop(name, None) for name in ("discriminator", "features")}
-    constraints = sketch_constraints(sketch, generator, space, weights, **networks)
-    found = SketchSearch(generator, constraints, space, sketch=sketch, **options)
-    for _ in found:
-        pass
-    return found.result()
+    options = replace(options or SketchOptions(), sketch=sketch, **changes)
+    networks = {"discriminator": discriminator, "features": features}
+    constraints = sketch_constraints(sketch, generator, options.space, weights, **networks)
+    return SketchSearch(generator, constraints, options).run()

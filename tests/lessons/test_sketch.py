@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from skimage.feature import hog as reference_hog
 
 from helpers import constraints as module
@@ -43,9 +43,13 @@ def discriminator():
         return Discriminator(16, channel_base=256, channel_max=16).eval().requires_grad_(False)
 
 
+def colour_of(sketch, generator):
+    return sketch_constraints(sketch, generator, "w", {"colour": 1.0})
+
+
 @pytest.fixture
 def drawing(generator):
-    """The upper half of a picture of the generator itself, as a sketch."""
+    """The upper half of an image of the generator itself, as a sketch."""
     with torch.no_grad():
         image = generator.synthesize(Latents("w", generator.sample("w", 1, seed=21))).clamp(0, 1)
     mask = torch.zeros(1, 1, 16, 16)
@@ -178,7 +182,7 @@ def test_warp_asks_for_the_region_at_its_new_place():
     moved = random_images(1, seed=8)
     moved[:, :, 6:10, 7:11] = source[:, :, 4:8, 4:8]
     assert warp(moved, None).item() < 1e-5 < warp(source, None).item()
-    with pytest.raises(ConstraintError, match="out of the picture"):
+    with pytest.raises(ConstraintError, match="out of the image"):
         Warp(source=source, region=region, shift=(40, 0))
 
 
@@ -208,8 +212,8 @@ def test_weights_of_several_settings_make_a_table():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda t, g: [Prior(None, generator=g, space="w")], "no constraint ties"),
-        (lambda t, g: [Colour(None, 0.0, target=t)], "no constraint ties"),
+        (lambda t, g: [Prior(None, generator=g, space="w")], "nothing ties"),
+        (lambda t, g: [Colour(None, 0.0, target=t)], "nothing ties"),
         (lambda t, g: [Colour(None, -1.0, target=t)], "weight of colour"),
         (lambda t, g: [Colour(None, target=t), Colour(None, target=t)], "one name"),
         (lambda t, g: [Colour(torch.zeros(1, 1, 16, 16), target=t)], "mask of colour is empty"),
@@ -234,6 +238,17 @@ def test_a_sketch_keeps_its_colours_when_it_is_resized(tmp_path):
     paint = torch.tensor([200, 100, 50]).view(1, 3, 1, 1) / 255
     torch.testing.assert_close(sketch.image[drawn], paint.expand_as(sketch.image)[drawn], atol=0.01, rtol=0)
     assert sketch.mask[0, 0, 4:12, 4:12].min() > 0.7 and sketch.mask[0, 0, :3].max() == 0
+
+
+@pytest.mark.parametrize("size", [200, 400, 500, 1000, 1200])
+def test_a_drawing_of_any_size_is_accepted_whatever_its_resizing_rounds(tmp_path, generator, size):
+    drawing = Image.new("RGBA", (size, size))
+    ImageDraw.Draw(drawing).ellipse([size // 10, size // 8, 9 * size // 10, 7 * size // 8], fill=(230, 140, 60, 255))
+    drawing.save(tmp_path / "a.png")
+    for resolution in (16, 64):
+        sketch = read_sketch(tmp_path / "a.png", resolution)
+        assert 1 - 1e-5 < sketch.mask.max() <= 1 and sketch.image.max() <= 1
+        assert len(sketch_constraints(sketch, generator, weights={"colour": 1.0, "edge": 0.1})) == 2
 
 
 def test_partly_transparent_strokes_are_weights_and_nearly_transparent_ones_nothing(tmp_path):
@@ -294,19 +309,14 @@ def test_a_sketch_cut_out_of_a_picture_is_found_again():
         image = generator.synthesize(Latents("w", generator.sample("w", 1, seed=5))).clamp(0, 1)
     sketch = Sketch(image, ellipse(64, (0.5, 0.5), (0.4, 0.3)))
     found = search(generator, sketch, weights={"colour": 1.0}, starts=2, steps=60, candidates=32, enough=None)
-    start = SketchSearch(
-        generator, sketch_constraints(sketch, generator, "w", {"colour": 1.0}), starts=1, candidates=32
-    )
+    start = SketchSearch(generator, colour_of(sketch, generator), starts=1, candidates=32)
     with torch.no_grad():
-        before = lp_loss(generator.synthesize(Latents("w", start.base)), image, 1, sketch.mask)
+        before = lp_loss(generator.synthesize(start.base), image, 1, sketch.mask)
     assert found.parts["colour"][0] < 0.05 < 0.15 < before[0]
 
 
 def run(generator, constraints, **options):
-    found = SketchSearch(generator, constraints, **{"steps": 12, "enough": None} | options)
-    for _ in found:
-        pass
-    return found.result()
+    return SketchSearch(generator, constraints, **{"steps": 12, "enough": None} | options).run()
 
 
 @pytest.mark.parametrize("space", ["z", "w", "w+"])
@@ -349,16 +359,16 @@ def test_a_table_of_weights_is_one_batch(generator, drawing):
 
 
 def test_the_best_starts_are_better_than_the_first_samples(generator, drawing):
-    terms = sketch_constraints(drawing, generator, "w", {"colour": 1.0})
+    terms = colour_of(drawing, generator)
     losses = {}
     for start in ("sample", "best"):
         base = SketchSearch(generator, terms, start=start, starts=4, candidates=64).base
-        losses[start] = terms[0](generator.synthesize(Latents("w", base)), base).mean()
+        losses[start] = terms[0](generator.synthesize(base), base.code).mean()
     assert losses["best"] < losses["sample"]
 
 
 def test_the_search_stops_when_enough_candidates_are_met(generator, drawing, monkeypatch):
-    terms = sketch_constraints(drawing, generator, "w", {"colour": 1.0})
+    terms = colour_of(drawing, generator)
     monkeypatch.setattr(Colour, "met_at", 10.0)
     assert run(generator, terms, starts=2, enough=0.5).steps == 1
     monkeypatch.setattr(Colour, "met_at", 0.0)
@@ -367,7 +377,7 @@ def test_the_search_stops_when_enough_candidates_are_met(generator, drawing, mon
 
 
 def test_a_search_goes_on_near_a_candidate(generator, drawing):
-    terms = sketch_constraints(drawing, generator, "w", {"colour": 1.0})
+    terms = colour_of(drawing, generator)
     found = run(generator, terms, starts=4)
     around = near(generator, found.latents[2], 200, radius=0.5)
     assert torch.equal(around.code[:1], found.latents.code[2:3])
@@ -380,7 +390,7 @@ def test_a_search_goes_on_near_a_candidate(generator, drawing):
 
 
 def test_a_loop_that_was_left_is_taken_up(generator, drawing):
-    terms = sketch_constraints(drawing, generator, "w", {"colour": 1.0})
+    terms = colour_of(drawing, generator)
     whole = run(generator, terms, starts=2)
     parts = SketchSearch(generator, terms, starts=2, steps=12, enough=None)
     for step in parts:
@@ -393,21 +403,21 @@ def test_a_loop_that_was_left_is_taken_up(generator, drawing):
 def test_a_dcgan_is_searched_in_z(drawing):
     generator = tiny.dcgan()
     sketch = Sketch(torch.full((1, 3, 64, 64), 0.4), ellipse(64))
-    found = search(generator, sketch, "z", {"colour": 1.0, "prior": 0.01}, starts=2, steps=3, candidates=4)
+    found = search(generator, sketch, weights={"colour": 1.0, "prior": 0.01}, starts=2, steps=3, candidates=4)
     assert found.latents.space == "z" and found.images.shape == (2, 3, 64, 64)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"start": "mean"}, "start must be"),
+        ({"start": "mean"}, "start must be one of"),
         ({"starts": 0}, "at least 1 start"),
         ({"start": "encoder"}, "needs the sketch itself"),
     ],
 )
 def test_a_search_that_cannot_start_says_why(generator, drawing, options, message):
     with pytest.raises(SketchError, match=message):
-        SketchSearch(generator, sketch_constraints(drawing, generator, "w", {"colour": 1.0}), **options)
+        SketchSearch(generator, colour_of(drawing, generator), **options)
 
 
 def test_a_missing_network_and_an_unknown_constraint_are_named(generator, drawing):

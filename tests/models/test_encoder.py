@@ -113,10 +113,10 @@ def test_a_sketch_search_starts_halfway_to_the_prediction(generator, encoder):
     sketch = Sketch(pictures(1), ellipse(16))
     terms = [Colour(sketch.mask, target=sketch.image)]
     options = {"starts": 4, "sketch": sketch, "encoder": encoder}
-    samples = SketchSearch(generator, terms, start="sample", **options).base
+    samples = SketchSearch(generator, terms, start="sample", **options).base.code
     predicted = encoder.encode(generator, sketch.image, sketch.mask, "w").code
     torch.testing.assert_close(
-        SketchSearch(generator, terms, start="encoder", **options).base, (samples + predicted) / 2
+        SketchSearch(generator, terms, start="encoder", **options).base.code, (samples + predicted) / 2
     )
 
 

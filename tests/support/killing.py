@@ -123,6 +123,7 @@ def sketch(folder, out):
     from PIL import Image
 
     from helpers.commands.sketch import sketch_files
+    from helpers.sketch import SketchOptions
 
     paths = []
     for name, colour in (("one", (200, 30, 30)), ("two", (20, 90, 200))):
@@ -130,7 +131,7 @@ def sketch(folder, out):
         picture.paste((*colour, 255), (2, 3, 12, 9))
         picture.save(folder / f"{name}.png")
         paths.append(folder / f"{name}.png")
-    sketch_files(paths, out, "tiny", starts=4, steps=12)
+    sketch_files(paths, out, "tiny", options=SketchOptions(starts=4, steps=12))
 
 
 def style(folder, out):
