@@ -63,14 +63,7 @@ StyleWeights = _weights("local-style")
 
 
 def edit_photos(
-    files: dict[str, Path],
-    out: Path,
-    model: str,
-    make: Callable[[Editor, dict[str, Tensor]], Edit],
-    *,
-    settings: dict | None = None,
-    device=None,
-    log: str = "none",
+    files: dict[str, Path], make: Callable[[Editor, dict[str, Tensor]], Edit], run: Run, settings: dict | None = None
 ) -> list[dict]:
     """Read photos, run an edit of them and write it; the rows of its table.
 
@@ -79,31 +72,31 @@ def edit_photos(
         make: from an Editor and the photos (1, 3, R, R) by name to the ``Edit``.
         settings: everything that decides the result: with the same ones the call continues after a stop or a kill.
             Those of ``EditOptions`` are the editor's.
-        log: see ``open_log``.
     """
     from helpers.commands.runs import model_stem
     from helpers.features import load_features
     from helpers.figures import save_figure, show_images
-    from helpers.files import write_json
+    from helpers.files import unique_stems, write_json
     from helpers.generators import load_generator
     from helpers.images import read_image, write_image
     from helpers.latents import save_latents
     from helpers.masks import overlay
     from helpers.progress import Progress
-    device, settings = device_of(device), settings or {}
-    generator, features = load_generator(model, device), load_features(device=device)
+
+    device, out, settings = device_of(run.device), Path(run.out), settings or {}
+    generator, features = load_generator(run.model, device), load_features(device=device)
     photos = {name: read_image(path, size=generator.resolution).to(device) for name, path in files.items()}
     options = {field.name: settings[field.name] for field in fields(EditOptions) if field.name in settings}
     edit = make(Editor(generator, features, **options), photos)
-    stem = "-".join([edit.name, *(path.stem for path in files.values()), model_stem(model)])
-    with Progress(out, {"edit": edit.name, "model": model, **settings}, files.values(), log) as progress:
+    stem = "-".join([edit.name, *unique_stems(files.values(), 60), model_stem(run.model)])
+    with Progress(out, {"edit": edit.name, "model": run.model, **settings}, files.values(), run.log) as progress:
         result = progress.run(edit, edit.name)
         write_image(out / f"{stem}.png", result.images)
-        save_latents(out / f"{stem}.safetensors", result.latents, model=str(model))
+        save_latents(out / f"{stem}.safetensors", result.latents, model=str(run.model))
         ways = edit.ways(result.images)
         images = {**photos, "mask": overlay(edit.outside, edit.mask), **ways}
         save_figure(show_images(list(images.values()), list(images), columns=len(images)), out / f"{stem}-sheet.png")
-        row = {"edit": edit.name, **{name: str(path) for name, path in files.items()}, "model": str(model)}
+        row = {"edit": edit.name, **{name: str(path) for name, path in files.items()}, "model": str(run.model)}
         row |= {name: settings[name] for name in ("mask", "feather", "layer", "amount") if name in settings}
         rows = [row | {"way": way} | _measures(edit, images, features) for way, images in ways.items()]
         rows[-1] |= _facts(result) | {"image": f"{stem}.png"}
@@ -128,11 +121,7 @@ def _measures(edit: Edit, images: Tensor, features) -> dict[str, float | None]:
 
 def _run(files: dict[str, Path], make: Callable[[Editor, dict], Edit], run: Run, settings: dict) -> None:
     """Run an edit and print its table."""
-
-    def rows() -> list[dict]:
-        return edit_photos(files, run.out, run.model, make, settings=settings, device=run.device, log=run.log)
-
-    print_table(rows, ("edit", "model"))
+    print_table(lambda: edit_photos(files, make, run, settings), ("edit", "model"))
     typer.echo(f"\nThe images: {run.out}")
 
 

@@ -13,23 +13,15 @@ import typer
 
 from helpers.commands.common import Device, Log, Model, Out, app, device_of, print_table
 from helpers.commands.options import with_options
-from helpers.constraints import ConstraintError
-from helpers.images import ImageError
-from helpers.masks import MaskError
-from helpers.search import OptimizationError
 from helpers.sketch import (
     Candidates,
     Sketch,
-    SketchError,
     SketchOptions,
     SketchSearch,
     read_sketch,
     sketch_constraints,
     space_of,
 )
-
-# what is wrong with one sketch; the others are not affected
-UNFIT = (SketchError, ConstraintError, ImageError, MaskError, OptimizationError)
 
 
 @app.command()
@@ -88,9 +80,9 @@ def sketch_files(
     Raises:
         RunError: when sketches could not be used, after all others are done; it names each with its reason.
     """
-    from helpers.commands.runs import RunError, unique_stems
+    from helpers.commands.runs import check_all_done, noted
     from helpers.features import load_features
-    from helpers.files import write_json
+    from helpers.files import unique_stems, write_json
     from helpers.generators import load_generator
     from helpers.progress import Progress
 
@@ -98,28 +90,24 @@ def sketch_files(
     options = options or SketchOptions()
     options = replace(options, space=space_of(generator, options.space))
     networks = {"discriminator": _critic(model, device, weights), "features": features}
-    rows, bad, stems = [], [], unique_stems(map(Path, sketches))
+    rows, bad, stems = [], [], unique_stems(sketches)
     settings = {field.name: getattr(options, field.name) for field in fields(options) if field.metadata}
     settings |= {"command": "sketch", "model": str(model), "weights": weights, "device": str(device)}
     with Progress(out, settings, [*sketches, *([mask] if mask else [])], log) as progress:
         for path, stem in zip(sketches, stems, strict=True):
             done = progress.done(stem)
-            if done is None:
-                try:
+            with noted(bad, path):
+                if done is None:
                     drawing = read_sketch(path, generator.resolution, mask)
                     terms = sketch_constraints(drawing, generator, options.space, weights, **networks)
                     found = progress.run(SketchSearch(generator, terms, options, sketch=drawing), stem)
-                except UNFIT as error:
-                    bad.append(str(error) if Path(path).name in str(error) else f"{path}: {error}")
-                    continue
-                chosen = {term.name: term.weight for term in terms}
-                row = {"file": str(path), "model": str(model), "space": options.space}
-                row |= measure(drawing, found, **networks) | {"constraints": chosen}
-                done = progress.finish(stem, [row | _write(out, stem, drawing, found, str(model))])
-            rows += done
-            write_json(out / "results.json", rows)
-    if bad:
-        raise RunError(f"{len(rows)} of {len(sketches)} sketches done; not these: " + " | ".join(bad), rows)
+                    row = {"file": str(path), "model": str(model), "space": options.space}
+                    row |= measure(drawing, found, **networks)
+                    row |= {"constraints": {term.name: term.weight for term in terms}}
+                    done = progress.finish(stem, [row | _write(out, stem, drawing, found, str(model))])
+                rows += done
+                write_json(out / "results.json", rows)
+    check_all_done(bad, rows, len(sketches), "sketches")
     return rows
 
 

@@ -95,10 +95,10 @@ def demo(folder, out):
 
 
 def edit(folder, out, make):
-    from helpers.commands.blending import edit_photos
+    from helpers.commands.blending import Run, edit_photos
 
     files, short = dict(zip("ab", inputs(folder)[:2], strict=True)), {"steps": 8, "noise_steps": 8}
-    edit_photos(files, out, "tiny", make, settings=short, device="cpu")
+    edit_photos(files, make, Run(out, "tiny", "cpu", "none"), short)
 
 
 def blend(folder, out):
