@@ -15,9 +15,10 @@ import torch
 from helpers.generators.checkpoints.values import CheckpointError, LazyTensor, Name, Record, Storage, check_shape, shown
 
 ATTACKS = re.compile(
-    r"(os|posix|nt|subprocess|pty|socket|runpy|importlib|ctypes|marshal|_?pickle|shutil|code|urllib|http|webbrowser"
-    r"|numpy\.distutils|torch\.hub|torch\.jit)(\.|$)|(builtins\.(eval|exec|compile|open|input|breakpoint|__import__)"
-    r"|numpy\.load|torch\.load|torch\.serialization\.load|torch\._utils\._import_dotted_name)$"
+    r"(subprocess|pty|socket|runpy|importlib|ctypes|marshal|shutil|code|urllib\.request|webbrowser|numpy\.distutils"
+    r"|torch\.hub|torch\.jit)\.|(os|posix|nt)\.(?!stat_result$|PathLike$|_Environ$)"
+    r"|(builtins\.(eval|exec|compile|open|input|breakpoint|__import__)|_?pickle\.(loads?|Unpickler)|numpy\.load"
+    r"|torch\.load|torch\.serialization\.load|torch\._utils\._import_dotted_name)$"
 )
 STORAGES = {
     "FloatStorage": torch.float32,
@@ -30,6 +31,9 @@ STORAGES = {
     "CharStorage": torch.int8,
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
+    "UntypedStorage": torch.uint8,
 }
 NUMPY = {"f2": "Half", "f4": "Float", "f8": "Double", "i1": "Char", "i2": "Short", "i4": "Int", "i8": "Long"}
 NUMPY |= {"u1": "Byte", "b1": "Bool"}

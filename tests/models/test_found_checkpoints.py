@@ -1,0 +1,334 @@
+"""Checkpoints as people bring them: the course's, saved modules, encoders, trainings with all sorts of extras."""
+
+import argparse
+import collections
+import datetime
+import functools
+import pathlib
+import pickle
+import types
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from helpers.generators import (
+    Discriminator,
+    NoDiscriminator,
+    convert_checkpoint,
+    load_critic,
+    load_discriminator,
+    load_generator,
+)
+from helpers.weights import WeightsError
+from tests.support import checkpoint_files as files
+from tests.support import hostile, tiny
+
+# --- the course's starters -------------------------------------------------------------------------------------------
+
+NORMS = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d}
+
+
+class DCGenerator(nn.Module):
+    """Five transposed convolutions without bias, kernel 4: 1x1 to 4x4, then stride 2 and padding 1; tanh at the end."""
+
+    def __init__(self, noise_size, conv_dim, norm):
+        super().__init__()
+        widths = [noise_size, *(conv_dim * n for n in (8, 4, 2, 1)), 3]
+        for i in range(5):
+            stride, padding = (2, 1) if i else (1, 0)
+            layers = [nn.ConvTranspose2d(widths[i], widths[i + 1], 4, stride, padding, bias=False)]
+            layers += [NORMS[norm](widths[i + 1])] if i < 4 else []
+            setattr(self, f"deconv{i + 1}", nn.Sequential(*layers))
+
+    def forward(self, z):
+        for i in range(1, 5):
+            z = F.relu(getattr(self, f"deconv{i}")(z))
+        return torch.tanh(self.deconv5(z))
+
+
+class UpGenerator(nn.Module):
+    """The cousin: a convolution of 4x4, then up-samplings by 2 and convolutions of 3x3."""
+
+    def __init__(self, noise_size, conv_dim, norm):
+        super().__init__()
+        widths = [noise_size, *(conv_dim * n for n in (8, 4, 2, 1)), 3]
+        self.up_conv1 = nn.Sequential(
+            nn.Conv2d(noise_size, widths[1], 4, padding=3, bias=False), NORMS[norm](widths[1]), nn.ReLU()
+        )
+        for i in range(1, 5):
+            layers = [nn.Upsample(scale_factor=2), nn.Conv2d(widths[i], widths[i + 1], 3, padding=1, bias=i == 4)]
+            layers += [NORMS[norm](widths[i + 1]), nn.ReLU()] if i < 4 else [nn.Tanh()]
+            setattr(self, f"up_conv{i + 1}", nn.Sequential(*layers))
+
+    def forward(self, z):
+        for i in range(1, 6):
+            z = getattr(self, f"up_conv{i}")(z)
+        return z
+
+
+class DCDiscriminator(nn.Module):
+    def __init__(self, conv_dim, norm):
+        super().__init__()
+        widths = [3, *(conv_dim * n for n in (1, 2, 4, 8))]
+        for i in range(4):
+            layers = [nn.Conv2d(widths[i], widths[i + 1], 4, 2, 1, bias=False), NORMS[norm](widths[i + 1])]
+            setattr(self, f"conv{i + 1}", nn.Sequential(*layers))
+        self.conv5 = nn.Sequential(nn.Conv2d(widths[4], 1, 4, 1, 0, bias=False))
+
+    def forward(self, x):
+        for i in range(1, 5):
+            x = F.relu(getattr(self, f"conv{i}")(x))
+        return self.conv5(x).squeeze()
+
+
+def vanilla(kind, *sizes):
+    """A network of the course whose norms have seen something, in evaluation."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = kind(*sizes)
+        for name, value in network.named_parameters():
+            value.data += 0.2 * torch.randn(value.shape) if ".1." in name else 0
+        if kind is not DCDiscriminator:
+            network(torch.randn(16, sizes[0], 1, 1))
+    return network.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("kind", [DCGenerator, UpGenerator])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("form", ["zip", "legacy", "wrapper", "module"])
+def test_a_vanilla_generator_of_the_course(tmp_path, kind, norm, form):
+    network, path = vanilla(kind, 10, 4, norm), tmp_path / "vanilla.ckpt"
+    state = network.state_dict()
+    content = {f"generator.{k}": v for k, v in state.items()} if form == "wrapper" else state
+    torch.save(network if form == "module" else content, path, _use_new_zipfile_serialization=form != "legacy")
+    loaded, z = load_generator(path), torch.randn(3, 10, generator=torch.Generator().manual_seed(1))
+    expected = network(z[:, :, None, None]) / 2 + 0.5
+    assert loaded.family == "dcgan" and expected.std() > 0.01
+    assert (loaded.synthesize(z) - expected).abs().max() < 1e-5
+    again = load_generator(convert_checkpoint(path, tmp_path / "vanilla.safetensors"))
+    assert (again.synthesize(z) - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_its_discriminator(tmp_path, norm):
+    network, critic, path = vanilla(DCGenerator, 10, 4, norm), vanilla(DCDiscriminator, 4, norm), tmp_path / "a.ckpt"
+    torch.save({"G": network.state_dict(), "D": critic.state_dict(), "iteration": 3}, path)
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    for found in (path, convert_checkpoint(path, tmp_path / "a.safetensors")):
+        assert torch.allclose(load_discriminator(found)(images), critic(images * 2 - 1), atol=1e-5)
+        assert load_generator(found).z_dim == 10
+
+
+# --- what is saved of the official networks --------------------------------------------------------------------------
+
+
+def same(original, path):
+    w = original.sample("w", 2, seed=3)
+    return (load_generator(path).synthesize(w) - original.synthesize(w)).abs().max() < 1e-5
+
+
+def saved(path, content, zipped=True):
+    with files.foreign_names():
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    return path
+
+
+def persistent(generator):
+    return files._persistent(generator, generator.config.get("conv_clamp"), "Generator")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("form", ["module", "plain module", "state", "states", "parallel"])
+def test_a_generator_saved_by_torch(tmp_path, form, zipped):
+    original = tiny.stylegan2(conv_clamp=64)
+    state = original.state_dict()
+    contents = {"module": persistent(original), "plain module": original, "state": state}
+    contents["states"] = {"step": 3, "G": {k: v + 1 for k, v in state.items()}, "G_ema": state, "opt": {"a": state}}
+    contents["parallel"] = {f"module.{k}": v for k, v in state.items()}
+    path = saved(tmp_path / "model_ABC.pt", contents[form], zipped)
+    assert same(original, path)
+    assert load_generator(path).config.get("conv_clamp") == {"module": 64, "plain module": None}.get(form, 256)
+
+
+def discriminator(**changes):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Discriminator(16, 256, 16, **changes).requires_grad_(False)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_snapshot_of_torch_has_its_discriminator(tmp_path, zipped):
+    original, critic = tiny.stylegan2(), discriminator()
+    content = {"G_ema": persistent(original), "D": files._persistent(critic, None, "Discriminator")}
+    path = saved(tmp_path / "network-snapshot.pt", content, zipped)
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    expected = critic(images)
+    assert torch.allclose(load_discriminator(path)(images), expected, rtol=1e-5)
+    assert torch.allclose(load_critic(path)(images), expected, rtol=1e-5)
+    again = convert_checkpoint(path, tmp_path / "a.safetensors")
+    assert same(original, again) and torch.allclose(load_discriminator(again)(images), expected, rtol=1e-5)
+
+
+def spoiled(part, **attributes):
+    """A discriminator in which a module has other attributes, or tensors."""
+    network = files._persistent(discriminator(), None, "Discriminator")
+    target = network
+    for name in part:
+        target = target.meta["state"]["_modules"][name]
+    target.meta["state"].update(attributes)
+    return network
+
+
+def projected():
+    """The discriminator of projected_gan: modules of other libraries, pickled plainly."""
+    features = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU())
+    return types.SimpleNamespace(feature_network=features, forward=functools.partial(max, 1))
+
+
+UNFIT = {
+    "no minibatch deviation": lambda: spoiled(["b4", "mbstd"], num_channels=0),
+    "another label width": lambda: files._persistent(wide_label(), None, "Discriminator"),
+    "no modules": lambda: spoiled([], _modules=None),
+    "modules of another kind": lambda: spoiled([], _modules=[1, 2]),
+    "a layer without tensors": lambda: spoiled(["b8", "conv0"], _parameters={"weight": 3}),
+    "attributes of another kind": lambda: spoiled(["b4", "mbstd"], group_size="four"),
+    "of another project": projected,
+}
+
+
+def wide_label():
+    critic = discriminator(c_dim=3, mapping_layers=2)
+    critic.b4.out.weight = nn.Parameter(torch.randn(64, 16))
+    critic.b4.out.bias = nn.Parameter(torch.randn(64))
+    return critic.requires_grad_(False)
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_an_unfit_discriminator_has_a_stand_in(tmp_path, kind):
+    original = tiny.stylegan2()
+    path = files.dump(tmp_path / "a.pkl", {"G_ema": persistent(original), "D": UNFIT[kind]()})
+    with pytest.raises(NoDiscriminator, match="holds no discriminator") as error:
+        load_discriminator(path)
+    assert "\n" not in str(error.value)
+    with pytest.warns(UserWarning, match="Images are judged by that of stylegan2-cats-64"):
+        assert load_critic(path)(torch.rand(2, 3, 32, 32)).shape == (2,)
+    with pytest.warns(UserWarning, match="discriminator of .* is left out"):
+        again = convert_checkpoint(path, tmp_path / "a.safetensors")
+    assert same(original, again)
+    with pytest.raises(NoDiscriminator):
+        load_discriminator(again)
+
+
+def test_a_conditional_tensorflow_discriminator_of_stylegan2_has_a_stand_in(tmp_path):
+    critic = discriminator()
+    critic.b4.out.weight, critic.b4.out.bias = nn.Parameter(torch.randn(3, 16)), nn.Parameter(torch.randn(3))
+    path = files.tensorflow_pickle(tmp_path / "a.pkl", tiny.stylegan2(), critic=critic.requires_grad_(False))
+    with pytest.warns(UserWarning, match="b4.out.weight has the shape .3, 16. instead of .1, 16.*Images are judged"):
+        load_critic(path)
+
+
+@pytest.mark.parametrize("architecture", ["resnet", "orig"])
+@pytest.mark.parametrize("form", ["pickle", "state", "tensorflow"])
+def test_generators_of_other_architectures_are_refused_by_name(tmp_path, architecture, form):
+    original, path = tiny.stylegan2(), tmp_path / "a.pkl"
+    if form == "tensorflow":
+        files.tensorflow_pickle(path, original, architecture=architecture)
+    elif form == "state":
+        state = {k: v for k, v in original.state_dict().items() if ".torgb." not in k or ".b16." in k}
+        state |= {"synthesis.b8.skip.weight": torch.ones(16, 16, 1, 1)} if architecture == "resnet" else {}
+        torch.save(state, path)
+    else:
+        network = persistent(original)
+        blocks = network.meta["state"]["_modules"]["synthesis"].meta["state"]["_modules"]
+        for name, block in blocks.items():  # as in the official classes, the colours are made by the last block alone
+            block.meta["state"]["architecture"] = architecture
+            if name != "b16":
+                del block.meta["state"]["_modules"]["torgb"]
+        files.dump(path, {"G_ema": network})
+    with pytest.raises(WeightsError, match=f"has the architecture '{architecture}', only 'skip' is read"):
+        load_generator(path)
+
+
+# --- other projects --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", ["row", "rows"])
+def test_the_decoder_of_an_encoder(tmp_path, shape):
+    """pSp, e4e and ReStyle: rosinality's generator under decoder., next to an encoder, and a mean for each layer."""
+    original = tiny.stylegan2(resolution=32)
+    decoder = torch.load(files.rosinality_pt(tmp_path / "g.pt", original), weights_only=True)["g_ema"]
+    state = {"encoder.input_layer.0.weight": torch.zeros(3, 3)} | {f"decoder.{k}": v for k, v in decoder.items()}
+    average = original.w_mean if shape == "row" else original.w_mean.repeat(original.num_ws, 1)
+    options = argparse.Namespace(exp_dir=pathlib.Path("runs"), device="cuda:0", start_from_latent_avg=True)
+    torch.save({"state_dict": state, "latent_avg": average, "opts": options}, tmp_path / "e4e.pt")
+    assert same(original, tmp_path / "e4e.pt")
+    assert torch.allclose(load_generator(tmp_path / "e4e.pt").mean("w"), original.mean("w"))
+
+
+@pytest.mark.parametrize("arguments", [argparse.Namespace(lr_mlp=0.1), {"lr_mlp": 0.1}])
+def test_the_rate_of_rosinalitys_mapping(tmp_path, arguments):
+    original = tiny.stylegan2(lr_multiplier=0.1)
+    path = files.rosinality_pt(tmp_path / "a.pt", original, extra={"args": arguments})
+    z = original.sample("z", 3)
+    assert torch.allclose(load_generator(path).map(z), original.map(z), atol=1e-5)
+
+
+class Dataset:
+    """Of the training: its objects have items, state and slots of their own."""
+
+    def __init__(self):
+        self.files, self.sizes = [pathlib.Path("a.png")] * 3, {(16, 16): 2}
+
+    def draw(self):
+        raise AssertionError("a method of a file was called")
+
+
+class Labels(dict):
+    __slots__ = ("extra",)
+
+
+EXTRAS = {
+    "path": pathlib.PurePosixPath("runs/00001"),
+    "counter": collections.Counter("hello"),
+    "defaultdict": collections.defaultdict(list, {"a": [1]}),
+    "deque": collections.deque([1, 2], 3),
+    "dtype": torch.float16,
+    "device": torch.device("cuda:0"),
+    "size": torch.Size([1, 2]),
+    "date": datetime.datetime(2024, 1, 2),
+    "data set": Dataset(),
+    "hook": Dataset().draw,
+    "partial": functools.partial(max, 1),
+    "function": files.dump,
+    "keys": {(1, 2): 3, 2**70: 4, 1.5: 5, frozenset([1]): 6},
+    "sets": [{1, 2}, frozenset(), {("a", "b")}],
+    "texts": np.array(["a", "bc"]),
+    "objects": np.array([None, {}], dtype=object),
+    "date64": np.datetime64("2024-01-02"),
+    "records": np.zeros(2, dtype=[("a", "f4"), ("b", "i8")]),
+    "complex": np.complex64(1),
+    "random": np.random.RandomState(0),
+    "subclass": Labels(a=1),
+    "exception": ValueError("stopped"),
+    "enum": argparse.Namespace(order=pickle.PickleError),
+    "generator": torch.Generator,
+    "sparse": torch.eye(3).to_sparse(),
+    "complex tensor": torch.ones(2, dtype=torch.complex64),
+}
+
+
+@pytest.mark.parametrize("form", ["pickle 2", "pickle 4", "zip"])
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_parts_that_nobody_reads_never_refuse_a_file(tmp_path, extra, form):
+    original, path = hostile.smallest(), tmp_path / "a.pkl"
+    network = persistent(original)
+    network.meta["state"]["_forward_hooks"] = {0: EXTRAS[extra]}
+    content = {"a": EXTRAS[extra], "G_ema": network, "z": [EXTRAS[extra]]}
+    if form == "zip":
+        saved(path, content)
+    else:
+        files.dump(path, content, int(form[-1]))
+    assert same(original, path)
