@@ -1,12 +1,13 @@
 """Figures of the notebooks and the command line: sheets of images with captions, loss curves, tables.
 
-Laid out in whole pixels, so that small images are enlarged crisply; no axes, no text over text. Text is taken as it
-is, without mathtext: a file name may hold a $.
+matplotlib lays them out, without axes and without text over text. Text is taken as it is, without mathtext: a file name
+may hold a $.
 """
 
 import io
 import math
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,32 +15,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as MatplotlibFigure
-from matplotlib.font_manager import FontProperties
-from matplotlib.patches import Rectangle
-from matplotlib.transforms import Affine2D
 
 from helpers.files import atomic_path
 from helpers.images import ImageError, to_uint8
 
 DPI = 100
-GAP, MARGIN, PAD = 12, 14, 5  # pixels: between cells, around the figure, between an image and its text
 SHOWN = 192  # pixels that a small image is enlarged to, at most; larger ones than LARGEST are shrunk
 LARGEST = 320
 NARROWEST = 96  # pixels of a cell that has text
-LABEL_WIDTH = 150  # pixels for row labels, at most
-INK, FAINT = "#1b1b1b", "#5c5c5c"
+LABEL_WIDTH, LINE = 150, 18  # pixels for row labels, at most, and for each of their lines
+INK, FAINT, RIM = "#1b1b1b", "#5c5c5c", "#d0d0d0"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito 2008
-
-STYLES = {  # points, weight, colour
-    "suptitle": (12, "bold", INK),
-    "label": (9, "bold", INK),
-    "title": (9, "normal", INK),
-    "caption": (8, "normal", FAINT),
+STYLES = {  # of text, as matplotlib takes it
+    "suptitle": {"fontsize": 12, "fontweight": "bold", "color": INK},
+    "label": {"fontsize": 9, "fontweight": "bold", "color": INK},
+    "title": {"fontsize": 9, "color": INK},
+    "caption": {"fontsize": 8, "color": FAINT},
 }
-
-_RENDERER = RendererAgg(8, 8, DPI)  # only measures text
 
 Images = torch.Tensor | Sequence[torch.Tensor]
 
@@ -62,6 +56,7 @@ class _Cell:
     pixels: np.ndarray | None  # (H, W, 3) uint8, or None for an empty cell
     title: str = ""
     caption: str = ""
+    label: str = ""  # at its left
 
 
 # --- public ----------------------------------------------------------------------------------------------------------
@@ -78,8 +73,8 @@ def show_images(
     """Images side by side, each with its title above and its caption below; long text is wrapped.
 
     images: (B, 3, H, W) in [0, 1], or a list of (1, 3, H, W) that may differ in size; masks (1, 1, H, W) too.
-    columns: at most 6 by default, rows as full as can be. scale: figure pixels per image pixel, by default
-    a whole number for small images.
+    columns: at most 6 by default, rows as full as can be. scale: figure pixels per image pixel of the largest image in
+    a column, by default a whole number for small images.
     Raises ImageError for other shapes, NaN, no images, or when there are not as many titles or captions as images.
     """
     pixels = _pixels(images)
@@ -110,7 +105,11 @@ def labelled_grid(
     ]
     row_labels = _as_many(row_labels, rows)
     column_labels = _as_many(column_labels, max(rows, key=len, default=[]))
-    return _sheet(cells, scale, suptitle, row_labels, column_labels)
+    for row, label in zip(cells, row_labels, strict=True):
+        row[0].label = label
+    for cell, label in zip(cells[0], column_labels, strict=False):
+        cell.title = label
+    return _sheet(cells, scale, suptitle, "label")
 
 
 def result_sheet(
@@ -120,7 +119,7 @@ def result_sheet(
     scale: float | None = None,
     suptitle: str | None = None,
 ) -> Figure:
-    """The target at the left and the results beside it, each with what it is above and its figures below.
+    """The target at the left and the results next to it, each with what it is above and its numbers below.
 
     target: (1, 3, H, W) in [0, 1]. rows: one dict per result: "image" (1, 3, H, W) and "label", a list of lines, such
     as ["StyleGAN2, w+", "PSNR 24.1 dB", "SSIM 0.81"]; the first is the title. columns: results per line, at most 5 by
@@ -167,14 +166,12 @@ def plot_losses(
     if len(curves) > 1:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
     if suptitle:
-        points, weight, colour = STYLES["suptitle"]
-        font = {"fontsize": points, "fontweight": weight, "color": colour, "parse_math": False}
-        figure.suptitle(suptitle, x=0.01, ha="left", **font)
+        figure.suptitle(suptitle, x=0.01, ha="left", parse_math=False, **STYLES["suptitle"])
     return figure
 
 
 def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of figures as a Markdown table that also reads well as plain text; columns in the order they first appear.
+    """Rows of results as a Markdown table that also reads well as plain text; columns in the order they first appear.
 
     Numbers are right-aligned and have the same decimals throughout a column (about four digits in all); a missing
     value is a dash.
@@ -208,14 +205,10 @@ def _pixels(images: Images) -> list[np.ndarray | None]:
     batches = [images] if isinstance(images, torch.Tensor) else images
     out = []
     for batch in batches:
-        out += [None] if batch is None else [_rgb(pixels) for pixels in to_uint8(batch)]
+        out += [None] if batch is None else list(np.broadcast_to(p := to_uint8(batch), (*p.shape[:3], 3)))
     if not out:
         raise ImageError("expected at least one image but got none")
     return out
-
-
-def _rgb(pixels: np.ndarray) -> np.ndarray:
-    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
 
 
 def _balanced(count: int, most: int) -> int:
@@ -236,36 +229,12 @@ def _title_and_caption(label: str | Sequence[str]) -> tuple[str, str]:
     return (lines[0] if lines else ""), "\n".join(lines[1:])
 
 
-def _line_height(style: str) -> int:
-    return round(STYLES[style][0] * DPI / 72 * 1.4)
-
-
-def _text_width(text: str, style: str) -> float:
-    points, weight, _ = STYLES[style]
-    font = FontProperties(size=points, weight=weight)
-    return _RENDERER.get_text_width_height_descent(text, font, ismath=False)[0]
-
-
-def _wrap(text: str, style: str, width: float) -> list[str]:
-    """The lines of a text, none wider than `width` pixels; a word that is wider by itself is cut."""
-    lines = []
-    for paragraph in str(text).split("\n") if text else []:
-        line = ""
-        for word in paragraph.split():
-            while _text_width(word, style) > width and len(word) > 1:
-                fits = max(1, sum(_text_width(word[:end], style) <= width for end in range(1, len(word))))
-                lines += [line] * bool(line) + [word[:fits]]
-                line, word = "", word[fits:]
-            joined = f"{line} {word}".strip()
-            if line and _text_width(joined, style) > width:
-                lines.append(line)
-                joined = word
-            line = joined
-        lines.append(line)
-    return lines
-
-
-# --- the sheet -------------------------------------------------------------------------------------------------------
+def _wrapped(text: str, width: float, style: str) -> dict[str, Any]:
+    """The text in lines of about ``width`` pixels, with its style."""
+    letter = STYLES[style]["fontsize"] * DPI / 72 * (0.65 if "fontweight" in STYLES[style] else 0.58)  # its mean width
+    letters = max(1, int(width / letter))
+    lines = [line for part in str(text).split("\n") for line in textwrap.wrap(part, letters) or [""]]
+    return {"parse_math": False, **STYLES[style]} | {"text": "\n".join(lines)}
 
 
 def _shown(pixels: np.ndarray | None, scale: float | None) -> tuple[int, int]:
@@ -279,91 +248,69 @@ def _shown(pixels: np.ndarray | None, scale: float | None) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _sheet(
-    rows: list[list[_Cell]],
-    scale: float | None,
-    suptitle: str | None,
-    row_labels: Sequence[str] = (),
-    column_labels: Sequence[str] = (),
-) -> Figure:
+def _sheet(rows: list[list[_Cell]], scale: float | None, suptitle: str | None, title_style: str = "title") -> Figure:
+    """Rows of cells; those below each other have one width, those next to each other one height."""
     count = max(map(len, rows))
-    worded = any(column_labels) or any(cell.title or cell.caption for row in rows for cell in row)
+    rows = [row + [_Cell(None)] * (count - len(row)) for row in rows]
     sizes = [[_shown(cell.pixels, scale) for cell in row] for row in rows]
-    widths = [
-        max([row[column][0] for row in sizes if column < len(row)] + [NARROWEST * worded]) for column in range(count)
-    ]
-    left = MARGIN + _label_width(row_labels)
-    lefts = [left + sum(widths[:column]) + GAP * column for column in range(count)]
-    right = lefts[-1] + widths[-1]
-    texts: list[tuple[float, float, str, str, str]] = []  # x, y of the line's middle, line, style, alignment
-    pictures: list[tuple[float, float, tuple[int, int], np.ndarray]] = []
-
-    top = MARGIN
+    least = NARROWEST if any(cell.title or cell.caption for row in rows for cell in row) else 1
+    widths = [max(least, *(row[column][0] for row in sizes)) for column in range(count)]
+    labels = [_wrapped(row[0].label, LABEL_WIDTH, "label")["text"].count("\n") for row in rows]
+    heights = [max(LINE * lines + 1, *(size[1] for size in row)) for row, lines in zip(sizes, labels, strict=True)]
+    space = (
+        sum(widths) / DPI + 2 * count + 2,
+        sum(heights) / DPI + 2 * len(rows) + 2,
+    )  # inches; more than it will need
+    figure = Figure(figsize=space, dpi=DPI, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05, wspace=0, hspace=0)
+    axes = figure.subplots(len(rows), count, squeeze=False, width_ratios=widths, height_ratios=heights)
+    for cells, line in zip(rows, axes, strict=True):
+        for cell, ax, width in zip(cells, line, widths, strict=True):
+            _fill(ax, cell, width, title_style)
     if suptitle:
-        right = max(right, MARGIN + min(_text_width(suptitle, "suptitle"), 480))
-        top = _lines(texts, MARGIN, top, _wrap(suptitle, "suptitle", right - MARGIN), "suptitle", "left") + PAD
-    heads = [_wrap(text, "label", width) for text, width in zip(column_labels, widths, strict=False)]
-    top = _bottom_aligned(texts, lefts, widths, top, heads, "label")
-    for index, (row, row_sizes) in enumerate(zip(rows, sizes, strict=True)):
-        titles = [_wrap(cell.title, "title", width) for cell, width in zip(row, widths, strict=False)]
-        top = _bottom_aligned(texts, lefts, widths, top, titles, "title")
-        height = max(size[1] for size in row_sizes)
-        for cell, size, x, width in zip(row, row_sizes, lefts, widths, strict=False):
-            if cell.pixels is not None:
-                pictures.append((x + (width - size[0]) // 2, top, size, cell.pixels))
-        label = _wrap(row_labels[index], "label", LABEL_WIDTH) if row_labels else []
-        height = max(height, len(label) * _line_height("label"))
-        middle = top + (height - len(label) * _line_height("label")) / 2
-        _lines(texts, left - GAP, middle, label, "label", "right")
-        top += height
-        below = [_wrap(cell.caption, "caption", width) for cell, width in zip(row, widths, strict=False)]
-        ends = [
-            _lines(texts, x + width / 2, top + PAD, lines, "caption", "center")
-            for x, width, lines in zip(lefts, widths, below, strict=False)
-            if lines
-        ]
-        top = max([top, *ends]) + GAP
-    return _draw(right + MARGIN, top - GAP + MARGIN, pictures, texts)
-
-
-def _label_width(labels: Sequence[str]) -> int:
-    lines = [line for label in labels for line in _wrap(label, "label", LABEL_WIDTH)]
-    return math.ceil(max(_text_width(line, "label") for line in lines)) + GAP if lines else 0
-
-
-def _lines(texts: list, x: float, top: float, lines: list[str], style: str, align: str) -> float:
-    """Note the lines of a block that starts at `top`; returns where it ends."""
-    height = _line_height(style)
-    texts += [(x, top + (index + 0.5) * height, line, style, align) for index, line in enumerate(lines)]
-    return top + height * len(lines)
-
-
-def _bottom_aligned(texts: list, lefts: list, widths: list, top: float, blocks: list[list[str]], style: str) -> float:
-    """Note blocks of text side by side that end at the same height; returns where the images below may start."""
-    height = _line_height(style)
-    most = max(map(len, blocks), default=0)
-    for x, width, lines in zip(lefts, widths, blocks, strict=False):
-        _lines(texts, x + width / 2, top + (most - len(lines)) * height, lines, style, "center")
-    return top + most * height + PAD * bool(most)
-
-
-def _draw(width: float, height: float, pictures: list, texts: list) -> Figure:
-    width, height = math.ceil(width), math.ceil(height)
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
-    to_figure = Affine2D().scale(1 / width, -1 / height).translate(0, 1) + figure.transFigure
-    for x, y, size, pixels in pictures:
-        rim = Rectangle((x - 1, y - 1), size[0] + 2, size[1] + 2)  # one pixel, so that a white image has an edge
-        figure.add_artist(rim)
-        rim.set(transform=to_figure, facecolor="#d0d0d0", edgecolor="none", zorder=-1)
-        axes = figure.add_axes((x / width, 1 - (y + size[1]) / height, size[0] / width, size[1] / height))
-        axes.imshow(pixels, interpolation="nearest" if size[0] >= pixels.shape[1] else "antialiased", aspect="auto")
-        axes.set_axis_off()
-    for x, y, line, style, align in texts:
-        points, weight, colour = STYLES[style]
-        baseline = y + 0.36 * points * DPI / 72  # half of a capital's height below the middle
-        font = {"fontsize": points, "fontweight": weight, "color": colour, "parse_math": False}
-        figure.text(x, baseline, line, ha=align, va="baseline", transform=to_figure, **font)
+        text = _wrapped(suptitle, max(sum(widths), 480), "suptitle")
+        figure.suptitle(text.pop("text"), x=0.01, ha="left", **text)
+    _fit(figure, axes, widths, heights)
     return figure
+
+
+def _fill(ax, cell: _Cell, width: int, title_style: str) -> None:
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_color(RIM)  # so that a white image has an edge
+    if cell.pixels is None:
+        ax.spines[:].set_visible(False)
+    else:
+        small = cell.pixels.shape[1] <= width
+        ax.imshow(cell.pixels, interpolation="nearest" if small else "antialiased", aspect="auto")
+    for text, wide, style, put in (
+        (cell.title, width, title_style, ax.set_title),
+        (cell.caption, width, "caption", ax.set_xlabel),
+        (cell.label, LABEL_WIDTH, "label", ax.set_ylabel),
+    ):
+        if text:
+            options = _wrapped(text, wide, style)
+            put(options.pop("text"), **options)
+    ax.yaxis.label.set(rotation=0, ha="right", va="center")
+
+
+def _fit(figure: Figure, axes: np.ndarray, widths: list[int], heights: list[int]) -> None:
+    """Make the figure so large that the axes have these pixels: matplotlib knows what the texts take."""
+    layout = figure.get_layout_engine()
+    layout.execute(figure)
+    boxes = [ax.get_position(original=True) for ax in axes.flat]
+    free = (1 - sum(box.width for box in boxes) / len(axes), 1 - sum(box.height for box in boxes) / axes.shape[1])
+    across, down = (math.ceil(share * side * DPI) for share, side in zip(free, figure.get_size_inches(), strict=True))
+    width, height = across + sum(widths), down + sum(heights)
+    figure.set_size_inches(width / DPI, height / DPI)
+    layout.execute(figure)
+    figure.set_layout_engine("none")
+    for (row, column), ax in np.ndenumerate(axes):  # to whole pixels: small images stay crisp
+        box = ax.get_position(original=True)
+        place = (round(box.x0 * width) / width, round(box.y0 * height) / height)
+        ax.set_position((*place, widths[column] / width, heights[row] / height))
+        ax.set_aspect(
+            "equal" if ax.images else "auto"
+        )  # not before: the texts would not count where it shrinks the axes
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
