@@ -1,4 +1,4 @@
-"""Logs of runs: settings, losses and pictures as JSON lines, for TensorBoard, or for Weights & Biases."""
+"""Logs of runs: settings, losses and images as JSON lines, for TensorBoard, or for Weights & Biases."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class LogError(ValueError):
 
 
 class RunLog:
-    """Where a run tells what it does; this one keeps nothing. Use it with ``with``."""
+    """Where a run reports what it does; this one keeps nothing. Use it with ``with``."""
 
     def settings(self, settings: dict) -> None:
         """The run's settings, once."""
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Losses or figures of a step."""
+        """Losses or measures of a step."""
 
     def picture(self, step: int, name: str, image: Tensor) -> None:
         """An image (1, 3, H, W) in [0, 1]."""
@@ -34,7 +34,7 @@ class RunLog:
         """Words on a step."""
 
     def row(self, step: int, row: dict, folder: Path) -> None:
-        """A row of results: its words, its numbers, and its pictures in the folder, ``image`` and among ``files``."""
+        """A row of results: its words, its numbers, and its images in the folder, ``image`` and among ``files``."""
         flat = {}
         for name, value in row.items():
             flat |= {f"{name}/{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
@@ -48,7 +48,7 @@ class RunLog:
                 self.file(step, name.removesuffix(".png"), folder / file)
 
     def file(self, step: int, name: str, path: Path) -> None:
-        """A picture that is on disk already."""
+        """An image that is on disk already."""
         self.picture(step, name, read_image(path))
 
     def close(self) -> None:
@@ -62,7 +62,7 @@ class RunLog:
 
 
 class JsonLinesLog(RunLog):
-    """``log.jsonl`` with a line per call, and the pictures beside it."""
+    """``log.jsonl`` with a line per call, and the images next to it."""
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,8 +120,11 @@ class TensorBoardLog(RunLog):
         self.writer.close()
 
 
-class WandbLog(RunLog):
-    """A run of Weights & Biases; offline unless WANDB_MODE says otherwise (``wandb sync`` sends it later)."""
+class WandbLog(TensorBoardLog):
+    """A run of Weights & Biases, which reads TensorBoard's files; offline unless WANDB_MODE says otherwise.
+
+    ``wandb sync`` sends an offline run later.
+    """
 
     def __init__(self, folder: Path):
         try:
@@ -130,25 +133,14 @@ class WandbLog(RunLog):
             raise LogError("--log wandb needs its package: pip install wandb.") from error
         folder.mkdir(parents=True, exist_ok=True)
         mode = os.environ.get("WANDB_MODE", "offline")
-        self.wandb = wandb
-        self.run = wandb.init(dir=str(folder), project="gan-photo-editing", mode=mode)
-        # our own count: that of wandb drops what is behind it, as the rows of a second search or batch are
-        self.run.define_metric("step")
-        self.run.define_metric("*", step_metric="step")
+        self.run = wandb.init(dir=str(folder), project="gan-photo-editing", mode=mode, sync_tensorboard=True)
+        super().__init__(folder)
 
     def settings(self, settings: dict) -> None:
         self.run.config.update(settings)
 
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        self.run.log({"step": step, **values})
-
-    def text(self, step: int, name: str, text: str) -> None:
-        self.run.log({"step": step, name: text})
-
-    def picture(self, step: int, name: str, image: Tensor) -> None:
-        self.run.log({"step": step, name: self.wandb.Image(to_uint8(image)[0])})
-
     def close(self) -> None:
+        super().close()
         self.run.finish()
 
 
@@ -156,7 +148,7 @@ def open_log(kind: str, folder: str | Path, settings: dict) -> RunLog:
     """A log of one of KINDS with the settings in it; "none" keeps nothing."""
     makers = dict(zip(KINDS, (JsonLinesLog, TensorBoardLog, WandbLog, lambda _: RunLog()), strict=True))
     if kind not in makers:
-        raise LogError(f"--log must be one of {', '.join(KINDS)}, but {kind!r} came.")
+        raise LogError(f"--log must be one of {', '.join(KINDS)}; got {kind!r}.")
     log = makers[kind](Path(folder))
     log.settings(settings)
     return log
