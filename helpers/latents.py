@@ -14,6 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from helpers.files import atomic_path
+from helpers.generators.checkpoints import CheckpointError
+from helpers.generators.checkpoints.projections import read_projection
+
+
+SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".pkl")  # of files that may hold latents
 
 
 class LatentsError(ValueError):
@@ -134,7 +139,16 @@ def save_latents(
 
 
 def load_latents(path: str | Path) -> tuple[Latents, dict[str, str]]:
-    """Read what ``save_latents`` wrote: the latents and their metadata. LatentsError for any other file."""
+    """Read what ``save_latents`` wrote, or other projectors (see ``projections``): the latents and their metadata.
+
+    Raises LatentsError for any other file.
+    """
+    if Path(path).suffix.lower() in SUFFIXES[1:]:
+        try:
+            code, noise = read_projection(path)
+        except CheckpointError as error:
+            raise LatentsError(str(error)) from error
+        return Latents("w+" if code.ndim == 3 else "w", code, noise), {}
     try:
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})

@@ -45,7 +45,7 @@ def invert(
 
 @app.command()
 def interpolate(
-    a: Annotated[Path, typer.Argument(help="First photo, or latents (.safetensors).")],
+    a: Annotated[Path, typer.Argument(help="First photo, or latents (.safetensors, .npz, .pt).")],
     b: Annotated[Path, typer.Argument(help="Second photo, or latents.")],
     out: Out,
     model: Model = "stylegan2-cats-64",

@@ -23,7 +23,7 @@ from helpers.files import unique_stems, write_json
 from helpers.generators import Generator, load_generator
 from helpers.images import quantize, read_image, write_image
 from helpers.inversion import Inversion, InversionOptions
-from helpers.latents import Latents, interpolate, load_latents, save_latents
+from helpers.latents import SUFFIXES, Latents, interpolate, load_latents, save_latents
 from helpers.photos import demo_cat
 from helpers.progress import Progress
 from helpers.video import check_fps, write_gif, write_mp4
@@ -49,7 +49,7 @@ def interpolate_photos(
 ) -> list[Path]:
     """Write the way between two photos, there and back, as MP4 and GIF; returns both paths.
 
-    ends: photos, which are inverted first, or latents of the same model (.safetensors). With ``run.noise_steps`` the
+    ends: photos, which are inverted first, or latents of the same model (see load_latents). With ``run.noise_steps`` the
     fitted noise maps are interpolated too.
 
     Raises ImageError for an impossible ``fps`` before anything is run, RunError for latents of another model, and what
@@ -59,7 +59,7 @@ def interpolate_photos(
     run, out = run or RunOptions(), Path(out)
     generator = load_generator(run.model, run.device)
     paths = [Path(end).expanduser() for end in ends]
-    photos = [path for path in paths if path.suffix != ".safetensors"]
+    photos = [path for path in paths if path.suffix.lower() not in SUFFIXES]
     if photos:
         invert_photos(photos, out, run, search)
     results = (result_stem(stem, run.model, run.space, run.noise_steps) for stem in unique_stems(photos))

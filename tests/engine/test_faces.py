@@ -14,6 +14,7 @@ from helpers.faces import align_ffhq, find_faces
 from helpers.features import load_features
 from helpers.generators import load_generator
 from helpers.images import ImageError
+from helpers.latents import Latents
 from helpers.photos import demo_cat, demo_photos
 from tests.support import tiny
 
@@ -141,3 +142,23 @@ def test_own_pictures_lie_at_one():
     own = generator.synthesize(generator.sample("w", 8, seed=5)).clamp(0, 1)
     assert 0.7 < domain_distance(generator, own, features).mean() < 1.3
     assert tiny.dcgan().domain == ""
+
+
+def test_samples_of_a_large_model_are_few_and_drawn_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("helpers.weights.FOLDER", tmp_path)
+    monkeypatch.setattr("helpers.domain.LARGE", 32)
+    monkeypatch.setattr("helpers.domain.SIZE", 16)
+    generator, seen = tiny.stylegan2(resolution=32), []
+    features, synthesize = tiny.Features(), generator.synthesize
+    generator.name, generator.synthesize = "large", lambda latents: seen.append(len(latents)) or synthesize(latents)
+    features.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))
+    images = generator.synthesize(Latents("w", generator.sample("w", 2, seed=1))).clamp(0, 1)
+    seen.clear()
+    first = domain_distance(generator, images, features)
+    assert seen == [1, (16, 16)] * 16 + [(16, 16)]  # one at a time, at the size of the features; then the images
+    seen.clear()
+    assert torch.equal(domain_distance(generator, images, features), first) and seen == [(16, 16)]
+    next(tmp_path.rglob("domain-*")).write_bytes(b"damaged")
+    assert torch.equal(domain_distance(generator, images, features), first) and len(seen) == 1 + 33
+    generator.synthesis.b8.torgb.bias.add_(0.3)
+    assert not torch.equal(domain_distance(generator, images, features), first)

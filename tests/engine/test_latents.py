@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -210,3 +211,52 @@ def test_latents_of_another_generator_are_refused_where_they_are_used(tmp_path):
     loaded, _ = load_latents(tmp_path / "cat.safetensors")
     with pytest.raises(GeneratorError, match="w latents of this generator have the shape \\(B, 16\\), got \\(3, 8\\)"):
         tiny.stylegan2().synthesize(loaded)
+
+
+# --- latents of other tools ------------------------------------------------------------------------------------------
+
+
+def test_a_projection_of_the_official_release(tmp_path):
+    codes = torch.randn(1, 6, 16).numpy()
+    np.savez(tmp_path / "projected_w.npz", w=codes)
+    latents, metadata = load_latents(tmp_path / "projected_w.npz")
+    assert (latents.space, latents.noise, metadata) == ("w+", None, {})
+    assert np.array_equal(latents.code.numpy(), codes)
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_projection_of_rosinality(tmp_path, rows):
+    generator = tiny.stylegan2()
+    code, noise = generator.sample("w+" if rows else "w", 2, seed=1), generator.fresh_noise(2, seed=2)
+    found = {
+        f"{i}.png": {"img": torch.zeros(3, 4, 4), "latent": code[i], "noise": [m[i : i + 1] for m in noise]}
+        for i in range(2)
+    }
+    torch.save(found, tmp_path / "a.pt")
+    latents, _ = load_latents(tmp_path / "a.pt")
+    assert latents.space == ("w+" if rows else "w") and len(latents) == 2
+    assert torch.equal(generator.synthesize(latents), generator.synthesize(code, noise))
+
+
+def test_a_saved_pivot(tmp_path):
+    torch.save(torch.ones(1, 6, 16), tmp_path / "0.pt")
+    assert load_latents(tmp_path / "0.pt")[0].space == "w+"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"w": np.array([{}], dtype=object)}, "holds object"),
+        ({"w": np.arange(3)}, "holds int64"),
+        ({"w": np.full((1, 2, 3), np.nan)}, "are not finite"),
+        ({"x": np.zeros((1, 2, 3))}, "not a projected_w.npz"),
+        ({"a.png": {"latent": 3}}, "holds no latents"),
+        ({"a.png": {"latent": torch.zeros(3)}, "b.png": {"latent": torch.zeros(4)}}, "not all of one shape"),
+    ],
+)
+def test_files_without_latents_are_one_sentence(tmp_path, content, message):
+    path = tmp_path / ("a.pt" if "a.png" in content else "a.npz")
+    torch.save(content, path) if path.suffix == ".pt" else np.savez(path, **content)
+    with pytest.raises(LatentsError, match=message) as error:
+        load_latents(path)
+    assert "\n" not in str(error.value)
