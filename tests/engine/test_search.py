@@ -1,8 +1,9 @@
-"""The one optimisation loop."""
+"""The one loop: an optimisation, and a chain of them."""
 
 import math
 import threading
 import warnings
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from helpers.losses import Loss
 from helpers.optimizers import Optimization as optimize
 from helpers.optimizers import OptimizationError, OptimizationWarning, constant, cosine
+from helpers.search import Chain, Phase, Result, divide, marks
 
 KINDS = ("adam", "lbfgs", "lbfgs-batch")
 TARGETS = torch.tensor([[1.0, -2.0], [0.3, 0.5], [-1.5, 0.0]])
@@ -355,3 +357,93 @@ def test_a_flat_place_and_a_saddle_do_not_break_the_steps_without_line_search():
     assert torch.allclose(
         p[1].cos(), torch.tensor(-1.0), atol=1e-3
     )  # down from the top, where the curvature is negative
+
+
+# --- chains ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Descent(Chain):
+    """One parameter (3, 2) down the bowl, in phases of which each starts where the one before was best."""
+
+    phases: tuple = (Phase(share=1), Phase(share=3))
+    steps: int = 8
+    stop: int = 99
+
+    def _begin(self, phase, steps):
+        found = self.runs[-1].best[0].clone() if self.runs else start()
+        return optimize([found], bowl, steps=steps, lr=0.1, schedule=constant())
+
+    def _step(self, phase, run, step):
+        return replace(step, parts={"share": phase.share})
+
+    @property
+    def done(self):
+        return self.number >= self.stop
+
+    def result(self):
+        loss = bowl(self.runs[-1].best)
+        return Result(self.runs[-1].best[0], loss.total, loss.parts, **self.facts())
+
+
+@dataclass
+class Outer(Descent):
+    """The same with a search in each phase."""
+
+    def _begin(self, phase, steps):
+        return Descent(steps=steps)
+
+
+@pytest.mark.parametrize("kind", [Descent, Outer])
+def test_a_chain_counts_through_its_phases_and_continues_where_it_was_left(kind):
+    whole, parts = kind(), kind()
+    steps = list(whole)
+    assert [step.number for step in steps] == list(range(1, 9)) and len(whole) == whole.number == 8
+    assert [step.parts["share"] for step in steps] == [1] * 2 + [3] * 6
+    assert list(whole) == []  # there are no more
+    with pytest.raises(OptimizationError, match="has not taken a step yet"):
+        parts.facts()
+    for step in parts:
+        if step.number == 3:
+            break
+    again = kind()
+    again.load_state_dict(parts.state_dict())
+    assert again.number == 3 and [step.number for step in again] == [4, 5, 6, 7, 8]
+    for ours, theirs in zip(again.facts()["history"]["total"], whole.facts()["history"]["total"], strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_phase_starts_from_the_best_of_the_one_before_and_a_chain_may_be_done_early():
+    search = Descent()
+    result = search.run()
+    assert torch.equal(result.history["total"][2], search.runs[0].best_total)
+    assert result.steps == 8 and result.history["total"].shape == (8, 3) and not result.frozen.any()
+    early = Descent(stop=4)
+    assert len(list(early)) == 4 and list(early) == [] and early.result().steps == 4
+
+
+def test_what_freezes_in_one_phase_is_marked_in_the_result():
+    class Spoilt(Descent):
+        def _begin(self, phase, steps):
+            return optimize([start()], walled if not self.runs else bowl, steps=steps)
+
+    with pytest.warns(OptimizationWarning, match="sample 2 of 3"):
+        result = Spoilt().run()
+    assert result.frozen.tolist() == [False, True, False] and marks(result) == marks(result, 1) == {"frozen": 1}
+
+
+@pytest.mark.parametrize(
+    ("steps", "shares", "expected"),
+    [
+        (10, (0.3, 0.7), [3, 7]),
+        (7, (1,), [7]),
+        (2, (0.3, 0.7), [1, 1]),
+        (3, (0.99, 0.01), [2, 1]),
+        (4, (0.9, 0.05, 0.05), [2, 1, 1]),
+        (1, (0.3, 0.7), [1, 1]),  # each phase needs a step
+        (12, (1,) * 8, [2, 2, 2, 2, 1, 1, 1, 1]),
+        (500, (200, 200, 100), [200, 200, 100]),
+    ],
+)
+def test_steps_are_divided_by_the_shares(steps, shares, expected):
+    assert divide(steps, shares) == expected

@@ -10,7 +10,7 @@ from helpers.inversion import FAST_STEPS, PHASES, Inversion, InversionError, fas
 from helpers.latents import Latents
 from helpers.losses import LossError
 from helpers.optimizers import OptimizationError
-from helpers.search import Phase, divide
+from helpers.search import Phase
 from tests.support import tiny
 
 GENERATORS = {"stylegan2": tiny.stylegan2(), "dcgan": tiny.dcgan()}
@@ -180,23 +180,6 @@ def test_the_second_phase_starts_from_the_best_of_the_first():
     assert torch.allclose(steps[3].total, best, rtol=1e-5)
     rows = steps[2].latents.code, steps[-1].latents.code
     assert rows[0].ndim == 2 and rows[1].std(1).amax() > 1e-3  # the rows have parted
-
-
-@pytest.mark.parametrize(
-    ("steps", "shares", "expected"),
-    [
-        (10, (0.3, 0.7), [3, 7]),
-        (300, (0.3, 0.7), [90, 210]),
-        (7, (1,), [7]),
-        (2, (0.3, 0.7), [1, 1]),
-        (3, (0.99, 0.01), [2, 1]),
-        (4, (0.9, 0.05, 0.05), [2, 1, 1]),
-        (1, (0.3, 0.7), [1, 1]),  # each phase needs a step
-        (12, (1, 2, 3), [2, 4, 6]),
-    ],
-)
-def test_steps_are_shared_by_the_phases(steps, shares, expected):
-    assert divide(steps, shares) == expected
 
 
 def test_phases_are_data():
