@@ -24,6 +24,7 @@ from helpers.files import atomic_path
 MAX_PIXELS = 50_000_000  # what a phone takes at its best; 600 MB as float32, 1.5 GB while it is read
 MAX_BYTES = 200_000_000  # of a file
 MIN_SIDE = 8  # pixels; below that there is nothing to see or to optimise
+ROUNDING = 1e-3  # that a range check allows: an antialiased resize makes 1.0000002 of 1
 
 # MPO: some phones' JPEG. HEIF: with the package pillow-heif. TGA has no mark at its start, so it is tried last.
 FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000", "HEIF")
@@ -321,6 +322,11 @@ def quantize(images: torch.Tensor) -> torch.Tensor:
 def shown(images: torch.Tensor) -> torch.Tensor:
     """A network's images clamped to [0, 1], black where they are NaN (a frozen sample, which is marked so)."""
     return images.nan_to_num(nan=0.0).clamp(0, 1)
+
+
+def in_range(images: torch.Tensor) -> bool:
+    """Whether all values are finite and, up to rounding, in [0, 1]."""
+    return bool((images >= -ROUNDING).all() and (images <= 1 + ROUNDING).all())  # NaN is neither
 
 
 def _check(images: torch.Tensor) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from helpers.encoder import Encoder, load_encoder
 from helpers.generators import Generator
 from helpers.generators.base import unpack
-from helpers.images import shown
+from helpers.images import in_range, shown
 from helpers.latents import Latents
 from helpers.losses import LAYERS, WEIGHTS, Criterion, Loss
 from helpers.memory import chunk_that_fits
@@ -331,5 +331,5 @@ def check_targets(generator: Generator, targets: Tensor) -> None:
             f"targets must be (B, 3, {size}, {size}) for this generator; got {tuple(targets.shape)}: "
             f"read the photo with read_image(path, size={size})."
         )
-    if not targets.isfinite().all() or targets.min() < 0 or targets.max() > 1:
+    if not in_range(targets):
         raise InversionError("targets must be finite and in [0, 1]; read them with read_image().")

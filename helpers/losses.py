@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from helpers.images import in_range
+
 WEIGHTS = {"l1": 1.0, "l2": 0.0, "perceptual": 0.1, "delta": 0.0}
 LAYERS = ("conv1_2", "conv2_2", "conv3_2")
 
@@ -225,7 +227,7 @@ def _check_mask(mask: Tensor, targets: Tensor) -> None:
     shape = tuple(mask.shape)
     if mask.ndim != 4 or shape[1] != 1 or shape[2:] != targets.shape[2:]:
         raise LossError(f"the mask must be (B or 1, 1, {targets.shape[2]}, {targets.shape[3]}); got {shape}.")
-    if not mask.isfinite().all() or mask.min() < 0 or mask.max() > 1:
+    if not in_range(mask):
         raise LossError("the mask must be in [0, 1], 1 where the image counts.")
     if (mask.sum((1, 2, 3)) == 0).any():
         raise LossError("the mask is 0 everywhere, so nothing ties the result to the photo; mark what counts.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,16 +16,18 @@ from scipy import ndimage
 from skimage.draw import polygon2mask
 from torch import Tensor
 
-from helpers.images import read_rgba
+from helpers.images import ROUNDING, Source, read_rgba, resize, square_crop
 
 Size = int | tuple[int, int]
 SIDES = ("left", "right", "top", "bottom")
 SUPERSAMPLING = 8  # samples per pixel and axis, for the edges of ellipses and polygons
+TRANSPARENT = 0.001  # share of a file's pixels from which its transparency counts, or its colours
+COLOURED = 0.25  # difference of a pixel's channels; what a JPEG adds to grey is less
 OVERLAY = (1.0, 0.15, 0.35)  # RGB of previews: a pink that no fur has
 
 
 class MaskError(ValueError):
-    """Something that is no mask, or does not fit its image; the message says what was expected and what to do."""
+    """Not a mask, or one that does not fit its image; the message says what was expected and what to do."""
 
 
 # --- checks ----------------------------------------------------------------------------------------------------------
@@ -49,7 +52,7 @@ def as_mask(values: Tensor | np.ndarray, size: Size | None = None, name: str = "
         mask = mask.movedim(-1, 0)
     mask = mask[None, None] if mask.ndim == 2 else mask[None] if mask.ndim == 3 else mask
     if mask.ndim != 4 or mask.shape[1] != 1 or 0 in mask.shape:
-        raise MaskError(f"{name} must be of shape (B, 1, H, W) or (H, W), but {shape} came; give one channel.")
+        raise MaskError(f"{name} must be of shape (B, 1, H, W) or (H, W); got {shape}; give one channel.")
     expected = None if size is None else _pair(size)
     if expected is not None and tuple(mask.shape[-2:]) != expected:
         raise MaskError(
@@ -60,7 +63,7 @@ def as_mask(values: Tensor | np.ndarray, size: Size | None = None, name: str = "
 
 
 def _as_tensor(values, name: str) -> Tensor:
-    """A tensor of real numbers of whatever is one. Raises MaskError for lists of different lengths, texts, objects."""
+    """A tensor of real numbers from anything that can be one. Raises MaskError for ragged lists, texts, objects."""
     try:
         array = values if isinstance(values, Tensor) else np.asarray(values)
         if isinstance(array, np.ndarray):
@@ -73,7 +76,7 @@ def _as_tensor(values, name: str) -> Tensor:
             raise TypeError(f"a tensor of {array.dtype}, {array.layout}")
         return array.detach()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise MaskError(f"{name} must be an array of numbers in [0, 1], but this came: {error}.") from error
+        raise MaskError(f"{name} must be an array of numbers in [0, 1]; got {error}.") from error
 
 
 def _unit_range(mask: Tensor, name: str) -> Tensor:
@@ -85,10 +88,10 @@ def _unit_range(mask: Tensor, name: str) -> Tensor:
     if not mask.isfinite().all():
         raise MaskError(f"{name} holds NaN or infinity; give values in [0, 1], 1 for the region.")
     low, high = mask.min().item(), mask.max().item()
-    if low < 0 or high > 1:
+    if low < -ROUNDING or high > 1 + ROUNDING:
         hint = "divide it by 255" if high <= 255 and low >= 0 else "scale it to that range"
         raise MaskError(f"{name} must be in [0, 1], but its values reach from {low:g} to {high:g}; {hint}.")
-    return mask.float()
+    return mask.float().clamp(0, 1)
 
 
 def _pair(size: Size) -> tuple[int, int]:
@@ -106,7 +109,7 @@ def half(size: Size, side: str = "left", at: float = 0.5) -> Tensor:
     """
     boxes = {"left": (0, 0, at, 1), "right": (at, 0, 1, 1), "top": (0, 0, 1, at), "bottom": (0, at, 1, 1)}
     if side not in boxes:
-        raise MaskError(f"side must be {', '.join(SIDES)}, but {side!r} came.")
+        raise MaskError(f"side must be one of {', '.join(SIDES)}; got {side!r}.")
     return box(size, boxes[side])
 
 
@@ -118,7 +121,7 @@ def box(size: Size, edges: Sequence[float]) -> Tensor:
     height, width = _pair(size)
     left, top, right, bottom = (float(edge) for edge in edges)
     if not (left <= right and top <= bottom):
-        raise MaskError(f"a box is (left, top, right, bottom) with left <= right and top <= bottom, but {edges} came.")
+        raise MaskError(f"a box is (left, top, right, bottom) with left <= right and top <= bottom; got {edges}.")
     return (_covered(height, top, bottom)[:, None] * _covered(width, left, right))[None, None]
 
 
@@ -136,7 +139,7 @@ def ellipse(size: Size, centre=(0.5, 0.5), radii=(0.25, 0.25), angle: float = 0.
     """
     height, width = _pair(size)
     if min(radii) <= 0:
-        raise MaskError(f"the radii of an ellipse must be positive, but {tuple(radii)} came.")
+        raise MaskError(f"the radii of an ellipse must be positive; got {tuple(radii)}.")
     y = (torch.arange(height * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - centre[1] * height
     x = (torch.arange(width * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - centre[0] * width
     turn = np.deg2rad(angle)
@@ -150,7 +153,7 @@ def polygon(size: Size, points: Sequence[tuple[float, float]]) -> Tensor:
     """Polygon (1, 1, H, W); at least three corners (x, y) as fractions of width and height, closed by itself."""
     height, width = _pair(size)
     if len(points) < 3:
-        raise MaskError(f"a polygon needs at least 3 corners, but {len(points)} came.")
+        raise MaskError(f"a polygon needs at least 3 corners; got {len(points)}.")
     fine = (height * SUPERSAMPLING, width * SUPERSAMPLING)
     corners = [(y * fine[0] - 0.5, x * fine[1] - 0.5) for x, y in points]  # rows and columns of sample centres
     return _pooled(torch.from_numpy(polygon2mask(fine, corners)))
@@ -199,8 +202,14 @@ def mask_from_text(text: str, size: int) -> Tensor:
 
     text: a name of ``SHAPES``; "box:LEFT,TOP,RIGHT,BOTTOM", "ellipse:X,Y,RADIUS,RADIUS[,DEGREES]" or
     "polygon:X,Y,X,Y,..." in fractions of the sides; else the path of a file for ``mask_from_file``.
-    Raises MaskError for what is none of these.
+    Raises MaskError for anything else, and for a region of less than a pixel.
     """
+    mask = _described(text, size)
+    _check_edge(mask, text[:60])
+    return mask
+
+
+def _described(text: str, size: int) -> Tensor:
     if text in SHAPES:
         return SHAPES[text](size)
     kind, _, numbers = text.partition(":")
@@ -214,27 +223,65 @@ def mask_from_text(text: str, size: int) -> Tensor:
             raise MaskError(f"{text[:60]!r} describes no {kind}: {error}") from error
     if not os.path.exists(text):
         raise MaskError(
-            f"a mask is {', '.join(SHAPES)}, box:…, ellipse:…, polygon:… or an image file, but {text[:60]!r} is none "
-            "of them."
+            f"a mask is {', '.join(SHAPES)}, box:…, ellipse:…, polygon:… or an image file; {text[:60]!r} is "
+            "none of them."
         )
     return mask_from_file(text, size)
 
 
-# --- from pictures ---------------------------------------------------------------------------------------------------
+# --- from files ------------------------------------------------------------------------------------------------------
 
 
-def mask_from_file(path: str | os.PathLike, size: int | None = None) -> Tensor:
-    """A mask (1, 1, H, W) from an image file: its transparency where it has any, else its lightness (white = 1).
+def mask_from_file(source: Source, size: Size | None = None, name: str | None = None) -> Tensor:
+    """A mask (1, 1, H, W) from an image file: what is opaque where parts are transparent, else what is white.
 
-    size: side to which its central square is resized. Raises ImageError for a file that is no image.
+    A file is transparent where at least one pixel in a thousand is less than half opaque; its colours do not count
+    then. Label maps of two values (0 and 1, black and one colour of a palette) become 0 and 1.
+
+    Args:
+        source: path, or the bytes of an upload.
+        size: side to which its central square is resized, or (height, width) for the whole image.
+        name: for messages; the file's name by default.
+
+    Raises:
+        MaskError: for a coloured image, one without edge, or one that selects (nearly) nothing or everything.
+        ImageError: for a file that is not an image.
     """
-    image, alpha = read_rgba(path, size)
-    return alpha if alpha.min() < 1 else image.mean(1, keepdim=True)
+    image, alpha = read_rgba(source, name=name)
+    name = name or (Path(source).name if isinstance(source, str | os.PathLike) else "the mask")
+    transparent = (alpha < 0.5).float().mean() >= TRANSPARENT
+    mask = alpha if transparent else _lightness(image, name)
+    _check_edge(mask, name, least=0)
+    if size is not None:
+        mask = resize(square_crop(mask) if isinstance(size, int) else mask, size)
+    _check_edge(mask, name)
+    return mask
 
 
-def mask_from_alpha(path: str | os.PathLike, size: int | None = None) -> Tensor:
-    """The opaque part of an image file as a mask (1, 1, H, W), of ones where the file has no transparency."""
-    return read_rgba(path, size)[1]
+def _lightness(image: Tensor, name: str) -> Tensor:
+    """(1, 1, H, W): the lightness of a grey image; 0 and 1 for a label map of black and one other value."""
+    light, spread = image.mean(1, keepdim=True), image.amax(1) - image.amin(1)
+    coloured = (spread > COLOURED).float().mean() >= TRANSPARENT
+    levels = (image * 255).round().flatten(2)[0].T.unique(dim=0) if coloured or light.max() < 0.5 else ()
+    if len(levels) == 2 and levels[0].sum() == 0:
+        return (light > 0).float()
+    if coloured:
+        raise MaskError(
+            f"a mask is white where it selects and black elsewhere, or transparent; {name} has {len(levels)} colours; "
+            "paint the region white on black."
+        )
+    return light
+
+
+def _check_edge(mask: Tensor, name: str, least: float = 1.0) -> None:
+    """Raise MaskError unless some pixels (``least`` of them in all) are selected and some are not."""
+    low, high = mask.min().item(), mask.max().item()
+    nothing = mask.sum() < least or (least == 0 and high < 0.5)
+    if nothing or (1 - mask).sum() < least or (least == 0 and low > 0.5):
+        raise MaskError(
+            f"{name} selects (nearly) {'nothing' if nothing else 'everything'}, its values reach from {low:.3g} to "
+            f"{high:.3g}; a mask is 1, white or opaque, where it selects, and 0 elsewhere."
+        )
 
 
 def mask_from_drawing(drawing: np.ndarray | Tensor, size: Size | None = None) -> Tensor:
@@ -249,13 +296,13 @@ def mask_from_drawing(drawing: np.ndarray | Tensor, size: Size | None = None) ->
     """
     pixels = drawing.detach().cpu().numpy() if isinstance(drawing, Tensor) else drawing
     if not isinstance(pixels, np.ndarray):
-        raise MaskError(f"a drawing must be an array of uint8, but a {type(drawing).__name__} came.")
+        raise MaskError(f"a drawing must be an array of uint8; got a {type(drawing).__name__}.")
     channels = pixels.shape[-1] if pixels.ndim == 3 else 1
     known = pixels.ndim == 2 or (pixels.ndim == 3 and channels in (3, 4))
     if pixels.dtype != np.uint8 or not known or 0 in pixels.shape:
         raise MaskError(
-            f"a drawing must be uint8 of shape (H, W), (H, W, 3) or (H, W, 4), but {pixels.dtype} "
-            f"{tuple(pixels.shape)} came."
+            f"a drawing must be uint8 of shape (H, W), (H, W, 3) or (H, W, 4); got {pixels.dtype} "
+            f"{tuple(pixels.shape)}."
         )
     pixels = torch.from_numpy(np.array(pixels, order="C"))
     values = pixels.reshape(*pixels.shape[:2], channels).float() / 255
@@ -285,7 +332,7 @@ def intersect(*masks: Tensor) -> Tensor:
 def grow(mask: Tensor, radius: float) -> Tensor:
     """Widen the region by ``radius`` pixels in all directions (grey dilation by a disk); negative shrinks it.
 
-    The image's own border is no edge of the region: a half plane grows only at its cut.
+    The image's own border is not an edge of the region: a half plane grows only at its cut.
     """
     if abs(radius) < 1:
         return mask
@@ -304,10 +351,10 @@ def shrink(mask: Tensor, radius: float) -> Tensor:
 def feather(mask: Tensor, radius: float) -> Tensor:
     """Soften the edge: Gaussian blur with a standard deviation of ``radius`` pixels; 0 changes nothing.
 
-    Outside the image the border's values go on. Raises MaskError for a negative radius.
+    Outside the image the border's values continue. Raises MaskError for a negative radius.
     """
     if radius < 0:
-        raise MaskError(f"the feather radius must be 0 or more pixels, but {radius} came.")
+        raise MaskError(f"the feather radius must be 0 or more pixels; got {radius}.")
     return blur(mask, radius)
 
 

@@ -145,9 +145,9 @@ def _read_style(style: str | Path) -> Tensor:
 
 
 def _read_mask(path: str | Path, content: Tensor) -> Tensor:
-    from helpers.images import read_image, resize
+    from helpers.masks import mask_from_file
 
-    return resize(read_image(path).mean(1, keepdim=True), tuple(content.shape[-2:])).to(content)
+    return mask_from_file(path, tuple(content.shape[-2:])).to(content)
 
 
 Weight = Annotated[float, typer.Option(min=0)]

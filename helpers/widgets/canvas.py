@@ -292,14 +292,13 @@ class CoreCanvas(Drawing, widgets.VBox):
     def _open(self, value) -> None:
         for name, content in uploaded_files(value)[-1:]:
             try:
-                colour, alpha = read_rgba(content, name=name)
+                if self.mode == "mask":
+                    self.set_mask(masks.mask_from_file(content, name=name))
+                else:
+                    colour, alpha = read_rgba(content, name=name)
+                    self.set_rgba(np.dstack([to_uint8(colour)[0], to_uint8(alpha)[0]]))
             except ValueError as error:
                 self.message = str(error)
-            else:
-                if self.mode == "mask":
-                    self.set_mask(alpha if alpha.min() < 1 else colour.mean(1, keepdim=True))
-                else:
-                    self.set_rgba(np.dstack([to_uint8(colour)[0], to_uint8(alpha)[0]]))
 
     def _changed(self, _=None) -> None:
         super()._changed()

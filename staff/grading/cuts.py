@@ -110,7 +110,7 @@ CLOSED = {
     "helpers/latents.py": ("interpolate", "_slerp"),
     "helpers/metrics.py": ("psnr",),
     "helpers/noise.py": ("fresh_noise_psnr", "NoiseSearch._loss"),
-    "helpers/masks.py": ("mask_pyramid", "mask_from_alpha", "mask_from_drawing"),
+    "helpers/masks.py": ("mask_pyramid", "mask_from_drawing"),
     "helpers/blending/criterion.py": ("MaskedCriterion.__call__",),
     "helpers/blending/measures.py": ("seam", "worst_seam"),
     "helpers/sketch.py": ("read_sketch", "_counted", "SketchSearch.__iter__", "SketchSearch.result"),

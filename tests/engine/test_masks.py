@@ -8,10 +8,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from helpers import masks
 from helpers.images import ImageError, write_image
-from helpers.masks import MaskError, as_mask, mask_from_alpha, mask_from_drawing, mask_from_file, mask_from_text
+from helpers.masks import MaskError, as_mask, mask_from_drawing, mask_from_file, mask_from_text
 from tests.support.spoil import KINDS, seeds, spoiled
 
 SIZE = 64
@@ -77,7 +78,7 @@ def test_a_brush_stroke_is_a_line_with_round_ends():
     ],
 )
 def test_impossible_shapes_are_refused_in_one_sentence(make):
-    with pytest.raises(MaskError, match=r"came\.$"):
+    with pytest.raises(MaskError, match=r"got .*\.$"):
         make()
 
 
@@ -104,6 +105,10 @@ def test_blank_and_full_masks_are_masks(value):
     assert mask.shape == (1, 1, 8, 8) and (mask == value).all()
 
 
+def test_rounding_is_no_reason_to_refuse_a_mask():
+    assert as_mask(torch.tensor([[1.0000002, -1e-7]])).tolist() == [[[[1, 0]]]]
+
+
 @pytest.mark.parametrize(
     "values, size, message",
     [
@@ -115,7 +120,7 @@ def test_blank_and_full_masks_are_masks(value):
         (torch.ones(8), 8, "shape"),
     ],
 )
-def test_what_is_no_mask_is_refused_in_one_sentence(values, size, message):
+def test_what_is_not_a_mask_is_refused_in_one_sentence(values, size, message):
     with pytest.raises(MaskError, match=message) as caught:
         as_mask(values, size)
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
@@ -124,18 +129,70 @@ def test_what_is_no_mask_is_refused_in_one_sentence(values, size, message):
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_gives_its_lightness_or_its_transparency(tmp_path):
-    from PIL import Image
+HALF = np.zeros((SIZE, SIZE), np.uint8)
+HALF[:, : SIZE // 2] = 255
 
-    half = masks.half(SIZE)
-    write_image(tmp_path / "grey.png", half.repeat(1, 3, 1, 1))
-    assert torch.equal(masks.mask_from_file(tmp_path / "grey.png", SIZE), half)
-    assert area(masks.mask_from_alpha(tmp_path / "grey.png")) == 1
-    pixels = np.zeros((SIZE, SIZE, 4), np.uint8)
-    pixels[:, :32, 3] = 255
-    Image.fromarray(pixels).save(tmp_path / "alpha.png")
-    assert torch.equal(masks.mask_from_file(tmp_path / "alpha.png", SIZE), half)
-    assert torch.equal(masks.mask_from_alpha(tmp_path / "alpha.png", SIZE), half)
+
+def palette(colours, labels):
+    image = Image.fromarray(labels, "P")
+    image.putpalette([value for colour in colours for value in colour])
+    return image
+
+
+def rgba(colour, alpha):
+    return Image.fromarray(np.dstack([np.broadcast_to(np.asarray(colour), (SIZE, SIZE, 3)).astype(np.uint8), alpha]))
+
+
+def nearly_opaque():
+    """A black and white mask of which one pixel is not quite opaque."""
+    alpha = np.full((SIZE, SIZE), 255, np.uint8)
+    alpha[3, 3] = 254
+    return Image.fromarray(np.dstack([HALF, HALF, HALF, alpha]))
+
+
+MASKS = {  # all of them select the left half
+    "white": lambda: Image.fromarray(HALF),
+    "black ink on transparent": lambda: rgba((0, 0, 0), HALF),
+    "white ink on transparent": lambda: rgba((255, 255, 255), HALF),
+    "nearly opaque": nearly_opaque,
+    "labels 0 and 1": lambda: Image.fromarray(HALF // 255),
+    "16 bit, 255": lambda: Image.fromarray(HALF.astype(np.uint16)),
+    "16 bit, 65535": lambda: Image.fromarray(HALF.astype(np.uint16) * 257),
+    "32 bit, 255": lambda: Image.fromarray(HALF.astype(np.int32)),
+    "palette of black and red": lambda: palette([(0, 0, 0), (128, 0, 0)], HALF // 255),
+    "palette of grey": lambda: palette([(0, 0, 0), (255, 255, 255)], HALF // 255),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_every_way_to_paint_a_mask_means_the_same(kind, tmp_path):
+    MASKS[kind]().save(tmp_path / "mask.tif" if "32" in kind else tmp_path / "mask.png")
+    (path,) = tmp_path.iterdir()
+    for size, expected in ((None, masks.half(SIZE)), (32, masks.half(32)), ((16, 64), masks.half((16, 64)))):
+        mask = mask_from_file(path, size)
+        assert mask.shape == expected.shape and (mask - expected).abs().mean() < 0.02
+
+
+DOT = np.zeros((SIZE, SIZE), np.uint8)
+DOT[5, 5] = 1
+REFUSED = {  # what is in the file, and the message
+    "black": (lambda: Image.fromarray(0 * HALF), r"mask.png selects \(nearly\) nothing, its values reach from 0 to 0;"),
+    "white": (lambda: Image.fromarray(0 * HALF + 255), r"\(nearly\) everything, its values reach from 1 to 1;"),
+    "three labels": (lambda: Image.fromarray(HALF // 255 + DOT), "nothing.* from 0 to 0.00784;"),
+    "colours": (
+        lambda: palette([(0, 0, 0), (90, 0, 0), (0, 90, 0)], HALF // 255 + DOT),
+        "mask.png has 3 colours; paint",
+    ),
+    "a dot": (lambda: Image.fromarray(np.pad(255 * DOT, (0, 960))), "nothing"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_masks_that_select_nothing_or_everything_are_refused_with_their_range(kind, tmp_path):
+    make, message = REFUSED[kind]
+    make().save(tmp_path / "mask.png")
+    with pytest.raises(MaskError, match=message):
+        mask_from_file(tmp_path / "mask.png", SIZE)
 
 
 def test_a_drawing_counts_where_something_was_drawn():
@@ -219,7 +276,9 @@ def test_a_text_names_describes_or_points_to_a_mask(tmp_path):
     assert torch.equal(masks.mask_from_text("polygon:0.1,0.1,0.9,0.2,0.5,0.9", 8), masks.polygon(8, corners))
     write_image(tmp_path / "mask.png", masks.half(8).expand(-1, 3, -1, -1))
     assert torch.equal(masks.mask_from_text(str(tmp_path / "mask.png"), 8), masks.half(8))
-    for text, message in (("circle", "half, left"), ("box:1,2", "describes no box"), ("polygon:0,0,1", "no polygon")):
+    wrong = {"circle": "half, left", "box:1,2": "describes no box", "polygon:0,0,1": "no polygon"}
+    wrong |= {"box:0.5,0,0.5,1": "nothing", "box:0,0,1,1": "everything"}
+    for text, message in wrong.items():
         with pytest.raises(MaskError, match=message):
             masks.mask_from_text(text, 8)
 
@@ -254,14 +313,13 @@ def test_spoiled_files_become_masks_or_one_sentence(kind, monkeypatch, capfd):
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         for case in range(150):
-            make = (mask_from_file, mask_from_alpha)[case % 2]
-            mask = judged(make, spoiled(kind, files[case % len(files)], rng), rng.choice([None, 16]))
+            mask = judged(mask_from_file, spoiled(kind, files[case % len(files)], rng), rng.choice([None, 16]))
             outcomes[mask is None] += 1
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024  # kB on Linux
     captured = capfd.readouterr()
     assert not seen and not captured.out and not captured.err
     assert grown < 300, f"{grown:.0f} MB more"
-    assert min(outcomes.values()) >= 10, outcomes
+    assert outcomes[True] >= 10, outcomes  # most are coloured
 
 
 DTYPES = ["bool", "uint8", "int8", "uint16", ">u2", "int32", ">i4", "uint64", "float16", "float32", ">f8", "complex64"]
