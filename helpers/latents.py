@@ -17,7 +17,6 @@ from helpers.files import atomic_path
 from helpers.generators.checkpoints import CheckpointError
 from helpers.generators.checkpoints.projections import read_projection
 
-
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".pkl")  # of files that may hold latents
 
 

@@ -49,8 +49,8 @@ def interpolate_photos(
 ) -> list[Path]:
     """Write the way between two photos, there and back, as MP4 and GIF; returns both paths.
 
-    ends: photos, which are inverted first, or latents of the same model (see load_latents). With ``run.noise_steps`` the
-    fitted noise maps are interpolated too.
+    ends: photos, which are inverted first, or latents of the same model (see load_latents). With ``run.noise_steps``
+    the fitted noise maps are interpolated too.
 
     Raises ImageError for an impossible ``fps`` before anything is run, RunError for latents of another model, and what
     ``invert_photos`` raises.
