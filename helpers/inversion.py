@@ -30,7 +30,9 @@ PHASES = {
     "w": (Phase("w", 1.0, 0.2),),
     "w+": (Phase("w", 0.3, 0.2), Phase("w+", 0.7, 0.2)),
 }
-FAST_STEPS = 100  # from the encoder; the schedule is fitted to these steps: this is not a truncated longer run
+STEPS = 300
+ENCODER_STEPS = 200  # from the encoder, where they end lower than 300 from the mean
+FAST_STEPS = 100  # the schedule is fitted to these steps: this is not a truncated longer run
 
 
 class InversionError(ValueError):
@@ -170,7 +172,9 @@ class InversionOptions:
 
     Attributes:
         weights: of the losses, see Criterion; None is L1 alone where there are no features.
-        start: one of STARTS or Latents; None is the best for z and for restarts, else the mean.
+        start: one of STARTS or Latents; None is the best for z and for restarts, else the mean. The command line takes
+            the encoder where it leads to the space (``encoder_start``).
+        steps: over all phases; None is STEPS, or ENCODER_STEPS from the encoder.
         candidates: samples for start="best".
         features: network of ``load_features`` for the perceptual loss.
         mask: (B or 1, 1, R, R), where the image terms count.
@@ -181,9 +185,9 @@ class InversionOptions:
     weights: dict[str, float | Tensor] | None = option(None, "Weight of the loss.", min=0, default=WEIGHTS)
     layers: Sequence[str | int] = option(LAYERS, "Perceptual layers, names or numbers with commas between.")
     start: str | Latents | None = option(
-        None, "mean (of w), sample, best (of 64 samples), or encoder; by default best for z, else mean."
+        None, "mean (of w), sample, best (of 64 samples), or encoder, the default where there is one."
     )
-    steps: int = option(300, "Optimisation steps.", min=1)
+    steps: int | None = option(None, f"Optimisation steps; {STEPS}, or {ENCODER_STEPS} from the encoder.", min=1)
     optimizer: str = option("adam", "adam, or lbfgs (each of its steps takes up to 20 evaluations).")
     lr: float | None = option(None, "Rate in standard deviations of the space (Adam), instead of each phase's own.")
     restarts: int = option(1, "Starts per photo (sample or best), of which the best is kept.", min=1)
@@ -226,21 +230,20 @@ class Inversion(LatentSearch):
         self.generator, self.targets, self.space, self.restarts = generator, targets, space, options.restarts
         weights = {"l1": 1.0} if options.weights is None and options.features is None else options.weights
         self.criterion = Criterion(targets, options.features, weights, options.layers, options.mask)
-        self.phases = options.phases or PHASES[space]
-        self.start = options.start
+        self.phases, self.start = options.phases or PHASES[space], options.start
+        steps = options.steps if options.steps is not None else ENCODER_STEPS if self.start == "encoder" else STEPS
         if self.start is None:
             self.start = "best" if self.phases[0].space == "z" or self.restarts > 1 else "mean"
-        self._check()
+        self._check(steps)
         self.batch = self._batch()
         self.criterion.repeats = self.restarts  # row by row: target 0 with all its starts, then target 1, ...
         latents = self._first_latents()
-        super().__init__(generator, self.criterion, latents, self.phases, options.steps, options.lr, options.optimizer)
+        super().__init__(generator, self.criterion, latents, self.phases, steps, options.lr, options.optimizer)
         self.prepared = time.perf_counter() - started
 
-    def _check(self) -> None:
-        if self.options.steps < 1 or self.restarts < 1:
-            counts = f"{self.options.steps} and {self.restarts}"
-            raise InversionError(f"at least 1 step and 1 start are needed; got {counts}.")
+    def _check(self, steps: int) -> None:
+        if steps < 1 or self.restarts < 1:
+            raise InversionError(f"at least 1 step and 1 start are needed; got {steps} and {self.restarts}.")
         order = [self.generator.spaces.index(self.generator.check_space(phase.space)) for phase in self.phases]
         if order != sorted(order) or self.phases[-1].space != self.space:
             names = ", ".join(phase.space for phase in self.phases)
@@ -306,14 +309,16 @@ class Inversion(LatentSearch):
         return best + torch.arange(len(best), device=best.device) * self.restarts
 
 
-def fast_options(generator: Generator, space: str = "w+") -> dict:
-    """Options for a quick result: few steps, from the encoder's guess where the generator has an encoder.
-
-    Without one, w starts at its mean and z at the best of many samples, as always.
-    """
+def encoder_start(generator: Generator, space: str = "w+") -> dict:
+    """Options to start at the encoder's guess: {"start": "encoder"}, empty where no encoder leads to the space."""
     known = f"{getattr(generator, 'name', '')}-encoder" in registry()
     reached = space == generator.spaces[-1] or (space, generator.spaces[-1]) == ("w", "w+")  # w: the mean of w+
-    return {"steps": FAST_STEPS} | ({"start": "encoder"} if known and reached else {})
+    return {"start": "encoder"} if known and reached else {}
+
+
+def fast_options(generator: Generator, space: str = "w+") -> dict:
+    """Options for a quick result: few steps, from the encoder's guess where there is one."""
+    return {"steps": FAST_STEPS, **encoder_start(generator, space)}
 
 
 def project(

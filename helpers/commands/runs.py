@@ -18,7 +18,7 @@ from helpers.figures import results_table
 from helpers.files import WriteError, short_name, unique_stems, write_json
 from helpers.generators import Generator, load_generator
 from helpers.images import Box, ImageError, read_image, write_image
-from helpers.inversion import Inversion, InversionOptions, fast_options
+from helpers.inversion import Inversion, InversionOptions, encoder_start, fast_options
 from helpers.latents import save_latents
 from helpers.memory import check_memory
 from helpers.metrics import feature_distance, psnr, ssim
@@ -164,6 +164,8 @@ def invert_photos(
     good, bad = _read_all(photos, generator.resolution, run)
     if run.fast:
         search = replace(search, **fast_options(generator, run.space))
+    elif search.start is None and search.restarts == 1:
+        search = replace(search, **encoder_start(generator, run.space))
     settings = {"command": "invert", **vars(run), **vars(search), "log": None}
     check_memory(generator, run.space, bool(run.noise_steps))
     search, rows = replace(search, features=features), []

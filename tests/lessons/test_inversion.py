@@ -5,8 +5,19 @@ import math
 import pytest
 import torch
 
+from helpers import inversion as module
+from helpers.encoder import Encoder
 from helpers.generators import GeneratorError
-from helpers.inversion import FAST_STEPS, PHASES, Inversion, InversionError, fast_options, project
+from helpers.inversion import (
+    ENCODER_STEPS,
+    FAST_STEPS,
+    PHASES,
+    STEPS,
+    Inversion,
+    InversionError,
+    fast_options,
+    project,
+)
 from helpers.latents import Latents
 from helpers.losses import LossError
 from helpers.optimizers import OptimizationError
@@ -422,3 +433,14 @@ def test_the_fast_setting_takes_the_encoder_where_it_leads_to_the_space():
     generator.name = "stylegan2-cats-64"
     assert fast_options(generator, "w+") == fast_options(generator, "w") == {"steps": FAST_STEPS, "start": "encoder"}
     assert fast_options(generator, "z") == {"steps": FAST_STEPS}
+
+
+def test_the_number_of_steps_follows_from_the_start(monkeypatch):
+    generator = GENERATORS["stylegan2"]
+    photos = targets(generator, 1)
+    monkeypatch.setattr(module, "load_encoder", lambda _: Encoder("w+", generator.code_shape("w+"), 16, (16, 16), 8))
+    assert [len(Inversion(generator, photos, **o)) for o in ({}, {"start": "encoder"}, {"steps": 7})] == [
+        STEPS,
+        ENCODER_STEPS,
+        7,
+    ]
