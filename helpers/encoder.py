@@ -17,7 +17,7 @@ from helpers.latents import Latents
 from helpers.masks import mask_pyramid
 from helpers.weights import WeightsError, load_weights, registry
 
-GROUPS = 8  # of group norm: the samples of a batch stay independent
+GROUPS = 8  # group norm keeps the samples of a batch independent
 
 
 class EncoderError(ValueError):

@@ -55,7 +55,7 @@ class Variables:
         self.space, self.free, self.noise = phase.space or current.space, phase.free, current.noise
         self.base = generator.convert(base.code, base.space, self.space).detach()
         self.code = generator.convert(current.code, current.space, self.space).detach()
-        self.mask = None  # of the free rows
+        self.mask = None  # 1 in the free rows
         if search.rows is not None and self.code.ndim == 3:
             self.mask = self.code.new_zeros(1, self.code.shape[1], 1)
             self.mask[:, list(search.rows)] = 1
@@ -155,7 +155,7 @@ class LatentSearch(Chain):
         """The best latents so far and the images of exactly these."""
         keep, generator = self._chosen(), self.generator
         facts, latents, space = self.facts(keep), self._best()[keep], self.phases[-1].space or self.base.space
-        code = generator.convert(latents.code, latents.space, space)  # of one stopped before its last phase
+        code = generator.convert(latents.code, latents.space, space)  # it may have stopped before its last phase
         latents = Latents(space, code, latents.noise)
         images = generator.synthesize(latents)
         offset = latents.code - generator.convert(self.base.code, self.base.space, space)[keep]

@@ -173,7 +173,7 @@ def noise_scales(generator: Generator) -> list[float]:
 
 
 def normalised(noise: Tensor) -> Tensor:
-    """A map (B, 1, h, w) shifted and scaled to mean 0 and variance 1, each sample by itself."""
+    """A map (B, 1, h, w) shifted and scaled to mean 0 and variance 1, each sample separately."""
     noise = noise - noise.mean((1, 2, 3), keepdim=True)
     return noise * torch.rsqrt(noise.square().mean((1, 2, 3), keepdim=True) + 1e-8)
 
@@ -181,7 +181,7 @@ def normalised(noise: Tensor) -> Tensor:
 def noise_autocorrelation(noise: list[Tensor]) -> Tensor:
     """Squared correlation of each map with itself shifted by one pixel, at every scale down to 8x8, summed: (B,).
 
-    0 for white noise in the limit; large where a map shows a picture (Karras et al. 2020, app. D).
+    0 for white noise in the limit; large where a map shows an image (Karras et al. 2020, app. D).
     """
     total = 0.0
     for map_ in noise:

@@ -22,7 +22,7 @@ from helpers.logs import open_log
 FILE = "progress.pt"
 EVERY = 10.0  # seconds between two states on disk
 SHARE = 20  # a state that takes long to write is written less often: at most a twentieth of the time
-FORMAT = 3  # of the states within; an older file is not continued
+FORMAT = 3  # version of the states; an older file is not continued
 LOGGED = 10  # steps between two lines of a log
 
 

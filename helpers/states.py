@@ -13,7 +13,7 @@ from torch import Tensor
 
 from helpers.latents import Latents, LatentsError, load_latents, save_latents, save_tensors
 
-PREFIX = "state."  # of the names of images and drawings in the file
+PREFIX = "state."  # before the names of images and drawings in the file
 
 
 class StateError(ValueError):

@@ -80,7 +80,7 @@ def test_other_files_are_refused_in_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../a", "a/b", "", "a\\b", "..", "c:"])
-def test_a_picture_s_name_is_no_path(name, tmp_path):
+def test_the_name_of_an_image_is_not_a_path(name, tmp_path):
     save_file({f"state.{name}": torch.zeros(1, 3, 2, 2)}, tmp_path / "a.safetensors")
     with pytest.raises(StateError, match="name"):
         load_state(tmp_path / "a.safetensors")

@@ -109,7 +109,7 @@ def test_the_images_are_those_of_the_latents(family, space):
     assert not result.latents.code.requires_grad and not result.images.requires_grad
     start = Inversion(generator, targets(generator), space, **options()).latents
     start = generator.synthesize(start).clamp(0, 1)
-    assert (result.images - start).abs().amax((1, 2, 3)).min() > 0.01  # the start point is no result
+    assert (result.images - start).abs().amax((1, 2, 3)).min() > 0.01  # the start is not a result
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])

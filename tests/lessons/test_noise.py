@@ -155,7 +155,7 @@ def test_an_alternation_takes_as_many_steps_as_it_says(generator, targets, start
     assert len(search) == len(taken) == taken[-1].number == max(steps, 8)
 
 
-def test_joint_hides_the_picture_in_the_noise(generator, targets, start):
+def test_joint_hides_the_image_in_the_noise(generator, targets, start):
     mean = Latents("w+", generator.mean("w+"))
     joint = optimize_noise(generator, targets, mean, order="joint", steps=100, code_lr=1e-4)
     then = optimize_noise(generator, targets, start, steps=100)
@@ -213,11 +213,11 @@ def test_the_residual_report_adds_up_and_knows_colour_and_frequency():
             assert sum(value.item() for value in parts.values()) == pytest.approx(mse, rel=1e-4)
 
 
-def test_the_autocorrelation_is_small_for_white_noise_and_large_for_a_picture(generator):
+def test_the_autocorrelation_is_small_for_white_noise_and_large_for_an_image(generator):
     white = noise.noise_autocorrelation([torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))])
     smooth = torch.linspace(-1, 1, 64).expand(1, 1, 64, 64)
-    picture = noise.noise_autocorrelation([noise.normalised(smooth)])
-    assert white < 0.1 and picture > 2
+    image = noise.noise_autocorrelation([noise.normalised(smooth)])
+    assert white < 0.1 and image > 2
     checker = (torch.arange(8)[:, None] + torch.arange(8)[None]) % 2 * 2.0 - 1
     assert noise.noise_autocorrelation([checker[None, None]]).item() == pytest.approx(2)  # (-1)^2 in both directions
 

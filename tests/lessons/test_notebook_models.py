@@ -49,7 +49,7 @@ def tool():
 
 
 class Thumbnails(nn.Module):
-    """Features of pictures that are shrunk to 32 pixels first: what they are worth does not matter here."""
+    """Features of images that are shrunk to 32 pixels first: their quality does not matter here."""
 
     def __init__(self, inner):
         super().__init__()

@@ -115,7 +115,7 @@ def test_a_notebook_takes_its_model_from_one_constant(name):
 
 
 def test_a_size_follows_from_the_model():
-    """Lesson 1 compares two generators, of which one is enlarged; both then show pictures of one size."""
+    """Lesson 1 compares two generators, of which one is enlarged; both then show images of one size."""
     small, large = tiny.dcgan(), tiny.stylegan2(resolution=256, channel_base=256)
     again = enlarged(small, large.resolution)
     z = again.sample("z", 2)
