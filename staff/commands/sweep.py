@@ -32,29 +32,35 @@ def sweep(
 
     from helpers.commands.runs import table
     from helpers.logs import open_log
-    from staff.sweep import Sweep, dask_cluster, expand, local_processes, read_spec, visible_gpus
+    from staff.sweep import Sweep, cluster
+    from staff.sweep.spec import expand, read_spec
     from staff.sweep.tasks import TASKS
 
     settings = read_spec(spec)
     jobs = expand(settings, TASKS, spec.parent)
     cores = os.cpu_count() or 1
+    if not dask:
+        workers = workers or gpus() or max(1, cores // 2)
+        threads = threads or max(1, cores // workers)
+    run = Sweep(jobs, TASKS, out, batch=batch, threads=threads)
     with ExitStack() as stack:
-        if dask:
-            make_executor, workers = stack.enter_context(dask_cluster(dask))
-        else:
-            gpus = visible_gpus()
-            workers = workers or len(gpus) or max(1, cores // 2)
-            make_executor, threads = local_processes(workers, gpus), threads or max(1, cores // workers)
-        run = Sweep(jobs, TASKS, out, make_executor, workers=workers, batch=batch, threads=threads)
+        client = stack.enter_context(cluster(dask, workers or 1))
         logged = stack.enter_context(open_log(log, out / "log", settings))
         failed = []
-        for number, row in enumerate(tqdm(run, total=len(run), unit="job", file=sys.stderr, disable=not len(run))):
+        bar = tqdm(run.run(client), total=len(run), unit="job", file=sys.stderr, disable=not len(run))
+        for number, row in enumerate(bar):
             logged.row(number, row, out)
             failed += [row["error"]] if "error" in row else []
     typer.echo(table([plain(row) for row in run.rows()]) if len(jobs) <= SHOWN else f"{len(jobs)} jobs.")
     typer.echo(f"\n{run.table.path}")
     if failed:
         raise ValueError(f"{len(failed)} of {len(jobs)} jobs failed; the first: {failed[0]}")
+
+
+def gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def plain(row: dict) -> dict:

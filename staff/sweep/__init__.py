@@ -1,141 +1,26 @@
-"""Sweeps: a table of jobs, spread over processes or machines; finished jobs are never done twice.
+"""Sweeps: a table of jobs, spread by Dask over processes or machines; a finished job is never computed twice.
 
-A job is a dict of plain values. Its worker gets the bytes of its input files with it and gives back a row of figures
-and the bytes of its pictures: no shared disk is needed, and one process alone writes the results.
+A job is a dict of plain values. Its worker gets the bytes of its input files with it and returns a row of figures and
+the bytes of its images: no shared disk is needed, and one process alone writes the results.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 import json
-import math
-import multiprocessing
 import os
 import signal
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    BrokenExecutor,
-    CancelledError,
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    wait,
-)
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
-from helpers.files import json_safe, sha256
+from helpers.files import sha256
+from staff.sweep.spec import Result, SweepError, Task
 
-ATTEMPTS = 3  # of a job whose worker died; more often than that it is the job's own fault
-AHEAD = 4  # chunks in flight per worker: enough to keep it busy, few enough for a million jobs
-PATIENCE = 20  # seconds for a scheduler that does not answer
-LOOK = 2.0  # seconds after which a cluster is asked anew how many workers it has
-
-
-class SweepError(ValueError):
-    """A specification that cannot be read, or results that belong to something else."""
-
-
-@dataclass
-class Result:
-    """What a job gives: its row of figures, and files by name."""
-
-    row: dict
-    files: dict[str, bytes] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Task:
-    """A kind of job.
-
-    Attributes:
-        inputs: option of the specification to the name of one such file in a job, e.g. {"photos": "photo"}.
-        options: names that a job may set.
-        run: ``run(jobs, data)`` does jobs that differ in their inputs only; ``data[i]`` maps input name to bytes.
-    """
-
-    inputs: dict[str, str]
-    options: frozenset[str]
-    run: Callable[[list[dict], list[dict[str, bytes]]], list[Result]]
-
-
-class Jobs(Sequence):
-    """Every combination of the values of some axes, the last one varying fastest; each is made when it is asked for."""
-
-    def __init__(self, axes: dict[str, list]):
-        self.axes = axes
-
-    def __len__(self) -> int:
-        return math.prod(map(len, self.axes.values()))
-
-    def __getitem__(self, index: int) -> dict:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        job = dict.fromkeys(self.axes)
-        for name, values in reversed(self.axes.items()):
-            index, place = divmod(index, len(values))
-            job[name] = values[place]
-        return job
-
-
-def expand(spec: dict, tasks: dict[str, Task], folder: Path = Path()) -> Jobs:
-    """All jobs of a specification: every combination of the values in its lists.
-
-    Args:
-        spec: ``task``, the task's inputs (file patterns, relative to ``folder``), and its options; a list is an axis,
-            so a value that is itself a list stands in a list of its own.
-
-    Raises:
-        SweepError: for an unknown task or option, an axis without values, or a pattern without files.
-    """
-    spec = dict(spec)
-    name = spec.pop("task", None)
-    if name not in tasks:
-        raise SweepError(f"a sweep needs a task, one of {', '.join(sorted(tasks))}, but {name!r} came.")
-    task, axes = tasks[name], {"task": [name]}
-    for option, one in task.inputs.items():
-        axes[one] = [str(path) for path in _files(spec.pop(option, None), option, folder)]
-    if unknown := sorted(set(spec) - task.options):
-        known = ", ".join(sorted(task.options | set(task.inputs)))
-        raise SweepError(f"the task {name} does not know {', '.join(unknown)}; it knows {known}.")
-    axes |= {key: value if isinstance(value, list) else [value] for key, value in spec.items()}
-    if empty := [key for key, values in axes.items() if not values]:
-        raise SweepError(f"the list of {', '.join(empty)} is empty; give it at least one value.")
-    return Jobs(axes)
-
-
-def _files(patterns: object, option: str, folder: Path) -> list[Path]:
-    patterns = [patterns] if isinstance(patterns, str) else patterns
-    if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
-        raise SweepError(f"{option} must be a file pattern or a list of them, but {patterns!r} came.")
-    found = []
-    for pattern in patterns:
-        path = folder / pattern
-        matches = [path] if path.is_file() else sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-        if not matches:
-            raise SweepError(f"{option}: no file fits {pattern!r} in {folder.resolve()}; check the pattern.")
-        found += [match for match in matches if match.is_file()]
-    return list(dict.fromkeys(found))
-
-
-def read_spec(path: str | Path) -> dict:
-    """The specification in a YAML file; SweepError where it is none."""
-    import yaml
-
-    try:
-        spec = yaml.safe_load(Path(path).read_text())
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SweepError(f"{path} is no YAML file: {error}") from error
-    if not isinstance(spec, dict):
-        raise SweepError(f"{path} must hold names with values (task: invert, photos: ...), but a {type(spec)} came.")
-    return spec
+AHEAD = 4  # chunks in flight per thread: enough to keep it busy, few enough for a million jobs
+PATIENCE = 20  # seconds to wait for a scheduler that does not answer
+DEATHS = 2  # of workers over one job, before it is the job's own fault
 
 
 def job_key(job: dict, inputs: set[str]) -> str:
@@ -145,27 +30,37 @@ def job_key(job: dict, inputs: set[str]) -> str:
 
 
 class Table:
-    """Rows as JSON lines, appended as they come; only the keys of finished jobs are kept in memory.
+    """Rows as JSON lines, appended as they come; only the finished jobs' keys and names are kept in memory.
 
-    At the opening a line that a kill cut off goes, and so do the rows of failed jobs, which are tried again: no key
-    stands in the file twice.
+    On opening, a line that a kill cut off is dropped, and so are the rows of failed jobs, which are tried again.
     """
 
-    def __init__(self, path: str | Path):
-        from helpers.files import atomic_path, clear_temporaries  # not above: torch, which a worker may not need
+    def __init__(self, path: str | Path, inputs: set[str] = frozenset()):
+        from helpers.images import atomic_path, clear_temporaries  # not above: torch, which a worker may not need
 
-        self.path, self.keys = Path(path), set()
+        self.path, self.inputs = Path(path), inputs
+        self.keys: set[str] = set()
+        self.jobs: set[tuple] = set()  # key and input names: two files of the same bytes have a row each
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for folder in (self.path.parent, *self.path.parent.glob("files/*/")):
             clear_temporaries(folder)
         whole = True
         for row in self._read():
-            whole = whole and row is not None and "error" not in row
-            if row is not None and "error" not in row:
-                self.keys.add(row["key"])
+            good = row is not None and "error" not in row
+            whole = whole and good
+            if good:
+                self._remember(row)
         if not whole:
             with atomic_path(self.path) as temporary, open(temporary, "w") as file:
                 file.writelines(_line(row) for row in self.rows() if "error" not in row)
+
+    def name(self, row: dict) -> tuple:
+        """What makes a row one of its own: the job's key and the names of its inputs."""
+        return row["key"], *(row.get(name) for name in sorted(self.inputs))
+
+    def _remember(self, row: dict) -> None:
+        self.keys.add(row["key"])
+        self.jobs.add(self.name(row))
 
     def _read(self) -> Iterator[dict | None]:
         """All rows; None for a last line that was cut off."""
@@ -180,9 +75,8 @@ class Table:
                     if not next(lines, None):
                         yield None
                         return
-                    raise SweepError(
-                        f"line {number} of {self.path} is no result of a sweep; choose another --out."
-                    ) from error
+                    message = f"line {number} of {self.path} is not a result of a sweep; choose another --out."
+                    raise SweepError(message) from error
                 yield row if line.endswith("\n") else None
 
     def rows(self) -> Iterator[dict]:
@@ -196,10 +90,12 @@ class Table:
             file.flush()
             os.fsync(file.fileno())
         if "error" not in row:
-            self.keys.add(row["key"])
+            self._remember(row)
 
 
 def _line(row: dict) -> str:
+    from helpers.logs import json_safe
+
     return json.dumps(json_safe(row), default=str, allow_nan=False) + "\n"
 
 
@@ -218,27 +114,33 @@ def _chunks(pending: Iterable[tuple[str, dict]], inputs: set[str], size: int) ->
 def run_chunk(run: Callable, jobs: list[dict], data: list[dict[str, bytes]], threads: int | None) -> list[Result]:
     """Do a chunk where a worker is; a bad job becomes a row with its error and does not take the others with it."""
     if threads:
-        import torch
-
-        torch.set_num_threads(threads)
+        _settle(threads)
     try:
         return run(jobs, data)
-    except Exception as error:  # whatever one job of a million does, the others go on
+    except Exception as error:  # whatever one job of a million does, the others continue
         if len(jobs) == 1:
             kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
             return [Result({"error": kind + " ".join(str(error).split())})]
-        return [run_chunk(run, [job], [files], threads)[0] for job, files in zip(jobs, data, strict=True)]
+        return [run_chunk(run, [job], [files], None)[0] for job, files in zip(jobs, data, strict=True)]
+
+
+def _settle(threads: int) -> None:
+    """In a worker: its share of the cores, and of several GPUs its own."""
+    import torch
+    from distributed import get_worker
+
+    torch.set_num_threads(threads)
+    if (gpus := torch.cuda.device_count()) > 1 and str(name := get_worker().name).isdigit():
+        torch.cuda.set_device(int(name) % gpus)
 
 
 class Sweep:
     """Jobs of one task into a folder: rows stream into ``results.jsonl``, files into ``files/``.
 
-    Of a job only its key and its place among the jobs are kept, so that a million of them fit.
+    Only a job's key and its places among the jobs are kept in memory, so that a million of them fit.
 
     Args:
         jobs: from ``expand``.
-        make_executor: gives any ``concurrent.futures`` executor; called again when its processes were killed.
-        workers: how many chunks it runs at a time; a function where that changes under way.
         batch: jobs, alike in all but their inputs, that run together as one chunk.
         threads: for torch in each worker. The last digits of a result depend on it.
 
@@ -251,103 +153,110 @@ class Sweep:
         jobs: Sequence[dict],
         tasks: dict[str, Task],
         out: str | Path,
-        make_executor: Callable[[], Executor],
         *,
-        workers: int | Callable[[], int] = 1,
         batch: int = 1,
         threads: int | None = None,
     ):
         if not jobs:
-            raise SweepError("a sweep needs at least one job, but none came.")
+            raise SweepError("a sweep needs at least one job, got none.")
         task = tasks[jobs[0]["task"]]
-        self.run, self.inputs = task.run, set(task.inputs.values())
+        self.task_run, self.inputs = task.run, set(task.inputs.values())
         self.out, self.jobs, self.batch, self.threads = Path(out), jobs, batch, threads
-        self.make_executor, self.workers = make_executor, workers if callable(workers) else lambda: workers
         with _locked(self.out):
-            self.table = Table(self.out / "results.jsonl")
-        keys = ((job_key(job, self.inputs), place) for place, job in enumerate(jobs))
-        self.left = {key: place for key, place in keys if key not in self.table.keys}
+            self.table = Table(self.out / "results.jsonl", self.inputs)
+        self.left: dict[str, list[int]] = {}  # key to the places of its jobs
+        copies: dict[str, list[int]] = {}
+        for place, job in enumerate(jobs):
+            key = job_key(job, self.inputs)
+            if self.table.name({"key": key, **job}) not in self.table.jobs:
+                (copies if key in self.table.keys else self.left).setdefault(key, []).append(place)
+        if copies:
+            self._copy(copies)
 
     def __len__(self) -> int:
         """Jobs that are still to do."""
-        return len(self.left)
+        return sum(map(len, self.left.values()))
 
-    def __iter__(self) -> Iterator[dict]:
-        """New rows as they come; afterwards ``rows()`` has all."""
-        suspects: dict[str, int] = {}
+    def _copy(self, copies: dict[str, list[int]]) -> None:
+        """A row of its own for each input whose bytes were done before under another name."""
+        done = {row["key"]: row for row in self.table.rows() if row["key"] in copies}
         with _locked(self.out):
-            while self.left:
-                # one at a time after a death, so that it is known whose it was
-                alone = [key for key in suspects if key in self.left]
-                pending = ((key, self.jobs[self.left[key]]) for key in alone or list(self.left))
+            for key, places in copies.items():
+                for place in places:
+                    self.table.add(done[key] | {name: self.jobs[place][name] for name in self.inputs})
+
+    def run(self, client) -> Iterator[dict]:
+        """New rows as they come, from the workers of a ``distributed.Client``; afterwards ``rows()`` has all."""
+        with _locked(self.out):
+            try:
+                suspects = yield from self._round(client, _chunks(self._pending(self.left), self.inputs, self.batch))
+                if suspects:  # one at a time, so that it is known whose fault a death is
+                    chunks = ([pair] for pair in self._pending(suspects))
+                    for key in (yield from self._round(client, chunks, ahead=1)):
+                        reason = f"its workers died over it {DEATHS} times and more (too little memory?)."
+                        yield from self._store(key, Result({"error": reason}))
+            except SweepError:
+                raise
+            except Exception as error:  # of many kinds, depending on what was under way
+                if client.scheduler is not None and client.status == "running":
+                    raise
+                raise SweepError("the scheduler ended; run the same command again to continue.") from error
+
+    def _pending(self, keys: Iterable[str]) -> Iterator[tuple[str, dict]]:
+        return ((key, self.jobs[self.left[key][0]]) for key in list(keys))
+
+    def _round(self, client, chunks: Iterator[list[tuple[str, dict]]], ahead: int | None = None):
+        """Do chunks and yield their rows; returns the keys of the jobs over which workers died."""
+        from distributed import KilledWorker, as_completed
+
+        flying, suspects, completed = {}, [], as_completed()
+        try:
+            while True:
+                most = ahead or AHEAD * max(1, sum(client.nthreads().values()))
+                for chunk in itertools.islice(chunks, max(0, most - len(flying))):
+                    jobs = [job for _, job in chunk]
+                    data = [{name: Path(job[name]).read_bytes() for name in self.inputs} for job in jobs]
+                    future = client.submit(run_chunk, self.task_run, jobs, data, self.threads, pure=False)
+                    flying[future] = [key for key, _ in chunk]
+                    completed.add(future)
+                if not flying:
+                    return suspects
+                future = next(completed)
+                keys = flying.pop(future)
+                if future.status == "cancelled":
+                    raise ConnectionError("the scheduler is gone")
                 try:
-                    yield from self._round(_chunks(pending, self.inputs, 1 if alone else self.batch), bool(alone))
-                except _WorkersDied as death:
-                    for key in death.keys:
-                        suspects[key] = suspects.get(key, 0) + 1
-                        if suspects[key] >= ATTEMPTS:
-                            yield self._store(key, Result({"error": f"its worker died {ATTEMPTS} times (memory?)."}))
+                    for key, result in zip(keys, future.result(), strict=True):
+                        yield from self._store(key, result)
+                except KilledWorker:
+                    suspects += keys
+                except ImportError as error:
+                    raise SweepError(f"a worker lacks a package ({error}); give it the same environment.") from error
+                future.release()  # otherwise Dask would compute it again when its worker is lost
+        finally:
+            if client.status == "running":
+                client.cancel(list(flying))
 
     def rows(self) -> list[dict]:
         """Rows of all jobs that are done or failed, in the jobs' order."""
-        rows = {row["key"]: row for row in self.table.rows()}
-        return [rows[key] for key in (job_key(job, self.inputs) for job in self.jobs) if key in rows]
+        rows = {self.table.name(row): row for row in self.table.rows()}
+        names = (self.table.name({"key": job_key(job, self.inputs), **job}) for job in self.jobs)
+        return [rows[name] for name in names if name in rows]
 
-    def _round(self, chunks: Iterator[list[tuple[str, dict]]], alone: bool) -> Iterator[dict]:
-        flying: dict[Future, list[tuple[str, dict]]] = {}
-        with self.make_executor() as executor:
-            try:
-                while True:
-                    ahead = 1 if alone else AHEAD * max(1, self.workers())
-                    for chunk in itertools.islice(chunks, max(0, ahead - len(flying))):
-                        data = [{name: Path(job[name]).read_bytes() for name in self.inputs} for _, job in chunk]
-                        jobs = [job for _, job in chunk]
-                        flying[executor.submit(run_chunk, self.run, jobs, data, self.threads)] = chunk
-                    if not flying:
-                        return
-                    for future in wait(flying, LOOK, FIRST_COMPLETED).done:
-                        chunk = flying[future]
-                        results = self._results(future, chunk)
-                        del flying[future]
-                        if results is None:
-                            chunks = itertools.chain([[pair] for pair in chunk], chunks)
-                        for (key, _), result in zip(chunk, results or (), strict=bool(results)):
-                            yield self._store(key, result)
-            except BrokenExecutor as error:
-                raise _WorkersDied([key for chunk in flying.values() for key, _ in chunk]) from error
-
-    def _results(self, future: Future, chunk: list[tuple[str, dict]]) -> list[Result] | None:
-        """What a chunk gave; None where its workers died with it, and its jobs have to be done one by one.
-
-        A job's own errors come as results, so that whatever is raised here is the executor's. Dask has lost several
-        workers over a job before it says so.
-        """
-        try:
-            return future.result()
-        except BrokenExecutor:
-            raise
-        except CancelledError as error:
-            raise SweepError(
-                "the executor let its jobs fall (has the scheduler ended?); call again to go on."
-            ) from error
-        except ImportError as error:
-            raise SweepError(f"a worker lacks a package ({error}); give it the same environment.") from error
-        except Exception as error:
-            reason = f"its worker died again and again (memory?): {' '.join(str(error).split())}"
-            return [Result({"error": reason})] if len(chunk) == 1 else None
-
-    def _store(self, key: str, result: Result) -> dict:
-        """Files first, then the row: a row means that its files are whole."""
-        from helpers.files import atomic_path
+    def _store(self, key: str, result: Result) -> Iterator[dict]:
+        """Files first, then the rows: a row means that its files are whole."""
+        from helpers.images import atomic_path
 
         # 256 folders: many file systems are slow with a million files in one
         names = {name: f"files/{key[:2]}/{key}-{name}" for name in result.files}
         for name, content in result.files.items():
             with atomic_path(self.out / names[name]) as temporary:
                 Path(temporary).write_bytes(content)
-        row = {"key": key, **self.jobs[self.left.pop(key)], **result.row} | ({"files": names} if names else {})
-        self.table.add(row)
-        return row
+        for place in dict.fromkeys(self.left.pop(key)):
+            row = {"key": key, **self.jobs[place], **result.row} | ({"files": names} if names else {})
+            if self.table.name(row) not in self.table.jobs:  # the same file may stand in the table of jobs twice
+                self.table.add(row)
+                yield row
 
 
 @contextmanager
@@ -369,70 +278,38 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-class _WorkersDied(Exception):
-    def __init__(self, keys: list[str]):
-        self.keys = keys
-
-
-class LocalPool(ProcessPoolExecutor):
-    """Fresh processes that end with the one that made them, killed or stopped; fork would copy torch's threads.
-
-    gpus: what each of them in turn is to see as CUDA_VISIBLE_DEVICES; none leaves that as it is.
-    """
-
-    def __init__(self, workers: int, gpus: Sequence[str] = ()):
-        self.others = set(multiprocessing.active_children())
-        context = multiprocessing.get_context("spawn")
-        super().__init__(workers, mp_context=context, initializer=_begin, initargs=(context.Value("i", 0), gpus))
-
-    def __exit__(self, kind, *rest) -> bool | None:
-        if kind is not None:  # the jobs under way would be waited for, and their results thrown away
-            self.shutdown(wait=False, cancel_futures=True)
-            for process in set(multiprocessing.active_children()) - self.others:
-                process.terminate()
-        return super().__exit__(kind, *rest)
-
-
-def _begin(begun: Synchronized, gpus: Sequence[str]) -> None:
-    """In a worker: Ctrl-C is the parent's affair, and its death, which nothing else would tell, is the end."""
-    if gpus:
-        with begun.get_lock():
-            number, begun.value = begun.value, begun.value + 1
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
-def local_processes(workers: int, gpus: Sequence[str] = ()) -> Callable[[], Executor]:
-    """Makes pools of processes on this machine, each with a GPU of its own where there are several."""
-    return lambda: LocalPool(workers, gpus)
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    import torch
-
-    count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return ([name.strip() for name in named.split(",") if name.strip()] or [str(i) for i in range(count)])[:count]
-
-
 @contextmanager
-def dask_cluster(address: str) -> Iterator[tuple[Callable[[], Executor], Callable[[], int]]]:
-    """Makers of a Dask cluster's executor, and of the number of its threads; Dask does a lost worker's jobs again."""
+def cluster(address: str | None = None, workers: int = 1) -> Iterator:
+    """A ``distributed.Client``: of the scheduler at ``address``, or of this many fresh processes on this machine.
+
+    Raises SweepError where Dask is missing or no scheduler answers.
+    """
     try:
-        from distributed import Client
+        import dask
+        from distributed import Client, LocalCluster
     except ImportError as error:
-        raise SweepError("--dask needs Dask: pip install 'dask[distributed]'.") from error
-    try:
-        client = Client(address, timeout=PATIENCE)
-    except (OSError, TimeoutError) as error:
-        raise SweepError(f"no Dask scheduler answers at {address}; start one with: dask scheduler.") from error
+        raise SweepError('a sweep needs Dask: pip install "dask[distributed]".') from error
+    if address:
+        try:
+            client = Client(address, timeout=PATIENCE)
+        except (OSError, TimeoutError) as error:
+            raise SweepError(f"no Dask scheduler answers at {address}; start one with: dask scheduler.") from error
+        with client:
+            yield client
+        return
+    settings = {"distributed.scheduler.allowed-failures": DEATHS - 1, "distributed.worker.memory.terminate": False}
+    options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    with dask.config.set(settings), LocalCluster(**options) as processes, Client(processes) as client:
+        client.run(_ignore_interrupt)  # Ctrl-C is the parent's affair
+        try:
+            yield client
+        except BaseException:  # the jobs under way would be waited for, and their results thrown away
+            processes.close(timeout=1)
+            raise
 
-    @functools.lru_cache(maxsize=1)
-    def threads(_: int) -> int:
-        return sum(client.nthreads().values())
 
-    with client:
-        # workers come and go: a queue starts them one after the other
-        yield lambda: client.get_executor(pure=False, retries=ATTEMPTS), lambda: threads(time.monotonic() // LOOK)
+def _ignore_interrupt() -> None:
+    import threading
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -21,19 +21,21 @@ from helpers.latents import save_latents
 from helpers.noise import check_noise_maps
 from helpers.search import marks
 from helpers.style_transfer import stylize
-from staff.sweep import Result, SweepError, Task
+from staff.sweep.spec import Result, SweepError, Task
 
 MOST_UNZIPPED = 200 * 2**20  # bytes of a submission
 
-INVERSION = frozenset({
-    "model", "space", "weights", "layers", "steps", "optimizer", "start", "restarts", "lr", "seed", "fast",
-    "noise_steps",
-})  # fmt: skip
-STYLE = frozenset({
-    "size", "features", "pooling", "content_layers", "style_layers", "content_weight", "style_weight", "tv_weight",
-    "statistic", "colour", "style_scale", "init", "pyramid", "steps", "optimizer", "lr", "precision", "seed",
-})  # fmt: skip
-GRADE = frozenset({"seed", "unsafe"})
+INVERSION = {
+    "model": None, "space": None, "weights": None, "layers": None, "steps": int, "optimizer": None, "start": None,
+    "restarts": int, "lr": float, "seed": int, "fast": None, "noise_steps": int,
+}  # fmt: skip
+STYLE = {
+    "size": int, "features": None, "pooling": None, "content_layers": None, "style_layers": None,
+    "content_weight": float, "style_weight": float, "tv_weight": float, "statistic": None, "colour": None,
+    "style_scale": float, "init": None, "pyramid": int, "steps": int, "optimizer": None, "lr": float,
+    "precision": None, "seed": int,
+}  # fmt: skip
+GRADE = {"seed": int, "unsafe": None}
 
 
 @functools.lru_cache(maxsize=4)  # a worker meets the same models again and again

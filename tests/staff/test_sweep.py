@@ -1,40 +1,44 @@
 """Sweeps: what a table expands to, what is done again and what is not, and workers that are killed."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import uuid
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from helpers.images import read_image, write_image
 from helpers.latents import load_latents
-from staff.sweep import (
-    Sweep,
-    SweepError,
-    Table,
-    Task,
-    dask_cluster,
-    expand,
-    job_key,
-    local_processes,
-    read_spec,
-    visible_gpus,
-)
+from staff.sweep import Sweep, Table, cluster, job_key
+from staff.sweep.spec import SweepError, Task, expand, read_spec
 from staff.sweep.tasks import TASKS
-from tests.support.sweep_jobs import INPUTS, die, gpu, measure_length
+from tests.support.sweep_jobs import INPUTS, die, measure_length, take_time
 
-OPTIONS = frozenset({"factor", "marks"})
-LENGTH = {"length": Task(INPUTS, OPTIONS, measure_length), "die": Task(INPUTS, OPTIONS, die)}
+distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'dask[distributed]'")
+ROOT = Path(__file__).resolve().parents[2]
+OPTIONS = {"factor": None, "marks": None}
+NUMBERS = {"length": Task(INPUTS, {"factor": float, "marks": int}, measure_length)}
+RUNS = {"length": measure_length, "die": die, "slow": take_time}
+TASKS_HERE = {name: Task(INPUTS, OPTIONS, run) for name, run in RUNS.items()}
 
 
-def threads():
-    return ThreadPoolExecutor(2)
+@pytest.fixture(scope="module")
+def client():
+    """Dask in threads of this process: starts at once."""
+    with distributed.Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def processes():
+    with cluster(workers=2) as client:
+        yield client
 
 
 @pytest.fixture
@@ -46,17 +50,17 @@ def folder(tmp_path):
 
 def jobs_of(folder, task="length", **options):
     spec = {"task": task, "texts": "*.txt", "factor": [1, 10], "marks": str(folder / "marks")} | options
-    return expand(spec, LENGTH, folder)
+    return expand(spec, TASKS_HERE, folder)
 
 
 def marks(folder):
     return len((folder / "marks").read_text()) if (folder / "marks").exists() else 0
 
 
-def run(folder, make_executor=threads, jobs=None, **options):
+def run(client, folder, jobs=None, **options):
     jobs = jobs_of(folder) if jobs is None else jobs
-    sweep = Sweep(jobs, LENGTH, folder / "out", make_executor, **options)
-    new = list(sweep)
+    sweep = Sweep(jobs, TASKS_HERE, folder / "out", **options)
+    new = list(sweep.run(client))
     return sweep.rows(), new
 
 
@@ -83,17 +87,26 @@ def test_a_list_as_value_stands_in_a_list_of_its_own(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"task": "fly"}, "one of die, length"),
+        ({"task": "fly"}, "one of die, length, slow"),
         ({"speed": 3}, "does not know speed"),
         ({"factor": []}, "list of factor is empty"),
-        ({"texts": "*.md"}, "no file fits"),
+        ({"texts": "*.md"}, "no file matches"),
         ({"texts": None}, "must be a file pattern"),
+        ({"factor": "3e2x"}, "factor must be a number, got '3e2x'"),
+        ({"marks": 2.5}, "marks must be a whole number, got 2.5"),
     ],
 )
 def test_a_bad_specification_is_one_sentence(folder, change, message):
-    spec = {"task": "length", "texts": "*.txt", "factor": 1, "marks": "m"} | change
+    spec = {"task": "length", "texts": "*.txt", "factor": 1, "marks": 2} | change
     with pytest.raises(SweepError, match=message):
-        expand(spec, LENGTH, folder)
+        expand(spec, TASKS_HERE | NUMBERS, folder)
+
+
+def test_numbers_may_be_written_as_yaml_reads_them(folder):
+    spec = {"task": "length", "texts": "a.txt", "factor": ["3e2", 1], "marks": ["300", 3e2]}
+    jobs = list(expand(spec, NUMBERS, folder))
+    assert [(job["factor"], job["marks"]) for job in jobs] == [(300.0, 300)] * 2 + [(1.0, 300)] * 2
+    assert all(type(job["marks"]) is int for job in jobs)
 
 
 @pytest.mark.parametrize("text", ["a: [", "just words", "- 1\n- 2", "\x00"])
@@ -103,219 +116,229 @@ def test_a_file_that_is_no_specification_is_refused(tmp_path, text):
         read_spec(tmp_path / "spec.yaml")
 
 
-def test_rows_and_files_of_all_jobs(folder):
-    rows, new = run(folder)
+def test_rows_and_files_of_all_jobs(client, folder):
+    rows, new = run(client, folder)
     assert [row["length"] for row in rows] == [3, 30, 5, 50, 5, 50]
     assert sorted(row["key"] for row in new) == sorted(row["key"] for row in rows)
     assert (folder / "out" / rows[2]["files"]["copy.txt"]).read_text() == "three"
     assert rows[2]["files"]["copy.txt"].startswith(f"files/{rows[2]['key'][:2]}/")
 
 
-def test_a_finished_job_is_never_done_twice(folder):
-    first, _ = run(folder)
-    again, new = run(folder)
-    assert (again, new, marks(folder)) == (first, [], 6)
+def test_a_finished_job_is_never_done_twice(client, folder):
+    first, _ = run(client, folder)
+    assert run(client, folder) == (first, []) and marks(folder) == 6
 
 
-def test_a_left_sweep_goes_on_where_it_was(folder):
-    sweep = Sweep(jobs_of(folder), LENGTH, folder / "out", lambda: ThreadPoolExecutor(1))
-    for _ in sweep:
-        break
-    assert 0 < len(sweep) < 6
-    rows, new = run(folder)
-    assert [row["length"] for row in rows] == [3, 30, 5, 50, 5, 50] and len(new) == len(sweep)
+def test_a_sweep_that_was_left_continues_where_it_was(client, folder):
+    sweep = Sweep(jobs_of(folder), TASKS_HERE, folder / "out")
+    with contextlib.closing(sweep.run(client)) as rows:
+        next(rows)
+    assert len(sweep) == 5
+    rows, new = run(client, folder)
+    assert [row["length"] for row in rows] == [3, 30, 5, 50, 5, 50] and len(new) == 5
 
 
-def test_the_same_bytes_under_another_name_are_the_same_job(folder):
-    run(folder)
+def test_the_same_bytes_are_computed_once_and_have_a_row_for_each_name(client, folder):
+    (folder / "b2.txt").write_text("three")
+    rows, _ = run(client, folder)
+    assert [Path(row["text"]).stem for row in rows] == ["a", "a", "b", "b", "b2", "b2", "c", "c"]
+    assert rows[2]["files"] == rows[4]["files"] and marks(folder) == 6
     (folder / "a.txt").rename(folder / "z.txt")
-    _, new = run(folder)
-    assert new == []
+    rows, new = run(client, folder)
+    assert new == [] and marks(folder) == 6
+    assert [(Path(row["text"]).name, row["length"]) for row in rows[-2:]] == [("z.txt", 3), ("z.txt", 30)]
+    lines = [json.loads(line) for line in (folder / "out" / "results.jsonl").read_text().splitlines()]
+    assert {Path(line["text"]).name for line in lines} == {"a.txt", "b.txt", "b2.txt", "c.txt", "z.txt"}
 
 
-def test_another_content_is_another_job(folder):
-    run(folder)
+def test_another_content_is_another_job(client, folder):
+    run(client, folder)
     (folder / "d.txt").write_text("eleven")
-    _, new = run(folder)
-    assert sorted(row["length"] for row in new) == [6, 60]
+    assert sorted(row["length"] for row in run(client, folder)[1]) == [6, 60]
 
 
-def test_twice_the_same_job_is_done_once(folder):
-    rows, new = run(folder, jobs=list(jobs_of(folder)) * 2)
+def test_twice_the_same_job_is_done_once(client, folder):
+    rows, new = run(client, folder, jobs=list(jobs_of(folder)) * 2)
     assert (len(rows), len(new), marks(folder)) == (12, 6, 6)
 
 
-def test_a_bad_job_is_a_row_with_its_error_and_is_tried_again(folder):
+def test_a_bad_job_is_a_row_with_its_error_and_is_tried_again(client, folder):
     (folder / "b.txt").write_text("bad")
-    rows, _ = run(folder, batch=3)
+    rows, _ = run(client, folder, batch=3)
     assert [row.get("length") for row in rows] == [3, 30, None, None, 5, 50]
     assert rows[2]["error"] == "expected another text; change it"
     (folder / "b.txt").write_text("three")
-    _, new = run(folder)
-    assert [row["length"] for row in new] == [5, 50]
+    assert sorted(row["length"] for row in run(client, folder)[1]) == [5, 50]
     lines = (folder / "out" / "results.jsonl").read_text().splitlines()
     assert len(lines) == 6 and not any("error" in line for line in lines)
 
 
-def test_of_two_sweeps_into_one_folder_the_second_says_so(folder):
-    first = iter(Sweep(jobs_of(folder), LENGTH, folder / "out", threads))
+def test_of_two_sweeps_into_one_folder_the_second_says_so(client, folder):
+    first = Sweep(jobs_of(folder), TASKS_HERE, folder / "out").run(client)
     next(first)
     with pytest.raises(SweepError, match="another sweep writes into"):
-        run(folder)
+        run(client, folder)
     first.close()
-    assert len(run(folder)[0]) == 6
-
-
-def test_more_jobs_are_in_flight_when_workers_have_come(folder):
-    came, flying = [1], []
-
-    class Growing(ThreadPoolExecutor):
-        def submit(self, *arguments):
-            future = super().submit(*arguments)
-            flying.append(future)
-            if len(flying) == 30:
-                came[0] = 5
-            return future
-
-    for i in range(100):
-        (folder / f"{i}.txt").write_text(f"text {i}")
-    sweep = Sweep(jobs_of(folder, factor=1), LENGTH, folder / "out", lambda: Growing(1), workers=lambda: came[0])
-    given = [(number, len(flying)) for number, _ in enumerate(sweep)]
-    assert max(submitted - done for done, submitted in given[:20]) <= 4
-    assert max(submitted - done for done, submitted in given[40:70]) >= 16
+    assert len(run(client, folder)[0]) == 6
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
-def test_batches_hold_jobs_that_differ_in_their_inputs_only(folder, batch):
-    seen = []
-
+def test_batches_hold_jobs_that_differ_in_their_inputs_only(client, folder, batch):
     def spy(jobs, data):
-        seen.append([job["factor"] for job in jobs])
+        (folder / f"{uuid.uuid4()}.seen").write_text(json.dumps([job["factor"] for job in jobs]))
         return measure_length(jobs, data)
 
     tasks = {"length": Task(INPUTS, OPTIONS, spy)}
-    rows = list(Sweep(jobs_of(folder), tasks, folder / "out", threads, batch=batch))
-    assert len(rows) == 6
+    assert len(list(Sweep(jobs_of(folder), tasks, folder / "out", batch=batch).run(client))) == 6
+    seen = [json.loads(path.read_text()) for path in folder.glob("*.seen")]
     assert max(map(len, seen)) == min(batch, 3) and all(len(set(factors)) == 1 for factors in seen)
 
 
-def test_few_jobs_are_in_flight(folder):
-    flying = []
-
-    class Counting(ThreadPoolExecutor):
-        def submit(self, *arguments):
-            flying.append(sum(not f.done() for f in self.futures))
-            self.futures.append(super().submit(*arguments))
-            return self.futures[-1]
-
-        futures = []
-
-    for i in range(60):
+def test_few_jobs_are_in_flight_and_more_when_workers_have_come(client, folder, monkeypatch):
+    threads, submitted, submit = [1], [], client.submit
+    monkeypatch.setattr(client, "nthreads", lambda: {"one": threads[0]})
+    monkeypatch.setattr(client, "submit", lambda *a, **k: (submitted.append(a), submit(*a, **k))[1])
+    for i in range(97):
         (folder / f"{i}.txt").write_text(f"text {i}")
-    list(Sweep(jobs_of(folder, factor=1), LENGTH, folder / "out", lambda: Counting(1), workers=1))
-    assert len(flying) == 63 and max(flying) < 8
+    ahead = []
+    for number, _ in enumerate(Sweep(jobs_of(folder, factor=1), TASKS_HERE, folder / "out").run(client)):
+        ahead.append(len(submitted) - number)
+        threads[0] = 1 if number < 30 else 5
+    assert max(ahead[:30]) == 4 and max(ahead[32:70]) == 20
 
 
-def test_a_line_that_a_kill_cut_off_is_dropped(folder):
-    rows, _ = run(folder)
+def test_a_line_that_a_kill_cut_off_is_dropped(client, folder):
+    rows, _ = run(client, folder)
     table = folder / "out" / "results.jsonl"
     table.write_text(table.read_text()[:-20])
-    again, new = run(folder)
+    again, new = run(client, folder)
     assert len(new) == 1 and [row["length"] for row in again] == [row["length"] for row in rows]
     assert all(json.loads(line) for line in table.read_text().splitlines())
 
 
-def test_results_of_something_else_are_not_overwritten(folder):
+def test_results_of_something_else_are_not_overwritten(client, folder):
     (folder / "out").mkdir()
     (folder / "out" / "results.jsonl").write_text('{"other": 1}\n{"other": 2}\n')
-    with pytest.raises(SweepError, match="line 1 of .* no result of a sweep"):
-        run(folder)
+    with pytest.raises(SweepError, match="line 1 of .* is not a result of a sweep"):
+        run(client, folder)
     assert "other" in (folder / "out" / "results.jsonl").read_text()
 
 
 def test_a_row_is_on_disk_when_it_is_given(tmp_path):
-    table = Table(tmp_path / "t.jsonl")
-    table.add({"key": "1", "value": 2})
+    Table(tmp_path / "t.jsonl").add({"key": "1", "value": 2})
     assert json.loads((tmp_path / "t.jsonl").read_text()) == {"key": "1", "value": 2}
 
 
-def test_each_process_has_a_gpu_of_its_own():
-    with local_processes(2, ["5", "7"])() as pool:
-        assert set(pool.map(gpu, [0.1] * 40)) == {"5", "7"}
-
-
-@pytest.mark.parametrize(
-    ("named", "count", "seen"), [("", 2, ["0", "1"]), ("3, 5", 2, ["3", "5"]), ("3", 0, []), ("", 0, [])]
-)
-def test_gpus_are_those_that_may_be_used(monkeypatch, named, count, seen):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
-    assert visible_gpus() == seen
-
-
-def test_a_killed_process_costs_only_time(folder):
-    (folder / "b.txt").write_text("once")
-    rows, _ = run(folder, local_processes(2), jobs_of(folder, "die"), workers=2)
-    assert [row["length"] for row in rows] == [3, 30, 4, 40, 5, 50]
-
-
-def test_a_job_that_kills_its_worker_each_time_is_given_up_and_no_other(folder):
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_job_that_kills_its_workers_is_given_up_and_no_other(processes, folder, batch):
+    (folder / "a.txt").write_text("once")
     (folder / "b.txt").write_text("always")
-    rows, _ = run(folder, local_processes(2), jobs_of(folder, "die", factor=1), workers=2)
-    assert [row.get("length") for row in rows] == [3, None, 5]
-    assert "died 3 times" in rows[1]["error"]
+    rows, _ = run(processes, folder, jobs_of(folder, "die", factor=1), batch=batch)
+    assert [row.get("length") for row in rows] == [4, None, 5]
+    assert "workers died over it" in rows[1]["error"]
+    (folder / "b.txt").write_text("calm")
+    assert [row["length"] for row in run(processes, folder, jobs_of(folder, "die", factor=1))[0]] == [4, 4, 5]
 
 
 STOPPED = """
 import sys
 from pathlib import Path
-from staff.sweep import Sweep, Task, expand, local_processes
-from tests.sweep_jobs import INPUTS, take_time
+from staff.sweep import Sweep, cluster
+from tests.staff.test_sweep import TASKS_HERE, jobs_of
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    tasks = {"slow": Task(INPUTS, frozenset({"factor", "marks"}), take_time)}
-    spec = {"task": "slow", "texts": "*.txt", "factor": list(range(200)), "marks": str(folder / "marks")}
-    list(Sweep(expand(spec, tasks, folder), tasks, folder / "out", local_processes(2), workers=2))
+    with cluster(workers=2) as client:
+        list(Sweep(jobs_of(folder, "slow", factor=list(range(10**4))), TASKS_HERE, folder / "out").run(client))
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_sweep_that_ends_leaves_its_rows_and_no_process(folder, number):
     psutil = pytest.importorskip("psutil", reason="psutil is not installed: pip install psutil")
-    script = folder / "script.py"
-    script.write_text(STOPPED)
-    root = Path(__file__).resolve().parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    sweep = subprocess.Popen([sys.executable, script, folder], env=environment, stderr=subprocess.PIPE, text=True)
-    table, deadline = folder / "out" / "results.jsonl", time.monotonic() + 60
-    while not (table.exists() and table.read_text().count("\n") > 4) and time.monotonic() < deadline:
+    (folder / "script.py").write_text(STOPPED)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, folder / "script.py", folder]
+    sweep = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    table = folder / "out" / "results.jsonl"
+    while not (table.exists() and table.read_text().count("\n") > 4):
+        assert sweep.poll() is None, sweep.stderr.read()
         time.sleep(0.05)
     children = psutil.Process(sweep.pid).children(recursive=True)
-    sweep.send_signal(number)
-    said = sweep.communicate(timeout=30)[1]
-    gone, alive = psutil.wait_procs(children, timeout=20)
-    assert children and not alive
-    assert "Process Spawn" not in said  # no traceback of a worker
+    os.killpg(sweep.pid, number) if number == signal.SIGINT else sweep.send_signal(number)  # Ctrl-C reaches them all
+    said = sweep.communicate()[1]
+    psutil.wait_procs(children)  # hangs where one outlives its parent
+    assert children and "Process Spawn" not in said  # no traceback of a worker
     rows = [json.loads(line) for line in table.read_text().splitlines()]
-    assert len(rows) >= 4 and all("length" in row for row in rows)
+    assert len(rows) >= 4 and all("length" in row for row in rows[:-1])
+
+
+def test_a_scheduler_that_ends_is_one_sentence_and_costs_no_row(folder):
+    got = []
+    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as scheduler, distributed.Client(scheduler) as client:
+        rows = Sweep(jobs_of(folder, factor=list(range(30))), TASKS_HERE, folder / "out").run(client)
+        with pytest.raises(SweepError, match="same command again"):
+            for row in rows:
+                got.append(row)
+                if len(got) == 3:
+                    scheduler.close()
+    table = (folder / "out" / "results.jsonl").read_text()
+    assert [json.loads(line) for line in table.splitlines()][: len(got)] == got and len(got) < 90
+
+
+def test_a_scheduler_that_does_not_answer_is_one_sentence(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("refused")
+
+    monkeypatch.setattr(distributed, "Client", refuse)
+    with pytest.raises(SweepError, match="no Dask scheduler answers at tcp://nowhere:1"):
+        cluster("tcp://nowhere:1").__enter__()
+
+
+def test_the_key_depends_on_every_setting(folder):
+    job = jobs_of(folder)[0]
+    keys = {job_key(job | change, {"text"}) for change in ({}, {"factor": 2}, {"marks": "m"}, {"task": "die"})}
+    assert len(keys) == 4
 
 
 # --- other kinds of jobs ---------------------------------------------------------------------------------------------
 
 
-def test_every_photo_is_painted_in_every_style(photos, tmp_path):
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    import torch
+
+    folder = tmp_path_factory.mktemp("photos")
+    noise = torch.Generator().manual_seed(1)
+    for i in range(3):
+        write_image(folder / f"{i}.png", torch.rand(1, 3, 64, 64, generator=noise))
+    return folder
+
+
+def test_every_photo_is_painted_in_every_style(client, photos, tmp_path):
     write_image(tmp_path / "style.png", read_image(photos / "1.png"))
-    spec = {"task": "style", "contents": str(photos / "0.png"), "styles": [str(tmp_path / "style.png")], "size": 32}
-    spec |= {"steps": 6, "features": "vgg19-slim", "style_weight": [0.1, 500.0], "precision": "float32"}
-    sweep = Sweep(expand(spec, TASKS), TASKS, tmp_path / "out", lambda: ThreadPoolExecutor(1))
-    rows = list(sweep)
-    assert [row["style_weight"] for row in rows] == [0.1, 500.0] and all(row["frozen"] == 0 for row in rows)
-    pictures = [read_image(tmp_path / "out" / row["files"]["image.png"]) for row in rows]
-    assert pictures[0].shape == (1, 3, 32, 32) and not pictures[0].equal(pictures[1])
-    assert not list(Sweep(expand(spec, TASKS), TASKS, tmp_path / "out", lambda: ThreadPoolExecutor(1)))
+    spec = {"task": "style", "contents": str(photos / "0.png"), "styles": [str(tmp_path / "style.png")], "size": "32"}
+    spec |= {"steps": 6, "features": "vgg19-slim", "style_weight": [0.1, "5e2"], "precision": "float32"}
+    rows = list(Sweep(expand(spec, TASKS), TASKS, tmp_path / "out").run(client))
+    assert [row["style_weight"] for row in rows] == [0.1, 500.0]
+    images = [read_image(tmp_path / "out" / row["files"]["image.png"]) for row in rows]
+    assert images[0].shape == (1, 3, 32, 32) and not images[0].equal(images[1])
+    assert not list(Sweep(expand(spec, TASKS), TASKS, tmp_path / "out").run(client))
 
 
-def test_submissions_are_graded_one_by_one(tmp_path, monkeypatch):
+def test_noise_maps_and_quick_inversions_are_jobs_too(client, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("staff.sweep.tasks.fast_options", lambda generator, space: {"steps": 3})
+    spec = {"task": "invert", "photos": "0.png", "weights": {"l1": 1.0}, "fast": True, "noise_steps": [0, 5]}
+    sweep = Sweep(expand(spec, TASKS, photos), TASKS, tmp_path)
+    list(sweep.run(client))
+    code, noise = sweep.rows()
+    assert code["steps"] == noise["steps"] == 3 and noise["noise_steps"] == 5 and "psnr_fresh_noise" not in code
+    assert noise["psnr"] > noise["psnr_before_noise"] == code["psnr"]
+    maps = [load_latents(tmp_path / row["files"]["latents.safetensors"])[0].noise for row in (code, noise)]
+    assert maps[0] is None and maps[1] is not None
+
+
+def test_submissions_are_graded_one_by_one(client, tmp_path, monkeypatch):
     calls = []
 
     def graded(handed, place, seed, unsafe, tell):
@@ -335,8 +358,8 @@ def test_submissions_are_graded_one_by_one(tmp_path, monkeypatch):
         archive.writestr("big", bytes(2**20) * 201)
     (tmp_path / "cut.zip").write_bytes(b"PK no zip")
     spec = {"task": "grade", "submissions": ["*.ipynb", "*.zip"], "seed": 3}
-    sweep = Sweep(expand(spec, TASKS, tmp_path), TASKS, tmp_path / "out", lambda: ThreadPoolExecutor(1))
-    list(sweep)
+    sweep = Sweep(expand(spec, TASKS, tmp_path), TASKS, tmp_path / "out")
+    list(sweep.run(client))
     ann, ben, bomb, cut = sweep.rows()
     assert (
         ann["points"] == {"1.1": 2.0}
@@ -348,130 +371,16 @@ def test_submissions_are_graded_one_by_one(tmp_path, monkeypatch):
     assert not (tmp_path.parent / "outside.txt").exists()
 
 
-# --- the real thing: inversions on a Dask cluster ------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    torch = pytest.importorskip("torch")
-    folder = tmp_path_factory.mktemp("photos")
-    noise = torch.Generator().manual_seed(1)
-    for i in range(3):
-        write_image(folder / f"{i}.png", torch.rand(1, 3, 64, 64, generator=noise))
-    return folder
-
-
-def inversions(photos):
+def test_processes_that_lose_a_worker_give_the_files_of_a_sequential_run(client, photos, tmp_path):
     spec = {"task": "invert", "photos": "*.png", "space": ["z", "w"], "steps": 4, "weights": {"l1": 1.0}}
-    return expand(spec, TASKS, photos)
-
-
-def test_noise_maps_and_quick_inversions_are_jobs_too(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("staff.sweep.tasks.fast_options", lambda generator, space: {"steps": 3})
-    spec = {"task": "invert", "photos": "0.png", "weights": {"l1": 1.0}, "fast": True, "noise_steps": [0, 5]}
-    sweep = Sweep(expand(spec, TASKS, photos), TASKS, tmp_path, lambda: ThreadPoolExecutor(1))
-    list(sweep)
-    code, noise = sweep.rows()
-    assert code["steps"] == noise["steps"] == 3 and noise["noise_steps"] == 5 and "psnr_fresh_noise" not in code
-    assert noise["psnr"] > noise["psnr_before_noise"] == code["psnr"]
-    maps = [load_latents(tmp_path / row["files"]["latents.safetensors"])[0].noise for row in (code, noise)]
-    assert maps[0] is None and maps[1] is not None
-
-
-def without_times(rows):
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
-
-
-def sequential(photos, out):
-    sweep = Sweep(inversions(photos), TASKS, out, lambda: ThreadPoolExecutor(1), threads=1)
-    list(sweep)
-    return sweep.rows()
-
-
-def test_a_dask_cluster_that_loses_a_worker_gives_the_table_of_a_sequential_run(photos, tmp_path):
-    distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'dask[distributed]'")
-    one_by_one = sequential(photos, tmp_path / "one")
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
-    with (
-        distributed.LocalCluster(**options) as cluster,
-        distributed.Client(cluster) as client,
-        dask_cluster(cluster.scheduler_address) as (make_executor, workers),
-    ):
-        assert workers() == 2
-        sweep = Sweep(inversions(photos), TASKS, tmp_path / "many", make_executor, workers=workers, threads=1)
-        for number, _ in enumerate(sweep):
-            if number == 2:
-                pids = client.run(os.getpid)
-                victim = pids[sorted(pids)[0]]
-                os.kill(victim, signal.SIGKILL)
-        deadline = time.monotonic() + 60
-        while victim in client.run(os.getpid).values() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert victim not in client.run(os.getpid).values()
-    assert without_times(sweep.rows()) == without_times(one_by_one)
-    for row in one_by_one:
-        image, latents = (row["files"][name] for name in ("image.png", "latents.safetensors"))
-        assert (tmp_path / "many" / image).read_bytes() == (tmp_path / "one" / image).read_bytes()
-        codes = [load_latents(tmp_path / out / latents)[0].code for out in ("many", "one")]
-        assert codes[0].equal(codes[1])
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'dask[distributed]'")
-    import dask
-
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
-    settings = {"distributed.scheduler.allowed-failures": 0}  # a job is given up when it has killed one worker
-    with dask.config.set(settings), distributed.LocalCluster(**options) as cluster:
-        yield cluster
-
-
-@pytest.mark.parametrize("batch", [1, 3])
-def test_a_job_that_kills_every_dask_worker_is_given_up_and_the_sweep_goes_on(cluster, folder, batch):
-    (folder / "b.txt").write_text("always")
-    with dask_cluster(cluster.scheduler_address) as (make_executor, workers):
-        jobs = jobs_of(folder, "die", factor=1)
-        rows, _ = run(folder, make_executor, jobs, workers=workers, batch=batch)
-    errors = [row["error"] for row in rows if "error" in row]
-    assert "length" not in rows[1] and all("worker died again and again" in error for error in errors)
-    (folder / "b.txt").write_text("calm")
-    with dask_cluster(cluster.scheduler_address) as (make_executor, workers):
-        rows, _ = run(folder, make_executor, jobs_of(folder, "die", factor=1), workers=workers)
-    assert [row["length"] for row in rows] == [3, 4, 5]
-
-
-def test_a_scheduler_that_ends_is_one_sentence_and_costs_no_row(folder, monkeypatch):
-    distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'dask[distributed]'")
-    monkeypatch.setattr("staff.sweep.PATIENCE", 2)
-    cluster = distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0")
-    got = []
-    with (
-        pytest.raises(SweepError, match="call again to go on"),
-        dask_cluster(cluster.scheduler_address) as (make_executor, workers),
-    ):
-        for row in Sweep(
-            jobs_of(folder, factor=list(range(30))), LENGTH, folder / "out", make_executor, workers=workers
-        ):
-            got.append(row)
-            if len(got) == 3:
-                cluster.close()
-    table = (folder / "out" / "results.jsonl").read_text()
-    assert [json.loads(line) for line in table.splitlines()][: len(got)] == got and len(got) < 90
-
-
-def test_a_scheduler_that_does_not_answer_is_one_sentence(monkeypatch):
-    distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'dask[distributed]'")
-
-    def refuse(*_, **__):
-        raise OSError("refused")
-
-    monkeypatch.setattr(distributed, "Client", refuse)
-    with pytest.raises(SweepError, match="no Dask scheduler answers at tcp://nowhere:1"):
-        dask_cluster("tcp://nowhere:1").__enter__()
-
-
-def test_the_key_depends_on_every_setting(folder):
-    job = jobs_of(folder)[0]
-    keys = {job_key(job | change, {"text"}) for change in ({}, {"factor": 2}, {"marks": "m"}, {"task": "die"})}
-    assert len(keys) == 4
+    tables = []
+    with cluster(workers=2) as both:
+        for name, workers in (("one", client), ("many", both)):
+            sweep = Sweep(expand(spec, TASKS, photos), TASKS, tmp_path / name, threads=1 if workers is both else None)
+            for number, _ in enumerate(sweep.run(workers)):
+                if workers is both and number == 2:
+                    os.kill(min(both.run(os.getpid).values()), signal.SIGKILL)
+            tables.append([{k: v for k, v in row.items() if k != "seconds"} for row in sweep.rows()])
+    assert tables[0] == tables[1]
+    for file in (name for row in tables[0] for name in row["files"].values()):
+        assert (tmp_path / "many" / file).read_bytes() == (tmp_path / "one" / file).read_bytes()

@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from staff.sweep import Result
+from staff.sweep.spec import Result
 
 INPUTS = {"texts": "text"}
 
@@ -36,9 +36,3 @@ def take_time(jobs, data):
     """Length of each text times a factor, slowly."""
     time.sleep(0.1)
     return measure_length(jobs, data)
-
-
-def gpu(seconds):
-    """What a worker sees as its GPU."""
-    time.sleep(seconds)
-    return os.environ.get("CUDA_VISIBLE_DEVICES")
