@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -303,8 +304,11 @@ def cluster(address: str | None = None, workers: int = 1) -> Iterator:
         client.run(_ignore_interrupt)  # Ctrl-C is the parent's affair
         try:
             yield client
-        except BaseException:  # the jobs under way would be waited for, and their results thrown away
-            processes.close(timeout=1)
+        except BaseException:  # Dask would wait for the jobs under way and then discard their results
+            for nanny in processes.workers.values():
+                nanny.auto_restart = False
+            for process in multiprocessing.active_children():
+                process.kill()
             raise
 
 

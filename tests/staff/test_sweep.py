@@ -18,14 +18,10 @@ from helpers.latents import load_latents
 from staff.sweep import Sweep, Table, cluster, job_key
 from staff.sweep.spec import SweepError, Task, expand, read_spec
 from staff.sweep.tasks import TASKS
-from tests.support.sweep_jobs import INPUTS, die, measure_length, take_time
+from tests.support.sweep_jobs import INPUTS, NUMBERS, OPTIONS, TASKS_HERE, jobs_of, measure_length
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'dask[distributed]'")
 ROOT = Path(__file__).resolve().parents[2]
-OPTIONS = {"factor": None, "marks": None}
-NUMBERS = {"length": Task(INPUTS, {"factor": float, "marks": int}, measure_length)}
-RUNS = {"length": measure_length, "die": die, "slow": take_time}
-TASKS_HERE = {name: Task(INPUTS, OPTIONS, run) for name, run in RUNS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +42,6 @@ def folder(tmp_path):
     for name, text in {"a": "one", "b": "three", "c": "seven"}.items():
         (tmp_path / f"{name}.txt").write_text(text)
     return tmp_path
-
-
-def jobs_of(folder, task="length", **options):
-    spec = {"task": task, "texts": "*.txt", "factor": [1, 10], "marks": str(folder / "marks")} | options
-    return expand(spec, TASKS_HERE, folder)
 
 
 def marks(folder):
@@ -244,7 +235,7 @@ STOPPED = """
 import sys
 from pathlib import Path
 from staff.sweep import Sweep, cluster
-from tests.staff.test_sweep import TASKS_HERE, jobs_of
+from tests.support.sweep_jobs import TASKS_HERE, jobs_of
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     with cluster(workers=2) as client:

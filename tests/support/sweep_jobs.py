@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from staff.sweep.spec import Result
+from staff.sweep.spec import Result, Task, expand
 
 INPUTS = {"texts": "text"}
 
@@ -36,3 +36,14 @@ def take_time(jobs, data):
     """Length of each text times a factor, slowly."""
     time.sleep(0.1)
     return measure_length(jobs, data)
+
+
+OPTIONS = {"factor": None, "marks": None}
+NUMBERS = {"length": Task(INPUTS, {"factor": float, "marks": int}, measure_length)}
+RUNS = {"length": measure_length, "die": die, "slow": take_time}
+TASKS_HERE = {name: Task(INPUTS, OPTIONS, run) for name, run in RUNS.items()}
+
+
+def jobs_of(folder, task="length", **options):
+    spec = {"task": task, "texts": "*.txt", "factor": [1, 10], "marks": str(folder / "marks")} | options
+    return expand(spec, TASKS_HERE, folder)
