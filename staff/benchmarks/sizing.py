@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import tempfile
+import multiprocessing
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
 from pathlib import Path
 
-import psutil
 import torch
 
 from helpers.device import pick_device
@@ -21,10 +18,9 @@ from helpers.images import write_image
 from helpers.photos import demo_cat
 from staff.benchmarks.common import circumstances
 from staff.benchmarks.full_size import PeakMemory
-from staff.sweep import Result, Sweep, Task, expand, local_processes
 from staff.sweep.tasks import TASKS, as_bytes
 
-BATCH, COLLECTED = 16, 20_000
+BATCH = 16
 STYLE = Path(__file__).resolve().parents[2] / "data" / "styles" / "waves.jpg"
 # name: task and options of one job, and the jobs of a chunk
 WAYS: dict[str, tuple[dict, int]] = {
@@ -86,34 +82,6 @@ def measure_way(options: dict, count: int) -> dict:
     }
 
 
-class AtOnce(Executor):
-    """Does what it is given while it is given: the time of a sweep is then its own."""
-
-    def submit(self, function, *arguments) -> Future:
-        future = Future()
-        future.set_result(function(*arguments))
-        return future
-
-
-def measure_collector(count: int) -> dict:
-    """What the process that collects takes for so many jobs that take no time: two files each, of the usual size."""
-    row, files = {"psnr": 25.1234, "steps": 300}, {"image.png": bytes(9000), "latents.safetensors": bytes(10000)}
-    task = Task({"photos": "photo"}, frozenset({"seed"}), lambda jobs, data: [Result(dict(row), files) for _ in jobs])
-    with tempfile.TemporaryDirectory() as folder, PeakMemory(torch.device("cpu")) as memory:
-        began = psutil.Process().memory_info().rss
-        (Path(folder) / "photo.png").write_bytes(bytes(9000))
-        times = [time.process_time()]
-        jobs = expand({"task": "fake", "photos": "*.png", "seed": list(range(count))}, {"fake": task}, Path(folder))
-        for _ in ("first", "again"):
-            sweep = Sweep(jobs, {"fake": task}, Path(folder) / "out", AtOnce)
-            times.append(time.process_time())
-            deque(sweep, maxlen=0)
-            times.append(time.process_time())
-    keys, rows, again, _ = (b - a for a, b in zip(times, times[1:], strict=False))
-    mb = (memory.gb * 2**30 - began) / 1e6
-    return {"jobs": count, "keys_seconds": keys, "ms_per_job": 1000 * rows / count, "again_seconds": again, "mb": mb}
-
-
 def duration(seconds: float) -> str:
     """42 s, 50 min, 8.3 h or 12 days."""
     for unit, size in (("s", 1), ("min", 60), ("h", 3600)):
@@ -163,26 +131,19 @@ def run(out: str | Path, ways: Sequence[str], measure: Callable[[dict, int], dic
 
     What was measured before stays. Raises SizingError for an unknown way.
     """
-    if unknown := set(ways) - {*WAYS, "collector"}:
-        raise SizingError(f"the ways are {', '.join(WAYS)}, collector, but {', '.join(sorted(unknown))} came.")
+    if unknown := set(ways) - set(WAYS):
+        raise SizingError(f"the ways are {', '.join(WAYS)}; got {', '.join(sorted(unknown))}.")
     out = Path(out)
     path = out / "sizing.json"
     measured = json.loads(path.read_text())["measured"] if path.exists() else {}
     for way in ways:
-        with local_processes(1)() as executor:
-            if way == "collector":
-                measured[way] = executor.submit(measure_collector, COLLECTED).result()
-            else:
-                measured[way] = executor.submit(measure, *WAYS[way]).result()
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            measured[way] = pool.apply(measure, WAYS[way])
         _write(path, measured | graded(out))
-    rows = _write(path, measured | graded(out))
-    if "collector" in measured:
-        return f"{results_table(rows)}\n\n{results_table([measured['collector']])}"
-    return results_table(rows)
+    return results_table(_write(path, measured | graded(out)))
 
 
 def _write(path: Path, measured: dict[str, dict]) -> list[dict]:
     rows = sizing({way: measured[way] for way in TITLES if way in measured})
-    report = {"circumstances": circumstances("cpu"), "measured": measured, "rows": rows}
-    write_json(path, report | ({"collector": [measured["collector"]]} if "collector" in measured else {}))
+    write_json(path, {"circumstances": circumstances("cpu"), "measured": measured, "rows": rows})
     return rows

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import html
 import json
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ from staff.benchmarks.common import circumstances
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PUBLISHED = ROOT / "docs" / "benchmarks.md"
-HOURS = 3  # after which a bench is given up
+HOURS = 3  # after which a bench is stopped
 
 
 class SuiteError(ValueError):
@@ -30,15 +29,13 @@ class SuiteError(ValueError):
 class Bench:
     """One ``python -m helpers bench NAME``: title, report, arguments, whether it needs faces or a device.
 
-    Its plots are published with the tables; its pictures, patterns of names, may show the photos: the page alone has
-    them.
+    Its plots are published with the tables.
     """
 
     name: str
     title: str
     file: str
     plots: tuple[str, ...] = ()
-    pictures: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     quick: tuple[str, ...] = ()
     data: bool = False
@@ -59,14 +56,13 @@ BENCHES = (
         "Inversion: spaces, starts, optimizers, and against the plain projector loop",
         "inversion.json",
         ("inversion-plain.png",),
-        ("inversion-faces.png", "inversion.png"),
         quick=("--parts", "batch,plain", "--plain-faces", "1", "--plain-steps", "20"),
         data=True,
     ),
-    Bench("noise", "Noise maps", "noise.json", (), ("noise.png",), quick=("--parts", "seconds"), data=True),
-    Bench("blend", "Blends", "blend.json", (), ("blend-*.png",), quick=("--pairs", "1"), data=True),
-    Bench("sketch", "Sketches", "sketch.json", (), ("sketch-candidates.png",), quick=("--quick",), data=True),
-    Bench("style", "Style transfer", "style.json", (), ("style-*.png",), quick=("--sizes", "128")),
+    Bench("noise", "Noise maps", "noise.json", quick=("--parts", "seconds"), data=True),
+    Bench("blend", "Blends", "blend.json", quick=("--pairs", "1"), data=True),
+    Bench("sketch", "Sketches", "sketch.json", quick=("--quick",), data=True),
+    Bench("style", "Style transfer", "style.json", quick=("--sizes", "128")),
     Bench(
         "full-size",
         "Full size: memory and steps per second",
@@ -95,7 +91,7 @@ def chosen(data: Path | None, only: Sequence[str] | None) -> list[Bench]:
     names = [bench.name for bench in BENCHES]
     for name in only or ():
         if name not in names:
-            raise SuiteError(f"the benches are {', '.join(names)}, but {name!r} came.")
+            raise SuiteError(f"the benches are {', '.join(names)}; got {name!r}.")
     benches = [bench for bench in BENCHES if only is None or bench.name in only]
     if only is not None and data is None and any(bench.data for bench in benches):
         raise SuiteError(f"{', '.join(b.name for b in benches if b.data)} needs photos of faces: add --data FACES.zip.")
@@ -103,7 +99,7 @@ def chosen(data: Path | None, only: Sequence[str] | None) -> list[Bench]:
 
 
 def run_one(bench: Bench, out: Path, words: list[str]) -> dict:
-    """Run a bench; what it says goes to ``logs/NAME.txt``. Returns how it ended."""
+    """Run a bench; its output goes to ``logs/NAME.txt``. Returns how it ended."""
     log, started = out / "logs" / f"{bench.name}.txt", time.perf_counter()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
@@ -112,11 +108,11 @@ def run_one(bench: Bench, out: Path, words: list[str]) -> dict:
                 [sys.executable, "-m", "helpers", *words], stdout=file, stderr=subprocess.STDOUT, timeout=3600 * HOURS
             ).returncode
         except subprocess.TimeoutExpired:
-            code = f"given up after {HOURS} hours"
+            code = f"stopped after {HOURS} hours"
     ended = {"bench": bench.name, "ended": "done" if code == 0 else f"failed ({code})", "words": words}
     if code != 0:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        ended["reason"] = lines[-1][:300] if lines else "it said nothing"
+        ended["reason"] = lines[-1][:300] if lines else "it printed nothing"
     return ended | {"minutes": (time.perf_counter() - started) / 60, "date": datetime.date.today().isoformat()}
 
 
@@ -130,10 +126,10 @@ def run(
     publish: bool = False,
     only: Sequence[str] | None = None,
 ) -> str:
-    """Run what is not finished, then write ``index.html``; a bench that fails does not stop the others.
+    """Run what is not finished, then write ``benchmarks.md``; a bench that fails does not stop the others.
 
-    ``all.json`` tells of every bench how it ended. One that ended well with the same arguments is not run again.
-    publish: also write the tables and plots to ``docs/benchmarks.md`` and its folder, without paths.
+    ``all.json`` holds how every bench ended. One that ended well with the same arguments is not run again.
+    publish: write them to ``docs/`` too, with the plots.
 
     Raises SuiteError for benches that do not exist or cannot run.
     """
@@ -148,15 +144,19 @@ def run(
         print(f"{bench.name}: python -m helpers {' '.join(words)}", file=sys.stderr)
         states[bench.name] = run_one(bench, out, words)
         write_json(path, list(states.values()))
-        write_page(out, states)
-    write_page(out, states)
+    text = published(out, states, circumstances(device or "cpu"))
+    _write(out / PUBLISHED.name, text)
     if publish:
-        publish_tables(out, states, circumstances(device or "cpu"))
+        folder = PUBLISHED.with_suffix("")
+        folder.mkdir(exist_ok=True)
+        for name in (name for bench in BENCHES for name in bench.plots if (out / name).exists()):
+            shutil.copyfile(out / name, folder / name)
+        _write(PUBLISHED, text)
     rows = [{name: state.get(name) for name in ("bench", "ended", "minutes", "reason")} for state in states.values()]
-    return f"{results_table(rows)}\n\nThe page: {out / 'index.html'}"
+    return f"{results_table(rows)}\n\nThe tables: {out / PUBLISHED.name}"
 
 
-# --- the page --------------------------------------------------------------------------------------------------------
+# --- the tables ------------------------------------------------------------------------------------------------------
 
 
 def tables_of(report: object, name: str = "") -> list[tuple[str, list[dict]]]:
@@ -183,60 +183,6 @@ def results_of(out: Path, states: dict[str, dict]) -> list[tuple[Bench, dict, li
         )
         found.append((bench, states[bench.name], tables_of(report), about))
     return found
-
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1b1b1b; max-width: 68rem; margin: 2rem auto; padding: 0 1.2rem }
-h1 { font-size: 1.7rem; margin-bottom: .2rem } h2 { margin-top: 2.6rem; border-top: 1px solid #ddd; padding-top: 1rem }
-h3 { font-size: 1rem; margin: 1.4rem 0 .3rem } .about, .how { color: #5c5c5c; font-size: .87rem; margin: .2rem 0 }
-table { border-collapse: collapse; font-size: .87rem; display: block; overflow-x: auto }
-th { text-align: left; border-bottom: 2px solid #888; vertical-align: bottom }
-th, td { padding: .22rem .8rem .22rem 0 } td { border-bottom: 1px solid #eee } .n { text-align: right }
-td.n { font-variant-numeric: tabular-nums } img { max-width: 100%; margin: 1rem 0 } code { font-size: .87em }
-nav a { margin-right: 1rem } .failed { color: #b00020 } th.n { padding-left: .4rem }
-"""
-
-
-def write_page(out: Path, states: dict[str, dict]) -> None:
-    """``index.html``: a summary, then every bench with its command, tables and pictures."""
-    found = results_of(out, states)
-    links = "".join(f'<a href="#{bench.name}">{bench.name}</a>' for bench, *_ in found)
-    summary = [{"bench": b.name, "ended": s["ended"], "minutes": s["minutes"], "date": s["date"]} for b, s, *_ in found]
-    parts = [f"<h1>What was measured</h1><nav>{links}</nav>", html_table(summary)]
-    for bench, state, tables, about in found:
-        parts.append(f'<h2 id="{bench.name}">{html.escape(bench.title)}</h2>')
-        parts.append(f'<p class="how"><code>python -m helpers {html.escape(" ".join(state["words"]))}</code></p>')
-        parts.append(f'<p class="about">{html.escape(" · ".join(map(str, about.values())))}</p>')
-        if state["ended"] != "done":
-            parts.append(f'<p class="failed">{html.escape(state["ended"] + ": " + state.get("reason", ""))}</p>')
-        pictures = sorted(path.name for pattern in bench.plots + bench.pictures for path in out.glob(pattern))
-        parts += [f'<img src="{picture}" alt="{html.escape(bench.title)}">' for picture in pictures]
-        parts += [f"<h3>{html.escape(name)}</h3>{html_table(rows)}" for name, rows in tables]
-    head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>Benchmarks</title>'
-    _write(out / "index.html", f"{head}<style>{STYLE}</style><body>{''.join(parts)}</body></html>\n")
-
-
-def html_table(rows: list[dict]) -> str:
-    """Rows as an HTML table, rounded as ``results_table`` rounds them."""
-    head, rule, *lines = (_cells(line) for line in results_table(rows).splitlines())
-    classes = [' class="n"' if mark.endswith(":") else "" for mark in rule]
-    out = ["".join(f"<th{c}>{html.escape(text)}</th>" for c, text in zip(classes, head, strict=True))]
-    for line in lines:
-        out.append("".join(f"<td{c}>{html.escape(text)}</td>" for c, text in zip(classes, line, strict=True)))
-    return f"<table>{''.join(f'<tr>{row}</tr>' for row in out)}</table>"
-
-
-def _cells(line: str) -> list[str]:
-    return [cell.strip().replace("\0", "|") for cell in line.replace("\\|", "\0").strip("|").split("|")]
-
-
-def publish_tables(out: Path, states: dict[str, dict], about: dict) -> None:
-    """Write ``docs/benchmarks.md`` and, into a folder of that name, the plots."""
-    folder = PUBLISHED.with_suffix("")
-    folder.mkdir(exist_ok=True)
-    for name in (name for bench in BENCHES for name in bench.plots if (out / name).exists()):
-        shutil.copyfile(out / name, folder / name)
-    _write(PUBLISHED, published(out, states, about))
 
 
 def published(out: Path, states: dict[str, dict], about: dict) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from helpers.files import sha256
+from helpers.files import atomic_path, clear_temporaries, json_safe, sha256
 from staff.sweep.spec import Result, SweepError, Task
 
 AHEAD = 4  # chunks in flight per thread: enough to keep it busy, few enough for a million jobs
@@ -37,8 +37,6 @@ class Table:
     """
 
     def __init__(self, path: str | Path, inputs: set[str] = frozenset()):
-        from helpers.images import atomic_path, clear_temporaries  # not above: torch, which a worker may not need
-
         self.path, self.inputs = Path(path), inputs
         self.keys: set[str] = set()
         self.jobs: set[tuple] = set()  # key and input names: two files of the same bytes have a row each
@@ -95,8 +93,6 @@ class Table:
 
 
 def _line(row: dict) -> str:
-    from helpers.logs import json_safe
-
     return json.dumps(json_safe(row), default=str, allow_nan=False) + "\n"
 
 
@@ -246,8 +242,6 @@ class Sweep:
 
     def _store(self, key: str, result: Result) -> Iterator[dict]:
         """Files first, then the rows: a row means that its files are whole."""
-        from helpers.images import atomic_path
-
         # 256 folders: many file systems are slow with a million files in one
         names = {name: f"files/{key[:2]}/{key}-{name}" for name in result.files}
         for name, content in result.files.items():

@@ -1,7 +1,8 @@
 """The page on sizing: its arithmetic, and one real measurement of a tiny job."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+import multiprocessing.pool
+import types
 
 import pytest
 
@@ -25,7 +26,8 @@ def test_durations_are_told_in_one_unit(seconds, text):
 
 
 def test_ways_are_measured_one_by_one_and_grading_is_added(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "local_processes", lambda n: lambda: ThreadPoolExecutor(n))
+    threads = types.SimpleNamespace(Pool=multiprocessing.pool.ThreadPool)
+    monkeypatch.setattr(bench.multiprocessing, "get_context", lambda _: threads)
     lessons = [{"seconds": 4.0, "memory_mb": 400.0}, {"seconds": 6.0, "memory_mb": 500.0}]
     assert "300 steps" in bench.run(tmp_path, ["w+"], lambda options, count: ONE)
     (tmp_path / "grading.json").write_text(json.dumps({"lessons": lessons}))
@@ -40,8 +42,3 @@ def test_ways_are_measured_one_by_one_and_grading_is_added(tmp_path, monkeypatch
 def test_a_job_is_measured_as_a_worker_does_it():
     row = bench.measure_way({"task": "invert", "steps": 2, "weights": {"l1": 1.0}}, 2)
     assert row["files"] == 2 and 4 < row["kb"] < 100 and row["seconds"] > 0 and row["memory_gb"] > 0.1
-
-
-def test_the_collector_is_measured_over_all_its_jobs():
-    row = bench.measure_collector(50)
-    assert row["jobs"] == 50 and 0.01 < row["ms_per_job"] < 1000 and row["keys_seconds"] > 0 < row["again_seconds"]

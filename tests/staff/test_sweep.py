@@ -311,7 +311,7 @@ def test_every_photo_is_painted_in_every_style(client, photos, tmp_path):
     spec = {"task": "style", "contents": str(photos / "0.png"), "styles": [str(tmp_path / "style.png")], "size": "32"}
     spec |= {"steps": 6, "features": "vgg19-slim", "style_weight": [0.1, "5e2"], "precision": "float32"}
     rows = list(Sweep(expand(spec, TASKS), TASKS, tmp_path / "out").run(client))
-    assert [row["style_weight"] for row in rows] == [0.1, 500.0]
+    assert [row["style_weight"] for row in rows] == [0.1, 500.0] and all(row["frozen"] == 0 for row in rows)
     images = [read_image(tmp_path / "out" / row["files"]["image.png"]) for row in rows]
     assert images[0].shape == (1, 3, 32, 32) and not images[0].equal(images[1])
     assert not list(Sweep(expand(spec, TASKS), TASKS, tmp_path / "out").run(client))
