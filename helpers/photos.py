@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import os
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -139,14 +140,21 @@ def load_uint8(path: str | os.PathLike, size: int = 64, split: str = "all", n: i
     Each photo's central square is resized to `size`. The names, sub-folders included, are sorted; "validation" is the
     last VALIDATION of them (a tenth of a set below 5,000), "train" the others, "all" both. n: only the first n.
 
-    Raises ImageError when the path is missing, holds no photos or too few for the split, or when a photo is damaged.
+    Raises ImageError when the path is missing, holds no photos or too few for the split. Damaged photos are named on
+    stderr and left out.
     """
     with open_set(Path(path)) as (names, read):
         names = _split(names, split, path)[:n]
-        out = torch.empty(len(names), 3, size, size, dtype=torch.uint8)
-        for index, name in enumerate(names):
-            out[index] = (read_image(read(name), size, name=name)[0] * 255).round().to(torch.uint8)
-    return out
+        out, count = torch.empty(len(names), 3, size, size, dtype=torch.uint8), 0
+        for name in names:
+            try:
+                out[count] = (read_image(read(name), size, name=name)[0] * 255).round().to(torch.uint8)
+                count += 1
+            except ImageError as error:
+                print(f"left out: {error}", file=sys.stderr)
+    if not count:
+        raise ImageError(f"expected photos in {path} but none of {len(names)} can be read")
+    return out[:count]
 
 
 def load_faces(

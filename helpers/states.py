@@ -64,6 +64,8 @@ def load_state(path: str | Path) -> tuple[State, dict[str, str]]:
 
     Raises StateError for any other file.
     """
+    if Path(path).is_dir():  # of which safetensors says "No such device"
+        raise StateError(f"expected a state that a panel saved (.safetensors), got the folder {path}; name a file.")
     try:
         with safe_open(path, "pt") as file:
             metadata, names = dict(file.metadata() or {}), list(file.keys())
@@ -81,6 +83,13 @@ def load_state(path: str | Path) -> tuple[State, dict[str, str]]:
 def _checked(name: str, picture: Tensor) -> Tensor:
     if not re.fullmatch(r"[\w -]+(\.[\w -]+)*", name):  # it becomes a file name
         raise StateError(f"an image of this state has the name {name!r}; expected letters, digits, spaces, - and dots.")
-    if picture.is_floating_point() and not torch.isfinite(picture).all():
+    drawing = picture.dtype == torch.uint8 and picture.ndim == 3 and picture.shape[2] == 4
+    image = picture.is_floating_point() and picture.ndim == 4 and picture.shape[1] in (1, 3)
+    if not (drawing or image) or 0 in picture.shape:
+        found = f"{picture.dtype} {tuple(picture.shape)}".removeprefix("torch.")
+        raise StateError(
+            f"the image {name} of this state must be (B, 3 or 1, H, W), or uint8 (H, W, 4) for a drawing; got {found}."
+        )
+    if image and not torch.isfinite(picture).all():
         raise StateError(f"the image {name} of this state holds NaN or infinity; save it again.")
     return picture

@@ -110,29 +110,35 @@ def test_sets_that_are_refused(folder, tmp_path):
     refused(folder, "at least 10 photos", split="validation")
 
 
-def test_damaged_photo_is_named(folder):
-    refused(zipped(folder, [("faces/bad.png", b"<html>")]), "bad.png is a web page")
+def test_damaged_photos_are_named_and_left_out(folder, capsys):
+    assert len(load_uint8(zipped(folder, [("faces/bad.png", b"<html>")]), 16)) == 20
     (folder / "05.png").write_bytes((folder / "05.png").read_bytes()[:40])
-    refused(folder, "05.png")
+    assert greys(load_uint8(folder, 16))[4:6] == [40, 60]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and "bad.png is a web page" in said[0] and "05.png" in said[1]
+    for photo in folder.iterdir():
+        photo.write_bytes(b"x")
+    refused(folder, "none of 20 can be read")
 
 
-def test_damaged_zip_is_refused_in_one_sentence(folder):
+def test_damaged_zip_is_refused_in_one_sentence(folder, capsys):
     path = zipped(folder)
     data = bytearray(path.read_bytes())
     data[data.index(b"\x89PNG") + 30] ^= 0xFF  # a photo no longer fits its checksum
     path.write_bytes(data)
-    refused(path, "cannot unpack")
+    assert len(load_uint8(path, 16)) == 19 and "cannot unpack" in capsys.readouterr().err
     path.write_bytes(data[: len(data) // 2])
     refused(path, "is neither")
 
 
-def test_zip_bomb_is_not_unpacked(folder, monkeypatch):
+def test_zip_bomb_is_not_unpacked(folder, monkeypatch, capsys):
     monkeypatch.setattr(photos, "MAX_BYTES", 1_000_000)
     path = folder.parent / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.png", bytes(1_000_001))
     monkeypatch.setattr(zipfile.ZipFile, "read", lambda *args: pytest.fail("unpacked"))
-    refused(path, "at most 1 MB")
+    refused(path, "none of 1 can be read")
+    assert "at most 1 MB" in capsys.readouterr().err
 
 
 # --- demo photos -----------------------------------------------------------------------------------------------------

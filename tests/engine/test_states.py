@@ -102,6 +102,21 @@ def test_the_command_line_writes_what_is_in_it(tmp_path, monkeypatch):
         state_files(tmp_path / "b.safetensors", tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    "value", [torch.ones(8, 8), torch.ones(1, 4, 8, 8), torch.zeros(1, 4, 8, 8, dtype=torch.uint8)]
+)
+def test_images_of_odd_shapes_are_one_sentence(tmp_path, value):
+    save_state(tmp_path / "a.safetensors", State(None, {"mask": value}))
+    with pytest.raises(StateError, match=r"image mask of this state must be \(B, 3 or 1, H, W\).*; got (float|uint8)"):
+        state_files(tmp_path / "a.safetensors", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_not_a_state(tmp_path):
+    with pytest.raises(StateError, match="got the folder .*; name a file"):
+        state_files(tmp_path, tmp_path / "out")
+
+
 @pytest.fixture(scope="module")
 def cats():
     return load_generator("stylegan2-cats-64")
