@@ -1,0 +1,268 @@
+"""The loss of style transfer (Gatys et al., CVPR 2016) and all its options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from helpers.losses import WeightedSum, perceptual_loss
+from helpers.style_transfer.patch_bank import OCTAVES, PatchBank, octaves_of
+from helpers.style_transfer.statistics import full, statistic_of
+
+CONTENT_LAYERS = ("conv4_2",)
+STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
+STYLE_WEIGHT = 10.0  # with content 1; see the sweep of lesson 05
+PATCH_WEIGHT = 0.3  # of a patch bank: its moments hold more than a Gram matrix, at 30 it copies whole objects
+COLOURS = ("style", "luminance", "linear", "histogram")
+
+Layers = str | int | Sequence[str | int] | Mapping[str | int, float | Tensor]
+
+
+class StyleError(ValueError):
+    """A style transfer that cannot start, or a state that is not its own."""
+
+
+@dataclass(frozen=True)
+class StyleOptions:
+    """What a style transfer can be set to.
+
+    Whatever is a tensor of length B makes a batch of B: a table of settings, a grid.
+
+    Attributes:
+        content_layers: layers that hold the content, names or numbers, or a dict of layer to weight, a number or (B,).
+        style_layers: the same for the style; None is STYLE_LAYERS, or all octaves of a patch bank.
+        content_weight: weight of the content, a number or (B,).
+        style_weight: weight of the style, 10 by default, and 0.3 for patches.
+        tv_weight: weight of the total variation.
+        style_weights: (S,) or (B, S), how much of each of the S styles; divided by their sum. Equal by default.
+        statistic: gram, mean-variance, moments, wasserstein, sliced, or patches: a bank of each style's own patches
+            instead of the network, on as many of four octaves as have at least 24 pixels a side.
+        colour: style takes the style's colours; the photo's are kept by luminance (only the luminance is transferred),
+            linear or histogram (the style is first given the photo's colours).
+        style_scale: size of the style relative to the result; 2 makes strokes twice as wide.
+        init: start from content or noise; or from an image (1 or B, 3, H, W).
+        pyramid: short side in pixels of the coarsest scale; each next one starts from the scale before, and they at
+            most double. None is a single scale.
+        steps: steps at the coarsest scale; every finer one takes half of them.
+        optimizer: lbfgs-batch, adam or lbfgs.
+        lr: its rate, by default from RATES.
+        precision: auto (bfloat16 where the processor multiplies it), bfloat16 or float32, of the convolutions.
+        seed: seed of the noise; one number, or one per sample.
+        graphs: on a CUDA device, run the network as CUDA graphs, which saves the launches of small kernels.
+    """
+
+    content_layers: Layers = CONTENT_LAYERS
+    style_layers: Layers | None = None
+    content_weight: float | Tensor = field(default=1.0, metadata={"min": 0})
+    style_weight: float | Tensor | None = field(default=None, metadata={"min": 0})
+    tv_weight: float | Tensor = field(default=0.0, metadata={"min": 0})
+    style_weights: Tensor | Sequence[float] | None = field(default=None, metadata={"option": False})
+    statistic: str = "gram"
+    colour: str = "style"
+    style_scale: float = 1.0
+    init: str | Tensor = "content"
+    pyramid: int | None = field(default=None, metadata={"min": 1})
+    steps: int = field(default=100, metadata={"min": 1})
+    optimizer: str = "lbfgs-batch"
+    lr: float | None = None
+    precision: str = "auto"
+    seed: int | Sequence[int] = 0
+    graphs: bool = field(default=False, metadata={"option": False})
+
+    @property
+    def patches(self) -> bool:
+        """Whether the style is compared by its own patches."""
+        return self.statistic == "patches"
+
+    @property
+    def weights(self) -> dict[str, float | Tensor]:
+        """Weights of the criterion by the names of its losses."""
+        style = self.style_weight
+        if style is None:
+            style = PATCH_WEIGHT if self.patches else STYLE_WEIGHT
+        return {"content": self.content_weight, "style": style, "tv": self.tv_weight}
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Lengths of all that can differ from sample to sample."""
+        tables = {f"weights of {name}": weight for name, weight in self.weights.items()}
+        for layers in (self.content_layers, self.style_layers):
+            tables |= {f"weights of {k}": w for k, w in layers.items()} if isinstance(layers, Mapping) else {}
+        mixture = torch.as_tensor(0.0 if self.style_weights is None else self.style_weights)
+        tables |= {"weights of styles": mixture} if mixture.ndim == 2 else {}
+        tables |= {"starts": self.init} if isinstance(self.init, Tensor) else {}
+        found = {name: len(table) for name, table in tables.items() if isinstance(table, Tensor) and table.ndim}
+        return found | ({} if isinstance(self.seed, int) else {"seeds": len(self.seed)})
+
+
+class StyleCriterion(WeightedSum):
+    """Weighted sum of content, style and total variation, one value per sample; targets are computed once, here.
+
+    Content is the relative squared distance of feature maps, style that of a statistic of feature maps; both are
+    weighted means over their layers, so that the weights mean the same for any layers, size and network.
+
+    Args:
+        features: network of ``load_features``; None where every style is a patch bank and content has weight 0.
+        contents: (B or 1, 3, H, W) in [0, 1].
+        styles: images (1 or B, 3, h, w) in [0, 1] of any size; an image of length B differs from sample to sample.
+        masks: (S, 1, H, W) in [0, 1], where each style goes; None is everywhere.
+        options: see StyleOptions; ``changes`` are fields of it.
+
+    Raises:
+        StyleError: for weights that are negative or all 0, no style or layer, or lengths that do not agree.
+        FeatureError: for an unknown layer or images that are too small for one.
+    """
+
+    error = StyleError
+
+    def __init__(
+        self,
+        features,
+        contents: Tensor,
+        styles: Sequence[Tensor] = (),
+        masks: Tensor | None = None,
+        options: StyleOptions | None = None,
+        **changes,
+    ):
+        options = replace(options or StyleOptions(), **changes)
+        weights = options.weights if styles else options.weights | {"style": 0.0}
+        super().__init__(weights, options.weights, ("content", "style"))
+        self.features, self.contents, self.masks, self.patches = features, contents, masks, options.patches
+        self.statistic = statistic_of("moments" if self.patches else options.statistic)
+        self.style_weights = _shares(options.style_weights, len(styles))
+        self.networks, layers = self._networks(styles), options.style_layers
+        if layers is None:
+            layers = self.networks[0].layers if self.patches and styles else STYLE_LAYERS
+        self.content_layers, self.style_layers = _layer_weights(options.content_layers), _layer_weights(layers)
+        if features is None and (self.on("content") or not self.patches):
+            raise StyleError("content and style need a feature network; pass features=load_features().")
+        with torch.no_grad():
+            self.content_targets = self._content_targets() if self.on("content") else {}
+            self.style_targets = [
+                self._style_targets(network, style) for network, style in zip(self.networks, styles, strict=True)
+            ]
+
+    def _networks(self, styles: Sequence[Tensor]) -> list:
+        """The network that describes each style."""
+        if not self.patches:
+            return [self.features] * len(styles)
+        octaves = octaves_of(min(image.shape[-2:]) for image in (self.contents, *styles))
+        return [PatchBank(style[:1], octaves=octaves) for style in styles]
+
+    def _content_targets(self) -> dict:
+        single = [self.features(content[None], list(self.content_layers)) for content in self.contents]
+        return {layer: full(torch.cat([found[layer] for found in single])) for layer in single[0]}
+
+    def _style_targets(self, network, style: Tensor) -> dict:
+        single = []
+        for image in style:
+            found = network(image[None], list(self.style_layers))
+            single.append({k: self.statistic.prepare(self.statistic.describe(v)) for k, v in found.items()})
+        return {layer: torch.cat([found[layer] for found in single]) for layer in single[0]}
+
+    def parts(self, images: Tensor, offset: Tensor | None = None, index=slice(None)) -> dict[str, Tensor]:
+        """Unweighted content, style and total variation (b,) of images (b, 3, H, W), where they have a weight."""
+        parts, found = {}, {}
+        shared = self.on("style") and self.masks is None and not self.patches
+        if shared or self.on("content"):
+            layers = [*(self.content_layers if self.on("content") else ()), *(self.style_layers if shared else ())]
+            found = self.features(images, list(dict.fromkeys(layers)))
+        if self.on("content"):
+            parts["content"] = self._content(found, index)
+        if self.on("style"):
+            parts["style"] = self._style(images, found if shared else None, index)
+        if self.on("tv"):
+            parts["tv"] = total_variation(images)
+        return parts
+
+    def _content(self, found: dict, index) -> Tensor:
+        distances = {
+            layer: perceptual_loss({layer: full(found[layer])}, {layer: self.pick(target, index)})
+            for layer, target in self.content_targets.items()
+        }
+        return _mean(distances, self.content_layers, index)
+
+    def _style(self, images: Tensor, found: dict | None, index) -> Tensor:
+        """Sum over the styles of their share times their distance; a style is only compared where it has a share."""
+        described = None if found is None else {k: self.statistic.describe(found[k]) for k in self.style_layers}
+        rows = torch.arange(max(len(images), index.stop or 0), device=images.device)[index]
+        total = images.new_zeros(len(images))
+        for number, targets in enumerate(self.style_targets):
+            share = _at(self.style_weights[:, number], images, index).expand(len(images))
+            here = share.nonzero()[:, 0]
+            if not len(here):
+                continue
+            if described is None:
+                ours = self._region(images, number, here, rows)
+            else:  # without a copy where all samples have a share
+                ours = {k: v if len(here) == len(v) else v[here] for k, v in described.items()}
+            distances = {
+                layer: self.statistic.distance(ours[layer], self.pick(targets[layer], rows[here]))
+                for layer in self.style_layers
+            }
+            value = share[here] * _mean(distances, self.style_layers, rows[here])
+            total = total.index_add(0, here, value)
+        return total
+
+    def _region(self, images: Tensor, number: int, here: Tensor, rows: Tensor) -> dict:
+        """Statistics of one style's region; the photo surrounds it, so that nothing leaks in or out."""
+        network, mask, images = self.networks[number], None, images[here]
+        if self.masks is not None:
+            mask = self.masks[number : number + 1].to(images)
+            photos = self.pick(self.contents, rows[here]).to(images)
+            images = photos + (images - photos) * mask
+        found = network(images, list(self.style_layers))
+        return {k: self.statistic.describe(v, mask) for k, v in found.items()}
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Mean squared difference of neighbouring pixels, down plus across: (B, C, H, W) to (B,)."""
+    down, across = images.diff(dim=2), images.diff(dim=3)
+    return down.square().mean((1, 2, 3)) + across.square().mean((1, 2, 3))
+
+
+class _Weights(WeightedSum):
+    error = StyleError
+
+
+def check_weights(weights: Mapping[str, float | Tensor]) -> None:
+    """Raise StyleError unless the weights are finite, not negative, and content or style has one."""
+    _Weights(dict(weights), anchors=("content", "style"))
+
+
+def _layer_weights(layers: Layers) -> dict[str | int, float | Tensor]:
+    if isinstance(layers, str | int):
+        layers = [layers]
+    table = dict(layers) if isinstance(layers, Mapping) else dict.fromkeys(layers, 1.0)
+    if not table:
+        raise StyleError("at least one layer is needed; name layers such as conv4_2, or their numbers.")
+    if not bool((sum(torch.as_tensor(w, dtype=torch.float32) for w in table.values()) > 0).all()):
+        raise StyleError("the weights of all layers are 0; give at least one layer a weight.")
+    return table
+
+
+def _shares(weights, styles: int) -> Tensor:
+    """Shares of the styles, (B or 1, S), rows that add up to 1."""
+    if not styles:
+        return torch.zeros(1, 0)
+    given = torch.ones(styles) if weights is None else torch.as_tensor(weights, dtype=torch.float32)
+    given = given if given.ndim == 2 else given[None]
+    if given.shape[1] != styles:
+        raise StyleError(f"{styles} styles need {styles} weights; got {given.shape[1]}.")
+    if not (given.isfinite() & (given >= 0)).all() or not (given.sum(1) > 0).all():
+        raise StyleError(f"the weights of the styles must be at least 0 and not all 0; got {given.tolist()}.")
+    return given / given.sum(1, keepdim=True)
+
+
+def _at(weight: float | Tensor, like: Tensor, index) -> Tensor:
+    weight = torch.as_tensor(weight, dtype=like.dtype, device=like.device)
+    return weight[index] if weight.ndim and len(weight) > 1 else weight
+
+
+def _mean(distances: dict, weights: dict, index) -> Tensor:
+    """Mean over layers with their weights, per sample."""
+    given = {layer: _at(weights[layer], value, index) for layer, value in distances.items()}
+    return sum(given[layer] * value for layer, value in distances.items()) / sum(given.values())

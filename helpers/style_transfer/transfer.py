@@ -1,0 +1,238 @@
+"""The search of style transfer: pixels, scale after scale, towards a StyleCriterion."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from helpers import colours
+from helpers.fast.features import FastFeatures, GraphedFeatures
+from helpers.features import Features, fast_copy, fast_dtype
+from helpers.images import resize
+from helpers.losses import Loss
+from helpers.masks import as_mask
+from helpers.search import Chain, Optimization, Phase, Result, Step
+from helpers.style_transfer.criterion import COLOURS, StyleCriterion, StyleError, StyleOptions
+
+RATES = {"adam": 0.03, "lbfgs": 1.0, "lbfgs-batch": 0.1}
+
+
+@dataclass(frozen=True)
+class Scale(Phase):
+    """A phase at one size (height, width) of the images."""
+
+    size: tuple[int, int] = (0, 0)
+
+
+class StyleTransfer(Chain):
+    """Optimise B images as one batch; iterate for the steps, leave the loop to stop, then ask for ``result()``.
+
+    Args:
+        features: network of ``load_features``; networks of float64 stay so.
+        contents: (B or 1, 3, H, W) in [0, 1]; the result has their size.
+        styles: images (1, 3, h, w) in [0, 1] of any size; they are resized to the short side of the contents.
+        masks: (S, 1, H, W), the region of each style; where all are 0 the photo stays as it is.
+        options: see StyleOptions; ``changes`` are fields of it.
+
+    Raises:
+        StyleError: for settings that do not fit; FeatureError: for unknown layers or images that are too small;
+        OptimizationError: when the losses of all images are NaN; ``result()`` still gives the best so far.
+    """
+
+    def __init__(
+        self,
+        features: Features | None,
+        contents: Tensor,
+        styles: Sequence[Tensor] = (),
+        masks: Tensor | None = None,
+        options: StyleOptions | None = None,
+        **changes,
+    ):
+        started = time.perf_counter()
+        self.options = options = replace(options or StyleOptions(), **changes)
+        self.contents, self.styles = contents, [styles] if isinstance(styles, Tensor) else list(styles)
+        self.masks = self._checked(masks)
+        self.features = _prepared(features, options.precision, contents.device, options.graphs)
+        self.batch = self._batch()
+        sizes = scales(tuple(contents.shape[-2:]), options.pyramid)
+        later = max(1, options.steps // 2)
+        self.phases = [Scale(share=later if at else options.steps, size=size) for at, size in enumerate(sizes)]
+        self.steps = sum(phase.share for phase in self.phases)
+        self.photos, self.shown_styles = contents, self.styles
+        if options.colour != "style":
+            self._keep_colours()
+        self.prepared = time.perf_counter() - started
+        self._open()
+
+    # --- settings ---------------------------------------------------------------------------------------------------
+
+    def _checked(self, masks: Tensor | None) -> Tensor | None:
+        """Raise StyleError for what does not fit; gives the masks."""
+        options, count = self.options, len(self.styles)
+        for name, image in [("contents", self.contents), *(("styles", style) for style in self.styles)]:
+            _check_images(name, image)
+        if options.colour not in COLOURS:
+            raise StyleError(f"colour must be one of {', '.join(COLOURS)}; got {options.colour!r}.")
+        if not (math.isfinite(options.style_scale) and options.style_scale > 0):
+            raise StyleError(f"the style's scale must be a positive number; got {options.style_scale}.")
+        if masks is None:
+            return None
+        masks = as_mask(masks, tuple(self.contents.shape[-2:]))
+        if len(masks) != count:
+            raise StyleError(f"{count} styles need as many masks; got {len(masks)}.")
+        return masks
+
+    def _batch(self) -> int:
+        lengths = {"contents": len(self.contents)} | self.options.lengths
+        batch = max(lengths.values())
+        if any(length not in (1, batch) for length in lengths.values()):
+            given = ", ".join(f"{length} {name}" for name, length in lengths.items())
+            raise StyleError(f"all batches must have the same length or 1; got {given}.")
+        return batch
+
+    def _keep_colours(self) -> None:
+        """Photos and styles as the optimisation sees them; each style is fitted to each photo."""
+        if self.options.colour == "luminance":
+            self.photos = colours.grey(self.contents)
+        match = getattr(colours, f"match_{self.options.colour}")
+        self.shown_styles = [torch.cat([match(style, photo[None]) for photo in self.contents]) for style in self.styles]
+
+    def _start(self, size: tuple[int, int]) -> Tensor:
+        init, seed = self.options.init, self.options.seed
+        if isinstance(init, Tensor):
+            start = resize(init.to(self.contents), size)
+        elif init == "content":
+            start = resize(self.photos, size)
+        elif init == "noise":
+            seeds = [seed] if isinstance(seed, int) else seed
+            start = torch.cat([_noise(size, seed) for seed in seeds]).to(self.contents)
+            start = colours.grey(start) if self.options.colour == "luminance" else start
+        else:
+            raise StyleError(f'init must be "content", "noise" or an image; got {init!r}.')
+        return start.detach().expand(self.batch, -1, -1, -1).clone(memory_format=torch.contiguous_format)
+
+    # --- the chain --------------------------------------------------------------------------------------------------
+
+    def _begin(self, phase: Scale, steps: int) -> Optimization:
+        size, short = phase.size, min(phase.size)
+        start = resize(self.runs[-1].best[0], size).contiguous() if self.runs else self._start(size)
+        styles = [_fitted(image, round(self.options.style_scale * short)) for image in self.shown_styles]
+        masks = None if self.masks is None else resize(self.masks, size)
+        self.shown = None if masks is None else masks.sum(0, keepdim=True).clamp(0, 1)
+        self.criterion = StyleCriterion(self.features, resize(self.photos, size), styles, masks, self.options)
+        optimizer = self.options.optimizer
+        rate = RATES.get(optimizer, 1.0) if self.options.lr is None else self.options.lr
+        return Optimization([start], self._loss, steps=steps, lr=rate, optimizer=optimizer)
+
+    def _loss(self, parameters: list[Tensor], index: slice) -> Loss:
+        images = self._kept(parameters[0], index)
+        if self.options.colour == "luminance":
+            images = colours.grey(images)
+        return self.criterion(images, index=index)
+
+    def _kept(self, images: Tensor, index=slice(None)) -> Tensor:
+        """Images with the photo where no style goes."""
+        if self.shown is None:
+            return images
+        photos = self.criterion.pick(self.criterion.contents, index)
+        return photos + (images - photos) * self.shown.to(images)
+
+    @torch.no_grad()
+    def _step(self, phase: Scale, run: Optimization, step: Step) -> Step:
+        run.parameters[0].clamp_(0, 1)
+        return replace(step, render=self.images)
+
+    @torch.no_grad()
+    def images(self, parameters: Tensor | None = None) -> Tensor:
+        """Images (B, 3, h, w) in [0, 1] of the current state, or of other parameters, in the colours asked for."""
+        images = self._kept(self.runs[-1].parameters[0] if parameters is None else parameters).clamp(0, 1)
+        if self.options.colour == "luminance":
+            photos = resize(self.contents, tuple(images.shape[-2:])).expand_as(images)
+            images = colours.with_chroma(images, photos)
+        return images.detach().clone()
+
+    @torch.no_grad()
+    def result(self) -> Result:
+        """The best images of the last scale so far, at full size, and their losses."""
+        facts, best = self.facts(), self.runs[-1].best
+        loss = self._loss(best, slice(None))
+        return Result(resize(self.images(best[0]), self.phases[-1].size), loss.total, loss.parts, **facts)
+
+    # --- interrupt and resume ---------------------------------------------------------------------------------------
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of every scale."""
+        return [phase.size for phase in self.phases]
+
+    def state_dict(self) -> dict:
+        """Tensors and numbers from which the same settings continue exactly; ``torch.save`` takes it."""
+        return super().state_dict() | {"sizes": self.sizes, "batch": self.batch}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue where ``state_dict`` was taken. Raises StyleError for a state of other sizes."""
+        ours = [list(size) for size in self.sizes], self.batch
+        theirs = [list(size) for size in state["sizes"]], state["batch"]
+        if ours != theirs:
+            raise StyleError(
+                f"the saved state has sizes {theirs[0]} and batch {theirs[1]}, this transfer {ours[0]} and {ours[1]}; "
+                "use its settings."
+            )
+        self.runs.clear()
+        super().load_state_dict(state)
+
+
+def stylize(features, contents: Tensor, styles: Sequence[Tensor] = (), **options) -> Result:
+    """Run a style transfer and return its result; the options are those of ``StyleTransfer``."""
+    return StyleTransfer(features, contents, styles, **options).run()
+
+
+def _prepared(features, precision: str, device: torch.device, graphs: bool = False):
+    """The network in the precision asked for; other networks (the tests' tiny ones) are used unchanged."""
+    dtypes = {"auto": fast_dtype(device), "bfloat16": torch.bfloat16, "float32": torch.float32}
+    if precision not in dtypes:
+        raise StyleError(f"precision must be one of {', '.join(dtypes)}; got {precision!r}.")
+    if not isinstance(features, Features) or features.convs[0].weight.dtype == torch.float64:
+        return features
+    if device.type == "cpu":
+        return FastFeatures(features, dtypes[precision])
+    copied = fast_copy(features, dtypes[precision])
+    return GraphedFeatures(copied) if graphs and device.type == "cuda" else copied
+
+
+def _noise(size: tuple[int, int], seed: int) -> Tensor:
+    """Grey with normal noise, (1, 3, H, W) in [0, 1]."""
+    random = torch.Generator().manual_seed(seed)
+    return (0.5 + 0.15 * torch.randn(1, 3, *size, generator=random)).clamp(0, 1)
+
+
+def _fitted(image: Tensor, short: int) -> Tensor:
+    """An image resized to that short side."""
+    height, width = image.shape[-2:]
+    factor = max(1, short) / min(height, width)
+    return resize(image, (max(1, round(height * factor)), max(1, round(width * factor))))
+
+
+def scales(size: tuple[int, int], base: int | None) -> list[tuple[int, int]]:
+    """Sizes from a short side of ``base`` to ``size`` by equal factors of at most 2."""
+    short = min(size)
+    if base is not None and base < 1:
+        raise StyleError(f"the pyramid's coarsest scale must have at least 1 pixel; got {base}.")
+    if base is None or base >= short:
+        return [size]
+    count = math.ceil(math.log2(short / base))
+    factors = [(base / short) ** (1 - number / count) for number in range(count)]
+    return [(round(size[0] * factor), round(size[1] * factor)) for factor in factors] + [size]
+
+
+def _check_images(name: str, images: Tensor) -> None:
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise StyleError(f"{name} must be (B, 3, H, W); got {got}. Read them with read_image().")
+    if not images.isfinite().all() or images.min() < 0 or images.max() > 1:
+        raise StyleError(f"{name} must be finite and in [0, 1]; read them with read_image().")
