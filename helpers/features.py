@@ -1,4 +1,4 @@
-"""VGG feature networks: VGG19, VGG16 and our own VGG19 at a quarter of its width, as one class."""
+"""VGG feature networks: torchvision's VGG19 and VGG16, and our own VGG19 at a quarter of its width, as one class."""
 
 import copy
 import operator
@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from helpers import weights
 
@@ -25,7 +24,7 @@ DOWNLOADS = {
 
 
 class FeatureError(ValueError):
-    """A feature network, layer or picture that cannot be used."""
+    """A feature network, layer or image that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,16 @@ class FeatureConfig:
     def names(self) -> tuple[str, ...]:
         """conv1_1, conv1_2, conv2_1 …: block, and place in the block, of every convolution."""
         return tuple(f"conv{b}_{i}" for b, depth in enumerate(self.depths, 1) for i in range(1, depth + 1))
+
+    def build(self) -> nn.ModuleList:
+        """torchvision's convolutions for this configuration, not initialised: their weights are loaded afterwards."""
+        from torchvision.models.vgg import make_layers  # takes more than a second to import
+
+        blocks = zip(self.widths, self.depths, strict=True)
+        plan = [part for width, depth in blocks for part in (*[width] * depth, "M")]
+        with torch.device("meta"):  # random values would cost time and draw from the global generator
+            layers = make_layers(plan[:-1])
+        return nn.ModuleList(layer for layer in layers if isinstance(layer, nn.Conv2d)).to_empty(device="cpu")
 
 
 CONFIGS = {
@@ -73,7 +82,7 @@ class Features(nn.Module):
     Layers are named by the number of the convolution from 1 (`5`: its output before the ReLU), by block and
     place (`"conv3_1"`: the same), or after the ReLU (`"relu3_1"`). Every convolution is 3x3 with a border of
     one zero, so it keeps the size; the 2x2 pooling before blocks 2, 3 … halves it, rounding down. A layer of
-    block b is therefore floor(H / 2^(b-1)) x floor(W / 2^(b-1)), and needs pictures of at least 2^(b-1) pixels.
+    block b is therefore floor(H / 2^(b-1)) x floor(W / 2^(b-1)), and needs images of at least 2^(b-1) pixels.
 
     `pooling` is "max", as the networks were trained, or "avg", which Gatys et al. (2016) found smoother.
     The weights are undefined until a state dict is loaded; `load_features` does both.
@@ -85,8 +94,7 @@ class Features(nn.Module):
             raise FeatureError(f'Expected pooling "max" or "avg", got {pooling!r}.')
         self.config, self.name, self.pooling = config, name, pooling
         self.normalize = Normalize()
-        # Not initialised: random values would cost time and draw from the global generator.
-        self.convs = nn.ModuleList(skip_init(nn.Conv2d, i, o, 3, padding=1) for _, i, o in config.convs)
+        self.convs = config.build()
         self.requires_grad_(False)
         self.eval()
 
@@ -123,7 +131,7 @@ class Features(nn.Module):
         height, width = images.shape[2:]
         if min(height, width) < least:
             raise FeatureError(
-                f"{self.layers[last]} needs pictures of at least {least}x{least} pixels, got {height}x{width}; "
+                f"{self.layers[last]} needs images of at least {least}x{least} pixels, got {height}x{width}; "
                 "enlarge them or ask for an earlier layer."
             )
 
@@ -132,7 +140,7 @@ class Features(nn.Module):
 
         images: (B, 3, H, W), RGB in [0, 1], normalised inside. Gradients flow to the images, never to the
         weights. Returns {layer: (B, C, H / 2^(b-1), W / 2^(b-1))}, of any sign for a convolution, ≥ 0 for a
-        ReLU. Raises FeatureError for an unknown layer or too small a picture.
+        ReLU. Raises FeatureError for an unknown layer or too small an image.
         """
         asked = [layers] if isinstance(layers, int | str) else list(layers)
         places = {layer: self.locate(layer) for layer in asked}
@@ -153,8 +161,8 @@ class Features(nn.Module):
 def fast_copy(features: Features, dtype: torch.dtype | None = None) -> Features:
     """The same network laid out for speed: channels last, and convolutions in ``dtype`` where that is given.
 
-    In bfloat16 the activations have 8 bits of precision, so sums over them belong in float32. ``fast_dtype`` says
-    where it pays.
+    In bfloat16 the activations have 8 bits of precision, so sums over them belong in float32. ``fast_dtype`` decides
+    where it is worth it.
     """
     copied = copy.deepcopy(features)
     copied.convs.to(dtype=dtype, memory_format=torch.channels_last)
@@ -162,7 +170,7 @@ def fast_copy(features: Features, dtype: torch.dtype | None = None) -> Features:
 
 
 def onednn_takes_bfloat16() -> bool:
-    """Whether oneDNN is there and multiplies bfloat16; ONEDNN_MAX_CPU_ISA may forbid what the processor could."""
+    """Whether oneDNN is available and multiplies bfloat16; ONEDNN_MAX_CPU_ISA may forbid what the processor could."""
     takes = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # private in torch 2.6 … 2.15
     return takes is not None and takes()
 
@@ -172,7 +180,7 @@ def fast_dtype(device: str | torch.device) -> torch.dtype:
     device = torch.device(device)
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= (8, 0)
-    else:  # private in torch 2.6 … 2.15; where they are missing float32 is right, only slower
+    else:  # private in torch 2.6 … 2.15; where they are missing, float32 is right, only slower
         probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         probed = device.type == "cpu" and any(getattr(torch.cpu, probe, bool)() for probe in probes)
         native = probed and onednn_takes_bfloat16()
@@ -187,7 +195,7 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def torchvision_file(name: str) -> Path:
-    """Where torchvision's weights of vgg19 or vgg16 lie, or will lie, on disk."""
+    """Where torchvision's weights of vgg19 or vgg16 are on disk, or will be once downloaded."""
     return weights.FOLDER / "downloads" / DOWNLOADS[name].rsplit("/", 1)[1]
 
 

@@ -1,4 +1,4 @@
-"""A feature network made of one picture: its own whitened patches as filters. Nothing is trained."""
+"""A feature network made from one image: its own whitened patches are the filters. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from helpers.features import FeatureError
 
 PATCH = 7  # pixels
-LEAST = 12  # pixels of a side at an octave: 36 patches
-ROOM = 24  # pixels from which an octave has more patches than filters; with fewer, matching them copies the layout
+LEAST = 12  # pixels per side at an octave: 36 patches
+ROOM = 24  # pixels per side at which an octave has more patches than filters; with fewer, matching copies the layout
 FILTERS, OCTAVES = 128, 4
-SHRINK = 1e-3  # of the largest variance: directions below it are noise and are not blown up by the whitening
+SHRINK = 1e-3  # of the largest variance: directions below it are noise, which whitening must not amplify
+FLAT = 1e-6  # variance of the pixels below which an image has no patches to tell apart
 
 
 def halve(images: Tensor) -> Tensor:
@@ -25,40 +26,42 @@ def halve(images: Tensor) -> Tensor:
 
 
 def octaves_of(sides: Iterable[int]) -> int:
-    """How many octaves, 1 to OCTAVES, have at least ROOM pixels a side in pictures of these shortest sides."""
+    """How many octaves, 1 to OCTAVES, have at least ROOM pixels per side in images with these shortest sides."""
     return max(1, min(OCTAVES, math.floor(math.log2(max(1.0, min(sides) / ROOM))) + 1))
 
 
 class PatchBank(nn.Module):
-    """Filters that are patches of a picture, on its octaves; used in the place of a VGG, layers 1…4 or "octave1"….
+    """Filters that are patches of an image, on its octaves; used instead of a VGG, with layers 1…4 or "octave1"….
 
-    At each octave all 7×7 patches are whitened (ZCA: turned to unit variance in all directions, staying as near to
-    themselves as can be), 128 of them drawn at random and scaled to length 1. The response of a picture is the ReLU of
-    the product of its whitened patches with these: large where the picture has the same stroke.
+    At each octave all 7×7 patches are whitened (ZCA: unit variance in all directions, with the smallest change),
+    then 128 of them are drawn at random and scaled to length 1. The response to an image is the ReLU of
+    the product of its whitened patches with these: large where the image has the same stroke.
 
     Args:
-        picture: (1, 3, H, W) in [0, 1], the style, at the size at which it will be compared.
+        image: (1, 3, H, W) in [0, 1], the style, at the size at which it will be compared.
         filters, octaves: how many.
         seed: which patches.
 
     Raises:
-        FeatureError: for a picture with sides below 12 * 2^(octaves - 1) pixels.
+        FeatureError: for an image with sides below 12 * 2^(octaves - 1) pixels, or of a single colour.
     """
 
     LAYERS = tuple(f"octave{number}" for number in range(1, OCTAVES + 1))
     pooling = "avg"
     name = "patches"
 
-    def __init__(self, picture: Tensor, filters: int = FILTERS, octaves: int = OCTAVES, seed: int = 0):
+    def __init__(self, image: Tensor, filters: int = FILTERS, octaves: int = OCTAVES, seed: int = 0):
         super().__init__()
         self.layers = tuple(f"octave{number}" for number in range(1, octaves + 1))
-        self.check(picture, octaves - 1)
+        self.check(image, octaves - 1)
+        if image.var((2, 3), correction=0).sum() < FLAT:
+            raise FeatureError("this style has a single colour, so it has no patches to compare; use statistic gram.")
         random = torch.Generator().manual_seed(seed)
         for number in range(octaves):
-            kernel, bias = _filters(picture, filters, random)
+            kernel, bias = _filters(image, filters, random)
             self.register_buffer(f"kernel{number}", kernel)
             self.register_buffer(f"bias{number}", bias)
-            picture = halve(picture)
+            image = halve(image)
 
     def locate(self, layer: int | str) -> tuple[int, bool]:
         """Index of the octave from 0, and True: responses are after their ReLU. Raises FeatureError for others."""
@@ -74,7 +77,7 @@ class PatchBank(nn.Module):
         least, (height, width) = LEAST * 2**last, images.shape[-2:]
         if min(height, width) < least:
             raise FeatureError(
-                f"{self.layers[last]} needs pictures of at least {least}x{least} pixels, got {height}x{width}; "
+                f"{self.layers[last]} needs images of at least {least}x{least} pixels, got {height}x{width}; "
                 "enlarge them or ask for fewer octaves."
             )
 
@@ -94,14 +97,14 @@ class PatchBank(nn.Module):
 
 
 @torch.no_grad()
-def _filters(picture: Tensor, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+def _filters(image: Tensor, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """Kernels (count, 3, 7, 7) and biases (count,) of whitened patches, for unwhitened input."""
-    patches = F.unfold(picture.double(), PATCH)[0].T
+    patches = F.unfold(image.double(), PATCH)[0].T
     mean = patches.mean(0)
     values, vectors = torch.linalg.eigh(torch.cov(patches.T))
     scale = (values.clamp_min(0) + SHRINK * values.max()).rsqrt()
     whiten = vectors * scale @ vectors.T
-    chosen = torch.randperm(len(patches), generator=random)[:count].to(picture.device)
+    chosen = torch.randperm(len(patches), generator=random)[:count].to(image.device)
     directions = F.normalize((patches[chosen] - mean) @ whiten, dim=1)
     kernels = directions @ whiten
-    return kernels.reshape(-1, 3, PATCH, PATCH).to(picture.dtype), -(kernels @ mean).to(picture.dtype)
+    return kernels.reshape(-1, 3, PATCH, PATCH).to(image.dtype), -(kernels @ mean).to(image.dtype)

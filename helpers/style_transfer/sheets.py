@@ -11,24 +11,17 @@ from skimage.registration import optical_flow_ilk
 from torch import Tensor
 
 from helpers.colours import grey, match_linear
-from helpers.style_transfer import Layers, StyleError, StyleResult, StyleTransfer
+from helpers.search import Result
+from helpers.style_transfer import Layers, StyleError, StyleTransfer, stylize
 
 GROUPS = tuple(tuple(range(first, first + 5)) for first in range(1, 12))  # style layers 1–5, 2–6, … 11–15
-MOVED = 0.06  # by which a channel of a warped frame may differ where it counts as the same thing
+MOVED = 0.06  # a channel of a warped frame may differ by this much and still count as the same thing
 
-Run = Callable[[StyleTransfer], StyleResult]
-
-
-def finish(transfer: StyleTransfer) -> StyleResult:
-    """Run to the end; in its place a function with a progress bar can be given as ``run``."""
-    for _ in transfer:
-        pass
-    return transfer.result()
+Run = Callable[[StyleTransfer], Result]  # runs a transfer to the end, perhaps with a progress bar
 
 
 def _one_hot(choices: Sequence[Layers], repeat: int = 1, tile: int = 1) -> dict[str | int, Tensor]:
-    """Layer weights (B,) that give each sample its own layers; every choice ``repeat`` times, all of that ``tile``
-    times."""
+    """Layer weights (B,) that give each sample its own layers; choices ``repeat`` times each, all ``tile`` times."""
     groups = [[choice] if isinstance(choice, str | int) else list(choice) for choice in choices]
     layers = list(dict.fromkeys(layer for group in groups for layer in group))
     table = {layer: torch.tensor([float(layer in group) for group in groups]) for layer in layers}
@@ -36,9 +29,9 @@ def _one_hot(choices: Sequence[Layers], repeat: int = 1, tile: int = 1) -> dict[
 
 
 def reconstructions(
-    features, content: Tensor, layers: Sequence[str | int], seeds: Sequence[int] = (0,), run: Run = finish, **options
-) -> StyleResult:
-    """The picture that has the content's features at one layer, for each layer and noise: one batch.
+    features, content: Tensor, layers: Sequence[str | int], seeds: Sequence[int] = (0,), run: Run = StyleTransfer.run, **options
+) -> Result:
+    """The image that has the content's features at one layer, for each layer and noise: one batch.
 
     content: (1, 3, H, W). Images (len(layers) * len(seeds), 3, H, W), the seeds of the first layer first.
     """
@@ -53,9 +46,9 @@ def textures(
     groups: Sequence[Layers] = GROUPS,
     size: int = 96,
     seeds: Sequence[int] = (0,),
-    run: Run = finish,
+    run: Run = StyleTransfer.run,
     **options,
-) -> StyleResult:
+) -> Result:
     """Textures from noise: each style with each group of style layers and each noise, one batch.
 
     styles: (1, 3, h, w) each. Images (styles * groups * seeds, 3, size, size), the last index fastest.
@@ -76,12 +69,12 @@ def layer_grid(
     content_layers: Sequence[str | int],
     style_groups: Sequence[Layers],
     batch: int = 48,
-    run: Run = finish,
+    run: Run = StyleTransfer.run,
     **options,
 ) -> Tensor:
     """Transfers for every content layer (rows) and group of style layers (columns): (rows, columns, 3, H, W).
 
-    ``batch`` samples at most run together: 16 × 11 pictures of 256 pixels would need some 60 GB with vgg19.
+    At most ``batch`` samples run together: 16 × 11 images of 256 pixels would need some 60 GB with vgg19.
     """
     rows, columns = len(content_layers), len(style_groups)
     per_run = max(1, batch // columns)
@@ -94,8 +87,8 @@ def layer_grid(
 
 
 def transfer_grid(
-    features, contents: Tensor, styles: Sequence[Tensor], run: Run = finish, **options
-) -> tuple[Tensor, StyleResult]:
+    features, contents: Tensor, styles: Sequence[Tensor], run: Run = StyleTransfer.run, **options
+) -> tuple[Tensor, Result]:
     """Every content (rows) in every style (columns), one batch: images (C, S, 3, H, W) and the result."""
     count = len(styles)
     mixture = torch.eye(count).repeat(len(contents), 1)
@@ -110,38 +103,37 @@ def transfer_grid(
 def stylize_frames(
     features, frames: Iterable[Tensor], styles: Sequence[Tensor], warm: bool = True, steps: int = 60, **options
 ) -> Iterator[Tensor]:
-    """Style transfer of a film, frame by frame as they are done: (1, 3, H, W) in [0, 1].
+    """Style transfer of a film; yields each frame (1, 3, H, W) in [0, 1] as soon as it is done.
 
-    warm: a frame starts from the one before, moved along the optical flow, where the two show the same thing (Ruder et
-    al. 2016), and from the photo in the picture's colours elsewhere; it takes half of the steps. Else every frame
-    starts from its photo.
+    warm: a frame starts from the previous result, moved along the optical flow, where the two show the same thing
+    (Ruder et al. 2016), and from the photo in the result's colours elsewhere; it takes half of the steps. Otherwise
+    every frame starts from its photo.
     Raises StyleError for frames that differ in size.
     """
     before = None
     for frame in frames:
         if before is None or not warm:
-            result = finish(StyleTransfer(features, frame, styles, steps=steps, **options))
+            result = stylize(features, frame, styles, steps=steps, **options)
         else:
-            photo, picture = before
+            photo, image = before
             if photo.shape != frame.shape:
-                raise StyleError(f"all frames must have one size, but {tuple(frame.shape)} came after {photo.shape}.")
-            moved, same = follow(photo, frame, picture)
-            fresh = match_linear(frame, picture)  # a photo's colours would stay: the statistics are right already
+                raise StyleError(f"all frames must have one size; got {tuple(frame.shape)} after {tuple(photo.shape)}.")
+            moved, same = follow(photo, frame, image)
+            fresh = match_linear(frame, image)  # a photo's colours would stay: the statistics are right already
             start = fresh + (moved - fresh) * same
-            options_now = options | {"init": start, "steps": max(1, steps // 2)}
-            result = finish(StyleTransfer(features, frame, styles, **options_now))
-            # what has not changed keeps its strokes: without this they would swim
+            result = stylize(features, frame, styles, **options | {"init": start, "steps": max(1, steps // 2)})
+            # what has not changed keeps its strokes; otherwise they would swim
             result.images = result.images + 0.7 * same * (moved - result.images)
         before = frame, result.images
         yield result.images
 
 
-def follow(photo: Tensor, frame: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
-    """``picture`` (1, 3, H, W), made from ``photo``, moved as the photo moves to become ``frame``.
+def follow(photo: Tensor, frame: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Move ``image`` (1, 3, H, W), made from ``photo``, as the photo moves to become ``frame``.
 
-    Returns it and a mask (1, 1, H, W), 1 where the moved photo is the frame, 0 where something new comes into view.
+    Returns it and a mask (1, 1, H, W): 1 where the moved photo is the frame, 0 where something new comes into view.
     """
-    levels = [grey(image)[0, 0].cpu().numpy() for image in (frame, photo)]
+    levels = [grey(shot)[0, 0].cpu().numpy() for shot in (frame, photo)]
     flow = torch.from_numpy(np.stack(optical_flow_ilk(*levels, radius=5))).to(photo)
     height, width = photo.shape[-2:]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -153,18 +145,18 @@ def follow(photo: Tensor, frame: Tensor, picture: Tensor) -> tuple[Tensor, Tenso
 
     inside = ((x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1))[None, None]
     error = (moved(photo) - frame).abs().amax(1, keepdim=True)
-    return moved(picture), ((error < MOVED) & inside).to(photo)
+    return moved(image), ((error < MOVED) & inside).to(photo)
 
 
-def flicker(frames: Sequence[Tensor], pictures: Sequence[Tensor]) -> float:
-    """Mean change of the pictures along the frames' motion, where the frames show the same thing; grey levels of 255.
+def flicker(frames: Sequence[Tensor], images: Sequence[Tensor]) -> float:
+    """Mean change of the images along the frames' motion, where the frames show the same thing; grey levels of 255.
 
-    frames, pictures: (1, 3, H, W) each, in order. Raises StyleError for fewer than two.
+    frames, images: (1, 3, H, W) each, in order. Raises StyleError for fewer than two.
     """
-    if len(frames) < 2 or len(frames) != len(pictures):
-        raise StyleError(f"flicker needs two frames and as many pictures, but {len(frames)}, {len(pictures)} came.")
+    if len(frames) < 2 or len(frames) != len(images):
+        raise StyleError(f"flicker needs two frames and as many images; got {len(frames)} and {len(images)}.")
     changes = []
-    for photo, frame, earlier, later in zip(frames, frames[1:], pictures, pictures[1:], strict=False):
+    for photo, frame, earlier, later in zip(frames, frames[1:], images, images[1:], strict=False):
         moved, same = follow(photo, frame, earlier)
         changes.append(((moved - later).abs().mean(1, keepdim=True) * same).sum() / same.sum().clamp_min(1))
     return 255 * torch.stack(changes).mean().item()

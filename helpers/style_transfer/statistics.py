@@ -1,7 +1,7 @@
-"""Statistics of style: what a texture keeps of a picture's activations, forgetting where things are. One interface.
+"""Statistics of style: what a texture keeps of an image's activations, forgetting where things are. One interface.
 
 ``describe`` turns activations (B, C, h, w), with an optional mask, into numbers; ``prepare`` turns the numbers of a
-style picture into a target, once; ``distance`` compares: (B,), 0 is the same texture and about 1 an unrelated one, in
+style image into a target, once; ``distance`` compares: (B,), 0 is the same texture and about 1 an unrelated one, in
 every layer, at every size, of every network.
 """
 
@@ -14,8 +14,8 @@ from torch import Tensor
 from helpers.fast.features import half_gram
 from helpers.losses import gram_matrix, style_loss
 
-DIRECTIONS = 32  # of the sliced Wasserstein distance
-RIDGE = 1e-4  # of the mean eigenvalue: keeps the gradient of a matrix root finite
+DIRECTIONS = 32  # directions of the sliced Wasserstein distance
+RIDGE = 1e-4  # times the mean eigenvalue: keeps the gradient of a matrix root finite
 
 
 class StatisticError(ValueError):
@@ -85,7 +85,7 @@ class MeanVariance:
 
 
 class Moments:
-    """Mean and covariance, each by its relative squared distance; the means do not drown the covariance as in Gram."""
+    """Mean and covariance, each by its relative squared distance; in a Gram matrix the means drown the covariance."""
 
     def describe(self, activations: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, C + 1, C): the mean above the covariance."""
@@ -125,7 +125,7 @@ class Wasserstein:
         shared = torch.linalg.eigvalsh(cross).clamp_min(1e-20).sqrt().sum(1)
         means = (ours[:, 0] - target[:, 0]).square().sum(1)
         size = (target[:, 0].square().sum(1) + spread).clamp_min(1e-8)
-        # the ridge makes the root a little too large: an equal picture is 0, not below
+        # the ridge makes the root slightly too large; clamped, so that an equal image gives 0
         return (means + trace + spread - 2 * shared).clamp_min(0) / size
 
 
@@ -153,7 +153,7 @@ class SlicedWasserstein:
 
     def distance(self, ours: Tensor, target: Tensor) -> Tensor:
         cells = ours.shape[2]
-        if target.shape[2] != cells:  # quantiles of a picture of another size
+        if target.shape[2] != cells:  # quantiles of an image of another size
             target = F.interpolate(target, size=cells, mode="linear", align_corners=False)
         return _relative(ours, target)
 
@@ -172,5 +172,5 @@ def statistic_of(name):
     if not isinstance(name, str):
         return name
     if name not in STATISTICS:
-        raise StatisticError(f"the style statistic must be one of {', '.join(STATISTICS)}, but {name!r} came.")
+        raise StatisticError(f"the style statistic must be one of {', '.join(STATISTICS)}; got {name!r}.")
     return STATISTICS[name]()

@@ -324,7 +324,7 @@ def test_settings_that_do_not_fit_are_refused_in_one_sentence(network, changes, 
 def test_unknown_layers_and_small_pictures_are_refused(slim):
     with pytest.raises(FeatureError, match="conv6_1.*conv1_1…conv5_4"):
         StyleTransfer(slim, pictures(), [pictures()], style_layers=["conv6_1"])
-    with pytest.raises(FeatureError, match="conv2_1 needs pictures of at least 2x2 pixels, got 24x1;"):
+    with pytest.raises(FeatureError, match="conv2_1 needs images of at least 2x2 pixels, got 24x1;"):
         StyleTransfer(slim, pictures(1, (24, 1)), [pictures()], content_layers="conv2_1")
     with pytest.raises(FeatureError, match="at least 12x12"):
         StyleTransfer(slim, pictures(1, (10, 10)), [pictures()], statistic="patches")

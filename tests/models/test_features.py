@@ -151,7 +151,7 @@ def test_vgg16_ends_at_13(images):
 def test_small_pictures(slim):
     smallest = torch.rand(1, 3, 16, 16, generator=generator())
     assert slim(smallest, "conv5_4")["conv5_4"].shape == (1, 128, 1, 1)
-    with pytest.raises(FeatureError, match="conv5_1 needs pictures of at least 16x16 pixels, got 15x40"):
+    with pytest.raises(FeatureError, match="conv5_1 needs images of at least 16x16 pixels, got 15x40"):
         slim(torch.zeros(1, 3, 15, 40), "conv5_1")
     assert slim(torch.zeros(1, 3, 15, 40), "conv4_4")["conv4_4"].shape[2:] == (1, 5)
 
