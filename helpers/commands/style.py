@@ -1,25 +1,29 @@
-"""Commands of style transfer: style; and data: paint, list, fetch. The functions that write the files are here too."""
+"""Commands of style transfer: style; and data: list, fetch. The functions that write the files are here too."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from helpers.commands.common import Device, Log, Out, Seed, app, data_app, device_of, layers_of, print_table
+from helpers.commands.common import Device, Log, Out, app, data_app, device_of, layers_of, print_table
+from helpers.commands.options import with_options
+from helpers.style_transfer import StyleOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from helpers.style_transfer import StyleResult
+    from helpers.search import Result
 
 
 def stylize_photos(
     contents: Sequence[str | Path],
     styles: Sequence[str | Path],
     out: str | Path,
+    options: StyleOptions | None = None,
     *,
     size: int = 256,
     mix: bool = False,
@@ -29,21 +33,21 @@ def stylize_photos(
     film: bool = False,
     device="cpu",
     log: str = "none",
-    **options,
+    **changes,
 ) -> list[dict]:
-    """Transfer every style to every photo; write pictures, films and ``results.json`` to a folder.
+    """Transfer every style to every photo; write images, films and ``results.json`` to a folder.
 
     A photo with all its styles is one batch, and on disk before the next one starts. After a stop or a kill the same
-    call goes on where it was.
+    call continues where it was.
 
     Args:
         contents, styles: files; a style may also be the name of one of ours, or of a fetched painting.
+        options: see StyleOptions; ``changes`` are fields of it.
         size: longer side of the result in pixels; photos keep their shape.
-        mix: all styles together in one picture (by ``style_weights``) instead of one picture for each.
+        mix: all styles together in one image (by ``style_weights``) instead of one image for each.
         masks: a mask file for each style; where all are black the photo stays as it is. Implies ``mix``.
-        film: a GIF and an MP4 of the process for every picture.
+        film: a GIF and an MP4 of the process for every image.
         log: see ``open_log``.
-        options: of ``StyleTransfer``.
 
     Returns:
         Rows of content, style, size, steps, seconds, losses, image.
@@ -53,56 +57,75 @@ def stylize_photos(
     """
     import torch
 
-    from helpers.commands.runs import RunError, unique_stems
+    from helpers.commands.runs import RunError
     from helpers.features import load_features
-    from helpers.files import write_json
-    from helpers.images import ImageError, longer_side, read_image
-    from helpers.optimizers import OptimizationError
+    from helpers.files import unique_stems, write_json
     from helpers.progress import Progress
-    from helpers.style_transfer import StyleTransfer, check_weights
+    from helpers.style_transfer.criterion import STYLE_LAYERS, check_weights, layer_weights
 
-    given = {name: options.get(f"{name}_weight") for name in ("content", "style")}
-    check_weights({name: 1.0 if weight is None else weight for name, weight in given.items()})
+    options = replace(options or StyleOptions(), **changes)
+    check_weights(options.weights)
     out, network = Path(out), load_features(features, device, pooling)
-    pictures = {str(style): _read_style(style).to(device) for style in styles}
-    rows, bad, together = [], [], mix or bool(masks)
-    settings = {"command": "style", "styles": list(pictures), "size": size, "mix": mix, "film": film, **options}
-    settings |= {"features": network.name, "pooling": pooling, "device": str(device)}
-    if not together:
-        options["style_weights"] = torch.eye(len(pictures))
-    names = ["+".join(Path(name).stem for name in pictures)] if together else [Path(n).stem for n in pictures]
+    chosen = STYLE_LAYERS if options.patches or options.style_layers is None else options.style_layers
+    for layer in (*layer_weights(options.content_layers), *layer_weights(chosen)):
+        network.locate(layer)  # an unknown one is the command's error, not a photo's
+    images, together = [_read_style(style).to(device) for style in styles], mix or bool(masks)
+    settings = {"command": "style", "styles": list(map(str, styles)), "size": size, "mix": mix, "film": film}
+    settings |= {**asdict(options), "features": network.name, "pooling": pooling, "device": str(device)}
+    names = unique_stems(map(Path, styles))
+    if together:
+        names = ["+".join(names)]
+    else:
+        options = replace(options, style_weights=torch.eye(len(images)))
+    photos = unique_stems(map(Path, contents))
+    stems = unique_stems([Path(f"{photo}-{name}.png") for photo in photos for name in names])
+    rows, bad = [], []
     with Progress(out, settings, [*contents, *styles, *masks], log) as progress:
-        for path, stem in zip(map(Path, contents), unique_stems(map(Path, contents)), strict=True):
-            done = progress.done(stem)
+        for number, (path, photo) in enumerate(zip(contents, photos, strict=True)):
+            done = progress.done(photo)
             if done is None:
                 try:
-                    content = longer_side(read_image(path), size).to(device)
-                except ImageError as error:
-                    bad.append(str(error))
-                    continue
-                if masks:
-                    options["masks"] = torch.cat([_read_mask(mask, content) for mask in masks])
-                transfer = StyleTransfer(network, content, list(pictures.values()), **options)
-                try:
-                    result = progress.run(transfer, stem, film=60 if film else 0)
-                except OptimizationError as error:
-                    bad.append(f"{path}: {error}")
+                    transfer = _transfer(network, path, images, masks, size, options)
+                    result = progress.run(transfer, photo, film=60 if film else 0)
+                except _of_a_photo() as error:
+                    bad.append(str(error) if str(path) in str(error) else f"{path}: {error}")
                     continue
                 facts = {"content": str(path), "network": network.name}
-                done = _write_styled(out, [f"{stem}-{name}" for name in names], result, progress.frames(stem))
+                ours = stems[number * len(names) :][: len(names)]
+                done = _write_styled(out, ours, result, progress.frames(photo))
                 done = [facts | {"style": name} | row for name, row in zip(names, done, strict=True)]
-                progress.finish(stem, done)
+                progress.finish(photo, done)
             rows += done
             write_json(out / "results.json", rows)
     if bad:
-        raise RunError(
-            f"{len(contents) - len(bad)} of {len(contents)} photos done; not these: " + " | ".join(bad), rows
-        )
+        count = f"{len(contents) - len(bad)} of {len(contents)} photos done; not these: "
+        raise RunError(count + " | ".join(bad), rows)
     return rows
 
 
-def _write_styled(out: Path, stems: list[str], result: StyleResult, frames: list[Tensor]) -> list[dict]:
-    """Pictures, and films where there are frames; the figures of each."""
+def _of_a_photo() -> tuple[type[ValueError], ...]:
+    """Errors that concern one photo of a batch, not the settings."""
+    from helpers.features import FeatureError
+    from helpers.images import ImageError
+    from helpers.optimizers import OptimizationError
+
+    return ImageError, FeatureError, OptimizationError
+
+
+def _transfer(network, path: str | Path, styles: list[Tensor], masks, size: int, options: StyleOptions):
+    """The StyleTransfer of one photo file."""
+    import torch
+
+    from helpers.images import longer_side, read_image
+    from helpers.style_transfer import StyleTransfer
+
+    content = longer_side(read_image(path), size).to(network.normalize.mean.device)
+    regions = torch.cat([_read_mask(mask, content) for mask in masks]) if masks else None
+    return StyleTransfer(network, content, styles, regions, options)
+
+
+def _write_styled(out: Path, stems: list[str], result: Result, frames: list[Tensor]) -> list[dict]:
+    """Write the images, and films where there are frames; gives the figures of each."""
     from helpers.images import write_image
     from helpers.search import marks
 
@@ -120,24 +143,24 @@ def _write_styled(out: Path, stems: list[str], result: StyleResult, frames: list
 
 
 def _write_film(stem: Path, frames: list[Tensor], last: Tensor) -> None:
-    """GIF and MP4 of one size: the pictures of coarse scales are enlarged."""
+    """GIF and MP4 of one size: the images of coarse scales are enlarged."""
     from helpers.images import resize
     from helpers.video import write_gif, write_mp4
 
     size = tuple(last.shape[-2:])
-    pictures = [resize(frame, size) for frame in frames] + [last.cpu()] * 15
-    write_gif(stem.with_name(f"{stem.name}.gif"), pictures, fps=15)
-    write_mp4(stem.with_name(f"{stem.name}.mp4"), pictures, fps=15)
+    images = [resize(frame, size) for frame in frames] + [last.cpu()] * 15
+    write_gif(stem.with_name(f"{stem.name}.gif"), images, fps=15)
+    write_mp4(stem.with_name(f"{stem.name}.mp4"), images, fps=15)
 
 
 def _read_style(style: str | Path) -> Tensor:
     """A file, or one of our styles or a fetched painting by name."""
     from helpers.images import read_image
     from helpers.paintings import PAINTINGS, fetch
-    from helpers.styles import FOLDER, PAINTERS
+    from helpers.styles import FOLDER, NAMES
 
     name = str(style)
-    if not Path(style).exists() and name in PAINTERS:
+    if not Path(style).exists() and name in NAMES:
         return read_image(FOLDER / f"{name}.jpg")
     if not Path(style).exists() and name in PAINTINGS:
         return read_image(fetch(name))
@@ -150,59 +173,39 @@ def _read_mask(path: str | Path, content: Tensor) -> Tensor:
     return mask_from_file(path, tuple(content.shape[-2:])).to(content)
 
 
-Weight = Annotated[float, typer.Option(min=0)]
-
-
 @app.command()
+@with_options
 def style(
     contents: Annotated[list[Path], typer.Argument(help="Photo files.")],
     style: Annotated[
         list[str],
-        typer.Option(
-            help="Style: a picture file, one of strokes, dots, glass, waves, marble, hatching, or a painting."
-        ),
+        typer.Option(help="Style: an image file, one of strokes, dots, glass, waves, marble, hatching, or a painting."),
     ],
     out: Out,
+    options: StyleOptions,
     size: Annotated[int, typer.Option(min=1, help="Longer side of the result in pixels.")] = 256,
     content_layers: Annotated[str, typer.Option(help="Layers such as 4_2 or 10, with commas between.")] = "4_2",
     style_layers: Annotated[str | None, typer.Option(help="By default 1_1,2_1,3_1,4_1,5_1.")] = None,
-    content_weight: Weight = 1.0,
-    style_weight: Annotated[float | None, typer.Option(min=0, help="By default 10, or 0.3 for patches.")] = None,
-    tv_weight: Annotated[float, typer.Option(min=0, help="Weight of the total variation.")] = 0.0,
-    statistic: Annotated[
-        str, typer.Option(help="gram, mean-variance, moments, wasserstein, sliced, or patches (without a network).")
-    ] = "gram",
-    mix: Annotated[bool, typer.Option("--mix", help="All styles in one picture.")] = False,
+    mix: Annotated[bool, typer.Option("--mix", help="All styles in one image.")] = False,
     weights: Annotated[str | None, typer.Option(help="Shares of the styles that are mixed, such as 2,1.")] = None,
     mask: Annotated[list[Path] | None, typer.Option(help="One mask file per style: white where it goes.")] = None,
-    colour: Annotated[str, typer.Option(help="style, or keep the photo's: luminance, linear, histogram.")] = "style",
-    style_scale: Annotated[float, typer.Option(help="2 makes strokes twice as wide.")] = 1.0,
-    init: Annotated[str, typer.Option(help="Start from content or noise.")] = "content",
-    pyramid: Annotated[int | None, typer.Option(min=1, help="Short side of the coarsest scale, e.g. 128.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps at the coarsest scale, half of it at finer ones.")] = 150,
-    optimizer: Annotated[str, typer.Option(help="lbfgs-batch, adam or lbfgs.")] = "lbfgs-batch",
     features: Annotated[str | None, typer.Option(help="vgg19, vgg19-slim or a file; vgg19 if it is here.")] = None,
     pooling: Annotated[str, typer.Option(help="avg or max.")] = "avg",
-    precision: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
     film: Annotated[bool, typer.Option("--film", help="GIF and MP4 of the process too.")] = False,
-    seed: Seed = 0,
     device: Device = None,
     log: Log = "jsonl",
 ) -> None:
-    """Paint photos in the style of pictures; write pictures and results.json. The same command goes on after a stop."""
-    options = {"content_weight": content_weight, "style_weight": style_weight, "tv_weight": tv_weight}
-    options |= {"statistic": statistic, "colour": colour, "style_scale": style_scale, "init": init, "seed": seed}
-    options |= {"pyramid": pyramid, "steps": steps, "optimizer": optimizer, "precision": precision}
-    options |= {"content_layers": _named(content_layers), "film": film, "log": log}
-    options |= {} if style_layers is None else {"style_layers": _named(style_layers)}
-    options |= {} if weights is None else {"style_weights": _shares(weights), "mix": True}
-    options |= {"mix": True} if mix else {}
-    options |= {"features": features, "pooling": pooling, "device": device_of(device), "masks": mask or ()}
-    print_table(lambda: stylize_photos(contents, style, out, size=size, **options))
+    """Paint photos in the style of images; write images and results.json. After a stop, the same command continues."""
+    options = replace(options, content_layers=_named(content_layers))
+    options = options if style_layers is None else replace(options, style_layers=_named(style_layers))
+    options = options if weights is None else replace(options, style_weights=_shares(weights))
+    job = {"size": size, "mix": mix or weights is not None, "masks": mask or (), "features": features, "film": film}
+    job |= {"pooling": pooling, "device": device_of(device), "log": log}
+    print_table(lambda: stylize_photos(contents, style, out, options, **job))
 
 
 def _named(text: str) -> list[str | int]:
-    """4_2 is conv4_2; numbers and full names stay."""
+    """Turn 4_2 into conv4_2; numbers and full names stay."""
     names = layers_of(text)
     short = [isinstance(name, str) and name.replace("_", "").isdigit() and "_" in name for name in names]
     return [f"conv{name}" if is_short else name for name, is_short in zip(names, short, strict=True)]
@@ -212,19 +215,7 @@ def _shares(text: str) -> list[float]:
     try:
         return [float(share) for share in text.split(",")]
     except ValueError:
-        raise ValueError(f"--weights must be numbers with commas between, but {text!r} came.") from None
-
-
-@data_app.command("paint")
-def data_paint(
-    out: Annotated[Path | None, typer.Option(help="Folder; by default data/styles.")] = None,
-    size: Annotated[int, typer.Option(min=32, help="Side in pixels.")] = 400,
-) -> None:
-    """Draw our own style pictures again."""
-    from helpers.styles import FOLDER, write_styles
-
-    for path in write_styles(out or FOLDER, size):
-        typer.echo(path)
+        raise ValueError(f"--weights must be numbers with commas between; got {text!r}.") from None
 
 
 @data_app.command("list")

@@ -136,7 +136,7 @@ class StyleCriterion(WeightedSum):
         self.networks, layers = self._networks(styles), options.style_layers
         if layers is None:
             layers = self.networks[0].layers if self.patches and styles else STYLE_LAYERS
-        self.content_layers, self.style_layers = _layer_weights(options.content_layers), _layer_weights(layers)
+        self.content_layers, self.style_layers = layer_weights(options.content_layers), layer_weights(layers)
         if features is None and (self.on("content") or not self.patches):
             raise StyleError("content and style need a feature network; pass features=load_features().")
         with torch.no_grad():
@@ -233,7 +233,8 @@ def check_weights(weights: Mapping[str, float | Tensor]) -> None:
     _Weights(dict(weights), anchors=("content", "style"))
 
 
-def _layer_weights(layers: Layers) -> dict[str | int, float | Tensor]:
+def layer_weights(layers: Layers) -> dict[str | int, float | Tensor]:
+    """Layer to weight. Raises StyleError where there is no layer, or none with a weight."""
     if isinstance(layers, str | int):
         layers = [layers]
     table = dict(layers) if isinstance(layers, Mapping) else dict.fromkeys(layers, 1.0)

@@ -16,7 +16,8 @@ from helpers.features import Features, fast_copy, fast_dtype
 from helpers.images import resize
 from helpers.losses import Loss
 from helpers.masks import as_mask
-from helpers.search import Chain, Optimization, Phase, Result, Step
+from helpers.optimizers import Optimization, Step
+from helpers.search import Chain, Phase, Result
 from helpers.style_transfer.criterion import COLOURS, StyleCriterion, StyleError, StyleOptions
 
 RATES = {"adam": 0.03, "lbfgs": 1.0, "lbfgs-batch": 0.1}

@@ -74,7 +74,7 @@ def test_masks_leave_the_rest_alone(tmp_path, photos):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--style-weight", "0", "--content-weight", "0"], "both have weight 0"),
+        (["--style-weight", "0", "--content-weight", "0"], "weight of content or style"),
         (["--style-layers", "6_1"], "conv5_4"),
         (["--size", "12"], "at least 8x8 pixels, got 6x12"),
         (["--colour", "sepia"], "luminance"),
@@ -119,7 +119,7 @@ def test_every_painting_has_a_link_to_its_file_on_wikimedia_commons():
 
 @pytest.fixture
 def commons(monkeypatch):
-    """A local server in the place of Wikimedia Commons; ``answer`` is what it sends."""
+    """A local server instead of Wikimedia Commons; ``answer`` is what it sends."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def log_message(self, *args):

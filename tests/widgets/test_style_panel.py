@@ -25,7 +25,7 @@ def panel(tmp_path, keep):
 def test_start_runs_what_the_controls_say(panel):
     panel.set({"content": "second", "style": "dots", "style_weight": 5.0, "colour": "luminance"})
     made = panel.make(panel.settings)
-    assert isinstance(made, StyleTransfer) and made.style_weight == 5.0 and made.colour == "luminance"
+    assert isinstance(made, StyleTransfer) and made.options.style_weight == 5.0 and made.options.colour == "luminance"
     finish(panel)
     result = panel.result
     assert result.images.shape == (1, 3, 64, 64) and result.steps == 10
