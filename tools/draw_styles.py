@@ -1,6 +1,6 @@
 """Draw the style images of data/styles/: strokes, dots, glass, waves, marble, hatching. Free of anybody's rights.
 
-    python tools/draw_styles.py [FOLDER]
+python tools/draw_styles.py [FOLDER]
 """
 
 from __future__ import annotations

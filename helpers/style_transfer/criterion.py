@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from helpers.losses import WeightedSum, perceptual_loss
-from helpers.style_transfer.patch_bank import OCTAVES, PatchBank, octaves_of
+from helpers.style_transfer.patch_bank import PatchBank, octaves_of
 from helpers.style_transfer.statistics import full, statistic_of
 
 CONTENT_LAYERS = ("conv4_2",)

@@ -29,7 +29,12 @@ def _one_hot(choices: Sequence[Layers], repeat: int = 1, tile: int = 1) -> dict[
 
 
 def reconstructions(
-    features, content: Tensor, layers: Sequence[str | int], seeds: Sequence[int] = (0,), run: Run = StyleTransfer.run, **options
+    features,
+    content: Tensor,
+    layers: Sequence[str | int],
+    seeds: Sequence[int] = (0,),
+    run: Run = StyleTransfer.run,
+    **options,
 ) -> Result:
     """The image that has the content's features at one layer, for each layer and noise: one batch.
 
