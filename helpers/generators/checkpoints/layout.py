@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from helpers.generators.checkpoints.values import CheckpointError, LazyTensor, Record, shown
 
-RESOLUTIONS = tuple(2**i for i in range(2, 11))
 MAX_NODES, MAX_ENTRIES, MAX_DEPTH = 50_000, 5_000, 12  # of a walk through a file; a StyleGAN2 has about 500 nodes
 FILTER = torch.outer(row := torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8, row)  # the only low-pass filter that is read
 
@@ -121,48 +121,75 @@ def to_tensor(value) -> Tensor:
     return tensor
 
 
-def take(tensors: Mapping, name: str):
-    """An entry; CheckpointError, which names it, when it is missing."""
-    if name not in tensors:
-        raise CheckpointError(f"it lacks {shown(name)}, so it is not a whole network of this kind.")
-    return tensors[name]
+def translated(tensors: Mapping, rules: Sequence[tuple]) -> dict[str, Tensor]:
+    """Tensors under our names, by rules of (pattern, our name, change of the tensor); what no rule knows is left out.
+
+    Our name is a template of the pattern's groups, or a function of its match; the change is optional.
+    """
+    found = {}
+    for name, value in tensors.items():
+        for pattern, ours, *change in rules:
+            match = re.fullmatch(pattern, name)
+            if match:
+                tensor = to_tensor(value)
+                found[ours(match) if callable(ours) else match.expand(ours)] = change[0](tensor) if change else tensor
+                break
+    return found
 
 
 def shape_of(tensors: Mapping, name: str, dims: int) -> tuple[int, ...]:
-    """Shape of an entry; CheckpointError unless it has so many axes."""
-    shape = tuple(getattr(take(tensors, name), "shape", ()))
+    """Shape of an entry; CheckpointError if it is missing, or has another number of axes."""
+    if name not in tensors:
+        raise CheckpointError(f"it lacks {shown(name)}, so it is not a whole network of this kind.")
+    shape = tuple(getattr(tensors[name], "shape", ()))
     if len(shape) != dims:
         raise CheckpointError(f"its {shown(name)} has {len(shape)} axes instead of {dims}.")
     return shape
 
 
-def count(tensors: Container, name: str, first: int = 0, most: int = 64) -> int:
-    """How many of name.format(first), name.format(first + 1), … there are, at least 1."""
-    found = next((i for i in range(most) if name.format(first + i) not in tensors), most)
-    if not found:
-        raise CheckpointError(f"it lacks {name.format(first)}, so it is not a whole network of this kind.")
-    return found
+def generator_sizes(tensors: Mapping) -> dict:
+    """Sizes of a StyleGAN or StyleGAN2 generator, from its tensors under our names. CheckpointError if they are odd."""
+    w_dim, z_dim = shape_of(tensors, "mapping.fc0.weight", 2)
+    labels = {}
+    if "mapping.embed.weight" in tensors:
+        labels = {"c_dim": shape_of(tensors, "mapping.embed.weight", 2)[1]}
+        z_dim -= w_dim
+    elif "mapping.label_weight" in tensors:
+        c_dim, size = shape_of(tensors, "mapping.label_weight", 2)
+        labels, z_dim = {"c_dim": c_dim}, z_dim - size
+    sizes = {"z_dim": z_dim, "w_dim": w_dim, "mapping_layers": _layers(tensors)} | labels
+    return _widths(tensors, "synthesis.b", ".conv1.weight") | sizes
 
 
-def channel_rule(widths: dict[int, int]) -> dict[str, int]:
-    """The channel_base and channel_max for which ``min(channel_base // r, channel_max)`` gives the widths.
+def discriminator_sizes(tensors: Mapping) -> dict:
+    """Sizes of a StyleGAN2 discriminator, from its tensors under our names. CheckpointError if they are odd."""
+    labels = {}
+    if "mapping.embed.weight" in tensors:
+        labels = {"c_dim": shape_of(tensors, "mapping.embed.weight", 2)[1], "mapping_layers": _layers(tensors)}
+    smallest = {4: shape_of(tensors, "b4.conv.weight", 4)[0]}
+    return _widths(tensors, "b", ".conv0.weight", smallest) | labels
 
-    Raises CheckpointError if there are none.
-    """
+
+def _layers(tensors: Mapping) -> int:
+    return next(i for i in range(len(tensors) + 1) if f"mapping.fc{i}.weight" not in tensors)
+
+
+def _widths(tensors: Mapping, prefix: str, suffix: str, widths: Mapping = MappingProxyType({})) -> dict:
+    """Resolution, channel_base and channel_max, for which ``min(channel_base // r, channel_max)`` gives all widths."""
+    widths = dict(widths) | {
+        r: shape_of(tensors, f"{prefix}{r}{suffix}", 4)[0]
+        for r in (2**i for i in range(2, 11))
+        if f"{prefix}{r}{suffix}" in tensors
+    }
+    found = sorted(widths)
+    if len(found) < 3 or found != [2 ** (i + 2) for i in range(len(found))]:
+        raise CheckpointError(f"its resolutions are {found}; 4, 8, 16, … up to 1024 were expected.")
     most = max(widths.values())
-    base = next((width * r for r, width in widths.items() if width < most), most * max(widths))
+    base = next((width * r for r, width in sorted(widths.items()) if width < most), most * found[-1])
     if any(width != min(base // r, most) for r, width in widths.items()):
         listed = ", ".join(f"{width} at {r}" for r, width in widths.items())
         raise CheckpointError(f"its numbers of channels follow no rule that is known here: {listed}.")
-    return {"channel_base": base, "channel_max": most}
-
-
-def side(resolutions) -> int:
-    """The image side of a network that has blocks for these resolutions; CheckpointError if one is missing."""
-    found = sorted(resolutions)
-    if not found or found != list(RESOLUTIONS[: len(found)]) or len(found) < 3:
-        raise CheckpointError(f"its resolutions are {found[:12]}; 4, 8, 16, … up to 1024 were expected.")
-    return found[-1]
+    return {"resolution": found[-1], "channel_base": base, "channel_max": most}
 
 
 def expect(condition: bool, what: str) -> None:
@@ -176,7 +203,3 @@ def check_filter(kernel: Tensor) -> Tensor:
     known = kernel.shape == (4, 4) and torch.allclose(kernel / kernel.sum(), FILTER, atol=1e-5)
     expect(known, "its low-pass filter is not [1, 3, 3, 1]")
     return kernel
-
-
-def log2(resolution: int) -> int:
-    return int(math.log2(resolution))

@@ -23,12 +23,11 @@ from __future__ import annotations
 from helpers.generators.checkpoints.layout import (
     Contents,
     Part,
-    channel_rule,
     check_filter,
-    count,
+    discriminator_sizes,
     expect,
+    generator_sizes,
     shape_of,
-    side,
     to_tensor,
 )
 from helpers.generators.checkpoints.values import CheckpointError, Record
@@ -48,13 +47,6 @@ def _attribute(modules: dict[str, dict], attribute: str, default=None):
     values = {repr(v): v for s in modules.values() if isinstance(v := s.get(attribute), int | float | str)}
     expect(len(values) <= 1, f"{attribute} is not the same in all layers")
     return next(iter(values.values()), default)
-
-
-def _blocks(tensors: dict, prefix: str, suffix: str) -> dict[int, int]:
-    """Output channels of each resolution's layer ``prefix + str(r) + suffix``."""
-    names = {name.removeprefix(prefix).removesuffix(suffix): name for name in tensors if name.endswith(suffix)}
-    sizes = sorted(int(r) for r in names if r.isdecimal() and len(r) < 5 and names[r] == f"{prefix}{r}{suffix}")
-    return {r: shape_of(tensors, f"{prefix}{r}{suffix}", 4)[0] for r in sizes}
 
 
 def _tensors(found: Contents, *prefixes: str) -> dict:
@@ -78,22 +70,10 @@ def generator(contents: Contents) -> Part:
     plain = "skip" if "synthesis.b4.torgb.weight" in tensors else "resnet" if skips else "orig"
     architecture = str(_attribute(layers, "architecture", plain))
     expect(architecture == "skip", f"its generator has the architecture {architecture!r}, only 'skip' is read")
-    widths = _blocks(tensors, "synthesis.b", ".conv1.weight")
-    resolution = side(widths)
     expect(shape_of(tensors, "synthesis.b4.torgb.weight", 4)[0] == 3, "its images do not have 3 channels")
     expect(_attribute(convolutions, "activation", "lrelu") == "lrelu", "its activation is not a leaky ReLU")
-    w_dim, in_features = shape_of(tensors, "mapping.fc0.weight", 2)
-    c_dim = shape_of(tensors, "mapping.embed.weight", 2)[1] if "mapping.embed.weight" in tensors else 0
-    config = {
-        "resolution": resolution,
-        "z_dim": in_features - (w_dim if c_dim else 0),
-        "w_dim": w_dim,
-        "mapping_layers": count(tensors, "mapping.fc{}.weight"),
-        **channel_rule(widths),
-        "c_dim": c_dim,
-        "conv_clamp": _attribute(convolutions, "conv_clamp", None if convolutions else 256),
-        "lr_multiplier": _rate(modules),
-    }
+    clamp = _attribute(convolutions, "conv_clamp", None if convolutions else 256)
+    config = generator_sizes(tensors) | {"conv_clamp": clamp, "lr_multiplier": _rate(modules)}
     return Part("stylegan2", config, _tensors(found, "mapping.", "synthesis."))
 
 
@@ -112,25 +92,19 @@ def discriminator(contents: Contents) -> Part | None:
     tensors, modules = found.tensors, found.modules
     blocks = {name: state for name, state in modules.items() if name.startswith("b")}
     convolutions = {name: s for name, s in blocks.items() if ".conv" in name or "fromrgb" in name}
-    widths = _blocks(tensors, "b", ".conv0.weight")
-    widths = {4: shape_of(tensors, "b4.conv.weight", 4)[0]} | widths
     plain = "resnet" if any(name.endswith(".skip.weight") for name in tensors) else "orig"
     architecture = _attribute(blocks, "architecture", plain)
     expect(architecture in ("resnet", "orig"), "its discriminator is neither of the kind 'resnet' nor 'orig'")
     statistics = modules.get("b4.mbstd", {})
     expect(statistics.get("num_channels", 1) == 1, "its minibatch standard deviation does not have one channel")
-    config = {
-        "resolution": side(widths),
-        **channel_rule(widths),
+    config = discriminator_sizes(tensors) | {
         "conv_clamp": _attribute(convolutions, "conv_clamp", None if convolutions else 256),
-        "c_dim": 0,
         "group_size": int(statistics.get("group_size", 4) or 0),  # None is the whole batch
+        "lr_multiplier": _rate(modules),
         "architecture": architecture,
     }
-    if "mapping.embed.weight" in tensors:
-        config["c_dim"] = shape_of(tensors, "mapping.embed.weight", 2)[1]
-        config["mapping_layers"] = count(tensors, "mapping.fc{}.weight") if "mapping.fc0.weight" in tensors else 0
-        config["lr_multiplier"] = _rate(modules)
-    kept = {f"b{r}.{layer}.resample_filter" for r in widths if r > 4 for layer in ("conv1", "skip")}  # they halve sizes
     read = _tensors(found, "b", "mapping.")
-    return Part("stylegan2", config, {n: t for n, t in read.items() if not n.endswith("resample_filter") or n in kept})
+    unused = {  # the release keeps a filter in layers that keep the size as well
+        name for name in read if name.endswith("resample_filter") and name.split(".")[-2] not in ("conv1", "skip")
+    }
+    return Part("stylegan2", config, {name: value for name, value in read.items() if name not in unused})

@@ -16,23 +16,47 @@ The discriminator: ``convs.0.0.weight`` and ``convs.0.1.bias`` read the image, t
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from helpers.generators.checkpoints.layout import (
     Contents,
     Part,
-    channel_rule,
     check_filter,
-    count,
-    expect,
-    shape_of,
-    side,
-    take,
+    discriminator_sizes,
+    generator_sizes,
     to_tensor,
+    translated,
 )
 from helpers.generators.checkpoints.values import LazyTensor, Record
 
 FORMAT = "rosinality .pt (StyleGAN2)"
+
+
+def _layer(number: str) -> str:
+    """Our name of ``convs.N``: two layers for each resolution from 8 on."""
+    return f"synthesis.b{8 * 2 ** (int(number) // 2)}.conv{int(number) % 2}"
+
+
+def _noise(number: str) -> str:
+    return (_layer(str(int(number) - 1)) if int(number) else "synthesis.b4.conv1") + ".noise_const"
+
+
+LAYERS = {  # of a generator's modulated layers
+    r"conv1\.": lambda m: "synthesis.b4.conv1.",
+    r"convs\.(\d{1,2})\.": lambda m: _layer(m[1]) + ".",
+    r"to_rgb1\.": lambda m: "synthesis.b4.torgb.",
+    r"to_rgbs\.(\d)\.": lambda m: f"synthesis.b{8 * 2 ** int(m[1])}.torgb.",
+}
+GENERATOR = [
+    (r"input\.input", "synthesis.b4.const", lambda t: t[0]),
+    (r"style\.(\d{1,2})\.(weight|bias)", lambda m: f"mapping.fc{int(m[1]) - 1}.{m[2]}"),
+    (r"noises\.noise_(\d{1,2})", lambda m: _noise(m[1]), lambda t: t[0, 0]),  # old files lack them
+]
+for _place, _ours in LAYERS.items():
+    GENERATOR += [
+        (_place + r"conv\.weight", lambda m, ours=_ours: ours(m) + "weight", lambda t: t[0]),
+        (_place + r"conv\.modulation\.(?P<part>\w+)", lambda m, ours=_ours: f"{ours(m)}affine.{m['part']}"),
+        (_place + r"(activate\.)?bias", lambda m, ours=_ours: ours(m) + "bias", lambda t: t.reshape(-1)),
+        (_place + r"noise\.weight", lambda m, ours=_ours: ours(m) + "noise_strength", lambda t: t.reshape(())),
+    ]
 
 
 def matches(contents: Contents) -> bool:
@@ -41,31 +65,15 @@ def matches(contents: Contents) -> bool:
 
 def generator(contents: Contents) -> Part:
     state, root = contents.network("input.input").tensors, contents.root
-    tensors = {"synthesis.b4.const": to_tensor(state["input.input"])[0]}
-    layers = count(state, "style.{}.weight", first=1)
-    for i in range(layers):
-        for part in ("weight", "bias"):
-            tensors[f"mapping.fc{i}.{part}"] = to_tensor(take(state, f"style.{i + 1}.{part}"))
-    w_dim, z_dim = shape_of(tensors, "mapping.fc0.weight", 2)
+    tensors = translated(state, GENERATOR)
+    config = generator_sizes(tensors) | _rate(root)
     average = root.get("latent_avg") if isinstance(root, dict) else None
     if isinstance(average, LazyTensor):
-        tensors["mapping.w_avg"] = to_tensor(average).reshape(-1, w_dim).mean(0)
-    convolutions = count(state, "convs.{}.conv.weight")
-    resolution = side([4, *(8 * 2**i for i in range(convolutions // 2))])
-    expect(convolutions % 2 == 0, "a layer of its last resolution is missing")
-    tensors |= _layer(state, "conv1", "synthesis.b4.conv1", 0) | _rgb(state, "to_rgb1", "synthesis.b4.torgb")
-    widths = {4: shape_of(state, "conv1.conv.weight", 5)[1]}
-    for i in range(convolutions):
-        block = f"synthesis.b{8 * 2 ** (i // 2)}"
-        tensors |= _layer(state, f"convs.{i}", f"{block}.conv{i % 2}", i + 1)
-        if i % 2:
-            tensors |= _rgb(state, f"to_rgbs.{i // 2}", f"{block}.torgb")
-            widths[8 * 2 ** (i // 2)] = tensors[f"{block}.conv1.weight"].shape[0]
+        tensors["mapping.w_avg"] = to_tensor(average).reshape(-1, config["w_dim"]).mean(0)
     for name, value in state.items():  # blurs and up-samplings, some times 4
         if name.endswith(".kernel"):
             check_filter(to_tensor(value))
-    config = {"resolution": resolution, "z_dim": z_dim, "w_dim": w_dim, "mapping_layers": layers}
-    return Part("stylegan2", config | channel_rule(widths) | _rate(root), tensors)
+    return Part("stylegan2", config, tensors)
 
 
 def _rate(root) -> dict:
@@ -76,47 +84,19 @@ def _rate(root) -> dict:
     return {"lr_multiplier": float(rate)} if isinstance(rate, int | float) else {}
 
 
-def _layer(state: dict, source: str, target: str, noise: int) -> dict[str, Tensor]:
-    tensors = _modulated(state, source, target)
-    tensors[f"{target}.bias"] = to_tensor(take(state, f"{source}.activate.bias"))
-    tensors[f"{target}.noise_strength"] = to_tensor(take(state, f"{source}.noise.weight")).reshape(())
-    if f"noises.noise_{noise}" in state:  # old files lack them
-        tensors[f"{target}.noise_const"] = to_tensor(state[f"noises.noise_{noise}"])[0, 0]
-    return tensors
-
-
-def _rgb(state: dict, source: str, target: str) -> dict[str, Tensor]:
-    bias = to_tensor(take(state, f"{source}.bias")).reshape(-1)
-    return _modulated(state, source, target) | {f"{target}.bias": bias}
-
-
-def _modulated(state: dict, source: str, target: str) -> dict[str, Tensor]:
-    shape_of(state, f"{source}.conv.weight", 5)
-    tensors = {f"{target}.weight": to_tensor(state[f"{source}.conv.weight"])[0]}
-    for part in ("weight", "bias"):
-        tensors[f"{target}.affine.{part}"] = to_tensor(take(state, f"{source}.conv.modulation.{part}"))
-    return tensors
-
-
 def discriminator(contents: Contents) -> Part | None:
     found = contents.network("final_linear.0.weight")
     if found is None:
         return None
-    state = found.tensors
-    blocks = count(state, "convs.{}.conv1.0.weight", first=1)
-    sizes = [2 ** (blocks + 2 - i) for i in range(blocks)]
-    resolution = side([4, *sizes])
-    names = {f"b{resolution}.fromrgb": ("convs.0.0", "convs.0.1"), "b4.conv": ("final_conv.0", "final_conv.1")}
-    names |= {"b4.fc": ("final_linear.0", "final_linear.0"), "b4.out": ("final_linear.1", "final_linear.1")}
-    for i, r in enumerate(sizes, 1):
-        names[f"b{r}.conv0"] = f"convs.{i}.conv1.0", f"convs.{i}.conv1.1"
-        names[f"b{r}.conv1"] = f"convs.{i}.conv2.1", f"convs.{i}.conv2.2"
-    tensors = {}
-    for ours, (weight, bias) in names.items():
-        tensors[f"{ours}.weight"] = to_tensor(take(state, f"{weight}.weight"))
-        tensors[f"{ours}.bias"] = to_tensor(take(state, f"{bias}.bias")).reshape(-1)
-    for i, r in enumerate(sizes, 1):
-        tensors[f"b{r}.skip.weight"] = to_tensor(take(state, f"convs.{i}.skip.1.weight"))
-    widths = {4: shape_of(tensors, "b4.conv.weight", 4)[0]}
-    widths |= {r: shape_of(tensors, f"b{r}.conv0.weight", 4)[0] for r in sizes}
-    return Part("stylegan2", {"resolution": resolution, **channel_rule(widths)}, tensors)
+    blocks = next((i for i in range(1, 9) if f"convs.{i}.conv1.0.weight" not in found.tensors), 9) - 1
+    sizes = {str(i): 2 ** (blocks + 3 - i) for i in range(1, blocks + 1)}
+    end = {"final_conv.0": "conv", "final_conv.1": "conv", "final_linear.0": "fc", "final_linear.1": "out"}
+    place = r"convs\.(\d)\."
+    rules = [
+        (r"convs\.0\.[01]\.(weight|bias)", f"b{2 ** (blocks + 2)}.fromrgb.\\1"),
+        (place + r"conv([12])\.[012]\.(weight|bias)", lambda m: f"b{sizes[m[1]]}.conv{int(m[2]) - 1}.{m[3]}"),
+        (place + r"skip\.1\.weight", lambda m: f"b{sizes[m[1]]}.skip.weight"),
+        (r"(final_\w+\.[01])\.(weight|bias)", lambda m: f"b4.{end[m[1]]}.{m[2]}"),
+    ]
+    tensors = {n: t.reshape(-1) if n.endswith("bias") else t for n, t in translated(found.tensors, rules).items()}
+    return Part("stylegan2", discriminator_sizes(tensors), tensors)

@@ -9,63 +9,39 @@ seed 0, the mean is measured. The instance norm of this conversion adds 1e-5 to 
 
 from __future__ import annotations
 
-from helpers.generators.checkpoints.layout import (
-    Contents,
-    Part,
-    channel_rule,
-    count,
-    log2,
-    shape_of,
-    side,
-    take,
-    to_tensor,
-)
+from helpers.generators.checkpoints.layout import Contents, Part, generator_sizes, translated
 
 FORMAT = "StyleGAN .pt (g_mapping, g_synthesis)"
 CONST = "g_synthesis.blocks.4x4.const"
-EPS = 1e-5
+BLOCK, OURS = r"g_synthesis\.blocks\.(\d+)x\1\.", r"synthesis.b\1."
+RULES = [
+    (r"g_mapping\.dense(\d+)\.(weight|bias)", r"mapping.fc\1.\2"),
+    (r"truncation\.avg_latent", "mapping.w_avg"),
+    (r"g_synthesis\.torgb\.(weight|bias)", r"synthesis.rgb_\1"),
+    (r"g_synthesis\.blocks\.4x4\.const", "synthesis.const", lambda t: t[0]),
+    (r"g_synthesis\.blocks\.4x4\.bias", "synthesis.b4.conv0.bias"),
+    # from 128 on the conversion doubles sizes by a transposed convolution
+    (r"g_synthesis\.blocks\.(\d{3,})x\1\.conv0_up\.weight", OURS + "conv0.weight", lambda t: t.flip(2, 3)),
+    (BLOCK + r"conv0_up\.(weight|bias)", OURS + r"conv0.\2"),
+    (BLOCK + r"conv1?\.(weight|bias)", OURS + r"conv1.\2"),
+    (BLOCK + r"epi1\.top_epi\.noise\.weight", OURS + "conv0.noise_strength"),
+    (BLOCK + r"epi2\.top_epi\.noise\.weight", OURS + "conv1.noise_strength"),
+    (BLOCK + r"epi1\.style_mod\.lin\.(weight|bias)", OURS + r"conv0.style.\2"),
+    (BLOCK + r"epi2\.style_mod\.lin\.(weight|bias)", OURS + r"conv1.style.\2"),
+]
 
 
 def matches(contents: Contents) -> bool:
     return contents.network(CONST) is not None
 
 
+def generator(contents: Contents) -> Part:
+    tensors = translated(contents.network(CONST).tensors, RULES)
+    config = generator_sizes(tensors) | {"eps": 1e-5}
+    if "mapping.w_avg" in tensors:
+        tensors["mapping.w_avg"] = tensors["mapping.w_avg"].reshape(-1, config["w_dim"])[0]
+    return Part("stylegan1", config, tensors)
+
+
 def discriminator(contents: Contents) -> None:
     """The conversion holds none."""
-
-
-def generator(contents: Contents) -> Part:
-    state, blocks = contents.network(CONST).tensors, "g_synthesis.blocks"
-    layers = count(state, "g_mapping.dense{}.weight")
-    tensors = {}
-    for i in range(layers):
-        for part in ("weight", "bias"):
-            tensors[f"mapping.fc{i}.{part}"] = to_tensor(take(state, f"g_mapping.dense{i}.{part}"))
-    w_dim, z_dim = shape_of(state, "g_mapping.dense0.weight", 2)
-    if "truncation.avg_latent" in state:
-        tensors["mapping.w_avg"] = to_tensor(state["truncation.avg_latent"]).reshape(-1, w_dim)[0]
-    resolution = side([4, *(r for r in (2**i for i in range(3, 12)) if f"{blocks}.{r}x{r}.conv1.weight" in state)])
-    tensors["synthesis.const"] = to_tensor(state[f"{blocks}.4x4.const"])[0]
-    tensors["synthesis.rgb_weight"] = to_tensor(take(state, "g_synthesis.torgb.weight"))
-    tensors["synthesis.rgb_bias"] = to_tensor(take(state, "g_synthesis.torgb.bias"))
-    widths = {}
-    for r in (2**i for i in range(2, log2(resolution) + 1)):
-        source, target = f"{blocks}.{r}x{r}", f"synthesis.b{r}"
-        first, second = ("conv0_up", "conv1") if r > 4 else (None, "conv")
-        if first:
-            shape_of(state, f"{source}.{first}.weight", 4)
-            weight = to_tensor(state[f"{source}.{first}.weight"])
-            # from 128 on the conversion doubles sizes by a transposed convolution
-            tensors[f"{target}.conv0.weight"] = weight.flip(2, 3) if r >= 128 else weight
-        tensors[f"{target}.conv0.bias"] = to_tensor(take(state, f"{source}.{first + '.' if first else ''}bias"))
-        shape_of(state, f"{source}.{second}.weight", 4)
-        for part in ("weight", "bias"):
-            tensors[f"{target}.conv1.{part}"] = to_tensor(take(state, f"{source}.{second}.{part}"))
-        for j in (0, 1):
-            end, layer = f"{source}.epi{j + 1}", f"{target}.conv{j}"
-            tensors[f"{layer}.noise_strength"] = to_tensor(take(state, f"{end}.top_epi.noise.weight"))
-            for part in ("weight", "bias"):
-                tensors[f"{layer}.style.{part}"] = to_tensor(take(state, f"{end}.style_mod.lin.{part}"))
-        widths[r] = tensors[f"{target}.conv1.weight"].shape[0]
-    config = {"resolution": resolution, "z_dim": z_dim, "w_dim": w_dim, "mapping_layers": layers, "eps": EPS}
-    return Part("stylegan1", config | channel_rule(widths), tensors)

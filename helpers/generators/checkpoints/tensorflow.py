@@ -25,14 +25,11 @@ from torch import Tensor
 from helpers.generators.checkpoints.layout import (
     Contents,
     Part,
-    channel_rule,
-    count,
+    discriminator_sizes,
     expect,
-    log2,
-    shape_of,
-    side,
-    take,
+    generator_sizes,
     to_tensor,
+    translated,
     walk,
 )
 from helpers.generators.checkpoints.values import CheckpointError, Record
@@ -54,6 +51,72 @@ DEFAULTS = {  # arguments that change the images, with the only values that are 
 }
 
 
+def turned(t: Tensor) -> Tensor:
+    """(height, width, in, out) to (out, in, height, width), and (in, out) to (out, in)."""
+    return t.permute(3, 2, 0, 1) if t.ndim == 4 else t.t() if t.ndim == 2 else t
+
+
+def flipped(t: Tensor) -> Tensor:
+    return turned(t).flip(2, 3)
+
+
+PLACE, OURS = r"synthesis/(\d+)x\1/", r"synthesis.b\1."
+MAPPING = [
+    (r"dlatent_avg", "mapping.w_avg"),
+    (r"mapping/Dense(\d+)/(weight|bias)", r"mapping.fc\1.\2", turned),
+    (r"mapping/LabelConcat/weight", "mapping.label_weight"),
+    (r"mapping/LabelEmbed/(weight|bias)", r"mapping.embed.\1", turned),
+]
+STYLEGAN2 = [
+    *MAPPING,
+    (r"synthesis/4x4/Const/const", "synthesis.b4.const", lambda t: t[0]),
+    (PLACE + "Conv0_up/weight", OURS + "conv0.weight", flipped),
+    (r"synthesis/noise(\d+)", lambda m: _noise_of(int(m[1]) + 1), lambda t: t[0, 0]),
+]
+for _theirs, _ours in (("Conv0_up", "conv0"), ("Conv1?", "conv1"), ("ToRGB", "torgb")):
+    STYLEGAN2 += [
+        (f"{PLACE}{_theirs}/(weight|bias)", f"{OURS}{_ours}.\\2", turned),
+        (f"{PLACE}{_theirs}/mod_weight", f"{OURS}{_ours}.affine.weight", turned),
+        (f"{PLACE}{_theirs}/mod_bias", f"{OURS}{_ours}.affine.bias", lambda t: t + 1),
+        (f"{PLACE}{_theirs}/noise_strength", f"{OURS}{_ours}.noise_strength", lambda t: t.reshape(())),
+    ]
+CRITIC = [
+    (r"(\d+)x\1/FromRGB/(weight|bias)", r"b\1.fromrgb.\2", turned),
+    (r"(\d+)x\1/Conv0/(weight|bias)", r"b\1.conv0.\2", turned),
+    (r"(\d+)x\1/Conv1_down/(weight|bias)", r"b\1.conv1.\2", turned),
+    (r"(\d+)x\1/Skip/weight", r"b\1.skip.weight", turned),
+    (r"4x4/Conv/(weight|bias)", r"b4.conv.\1", turned),
+    (r"4x4/Dense0/(weight|bias)", r"b4.fc.\1", turned),
+    (r"Output/(weight|bias)", r"b4.out.\1", turned),
+    (r"LabelEmbed/(weight|bias)", r"mapping.embed.\1", turned),
+    (r"Mapping(\d+)/(weight|bias)", r"mapping.fc\1.\2", turned),
+]
+
+
+def _noise_of(number: int) -> str:
+    """Our name of noise maps: two for each resolution."""
+    return f"synthesis.b{4 * 2 ** (number // 2)}.conv{number % 2}.noise_const"
+
+
+def _stylegan1(fused) -> list[tuple]:
+    """Rules of StyleGAN; fused: whether sizes are doubled by transposed convolutions ("auto": from 128 on)."""
+    large = {True: r"synthesis/(\d+)x\1/", "auto": r"synthesis/(\d{3,})x\1/"}.get(fused)
+    rules = [
+        *MAPPING,
+        (r"synthesis/4x4/Const/const", "synthesis.const", lambda t: t[0]),
+        (r"synthesis/ToRGB_lod0/(weight|bias)", r"synthesis.rgb_\1", turned),
+        (r"synthesis/noise(\d+)", lambda m: _noise_of(int(m[1])), lambda t: t[0, 0]),
+        *([(large + "Conv0_up/weight", OURS + "conv0.weight", flipped)] if large else []),
+    ]
+    for theirs, ours in (("Conv0_up|Const", "conv0"), ("Conv1?", "conv1")):
+        rules += [
+            (f"{PLACE}(?:{theirs})/(weight|bias)", f"{OURS}{ours}.\\2", turned),
+            (f"{PLACE}(?:{theirs})/Noise/weight", f"{OURS}{ours}.noise_strength"),
+            (f"{PLACE}(?:{theirs})/StyleMod/(weight|bias)", f"{OURS}{ours}.style.\\2", turned),
+        ]
+    return rules
+
+
 def _networks(contents: Contents) -> list:
     root = contents.root
     return list(root)[:4] if isinstance(root, tuple | list) else [root]
@@ -68,11 +131,34 @@ def generator(contents: Contents) -> Part:
     variables, arguments = _variables(_networks(contents)[-1])
     for name, value in DEFAULTS.items():
         expect(arguments.get(name, value) == value, f"{name} is not {value}")
+    config = {"lr_multiplier": float(arguments.get("mapping_lrmul", 0.01))}
     if "synthesis/4x4/Const/StyleMod/weight" in variables:
-        return _stylegan1(variables, arguments)
-    if "synthesis/4x4/Conv/mod_weight" in variables:
-        return _stylegan2(variables, arguments)
-    raise CheckpointError("its network is neither a StyleGAN nor a StyleGAN2 generator.")
+        expect(to_tensor(variables.get("lod", 0.0)).item() == 0, "it has not grown to its last resolution")
+        tensors = translated(variables, _stylegan1(arguments.get("fused_scale", "auto")))
+        return Part("stylegan1", config | generator_sizes(tensors) | {"eps": 1e-8}, tensors)
+    if "synthesis/4x4/Conv/mod_weight" not in variables:
+        raise CheckpointError("its network is neither a StyleGAN nor a StyleGAN2 generator.")
+    architecture = str(arguments.get("architecture", "skip"))[:20]
+    expect(architecture == "skip", f"its generator has the architecture {architecture!r}, only 'skip' is read")
+    expect("synthesis/4x4/ToRGB/weight" in variables, "it is of the configurations A to D, which grow")
+    tensors = translated(variables, STYLEGAN2)
+    config |= {"labels": "concat"} if "mapping.label_weight" in tensors else {}
+    return Part("stylegan2", config | generator_sizes(tensors) | {"conv_clamp": arguments.get("conv_clamp")}, tensors)
+
+
+def discriminator(contents: Contents) -> Part | None:
+    if len(_networks(contents)) != 3:
+        return None
+    variables, arguments = _variables(_networks(contents)[1])
+    kind = arguments.get("architecture", "resnet")
+    expect(any(name.endswith("/FromRGB/weight") for name in variables), "its discriminator grows")
+    expect(kind in ("resnet", "orig"), "its discriminator is neither of the kind 'resnet' nor 'orig'")
+    expect(arguments.get("mbstd_num_features", 1) == 1, "its minibatch standard deviation has more than one channel")
+    tensors = translated(variables, CRITIC)
+    config = discriminator_sizes(tensors) | {"conv_clamp": arguments.get("conv_clamp"), "architecture": kind}
+    config["group_size"] = int(arguments.get("mbstd_group_size", 4) or 0)
+    config["lr_multiplier"] = float(arguments.get("mapping_lrmul", 0.1))
+    return Part("stylegan2", config, tensors)
 
 
 def _variables(record: Record) -> tuple[dict, dict]:
@@ -97,152 +183,3 @@ def _facts(record) -> dict:
     if not isinstance(record, Record) or type(record.state) is not dict:
         raise CheckpointError("it is damaged: a network has no state.")
     return record.state
-
-
-def _resolution(variables: dict, suffix: str) -> int:
-    """The last resolution that has the layer ``synthesis/RxR/suffix``."""
-    sizes = [r for r in (2**i for i in range(3, 12)) if f"synthesis/{r}x{r}/{suffix}" in variables]
-    return side([4, *sizes])
-
-
-def _tensor(variables: dict, name: str, dims: int) -> Tensor:
-    shape_of(variables, name, dims)
-    return to_tensor(variables[name])
-
-
-def _kernel(variables: dict, name: str, turned: bool = False) -> Tensor:
-    """(height, width, in, out) to (out, in, height, width)."""
-    kernel = _tensor(variables, name, 4).permute(3, 2, 0, 1)
-    return kernel.flip(2, 3) if turned else kernel
-
-
-def _matrix(variables: dict, name: str) -> Tensor:
-    """(in, out) to (out, in)."""
-    return _tensor(variables, name, 2).t()
-
-
-def _vector(variables: dict, name: str) -> Tensor:
-    return _tensor(variables, name, 1)
-
-
-def _noise(variables: dict, index: int) -> Tensor:
-    return _tensor(variables, f"synthesis/noise{index}", 4)[0, 0]
-
-
-def _mapping(variables: dict, arguments: dict) -> tuple[dict, dict[str, Tensor]]:
-    """Arguments and tensors of the mapping network, the same in both families."""
-    layers = count(variables, "mapping/Dense{}/weight")
-    tensors = {"mapping.w_avg": _vector(variables, "dlatent_avg")}
-    for i in range(layers):
-        tensors[f"mapping.fc{i}.weight"] = _matrix(variables, f"mapping/Dense{i}/weight")
-        tensors[f"mapping.fc{i}.bias"] = _vector(variables, f"mapping/Dense{i}/bias")
-    w_dim, in_features = tensors["mapping.fc0.weight"].shape
-    config = {"w_dim": w_dim, "z_dim": in_features, "mapping_layers": layers, "c_dim": 0}
-    config["lr_multiplier"] = float(arguments.get("mapping_lrmul", 0.01))
-    if "mapping/LabelConcat/weight" in variables:
-        labels = tensors["mapping.label_weight"] = _tensor(variables, "mapping/LabelConcat/weight", 2)
-        config |= {"c_dim": labels.shape[0], "z_dim": in_features - labels.shape[1]}
-    elif "mapping/LabelEmbed/weight" in variables:
-        labels = tensors["mapping.embed.weight"] = _matrix(variables, "mapping/LabelEmbed/weight")
-        tensors["mapping.embed.bias"] = _vector(variables, "mapping/LabelEmbed/bias")
-        config |= {"c_dim": labels.shape[1], "z_dim": in_features - labels.shape[0]}
-    return config, tensors
-
-
-# --- StyleGAN2 -------------------------------------------------------------------------------------------------------
-
-
-def _stylegan2(variables: dict, arguments: dict) -> Part:
-    architecture = str(arguments.get("architecture", "skip"))[:20]
-    expect(architecture == "skip", f"its generator has the architecture {architecture!r}, only 'skip' is read")
-    resolution = _resolution(variables, "Conv1/weight")
-    expect("synthesis/4x4/ToRGB/weight" in variables, "it is of the configurations A to D, which grow")
-    config, tensors = _mapping(variables, arguments)
-    if config["c_dim"]:
-        config["labels"] = "concat" if "mapping.label_weight" in tensors else "embed"
-    tensors["synthesis.b4.const"] = _tensor(variables, "synthesis/4x4/Const/const", 4)[0]
-    widths = {}
-    for r in (2**i for i in range(2, log2(resolution) + 1)):
-        names = {"conv0": "Conv0_up", "conv1": "Conv1"} if r > 4 else {"conv1": "Conv"}
-        for ours, theirs in names.items():
-            source, target = f"synthesis/{r}x{r}/{theirs}", f"synthesis.b{r}.{ours}"
-            tensors |= _modulated(variables, source, target, turned=ours == "conv0")
-            tensors[f"{target}.noise_const"] = _noise(variables, 2 * log2(r) - (5 if ours == "conv0" else 4))
-            tensors[f"{target}.noise_strength"] = to_tensor(take(variables, f"{source}/noise_strength")).reshape(())
-        tensors |= _modulated(variables, f"synthesis/{r}x{r}/ToRGB", f"synthesis.b{r}.torgb")
-        widths[r] = tensors[f"synthesis.b{r}.conv1.weight"].shape[0]
-    clamp = arguments.get("conv_clamp")
-    config |= {"resolution": resolution, **channel_rule(widths), "conv_clamp": clamp}
-    return Part("stylegan2", config, tensors)
-
-
-def _modulated(variables: dict, source: str, target: str, turned: bool = False) -> dict[str, Tensor]:
-    return {
-        f"{target}.weight": _kernel(variables, f"{source}/weight", turned),
-        f"{target}.bias": _vector(variables, f"{source}/bias"),
-        f"{target}.affine.weight": _matrix(variables, f"{source}/mod_weight"),
-        f"{target}.affine.bias": _vector(variables, f"{source}/mod_bias") + 1,
-    }
-
-
-def discriminator(contents: Contents) -> Part | None:
-    if len(_networks(contents)) != 3:
-        return None
-    variables, arguments = _variables(_networks(contents)[1])
-    sizes = [r for r in (2**i for i in range(3, 12)) if f"{r}x{r}/Conv0/weight" in variables]
-    resolution, kind = side([4, *sizes]), arguments.get("architecture", "resnet")
-    expect(f"{resolution}x{resolution}/FromRGB/weight" in variables, "its discriminator grows")
-    expect(kind in ("resnet", "orig"), "its discriminator is neither of the kind 'resnet' nor 'orig'")
-    expect(arguments.get("mbstd_num_features", 1) == 1, "its minibatch standard deviation has more than one channel")
-    names = {f"b{resolution}.fromrgb": f"{resolution}x{resolution}/FromRGB", "b4.conv": "4x4/Conv"}
-    for r in sizes:
-        names |= {f"b{r}.conv0": f"{r}x{r}/Conv0", f"b{r}.conv1": f"{r}x{r}/Conv1_down"}
-    tensors = {}
-    for ours, theirs in names.items():
-        tensors[f"{ours}.weight"] = _kernel(variables, f"{theirs}/weight")
-        tensors[f"{ours}.bias"] = _vector(variables, f"{theirs}/bias")
-    for r in sizes if kind == "resnet" else []:
-        tensors[f"b{r}.skip.weight"] = _kernel(variables, f"{r}x{r}/Skip/weight")
-    dense, layers = {"b4.fc": "4x4/Dense0", "b4.out": "Output"}, 0
-    if "LabelEmbed/weight" in variables:
-        layers = count(variables, "Mapping{}/weight") if "Mapping0/weight" in variables else 0
-        dense |= {"mapping.embed": "LabelEmbed"} | {f"mapping.fc{i}": f"Mapping{i}" for i in range(layers)}
-    for ours, theirs in dense.items():
-        tensors[f"{ours}.weight"] = _matrix(variables, f"{theirs}/weight")
-        tensors[f"{ours}.bias"] = _vector(variables, f"{theirs}/bias")
-    widths = {4: tensors["b4.conv.weight"].shape[0]} | {r: tensors[f"b{r}.conv0.weight"].shape[0] for r in sizes}
-    config = {"resolution": resolution, **channel_rule(widths), "conv_clamp": arguments.get("conv_clamp")}
-    config |= {"group_size": int(arguments.get("mbstd_group_size", 4) or 0), "architecture": kind}
-    if "mapping.embed.weight" in tensors:
-        config |= {"c_dim": tensors["mapping.embed.weight"].shape[1], "mapping_layers": layers}
-        config["lr_multiplier"] = float(arguments.get("mapping_lrmul", 0.1))
-    return Part("stylegan2", config, tensors)
-
-
-# --- StyleGAN --------------------------------------------------------------------------------------------------------
-
-
-def _stylegan1(variables: dict, arguments: dict) -> Part:
-    resolution = _resolution(variables, "Conv1/weight")
-    expect(to_tensor(variables.get("lod", 0.0)).item() == 0, "it has not grown to its last resolution")
-    fused = arguments.get("fused_scale", "auto")
-    config, tensors = _mapping(variables, arguments)
-    tensors["synthesis.const"] = _tensor(variables, "synthesis/4x4/Const/const", 4)[0]
-    tensors["synthesis.rgb_weight"] = _kernel(variables, "synthesis/ToRGB_lod0/weight")
-    tensors["synthesis.rgb_bias"] = _vector(variables, "synthesis/ToRGB_lod0/bias")
-    widths = {}
-    for r in (2**i for i in range(2, log2(resolution) + 1)):
-        names = {"conv0": "Conv0_up", "conv1": "Conv1"} if r > 4 else {"conv0": "Const", "conv1": "Conv"}
-        for j, (ours, theirs) in enumerate(names.items()):
-            source, target = f"synthesis/{r}x{r}/{theirs}", f"synthesis.b{r}.{ours}"
-            if theirs != "Const":
-                turned = theirs == "Conv0_up" and (fused is True or (fused == "auto" and r >= 128))
-                tensors[f"{target}.weight"] = _kernel(variables, f"{source}/weight", turned)
-            tensors[f"{target}.bias"] = _vector(variables, f"{source}/bias")
-            tensors[f"{target}.noise_strength"] = _vector(variables, f"{source}/Noise/weight")
-            tensors[f"{target}.noise_const"] = _noise(variables, 2 * log2(r) - 4 + j)
-            tensors[f"{target}.style.weight"] = _matrix(variables, f"{source}/StyleMod/weight")
-            tensors[f"{target}.style.bias"] = _vector(variables, f"{source}/StyleMod/bias")
-        widths[r] = tensors[f"synthesis.b{r}.conv1.weight"].shape[0]
-    config |= {"resolution": resolution, **channel_rule(widths), "eps": 1e-8}
-    return Part("stylegan1", config, tensors)
