@@ -82,7 +82,7 @@ class SketchPanel(RunPanel):
         """Options for ``search(generator, panel.sketch, **panel.settings)``."""
         values = {name: value for name, value in super().settings.items() if name != "go_on"}
         if self.controls["go_on"].value:
-            values["start"] = self.around(values["starts"], values["seed"], values["space"])
+            values["start"] = self.around_picked
         networks = {"discriminator": self.discriminator, "features": self.features}
         return values | {"enough": None} | {name: net for name, net in networks.items() if net is not None}
 
@@ -95,17 +95,24 @@ class SketchPanel(RunPanel):
         terms = sketch_constraints(sketch, self.generator, options["space"], options.pop("weights"), **networks)
         return SketchSearch(self.generator, terms, sketch=sketch, **options)
 
-    def around(self, starts: int, seed: int, space: str) -> Latents:
+    @property
+    def around_picked(self) -> Latents:
         """Starts around the candidate that was picked."""
+        values = self.values
         if self.picked is None:
             raise ValueError("No candidate is picked yet; click one under Candidates, or switch this off.")
-        if self.picked.space != space:
+        if self.picked.space != values["space"]:
             raise ValueError(f"The picked candidate is in {self.picked.space}; choose that space to continue from it.")
-        return near(self.generator, self.picked, starts, RADIUS, seed)
+        return near(self.generator, self.picked, values["starts"], RADIUS, values["seed"])
+
+    def _write_code(self) -> None:
+        super()._write_code()
+        self.code.value = self.code.value.replace("start=panel.start,", "start=panel.around_picked,")
 
     def choose_candidate(self, index: int) -> None:
         """Pick one: it is shown, and if "continue" is ticked the next run starts around it."""
         self.picked = self.result.latents[index]
+        self.guard(self._write_code)
         super().choose_candidate(index)
 
     def reference(self) -> Tensor | None:

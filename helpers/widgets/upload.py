@@ -144,7 +144,8 @@ class PhotoUpload(widgets.VBox):
         if self.photo is None:
             return
         left, top, right, bottom = self.box
-        if self.turn:
+        width, height = self.cropper.size
+        if self.turn or min(left, top) < 0 or right > width or bottom > height:
             turned = self.output_size / (right - left) * cmath.exp(-1j * math.radians(self.turn))
             shift = self.output_size * (0.5 + 0.5j) - turned * complex(left + right, top + bottom) / 2
             self.image = cut_square(self.photo, turned, shift, self.output_size)
