@@ -64,7 +64,7 @@ from helpers.widgets.run import PAGE, RunBox, decibel
 from helpers.widgets.upload import PhotoUpload, uploaded_files
 
 LATEST = "latest.safetensors"  # the state after every run: restarting the kernel loses no result, ``load`` it
-COLUMN = 320  # pixels on the screen: of controls or a canvas
+COLUMN = 300  # pixels on the screen: of controls or a canvas
 FEATHER = "feather of "  # a canvas, among the settings of a state
 OUT = "output/panels"
 
@@ -165,7 +165,7 @@ class RunPanel(RunBox):
         if self.canvases:
             rows = [_columns(_column(*self.canvases.values()), run), _columns(_column(*settings), _column(*weights))]
         else:
-            rows = [_columns(_column(*settings, *weights), run)]
+            rows = [_columns(run, _column(*settings, *weights), run_first=True)]
         if self.photos:
             self.upload = PhotoUpload()
             self.upload.observe(lambda change: self.add_photo(self.upload.name, change["new"]), "image")
@@ -363,13 +363,14 @@ class RunPanel(RunBox):
 
 
 def _column(*children: widgets.Widget, width: int = COLUMN) -> widgets.VBox:
-    layout = widgets.Layout(width=f"{width}px", max_width="100%", margin="0 24px 8px 0")
+    layout = widgets.Layout(width=f"{width}px", max_width="100%", margin="0 12px 8px 0")
     return widgets.VBox(children, layout=layout)
 
 
-def _columns(*columns: widgets.Widget) -> widgets.HBox:
-    """Side by side; they wrap if there is no room."""
-    return widgets.HBox(columns, layout=widgets.Layout(**WRAP))
+def _columns(*columns: widgets.Widget, run_first: bool = False) -> widgets.HBox:
+    """Side by side; they wrap if there is no room. ``run_first``: the first is on the right, but on top if they wrap."""
+    reverse = {"flex_flow": "row-reverse wrap", "justify_content": "flex-end"} if run_first else {}
+    return widgets.HBox(columns, layout=widgets.Layout(**WRAP | reverse))
 
 
 def _same(photo: Tensor, image: Tensor) -> bool:

@@ -60,7 +60,7 @@ def row_of(pictures: Mapping[str, Tensor | None], width: int) -> str:
 def status_html(text: str, done: float) -> str:
     """A line of text under a progress bar, ``done`` in [0, 1]."""
     bar = f'<progress value="{done:.4f}" max="1" style="width:100%"></progress>'
-    return f'{bar}<div style="min-height:3em;line-height:1.5;font-variant-numeric:tabular-nums">{escape(text)}</div>'
+    return f'{bar}<div style="min-height:1.5em;line-height:1.5;font-variant-numeric:tabular-nums">{escape(text)}</div>'
 
 
 def text_html(text: str) -> str:

@@ -21,7 +21,7 @@ try:
 except ImportError:  # the fallback below needs core ipywidgets only
     anywidget = None
 
-WIDTH = 320  # pixels of the photo on the screen
+WIDTH = 300  # pixels of the photo on the screen
 SIDE = 512  # pixels of the crop: as much as any model or style transfer of the lessons takes
 
 Find = Callable[[Tensor], tuple[tuple[float, float, float, float], float] | None]
@@ -99,6 +99,7 @@ class PhotoUpload(widgets.VBox):
     def __init__(self, size: int = SIDE, find: Find = lambda photo: None):
         self.output_size, self.find, self.photo, self.name = size, find, None, ""
         self.button = widgets.FileUpload(accept="image/*", multiple=False, description="Upload a photo")
+        self.button.layout.width = "auto"
         self.done = widgets.ToggleButton(False, description="Crop", layout=widgets.Layout(display="none"))
         self.cropper = SliderCropBox() if anywidget is None else CropBox()
         self.view, self.message = widgets.HTML(), widgets.HTML()
