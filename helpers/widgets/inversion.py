@@ -65,7 +65,8 @@ class InversionPanel(RunPanel):
         }
         if self.features is not None:
             names = self.features.layers
-            layers = [(" + ".join(map(str, LAYERS)), LAYERS), ("a range of layers", RANGE), *((n, (n,)) for n in names)]
+            usual = "conv " + " + ".join(name.removeprefix("conv") for name in LAYERS)
+            layers = [(usual, LAYERS), ("a range of layers", RANGE), *((n, (n,)) for n in names)]
             controls["layers"] = dropdown("layers", layers)
             controls["convs"] = range_slider("from, to", [(n.removeprefix("conv"), i) for i, n in enumerate(names, 1)])
             controls["convs"].layout.display = "none"

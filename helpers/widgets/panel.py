@@ -76,7 +76,7 @@ class RunPanel(RunBox):
         function: full name of what does the same without the panel; arguments(): its positional arguments, as code.
         then: code after the call, e.g. ".run()".
         presets: name to values of controls and weights; "Reset" is always there.
-        choosers: names of the controls that choose a photo. labels: of weights, if not their names.
+        choosers: names of the controls that choose a photo. labels: of weights too.
         powers: lowest and highest power of ten of each weight, if not (-2, 2).
 
     Args:
@@ -95,7 +95,6 @@ class RunPanel(RunBox):
     function, then = "", ""
     presets: Mapping[str, Mapping[str, Any]] = {}
     choosers: tuple[str, ...] = ()
-    labels: Mapping[str, str] = {}
     powers: Mapping[str, tuple[int, int]] = {}
 
     def __init__(
@@ -368,7 +367,7 @@ def _column(*children: widgets.Widget, width: int = COLUMN) -> widgets.VBox:
 
 
 def _columns(*columns: widgets.Widget, run_first: bool = False) -> widgets.HBox:
-    """Side by side; they wrap if there is no room. ``run_first``: the first is on the right, but on top if they wrap."""
+    """Side by side; they wrap if there is no room. ``run_first``: the first is on the right, or on top."""
     reverse = {"flex_flow": "row-reverse wrap", "justify_content": "flex-end"} if run_first else {}
     return widgets.HBox(columns, layout=widgets.Layout(**WRAP | reverse))
 

@@ -89,10 +89,12 @@ def frame_html(edges: Sequence[float], bend: str = "0", turn: float = 0.0) -> st
     )
 
 
-def loss_curve(history: Sequence[Mapping[str, float]], width: int = 400, height: int = 200) -> str:
+def loss_curve(
+    history: Sequence[Mapping[str, float]], width: int = 400, height: int = 200, labels: Mapping[str, str] | None = None
+) -> str:
     """Losses over the steps as an SVG string: logarithmic axis, one line and its last value per loss.
 
-    history: name to value of every step. A missing name, a zero and NaN leave a gap.
+    history: name to value of every step. A missing name, a zero and NaN leave a gap. labels: other names to show.
     """
     values = [v for losses in history for v in losses.values() if _drawable(v)]
     if not values:
@@ -122,7 +124,13 @@ def loss_curve(history: Sequence[Mapping[str, float]], width: int = 400, height:
         lines.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.6" stroke-linejoin="round"/>')
         key_x, key_y = left + (order % 2) * (right - left) / 2, 12 + 16 * (order // 2)
         lines.append(f'<path d="M{key_x:.0f} {key_y - 4}h14" stroke="{colour}" stroke-width="3"/>')
-        lines.append(text(key_x + 19, key_y, f"{escape(name)} {f'{last:.3g}' if _drawable(last) else '–'}"))
+        lines.append(
+            text(
+                key_x + 19,
+                key_y,
+                f"{escape((labels or {}).get(name, name))} {f'{last:.3g}' if _drawable(last) else '–'}",
+            )
+        )
     style = f'style="max-width:100%" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12"'
     head = f'<svg width="{width}" height="{height}" role="img" aria-label="losses" fill="currentColor" {style}>'
     return f"{head}{''.join(lines)}</svg>"

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import io
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import Any
@@ -49,13 +49,14 @@ class RunBox(widgets.VBox):
     """Buttons and live picture of a run; a panel is one with controls.
 
     Attributes:
-        settings: what ``make`` is called with. title: of the reference.
+        settings: what ``make`` is called with. title: of the reference. labels: of losses, if not their names.
         job: the last run, None before. result: of it, the best so far while it runs.
         buttons, view, message: its widgets. frames: the pictures that were shown, for a film. before: the reference
         when the run started.
     """
 
     title = "target"
+    labels: Mapping[str, str] = {}
     settings: dict = {}
     job: Job | None = None
 
@@ -211,7 +212,7 @@ class RunBox(widgets.VBox):
             return self._page("result", None, RESULT, self.before, status_html(text, 0) + error)
         self._keep(seen.sheet)
         below = status_html(_status(job, state, seen), seen.number / len(job.iterator))
-        below += error + loss_curve(job.history, PAGE)
+        below += error + loss_curve(job.history, PAGE, labels=self.labels)
         title = "best result" if ended else f"step {seen.number}"
         return self._page(title, seen.sheet, seen.width, self.before, below)
 
