@@ -1,22 +1,181 @@
-"""Face photos for models of FFHQ: alignment by landmarks, and optional detectors that find them."""
+"""The face in a photo: which part of it a model gets, found or given; alignment as in FFHQ, and its detectors."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
 
 from helpers import weights
-from helpers.images import ImageError, to_uint8
-from helpers.photos import cut_square
+from helpers.generators import Generator
+from helpers.images import (
+    Box,
+    ImageError,
+    crop,
+    cut_box,
+    from_uint8,
+    longer_side,
+    read_image,
+    resize,
+    square_crop,
+    to_uint8,
+)
+from helpers.latents import SUFFIXES, load_latents
+from helpers.photos import FACE_LANDMARKS, cut_square, fit_similarity
 
 DETECTOR = "face-detector"  # YuNet's name in the registry
+CAT_FINDER = "cat-face-finder"
 LEAST = 0.7  # of YuNet's confidence in [0, 1], from which on a face counts
-EYES_68 = (slice(36, 42), slice(42, 48))  # of the 68 landmarks of the iBUG 300-W scheme, left in the picture first
+EYES_68 = (slice(36, 42), slice(42, 48))  # of the 68 landmarks of the iBUG 300-W scheme, left in the image first
 MOUTH_68 = (48, 54)  # corners
+LOOK = 320  # pixels of the longer side of a photo in a sheet
+
+
+class NoFace(ImageError):
+    """A photo in which no face was found; ``looked_at`` is the photo (1, 3, h, w) as it was looked at."""
+
+    def __init__(self, message: str, looked_at: Tensor):
+        super().__init__(message)
+        self.looked_at = looked_at
+
+
+# --- the part of a photo that a model gets ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FaceOptions:
+    """Which part of a photo is used; an option of every command that takes photos of faces.
+
+    box: auto finds the cat's face (the default for models of cats), none takes the central square, and
+        LEFT,TOP,RIGHT,BOTTOM in pixels is the part of every photo.
+    face: which cat's face, by size, where a photo shows several.
+    align: find human faces, and align them as models of FFHQ know them (extra `faces`).
+    """
+
+    box: str | Box | None = None
+    face: int = field(default=1, metadata={"min": 1})
+    align: bool = False
+
+    def __post_init__(self):
+        if isinstance(self.box, str) and self.box not in ("auto", "none"):
+            parts = [part.strip() for part in self.box.split(",")]
+            if len(parts) != 4 or not all(part.lstrip("-").isdecimal() for part in parts):
+                raise ImageError(f"--box must be auto, none or LEFT,TOP,RIGHT,BOTTOM in pixels; got {self.box!r}.")
+            object.__setattr__(self, "box", tuple(map(int, parts)))
+
+
+@dataclass
+class Cut:
+    """The part of a photo that a model gets.
+
+    Attributes:
+        target: (1, 3, R, R) in [0, 1].
+        looked_at: the whole photo (1, 3, h, w), small, with a frame around the part.
+        again: cuts the same part from another photo (1, 3, H, W) of the same size.
+    """
+
+    target: Tensor
+    looked_at: Tensor
+    again: Callable[[Tensor], Tensor]
+
+
+def read_face(path: str | Path, generator: Generator, options: FaceOptions | None = None) -> Cut:
+    """Read the part of a photo that a generator gets, or the image of latents (see load_latents).
+
+    Without a box and for models of cats the face is found; a photo of the model's own size is taken as it is.
+
+    Raises NoFace where none is found, ImageError for a file that is not a photo and for a box outside of it.
+    """
+    options, size = options or FaceOptions(), generator.resolution
+    if Path(path).suffix.lower() in SUFFIXES:
+        with torch.no_grad():
+            image = generator.synthesize(load_latents(path)[0].to(generator.device)).clamp(0, 1).cpu()
+        return Cut(image, image, lambda other: other)
+    image = read_image(path)
+    if isinstance(options.box, tuple):
+        cut_box(image, options.box, str(path))
+    try:
+        place = _place(image, generator, options)
+    except NoFace as error:
+        raise NoFace(f"{path} {error}", longer_side(image, LOOK)) from None
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
+    if isinstance(place, tuple) and len(place) == 4:
+        left, top, right, bottom = place
+        corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+        again = partial(_resized_part, box=place, size=size)
+    else:
+        turn, shift = place
+        points = [(corner - shift) / turn for corner in (0, size, size * (1 + 1j), size * 1j)]
+        corners = [(point.real, point.imag) for point in points]
+        again = partial(cut_square, scaled_turn=turn, shift=shift, size=size)
+    return Cut(again(image), framed(image, corners), again)
+
+
+def _place(image: Tensor, generator: Generator, options: FaceOptions) -> Box | tuple[complex, complex]:
+    """A box of a photo, or the similarity transform from the photo to the model's square (see cut_square)."""
+    height, width = image.shape[-2:]
+    box, size = options.box, generator.resolution
+    if options.align:
+        found = find_faces(image)
+        if not found:
+            raise NoFace("shows no face that the detector finds; cut it with --box instead of --align", image)
+        return _ffhq_square(found[min(options.face, len(found)) - 1], size)
+    if (
+        box is None
+        and "cats" in generator.domain
+        and CAT_FINDER in weights.registry()
+        and (height, width) != (size, size)
+    ):
+        box = "auto"
+    if box == "auto":
+        return _cat_square(image, options.face, generator)
+    if box is not None and box != "none":
+        return box
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return left, top, left + side, top + side
+
+
+def _cat_square(image: Tensor, face: int, generator: Generator) -> tuple[complex, complex]:
+    from helpers.cat_faces import WITH_EARS, find_cats
+
+    found = find_cats(image)
+    if not found:
+        raise NoFace(
+            "shows no cat's face with both eyes that can be found; give --box LEFT,TOP,RIGHT,BOTTOM, or --box none for "
+            "its central square",
+            image,
+        )
+    if face > len(found):
+        raise ImageError(f"--face must be from 1 to {len(found)}, the faces found; got {face}")
+    template = FACE_LANDMARKS if "without ears" in generator.domain else WITH_EARS
+    return fit_similarity(np.asarray(found[face - 1].landmarks), np.array(template) * generator.resolution)
+
+
+def _resized_part(image: Tensor, box: Box, size: int) -> Tensor:
+    return resize(square_crop(crop(image, box)), size)
+
+
+def framed(image: Tensor, corners: Sequence[tuple[float, float]]) -> Tensor:
+    """A photo (1, 3, H, W), its longer side LOOK pixels, with a frame through corners (x, y) in pixels of the photo."""
+    small = longer_side(image, LOOK)
+    scale = small.shape[-1] / image.shape[-1]
+    shown = Image.fromarray(to_uint8(small)[0])
+    points = [(x * scale, y * scale) for x, y in corners]
+    for colour, width in (("white", 4), ("#d00050", 2)):
+        ImageDraw.Draw(shown).line([*points, points[0], points[1]], fill=colour, width=width, joint="curve")
+    return from_uint8(np.asarray(shown))
+
+
+# --- human faces -----------------------------------------------------------------------------------------------------
 
 
 def align_ffhq(image: torch.Tensor, landmarks: Sequence[tuple[float, float]], size: int = 256) -> torch.Tensor:
@@ -28,23 +187,28 @@ def align_ffhq(image: torch.Tensor, landmarks: Sequence[tuple[float, float]], si
 
     Args:
         image: (1, 3, H, W) in [0, 1].
-        landmarks: (x, y) in pixels, left and right as seen in the picture. Five: left eye, right eye, nose, left and
+        landmarks: (x, y) in pixels, left and right as seen in the image. Five: left eye, right eye, nose, left and
             right corner of the mouth; or the 68 of iBUG 300-W.
         size: side of the result.
 
     Raises:
         ImageError: for another number of landmarks, or left and right exchanged.
     """
+    return cut_square(image, *_ffhq_square(landmarks, size), size)
+
+
+def _ffhq_square(landmarks: Sequence[tuple[float, float]], size: int) -> tuple[complex, complex]:
+    """The transform from the photo to FFHQ's square, as cut_square takes it."""
     left, right, mouth_left, mouth_right = _eyes_and_mouth(landmarks)
     eyes, mouth = (left + right) / 2, (mouth_left + mouth_right) / 2
     between, down = right - left, mouth - eyes
     half = between - 1j * down  # the vector to the mouth, turned to point right as the eyes do
     if (between.conjugate() * down).imag <= 0 or abs(half) < 1:
-        raise ImageError("expected left and right as seen in the picture, but the eyes or the mouth are exchanged")
+        raise ImageError("expected left and right as seen in the image, but the eyes or the mouth are exchanged")
     half *= max(2.0 * abs(between), 1.8 * abs(down)) / abs(half)
     centre = eyes + 0.1 * down
     scaled_turn = size / (2 * half)
-    return cut_square(image, scaled_turn, size / 2 * (1 + 1j) - scaled_turn * centre, size)
+    return scaled_turn, size / 2 * (1 + 1j) - scaled_turn * centre
 
 
 def _eyes_and_mouth(landmarks) -> tuple[complex, complex, complex, complex]:
@@ -58,7 +222,7 @@ def _eyes_and_mouth(landmarks) -> tuple[complex, complex, complex, complex]:
     return *(points[eye].mean() for eye in EYES_68), *(points[i] for i in MOUTH_68)
 
 
-def find_faces(image: torch.Tensor) -> list[np.ndarray]:
+def find_faces(image: Tensor) -> list[np.ndarray]:
     """Landmarks of every face in a photo (1, 3, H, W), in pixels, the largest face first; for align_ffhq.
 
     Either (68, 2), of dlib (Kazemi and Sullivan, One Millisecond Face Alignment with an Ensemble of Regression Trees,

@@ -91,18 +91,23 @@ def read_rgba(
 
 
 def _cut(image: torch.Tensor, size: int | None, box: Box | None, name: str) -> torch.Tensor:
-    if box is not None:
-        try:
-            image = crop(image, box)
-        except ImageError as error:
-            raise ImageError(f"{name}: {error}") from None
-        height, width = image.shape[-2:]
-        if min(height, width) < MIN_SIDE:
-            raise ImageError(
-                f"{name}: expected a box of at least {MIN_SIDE} x {MIN_SIDE} pixels but got {width} x {height}; "
-                "choose a larger one"
-            )
+    image = image if box is None else cut_box(image, box, name)
     return image if size is None else resize(square_crop(image), size)
+
+
+def cut_box(image: torch.Tensor, box: Box, name: str) -> torch.Tensor:
+    """The box of a photo, as crop; the message of ImageError names the photo, and the box has at least MIN_SIDE."""
+    try:
+        image = crop(image, box)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from None
+    height, width = image.shape[-2:]
+    if min(height, width) < MIN_SIDE:
+        raise ImageError(
+            f"{name}: expected a box of at least {MIN_SIDE} x {MIN_SIDE} pixels but got {width} x {height}; "
+            "choose a larger one"
+        )
+    return image
 
 
 def _composite(rgba: torch.Tensor) -> torch.Tensor:

@@ -79,7 +79,7 @@ def align(image: torch.Tensor, landmarks: Sequence[tuple[float, float]], size: i
     """
     points = _checked_landmarks(image, landmarks)
     template = np.array(FACE_LANDMARKS[: len(points)]) * size
-    return cut_square(image, *_similarity(points, template), size)
+    return cut_square(image, *fit_similarity(points, template), size)
 
 
 def cut_square(image: torch.Tensor, scaled_turn: complex, shift: complex, size: int) -> torch.Tensor:
@@ -97,7 +97,7 @@ def cut_square(image: torch.Tensor, scaled_turn: complex, shift: complex, size: 
     return resize(F.grid_sample(image, where, padding_mode="reflection", align_corners=False), size)
 
 
-def _similarity(points: np.ndarray, template: np.ndarray) -> tuple[complex, complex]:
+def fit_similarity(points: np.ndarray, template: np.ndarray) -> tuple[complex, complex]:
     """The complex a, b that minimise |a p + b - t|²: in the plane a similarity transform is a complex line."""
     points, template = points @ [1, 1j], template @ [1, 1j]
     system = np.stack([points, np.ones_like(points)], axis=1)

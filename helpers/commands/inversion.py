@@ -12,6 +12,7 @@ from helpers.commands import runs, shows
 from helpers.commands.common import Device, Log, Model, Out, Seed, Space, Steps, app, device_of, print_table
 from helpers.commands.options import with_options
 from helpers.commands.runs import RunOptions
+from helpers.faces import FaceOptions
 from helpers.inversion import InversionOptions
 
 Noise = Annotated[bool, typer.Option("--noise", help="Fit the noise maps too, after the code (StyleGAN2).")]
@@ -33,6 +34,7 @@ def invert(
     out: Out,
     run: RunOptions,
     search: InversionOptions,
+    faces: FaceOptions,
     noise: Noise = False,
     noise_steps: NoiseSteps = 600,
     device: Device = None,
@@ -40,14 +42,16 @@ def invert(
 ) -> None:
     """Find the latents of photos; write images, latents and results.json. The same command continues after a stop."""
     run = replace(run, noise_steps=noise_steps if noise else 0, device=device_of(device), log=log)
-    print_table(lambda: runs.invert_photos(photos, out, run, search))
+    print_table(lambda: runs.invert_photos(photos, out, run, search, faces))
 
 
 @app.command()
+@with_options
 def interpolate(
     a: Annotated[Path, typer.Argument(help="First photo, or latents (.safetensors, .npz, .pt).")],
     b: Annotated[Path, typer.Argument(help="Second photo, or latents.")],
     out: Out,
+    faces: FaceOptions,
     model: Model = "stylegan2-cats-64",
     space: Space = "w+",
     steps: Steps = 300,
@@ -61,7 +65,7 @@ def interpolate(
     """Morph between two photos, which are inverted first, or two latents; write MP4 and GIF."""
     run = RunOptions(model, space, noise_steps=noise_steps if noise else 0, device=device_of(device), log=log)
     search = InversionOptions(steps=steps)
-    for path in shows.interpolate_photos((a, b), out, run, search, frames=frames, fps=fps):
+    for path in shows.interpolate_photos((a, b), out, run, search, faces, frames=frames, fps=fps):
         typer.echo(path)
 
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from helpers.domain import out_of_domain
-from helpers.faces import align_ffhq, find_faces
+from helpers.faces import Cut, FaceOptions, NoFace, read_face
 from helpers.features import load_features
-from helpers.figures import results_table
+from helpers.figures import Figure, results_table, save_figure, show_images
 from helpers.files import WriteError, short_name, unique_stems, write_json
 from helpers.generators import Generator, load_generator
-from helpers.images import Box, ImageError, read_image, write_image
+from helpers.images import write_image
 from helpers.inversion import Inversion, InversionOptions, encoder_start, fast_options
 from helpers.latents import save_latents
 from helpers.memory import check_memory
@@ -86,7 +86,7 @@ def table(rows: list[dict], hidden: Sequence[str] = ()) -> str:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How photos are read and run; the fields with a help text are options of the command line.
+    """How photos are run; the fields with a help text are options of the command line.
 
     Attributes:
         noise_steps: above 0 the noise maps are fitted after the code, and stored in the file of the latents.
@@ -96,37 +96,22 @@ class RunOptions:
     model: str = option(DEFAULT_MODEL, "Registered name or file of a generator.")
     space: str = option("w+", "Latent space: z, w or w+.")
     batch: int = option(8, "Photos that run together.", min=1)
-    box: str | Box | None = option(None, "LEFT,TOP,RIGHT,BOTTOM of the face in pixels, for every photo.")
-    align: bool = option(False, "Align human faces as FFHQ models know them (extra `faces`).")
     precision: str = option("fp32", "fp32, or bf16 activations: half the memory of a large generator.")
     checkpointing: bool = option(False, "Compute activations twice: less memory for a third more time.")
     fast: bool = option(False, "100 steps, from the encoder's guess where there is one.")
     noise_steps: int = 0
     device: str | torch.device = "cpu"
+    sheet: bool = option(True, "A sheet per photo too: the photo with its box, its target, the result.")
     log: str = "none"
-
-    def __post_init__(self):
-        object.__setattr__(self, "box", box_of(self.box))
-
-
-def box_of(text: str | Box | None) -> Box | None:
-    """``LEFT,TOP,RIGHT,BOTTOM`` as four whole numbers. Raises RunError for another text."""
-    if not isinstance(text, str):
-        return text
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) != 4 or not all(part.lstrip("-").isdecimal() for part in parts):
-        raise RunError(f"--box must be LEFT,TOP,RIGHT,BOTTOM in whole pixels; got {text!r}.")
-    left, top, right, bottom = map(int, parts)
-    return left, top, right, bottom
 
 
 @dataclass
 class Photo:
-    """A photo file, its part that is inverted (1, 3, R, R), and the name of its results."""
+    """A photo file, its part that is inverted, and the name of its results."""
 
     path: Path
-    target: Tensor
-    stem: str = ""
+    cut: Cut
+    stem: str
 
 
 def invert_photos(
@@ -134,16 +119,16 @@ def invert_photos(
     out: str | Path,
     run: RunOptions | None = None,
     search: InversionOptions | None = None,
+    faces: FaceOptions | None = None,
 ) -> list[dict]:
-    """Invert photo files; write each image, its latents and ``results.json`` to a folder.
+    """Invert photo files; write each image, its latents, a sheet and ``results.json`` to a folder.
 
-    Photos are cut to their central square, or to the box, and resized to the model's resolution. After every batch its
-    results are on disk; after a stop or a kill the same call continues. Photos unlike what the model shows are
-    reported on stderr, and inverted all the same.
+    After every batch its results are on disk; after a stop or a kill the same call continues. Photos unlike what the
+    model shows are reported on stderr, and inverted all the same.
 
     Args:
         photos: files, or folders of them.
-        run, search: how photos are read and run, and what is optimised.
+        run, search, faces: how photos are run, what is optimised, and which part of each photo is used.
 
     Returns:
         Rows of file, model, space, steps, seconds (share of the batch), frozen (see Optimization), psnr, ssim,
@@ -161,12 +146,12 @@ def invert_photos(
         check_noise_maps(generator)
     set_precision(generator, run.precision, run.checkpointing)
     photos = photo_files(photos)
-    good, bad = _read_all(photos, generator.resolution, run)
+    good, bad = _read_all(photos, generator, out, run, faces)
     if run.fast:
         search = replace(search, **fast_options(generator, run.space))
     elif search.start is None and search.restarts == 1:
         search = replace(search, **encoder_start(generator, run.space))
-    settings = {"command": "invert", **vars(run), **vars(search), "log": None}
+    settings = {"command": "invert", **vars(run), **vars(search), **vars(faces or FaceOptions()), "log": None}
     check_memory(generator, run.space, bool(run.noise_steps))
     search, rows = replace(search, features=features), []
     with Progress(out, settings, photos, run.log) as progress:
@@ -184,46 +169,57 @@ def invert_photos(
     return rows
 
 
-def _read_all(photos: Sequence[Path], size: int, run: RunOptions) -> tuple[list[Photo], list[str]]:
+def _read_all(
+    photos: Sequence[Path], generator: Generator, out: Path, run: RunOptions, faces: FaceOptions | None
+) -> tuple[list[Photo], list[str]]:
     good, bad = [], []
-    for path in photos:
+    for path, stem in zip(photos, unique_stems(photos), strict=True):
         with noted(bad, path):
-            read = _read_aligned(path, size) if run.align else read_image(path, size=size, box=run.box)
-            good.append(Photo(path, read))
-    for photo, stem in zip(good, unique_stems(photo.path for photo in good), strict=True):
-        photo.stem = result_stem(stem, run.model, run.space, run.noise_steps)
+            cut = read_or_show(path, generator, faces, out / f"{stem}-looked-at.png")
+            good.append(Photo(path, cut, result_stem(stem, run.model, run.space, run.noise_steps)))
     return good, bad
 
 
-def _read_aligned(path: Path, size: int) -> Tensor:
-    """The largest face of a photo, aligned as in FFHQ: (1, 3, size, size)."""
-    image = read_image(path)
-    found = find_faces(image)
-    if not found:
-        raise ImageError(f"{path} shows no face that the detector finds; cut it with --box instead of --align")
-    return align_ffhq(image, found[0], size)
+def read_or_show(path: Path, generator: Generator, faces: FaceOptions | None, shown: Path) -> Cut:
+    """``read_face``; where no face is found, what was looked at is written to ``shown``."""
+    try:
+        return read_face(path, generator, faces)
+    except NoFace as error:
+        write_image(shown, error.looked_at)
+        raise RunError(f"{error}; what was looked at: {shown}") from None
 
 
 def _invert_batch(
     progress: Progress, generator: Generator, batch: list[Photo], label: str, run: RunOptions, search: InversionOptions
 ) -> list[dict]:
     """Invert photos together and write their files; their rows."""
-    features, targets = search.features, torch.cat([photo.target for photo in batch]).to(run.device)
+    features, targets = search.features, torch.cat([photo.cut.target for photo in batch]).to(run.device)
     for photo, warning in zip(batch, out_of_domain(generator, targets, features), strict=True):
         if warning:
             print(f"{photo.path}: {warning}", file=sys.stderr)
-    result = progress.run(Inversion(generator, targets, run.space, search), label)
+    found = result = progress.run(Inversion(generator, targets, run.space, search), label)
     more = [{}] * len(batch)
     if run.noise_steps:
         result, more = run_noise(progress, generator, targets, result, run.noise_steps, f"{label} noise")
     stems = [photo.stem for photo in batch]
     write_results(progress.out, stems, result, str(run.model))
+    if run.sheet:
+        for index, photo in enumerate(batch):
+            noisy = result.images[index : index + 1] if run.noise_steps else None
+            sheet = _photo_sheet(photo.cut, found.images[index : index + 1], noisy)
+            save_figure(sheet, progress.out / f"{photo.stem}-sheet.png")
     rows = [a | b for a, b in zip(measure(result, targets, features), more, strict=True)]
     facts = {"model": str(run.model), "space": run.space}
     return [
         {"file": str(photo.path), **facts, **row, "image": f"{photo.stem}.png"}
         for photo, row in zip(batch, rows, strict=True)
     ]
+
+
+def _photo_sheet(cut: Cut, found: Tensor, noisy: Tensor | None) -> Figure:
+    images = {"photo": cut.looked_at, "target": cut.target, "result": found}
+    images |= {} if noisy is None else {"after noise": noisy}
+    return show_images([image.cpu() for image in images.values()], list(images), columns=len(images))
 
 
 def run_noise(

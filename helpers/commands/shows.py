@@ -17,6 +17,7 @@ from helpers.commands.runs import (
     space_stem,
     write_results,
 )
+from helpers.faces import FaceOptions
 from helpers.features import load_features
 from helpers.figures import Figure, result_sheet, save_figure
 from helpers.files import unique_stems, write_json
@@ -43,6 +44,7 @@ def interpolate_photos(
     out: str | Path,
     run: RunOptions | None = None,
     search: InversionOptions | None = None,
+    faces: FaceOptions | None = None,
     *,
     frames: int = 60,
     fps: int = 30,
@@ -61,7 +63,7 @@ def interpolate_photos(
     paths = [Path(end).expanduser() for end in ends]
     photos = [path for path in paths if path.suffix.lower() not in SUFFIXES]
     if photos:
-        invert_photos(photos, out, run, search)
+        invert_photos(photos, out, run, search, faces)
     results = (result_stem(stem, run.model, run.space, run.noise_steps) for stem in unique_stems(photos))
     files = [out / f"{next(results)}.safetensors" if path in photos else path for path in paths]
     pictures = interpolation_frames(generator, *(_end_of(file, generator, run) for file in files), frames)

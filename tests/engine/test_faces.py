@@ -10,11 +10,11 @@ import torch
 
 from helpers import faces, weights
 from helpers.domain import domain_distance, out_of_domain
-from helpers.faces import align_ffhq, find_faces
+from helpers.faces import FaceOptions, NoFace, align_ffhq, find_faces, read_face
 from helpers.features import load_features
 from helpers.generators import load_generator
-from helpers.images import ImageError
-from helpers.latents import Latents
+from helpers.images import ImageError, read_image, write_image
+from helpers.latents import Latents, save_latents
 from helpers.photos import demo_cat, demo_photos
 from tests.support import tiny
 
@@ -61,7 +61,7 @@ def test_the_square_is_that_of_ffhq(landmarks):
 def test_a_turned_photo_gives_the_same_face():
     photo = demo_photos(256)["astronaut"]
     turned = [(256 - y, x) for x, y in FIVE]  # a quarter turn clockwise
-    with pytest.raises(ImageError, match="as seen in the picture"):
+    with pytest.raises(ImageError, match="as seen in the image"):
         align_ffhq(photo, [FIVE[1], FIVE[0], *FIVE[2:]])
     upright, again = align_ffhq(photo, FIVE, 64), align_ffhq(photo.rot90(-1, (2, 3)), [*turned], 64)
     assert (upright - again).abs().mean() < 0.01
@@ -71,6 +71,62 @@ def test_a_turned_photo_gives_the_same_face():
 def test_other_landmarks_are_one_sentence(landmarks):
     with pytest.raises(ImageError, match="expected 5 or 68 landmarks"):
         align_ffhq(coordinates(), landmarks)
+
+
+# --- the part of a photo that a model gets ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cats(monkeypatch):
+    """A tiny generator of cats, and a finder that finds the faces it is given."""
+    found, generator = [], tiny.stylegan2()
+    generator.domain = "faces of cats"
+    finder = types.SimpleNamespace(find_cats=lambda image: found, WITH_EARS=((0.3, 0.5), (0.7, 0.5), (0.5, 0.75)))
+    monkeypatch.setitem(sys.modules, "helpers.cat_faces", finder)
+    monkeypatch.setattr(faces.weights, "registry", lambda: {faces.CAT_FINDER: {}})
+    return generator, found
+
+
+def face_at(x, y, apart=20.0):
+    points = np.array([(x - apart / 2, y), (x + apart / 2, y), (x, y + 0.625 * apart)])
+    return types.SimpleNamespace(landmarks=points)
+
+
+def test_a_cats_face_is_found_cut_and_framed(cats, tmp_path):
+    generator, found = cats
+    found += [face_at(60, 50), face_at(20, 20)]
+    write_image(tmp_path / "cat.png", coordinates(100, 120))
+    for face, (x, y) in ((1, (60, 50)), (2, (20, 20))):
+        cut = read_face(tmp_path / "cat.png", generator, FaceOptions(face=face))
+        assert cut.target.shape == (1, 3, 16, 16) and cut.looked_at.shape == (1, 3, 267, 320)
+        middle = cut.target[0, :2, 8, 8] * torch.tensor([120, 100])  # the eyes lie half way down
+        assert torch.allclose(middle, torch.tensor([x, y]).float(), atol=3)
+        assert torch.equal(cut.again(read_image(tmp_path / "cat.png")), cut.target)
+    with pytest.raises(ImageError, match="cat.png: --face must be from 1 to 2, the faces found; got 3"):
+        read_face(tmp_path / "cat.png", generator, FaceOptions(face=3))
+
+
+def test_without_a_face_there_is_a_sentence_and_the_photo_that_was_looked_at(cats, tmp_path):
+    write_image(tmp_path / "dog.png", coordinates(100, 120))
+    with pytest.raises(NoFace, match="dog.png shows no cat's face .* --box none for its central square") as error:
+        read_face(tmp_path / "dog.png", cats[0])
+    assert error.value.looked_at.shape == (1, 3, 267, 320)
+    central = read_face(tmp_path / "dog.png", cats[0], FaceOptions(box="none"))
+    assert torch.equal(central.target, read_image(tmp_path / "dog.png", size=16))
+    box = read_face(tmp_path / "dog.png", cats[0], FaceOptions(box="10,20,40,50"))
+    assert torch.equal(box.target, read_image(tmp_path / "dog.png", size=16, box=(10, 20, 40, 50)))
+
+
+def test_photos_of_the_models_own_size_and_latents_are_taken_as_they_are(cats, tmp_path):
+    generator, _ = cats
+    write_image(tmp_path / "aligned.png", coordinates(16, 16))
+    assert torch.equal(read_face(tmp_path / "aligned.png", generator).target, read_image(tmp_path / "aligned.png"))
+    save_latents(tmp_path / "a.safetensors", Latents("w+", generator.mean("w+")))
+    target = read_face(tmp_path / "a.safetensors", generator).target
+    assert torch.equal(target, generator.synthesize(generator.mean("w+")).clamp(0, 1))
+
+
+# --- detectors -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

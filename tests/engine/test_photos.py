@@ -225,7 +225,7 @@ def test_three_landmarks_are_fitted_by_least_squares():
     points = np.array([[150.0, 100], [250, 120], [230, 220]])  # no similarity: the head is turned
     expected = SimilarityTransform()
     template = np.array(FACE_LANDMARKS) * 64
-    a, b = photos._similarity(points, template)
+    a, b = photos.fit_similarity(points, template)
     expected = SimilarityTransform.from_estimate(points, template) if hasattr(expected, "from_estimate") else expected
     mapped = a * (points @ [1, 1j]) + b
     assert np.allclose(np.stack([mapped.real, mapped.imag], axis=1), expected(points), atol=1e-6)

@@ -8,6 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from helpers.commands import runs, shows
+from helpers.faces import FaceOptions
 from helpers.files import unique_stems
 from helpers.images import ImageError, quantize, read_image, write_image
 from helpers.inversion import InversionOptions
@@ -29,11 +30,13 @@ class AnyLayer(tiny.Features):
 
 
 def options(**given):
-    """Options of a run and of its search, from the names of both."""
-    names = {field.name for field in dataclasses.fields(runs.RunOptions)}
-    run = {name: value for name, value in given.items() if name in names}
-    search = {name: value for name, value in given.items() if name not in names}
-    return runs.RunOptions(**{"model": "tiny"} | run), InversionOptions(**search)
+    """Options of a run, of its search and of its photos, from the names of all three."""
+    made = []
+    for kind in (runs.RunOptions, InversionOptions, FaceOptions):
+        names = {field.name for field in dataclasses.fields(kind)}
+        made.append({name: value for name, value in given.items() if name in names})
+    run, search, faces = made
+    return runs.RunOptions(**{"model": "tiny", "sheet": False} | run), InversionOptions(**search), FaceOptions(**faces)
 
 
 def invert(photos, out, **given):
@@ -179,13 +182,13 @@ def test_names_are_shortened_before_anything_is_run(photos, tmp_path):
 
 @pytest.mark.parametrize("box", ["0,0,16", "a,b,c,d"])
 def test_a_box_that_is_none_is_one_sentence(box):
-    with pytest.raises(runs.RunError, match=f"LEFT,TOP,RIGHT,BOTTOM in whole pixels; got '{box}'"):
-        runs.RunOptions(box=box)
+    with pytest.raises(ImageError, match=f"auto, none or LEFT,TOP,RIGHT,BOTTOM in pixels; got '{box}'"):
+        FaceOptions(box=box)
 
 
 def test_a_box_outside_of_one_photo_names_it_and_the_others_are_done(photos, tmp_path):
     write_image(photos[0], torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(0)))
-    with pytest.raises(runs.RunError, match="1 of 2 photos done; not these: two.png: expected a box") as error:
+    with pytest.raises(runs.RunError, match="1 of 2 photos done; not these: .*two.png: expected a box") as error:
         invert(photos, tmp_path / "out", steps=2, box="20,20,40,40")
     assert len(error.value.rows) == 1
 
@@ -196,3 +199,13 @@ def test_a_seed_of_23_digits_is_one_sentence(seed):
 
     said = CliRunner().invoke(app, ["sample", "--out", "nowhere", "--seed", seed])
     assert said.exit_code == 2 and "expected a whole number below 2^63" in said.output
+
+
+def test_a_sheet_shows_the_photo_with_its_box_and_what_became_of_it(photos, tmp_path):
+    write_image(photos[0], torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(0)))
+    (row,) = invert(photos[:1], tmp_path / "out", steps=2, noise_steps=2, sheet=True, box="20,10,40,30")
+    sheet = read_image(tmp_path / "out" / row["image"].replace(".png", "-sheet.png"))
+    assert sheet.shape[-1] > 3 * 192  # the photo, its target, the result and what the noise adds
+    red = (sheet[0, 0] > 0.75) & (sheet[0, 1] < 0.1) & (sheet[0, 2] < 0.4)  # the frame
+    rows, columns = red.nonzero().unbind(1)
+    assert len(rows) > 150 and columns.max() < 340
