@@ -18,7 +18,7 @@ from helpers import masks
 from helpers.files import atomic_path
 from helpers.images import read_rgba, resize, to_uint8
 from helpers.widgets.live import source
-from helpers.widgets.parts import WRAP, float_slider
+from helpers.widgets.parts import button_row, dropdown, float_slider
 from helpers.widgets.pictures import COLOURS, data_url, error_html, figure_html, frame_html, sentence
 from helpers.widgets.upload import uploaded_files
 
@@ -27,10 +27,11 @@ try:
 except ImportError:  # the fallback below needs core ipywidgets only
     anywidget = None
 
-MODES = ("mask", "sketch")
 WIDTH = 384  # pixels of the canvas on the screen
 MOST = 1024  # pixels: a longer side would make every stroke slow
 DEEP = 50  # drawings kept for undo
+
+Size = int | tuple[int, int]
 
 
 class CanvasError(ValueError):
@@ -44,39 +45,53 @@ def photo_palette(image: Tensor, colours: int = 10) -> list[str]:
     return ["#{:02x}{:02x}{:02x}".format(*rgb) for rgb in sorted(found, key=lambda c: c[0] * 3 + c[1] * 6 + c[2])]
 
 
-def pixels_of(url: str, size: tuple[int, int]) -> np.ndarray:
-    """uint8 pixels (H, W, 4) of a PNG ``data:`` URL; an empty string is an empty drawing of that (height, width)."""
-    if not url:
-        return np.zeros((*size, 4), np.uint8)
-    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])), formats=["PNG"]) as picture:
-        pixels = np.array(picture.convert("RGBA"))
-    if pixels.shape[:2] != tuple(size):
-        raise CanvasError(f"the drawing must be {size[1]} x {size[0]} pixels; got {pixels.shape[1::-1]}.")
-    return pixels
+class Drawing(traitlets.HasTraits):
+    """What both canvases can do; see ``drawing_canvas``. The drawing is ``layer``, a PNG as a ``data:`` URL, or ""."""
 
+    size = traitlets.List(traitlets.Int()).tag(sync=True)
+    mode = traitlets.Unicode().tag(sync=True)
+    screen_width = traitlets.Int(WIDTH).tag(sync=True)
+    layer = traitlets.Unicode().tag(sync=True, echo_update=False)  # a text: binary would be lost on Colab
+    feather = traitlets.Float().tag(sync=True)
+    softens = traitlets.Bool().tag(sync=True)
+    message = traitlets.Unicode().tag(sync=True)
 
-class Drawing:
-    """What both canvases can do; ``pixels``, uint8 (H, W, 4), and ``feather`` are theirs to keep."""
-
-    def _begin(self, background: Tensor | None, mode: str, size, feather: float) -> tuple[int, int]:
-        if mode not in MODES:
+    def __init__(self, background: Tensor | None, mode: str, size, feather: float, softens: bool, **options):
+        if mode not in ("mask", "sketch"):
             raise CanvasError(f"the mode must be mask or sketch; got {mode!r}.")
         if size is None:
             size = 256 if background is None else tuple(background.shape[-2:])
-        size = (size, size) if isinstance(size, int) else tuple(map(int, size))
+        size = [size, size] if isinstance(size, int) else list(map(int, size))
         if not all(1 < side <= MOST for side in size):
             raise CanvasError(f"a canvas has 2 to {MOST} pixels a side; got {size}, give a size.")
         if feather < 0:
             raise CanvasError(f"the feather must be 0 or more pixels; got {feather}.")
         self._callbacks: list[Callable] = []
-        return size
+        super().__init__(size=size, mode=mode, feather=feather, softens=softens and mode == "mask", **options)
+        self.set_background(background)
+        self.observe(self._changed, ["layer", "feather"])
 
-    def mask(self, size: int | tuple[int, int] | None = None) -> Tensor:
+    @property
+    def pixels(self) -> np.ndarray:
+        """The drawing, uint8 (H, W, 4)."""
+        if not self.layer:
+            return np.zeros((*self.size, 4), np.uint8)
+        with Image.open(io.BytesIO(base64.b64decode(self.layer.partition(",")[2])), formats=["PNG"]) as picture:
+            pixels = np.array(picture.convert("RGBA"))
+        if list(pixels.shape[:2]) != self.size:
+            raise CanvasError(f"the drawing must be {self.size[1]} x {self.size[0]} pixels; got {pixels.shape[1::-1]}.")
+        return pixels
+
+    @pixels.setter
+    def pixels(self, pixels: np.ndarray) -> None:
+        self.layer = data_url(pixels, "PNG") if pixels[..., 3].any() else ""
+
+    def mask(self, size: Size | None = None) -> Tensor:
         """What was drawn as a mask (1, 1, H, W) in [0, 1], feathered; averaged to ``size`` (side or (H, W))."""
         mask = masks.feather(masks.mask_from_drawing(self.pixels), self.feather)
         return mask if size is None else masks.mask_pyramid(mask, [size])[0]
 
-    def rgba(self, size: int | tuple[int, int] | None = None) -> np.ndarray:
+    def rgba(self, size: Size | None = None) -> np.ndarray:
         """The drawing, uint8 (H, W, 4) with transparent paper, not feathered; resized to ``size`` (side or (H, W))."""
         return self.pixels if size is None else _resized(self.pixels, size)
 
@@ -87,9 +102,9 @@ class Drawing:
         """
         is_file = isinstance(mask, str | os.PathLike)
         mask = masks.mask_from_file(mask) if is_file else masks.as_mask(mask)[:1]
-        mask = masks.mask_pyramid(mask, [self._shape])[0]
-        pixels = np.full((*self._shape, 4), 255, np.uint8)
-        pixels[..., 3] = (mask[0, 0] * 255).round().byte().cpu().numpy()
+        mask = masks.mask_pyramid(mask, [tuple(self.size)])[0]
+        pixels = np.full((*self.size, 4), 255, np.uint8)
+        pixels[..., 3] = to_uint8(mask.expand(1, 3, -1, -1))[0, ..., 0]
         self.pixels = pixels
 
     def set_rgba(self, pixels: np.ndarray | str | os.PathLike) -> None:
@@ -105,11 +120,11 @@ class Drawing:
             raise CanvasError(f"a drawing is uint8 (H, W, 3 or 4); got {pixels.dtype} {pixels.shape}.")
         if pixels.shape[2] == 3:
             pixels = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
-        self.pixels = _resized(pixels, self._shape)
+        self.pixels = _resized(pixels, tuple(self.size))
 
     def clear(self) -> None:
         """Erase everything."""
-        self.pixels = np.zeros((*self._shape, 4), np.uint8)
+        self.layer = ""
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the drawing as a PNG with transparent paper; ``set_mask`` and ``set_rgba`` read it again."""
@@ -129,7 +144,7 @@ class Drawing:
             self.message = sentence(error)
 
 
-def _resized(pixels: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+def _resized(pixels: np.ndarray, size: Size) -> np.ndarray:
     height, width = (size, size) if isinstance(size, int) else size
     if pixels.shape[:2] == (height, width):
         return pixels
@@ -144,42 +159,17 @@ if anywidget is not None:
         """The canvas in the browser; see ``drawing_canvas``."""
 
         _esm, _css = source("canvas.js"), source("canvas.css")
-
-        size = traitlets.List(traitlets.Int()).tag(sync=True)
-        mode = traitlets.Enum(MODES).tag(sync=True)
-        screen_width = traitlets.Int(WIDTH).tag(sync=True)
-        layer = traitlets.Unicode().tag(sync=True, echo_update=False)  # a PNG: binary would be lost on Colab
         background = traitlets.Unicode().tag(sync=True)
         palette = traitlets.List(traitlets.Unicode()).tag(sync=True)
         tool = traitlets.Enum(("brush", "lasso", "rectangle"), "brush").tag(sync=True)
         erase = traitlets.Bool().tag(sync=True)
         brush = traitlets.Float().tag(sync=True)
         colour = traitlets.Unicode("#000000").tag(sync=True)
-        feather = traitlets.Float().tag(sync=True)
         opacity = traitlets.Float().tag(sync=True)
-        message = traitlets.Unicode().tag(sync=True)
-        softens = traitlets.Bool(True).tag(sync=True)
 
-        def __init__(self, background, mode, size, feather, width, softens):
-            size = self._begin(background, mode, size, feather)
-            brush, opacity = max(1.0, round(min(size) / 12)), 0.6 if mode == "mask" else 1.0
-            shown = {"screen_width": width, "softens": softens and mode == "mask"}
-            super().__init__(size=list(size), mode=mode, brush=brush, opacity=opacity, **shown)
-            self.feather = feather
-            self.set_background(background)
-            self.observe(self._changed, ["layer", "feather"])
-
-        @property
-        def _shape(self) -> tuple[int, int]:
-            return tuple(self.size)
-
-        @property
-        def pixels(self) -> np.ndarray:
-            return pixels_of(self.layer, self._shape)
-
-        @pixels.setter
-        def pixels(self, pixels: np.ndarray) -> None:
-            self.layer = data_url(pixels, "PNG") if pixels[..., 3].any() else ""
+        def __init__(self, background, mode, *args, **options):
+            super().__init__(background, mode, *args, opacity=0.6 if mode == "mask" else 1.0, **options)
+            self.brush = max(1.0, round(min(self.size) / 12))
 
         def set_background(self, image: Tensor | None) -> None:
             """Show a photo (1, 3, H, W) in [0, 1] under the drawing, or none; the palette comes from it."""
@@ -199,90 +189,75 @@ if anywidget is not None:
 class CoreCanvas(Drawing, widgets.VBox):
     """The fallback of core widgets: ellipses and boxes by sliders; see ``drawing_canvas``."""
 
-    def __init__(self, background, mode, size, feather, width, softens):
-        self._shape, self.mode, self.screen_width = self._begin(background, mode, size, feather), mode, width
-        self._drawings, self._at, self._image = [np.zeros((*self._shape, 4), np.uint8)], 0, background
-        self.note, self.view = widgets.HTML(), widgets.HTML()
-        self.shape = widgets.Dropdown(options=["ellipse", "box"], description="shape")
+    def __init__(self, *args, **options):
+        self.note, self.view, self._layers, self._at, self._image = widgets.HTML(), widgets.HTML(), [""], 0, None
+        self.shape = dropdown("shape", ["ellipse", "box"])
         self.sliders = {name: float_slider(name, 0.5, 0, 1, 0.01) for name in ("across", "down", "width", "height")}
-        self.softness = float_slider("feather", feather, 0, max(feather, min(self._shape) / 8), 0.25)
         self.picker = widgets.ColorPicker(value="#000000", description="colour")
-        self.buttons = {}
-        for name in ("Add", "Cut", "Undo", "Redo", *(["Invert"] if mode == "mask" else []), "Clear"):
-            self.buttons[name] = widgets.Button(description=name, layout=widgets.Layout(width="auto"))
-            self.buttons[name].on_click(lambda _, name=name: getattr(self, name.lower())())
+        super().__init__(*args, **options)
+        self.softness = float_slider("feather", self.feather, 0, max(self.feather, min(self.size) / 2), 0.25)
+        names = ("Add", "Cut", "Undo", "Redo", *(["Invert"] if self.mode == "mask" else []), "Clear")
+        row = button_row({name: getattr(self, name.lower()) for name in names}, lambda action, _: action())
+        self.buttons = dict(zip(names, row.children, strict=True))
         self.upload = widgets.FileUpload(accept="image/*", multiple=False, description="Open")
+        extra = [self.picker] if self.mode == "sketch" else [self.softness] * self.softens
+        self.children = [self.shape, *self.sliders.values(), *extra, row, self.upload, self.note, self.view]
+        traitlets.link((self, "feather"), (self.softness, "value"))
         for control in (self.shape, self.picker, *self.sliders.values()):
             control.observe(self._show, "value")
-        self.softness.observe(self._changed, "value")
+        self.observe(self._keep, "layer")
+        self.observe(self._show, ["layer", "feather"])
+        self.observe(lambda change: setattr(self.note, "value", error_html(change["new"])), "message")
         self.upload.observe(lambda change: self._open(change["new"]), "value")
-        extra = [self.picker] if mode == "sketch" else [self.softness] * softens
-        row = widgets.HBox([*self.buttons.values(), self.upload], layout=widgets.Layout(**WRAP))
-        super().__init__([self.shape, *self.sliders.values(), *extra, row, self.note, self.view])
-        self._show()
 
-    @property
-    def pixels(self) -> np.ndarray:
-        return self._drawings[self._at]
+    def _keep(self, change) -> None:
+        if change["new"] != self._layers[self._at]:  # not by undo or redo
+            self._layers = [*self._layers[: self._at + 1], change["new"]][-DEEP:]
+            self._at = len(self._layers) - 1
 
-    @pixels.setter
-    def pixels(self, pixels: np.ndarray) -> None:
-        self._drawings = [*self._drawings[: self._at + 1], pixels][-DEEP:]
-        self._go_to(len(self._drawings) - 1)
-
-    def _go_to(self, at: int) -> None:
-        if 0 <= at < len(self._drawings):
-            self._at = at
-            self._changed()
+    def _go(self, by: int) -> None:
+        if 0 <= self._at + by < len(self._layers):
+            self._at += by
+            self.layer = self._layers[self._at]
 
     def undo(self) -> None:
         """Take back the last change."""
-        self._go_to(self._at - 1)
+        self._go(-1)
 
     def redo(self) -> None:
         """Make it again."""
-        self._go_to(self._at + 1)
-
-    @property
-    def feather(self) -> float:
-        return self.softness.value
-
-    @feather.setter
-    def feather(self, value: float) -> None:
-        self.softness.max = max(self.softness.max, value)
-        self.softness.value = value
-
-    @property
-    def message(self) -> str:
-        return self.note.value
-
-    @message.setter
-    def message(self, text: str) -> None:
-        self.note.value = error_html(text)
+        self._go(1)
 
     def set_background(self, image: Tensor | None) -> None:
         """Show a photo (1, 3, H, W) in [0, 1] under the drawing, or none."""
         self._image = image
         self._show()
 
-    def _region(self) -> Tensor:
-        """The shape that the sliders describe, (1, 1, H, W)."""
+    @property
+    def _edges(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of the shape that the sliders describe, fractions of the canvas."""
         x, y, width, height = (max(0.005, slider.value) for slider in self.sliders.values())
+        return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+    def _region(self) -> np.ndarray:
+        """The shape that the sliders describe, (H, W) in [0, 1]."""
+        left, top, right, bottom = self._edges
         if self.shape.value == "box":
-            return masks.box(self._shape, (x - width / 2, y - height / 2, x + width / 2, y + height / 2))
-        return masks.ellipse(self._shape, (x, y), (width / 2, height / 2))
+            return masks.box(tuple(self.size), self._edges)[0, 0].numpy()
+        centre, radii = ((left + right) / 2, (top + bottom) / 2), ((right - left) / 2, (bottom - top) / 2)
+        return masks.ellipse(tuple(self.size), centre, radii)[0, 0].numpy()
 
     def add(self) -> None:
         """Draw the shape of the sliders."""
         colour = "#ffffff" if self.mode == "mask" else self.picker.value
-        pixels = np.full((*self._shape, 4), (*ImageColor.getrgb(colour), 255), np.uint8)
-        pixels[..., 3] = (self._region()[0, 0] * 255).round().byte().numpy()
+        pixels = np.full((*self.size, 4), (*ImageColor.getrgb(colour), 255), np.uint8)
+        pixels[..., 3] = (self._region() * 255).round()
         self.pixels = np.array(Image.alpha_composite(Image.fromarray(self.pixels), Image.fromarray(pixels)))
 
     def cut(self) -> None:
         """Erase the shape of the sliders."""
-        pixels = self.pixels.copy()
-        pixels[..., 3] = (pixels[..., 3] * (1 - self._region()[0, 0].numpy())).round().astype(np.uint8)
+        pixels = self.pixels
+        pixels[..., 3] = (pixels[..., 3] * (1 - self._region())).round()
         self.pixels = pixels
 
     def invert(self) -> None:
@@ -292,38 +267,32 @@ class CoreCanvas(Drawing, widgets.VBox):
     def _open(self, value) -> None:
         for name, content in uploaded_files(value)[-1:]:
             try:
-                if self.mode == "mask":
-                    self.set_mask(masks.mask_from_file(content, name=name))
-                else:
-                    colour, alpha = read_rgba(content, name=name)
-                    self.set_rgba(np.dstack([to_uint8(colour)[0], to_uint8(alpha)[0]]))
+                colour, alpha = read_rgba(content, name=name)
             except ValueError as error:
                 self.message = str(error)
-
-    def _changed(self, _=None) -> None:
-        super()._changed()
-        self._show()
+            else:
+                if self.mode == "mask":
+                    self.set_mask(alpha if alpha.min() < 1 else colour.mean(1, keepdim=True))
+                else:
+                    self.set_rgba(np.dstack([to_uint8(colour)[0], to_uint8(alpha)[0]]))
 
     def _show(self, _=None) -> None:
         """The photo, the drawing over it, and the outline of the sliders' shape."""
-        paper = torch.ones(1, 3, *self._shape) if self._image is None else resize(self._image.cpu(), self._shape)
+        size = tuple(self.size)
+        paper = torch.ones(1, 3, *size) if self._image is None else resize(self._image.cpu(), size)
         if self.mode == "mask":
             image = masks.overlay(paper, self.mask(), opacity=0.6)
         else:
             pixels = torch.from_numpy(self.pixels.copy()).permute(2, 0, 1)[None].float() / 255
             image = torch.lerp(paper, pixels[:, :3], pixels[:, 3:])
-        self.view.value = figure_html(self.mode, image, self.screen_width, self._outline())
-
-    def _outline(self) -> str:
-        x, y, width, height = (slider.value for slider in self.sliders.values())
-        edges = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-        return frame_html(edges, bend="50%" if self.shape.value == "ellipse" else "0")
+        bend = "50%" if self.shape.value == "ellipse" else "0"
+        self.view.value = figure_html(self.mode, image, self.screen_width, frame_html(self._edges, bend))
 
 
 def drawing_canvas(
     background: Tensor | None = None,
     mode: str = "mask",
-    size: int | tuple[int, int] | None = None,
+    size: Size | None = None,
     *,
     feather: float = 0.0,
     width: int = WIDTH,
@@ -345,9 +314,8 @@ def drawing_canvas(
         feather: standard deviation in pixels of the blur of ``mask()``; a slider changes it, if ``softens``.
         width: of the canvas on the screen, pixels.
 
-    Raises:
-        CanvasError: for another mode, a size above 1024, a negative feather.
-
-    Without anywidget it is a canvas of core widgets, on which sliders place shapes; the methods are the same.
+    Raises CanvasError for another mode, a size above 1024, a negative feather. Without anywidget it is a canvas of
+    core widgets, on which sliders place shapes; the methods are the same.
     """
-    return (CoreCanvas if anywidget is None else DrawingCanvas)(background, mode, size, feather, width, softens)
+    kind = CoreCanvas if anywidget is None else DrawingCanvas
+    return kind(background, mode, size, feather, softens, screen_width=width)
