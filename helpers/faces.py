@@ -102,7 +102,7 @@ def read_face(path: str | Path, generator: Generator, options: FaceOptions | Non
     if isinstance(options.box, tuple):
         cut_box(image, options.box, str(path))
     try:
-        place = _place(image, generator, options)
+        place = find_place(image, generator, options)
     except NoFace as error:
         raise NoFace(f"{path} {error}", longer_side(image, LOOK)) from None
     except ImageError as error:
@@ -119,7 +119,7 @@ def read_face(path: str | Path, generator: Generator, options: FaceOptions | Non
     return Cut(again(image), framed(image, corners), again)
 
 
-def _place(image: Tensor, generator: Generator, options: FaceOptions) -> Box | tuple[complex, complex]:
+def find_place(image: Tensor, generator: Generator, options: FaceOptions) -> Box | tuple[complex, complex]:
     """A box of a photo, or the similarity transform from the photo to the model's square (see cut_square)."""
     height, width = image.shape[-2:]
     box, size = options.box, generator.resolution

@@ -61,7 +61,7 @@ from helpers.widgets.parts import (
     sheet_of,
 )
 from helpers.widgets.run import PAGE, RunBox, decibel
-from helpers.widgets.upload import PhotoUpload, uploaded_files
+from helpers.widgets.upload import PhotoUpload, Square, face_square, uploaded_files
 
 LATEST = "latest.safetensors"  # the state after every run: restarting the kernel loses no result, ``load`` it
 COLUMN = 300  # pixels on the screen: of controls or a canvas
@@ -147,6 +147,10 @@ class RunPanel(RunBox):
         if hasattr(run, "forget_best"):
             run.forget_best()
 
+    def find_square(self, photo: Tensor) -> Square:
+        """Where the box of an uploaded photo starts."""
+        return face_square(photo, self.generator)
+
     # --- layout -----------------------------------------------------------------------------------------------------
 
     def _show_all(self) -> None:
@@ -166,7 +170,7 @@ class RunPanel(RunBox):
         else:
             rows = [_columns(run, _column(*settings, *weights), run_first=True)]
         if self.photos:
-            self.upload = PhotoUpload()
+            self.upload = PhotoUpload(find=self.find_square)
             self.upload.observe(lambda change: self.add_photo(self.upload.name, change["new"]), "image")
             rows.insert(0, self.upload)
         self.children = [*rows, self._make_pages()]

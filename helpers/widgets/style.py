@@ -19,6 +19,7 @@ from helpers.style_transfer import (
 from helpers.style_transfer.statistics import STATISTICS
 from helpers.widgets.panel import OUT, RunPanel
 from helpers.widgets.parts import dropdown, float_slider, int_slider, seed_box
+from helpers.widgets.upload import Square, central
 
 SIZES = (64, 96, 128, 192, 256, 384, 512)
 GROUPS = {
@@ -43,7 +44,7 @@ class StylePanel(RunPanel):
     """
 
     function, title, choosers = "helpers.style_transfer.stylize", "content", ("content",)
-    labels = {name: name.replace("_", " ") for name in ("content_weight", "style_weight", "tv_weight")}
+    labels = {"content_weight": "content weight", "style_weight": "style weight", "tv_weight": "smoothness"}
     powers = {"style_weight": (-1, 3), "tv_weight": (-1, 3)}
     presets = {
         "Texture": {"content_weight": 0.0, "init": "noise"},
@@ -76,6 +77,9 @@ class StylePanel(RunPanel):
     def photo(self, name: str) -> Tensor:
         """A photo by name at the chosen size."""
         return resize(self.photos[name], self.controls["size"].value)
+
+    def find_square(self, photo: Tensor) -> Square:
+        return central(photo)
 
     def arguments(self) -> str:
         values = self.values

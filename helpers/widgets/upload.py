@@ -10,6 +10,8 @@ import ipywidgets as widgets
 import traitlets
 from torch import Tensor
 
+from helpers.faces import FaceOptions, NoFace, find_place
+from helpers.generators import Generator
 from helpers.images import MIN_SIDE, crop, read_image, resize
 from helpers.photos import cut_square
 from helpers.widgets.live import source
@@ -24,7 +26,7 @@ except ImportError:  # the fallback below needs core ipywidgets only
 WIDTH = 300  # pixels of the photo on the screen
 SIDE = 512  # pixels of the crop: as much as any model or style transfer of the lessons takes
 
-Find = Callable[[Tensor], tuple[tuple[float, float, float, float], float] | None]
+Square = tuple[tuple[float, float, float, float], float]  # left, top, right, bottom in pixels of a photo; degrees
 
 
 def uploaded_files(value) -> list[tuple[str, bytes]]:
@@ -32,6 +34,25 @@ def uploaded_files(value) -> list[tuple[str, bytes]]:
     if isinstance(value, dict):
         return [(name, bytes(entry["content"])) for name, entry in value.items()]
     return [(entry["name"], bytes(entry["content"])) for entry in value]
+
+
+def central(photo: Tensor) -> Square:
+    """The largest central square of a photo (1, 3, H, W)."""
+    height, width = photo.shape[-2:]
+    side = min(height, width)
+    left, top = (width - side) // 2, (height - side) // 2
+    return (left, top, left + side, top + side), 0.0
+
+
+def face_square(photo: Tensor, generator: Generator) -> Square:
+    """The square of a photo (1, 3, H, W) in which its face lies as a generator knows faces. Raises NoFace."""
+    place, size = find_place(photo, generator, FaceOptions()), generator.resolution
+    if len(place) == 4:
+        return place, 0.0
+    turn, shift = place
+    middle, half = (size * (0.5 + 0.5j) - shift) / turn, size / abs(turn) / 2
+    box = (middle.real - half, middle.imag - half, middle.real + half, middle.imag + half)
+    return box, -math.degrees(cmath.phase(turn))
 
 
 if anywidget is not None:
@@ -86,8 +107,7 @@ class PhotoUpload(widgets.VBox):
 
     Args:
         size: side in pixels of the crop.
-        find: returns the box (left, top, right, bottom) in pixels of a photo (1, 3, H, W) from which to start and its
-            turn in degrees, or None; the largest central square without it.
+        find: returns the square of a photo to start from; NoFace is reported, and the central square taken.
 
     Attributes:
         photo: the whole photo (1, 3, H, W), None before the first. name: of its file.
@@ -96,7 +116,7 @@ class PhotoUpload(widgets.VBox):
 
     image = traitlets.Any(allow_none=True)
 
-    def __init__(self, size: int = SIDE, find: Find = lambda photo: None):
+    def __init__(self, size: int = SIDE, find: Callable[[Tensor], Square] = central):
         self.output_size, self.find, self.photo, self.name = size, find, None, ""
         self.button = widgets.FileUpload(accept="image/*", multiple=False, description="Upload a photo")
         self.button.layout.width = "auto"
@@ -120,16 +140,17 @@ class PhotoUpload(widgets.VBox):
             except ValueError as error:
                 self.message.value = error_html(str(error))
             else:
-                self.message.value = ""
                 self.set_photo(photo, name)
 
     def set_photo(self, photo: Tensor, name: str = "the photo") -> None:
         """Show a photo (1, 3, H, W) in [0, 1] with the box that was found, or the largest central one."""
+        self.message.value, self.photo = "", None  # until all is set
+        try:
+            box, turn = self.find(photo)
+        except NoFace:
+            self.message.value = error_html(f"No face was found in {name}; drag the box to it.")
+            box, turn = central(photo)
         height, width = photo.shape[-2:]
-        side = min(height, width)
-        left, top = (width - side) // 2, (height - side) // 2
-        box, turn = self.find(photo) or ((left, top, left + side, top + side), 0.0)
-        self.photo = None  # until all is set
         scale = min(1, 2 * WIDTH / max(height, width))
         shown = resize(photo, (max(1, round(height * scale)), max(1, round(width * scale))))
         self.cropper.size, self.cropper.turn, self.cropper.photo = [width, height], turn, jpeg_url(shown)

@@ -1,5 +1,6 @@
 """Sliders that render at once show what the plain functions give; and uploads with their crop."""
 
+import cmath
 import datetime
 import io
 
@@ -8,12 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.faces import NoFace
 from helpers.latents import Latents, LatentsError, interpolate
 from helpers.noise import NoiseError, partly_fitted
+from helpers.photos import cut_square
 from helpers.widgets.noise import NoiseSlider
 from helpers.widgets.pictures import jpeg_url
 from helpers.widgets.sliders import InterpolationSlider, TruncationSlider
-from helpers.widgets.upload import PhotoUpload
+from helpers.widgets.upload import PhotoUpload, face_square
 from tests.support import tiny
 
 
@@ -141,14 +144,31 @@ def test_a_face_that_is_found_gives_the_box_and_is_turned_upright():
     """A stripe that points to the right is turned by 90 degrees and stands upright in the crop."""
     photo = torch.zeros(1, 3, 60, 80)
     photo[:, 0, 28:32, 50:60] = 1.0  # the arm points to the right
-    upload = PhotoUpload(20, find=lambda image: ((30, 20, 50, 40), 90.0) if image.shape[-1] == 80 else None)
+
+    def find(image):
+        if image.shape[-1] == 80:
+            return (30, 20, 50, 40), 90.0
+        raise NoFace("shows no face", image)
+
+    upload = PhotoUpload(20, find=find)
     upload.set_photo(photo, "cross")
     assert upload.box == (30, 20, 50, 40) and upload.turn == 90
     upload.cropper.box = [30, 10, 70, 50]
     red = upload.image[0, 0]
     assert red[5:10, 9:11].mean() > 0.8 and red[:4].max() < 0.1 and red[11:].max() < 0.1
-    upload.set_photo(photo[..., :70], "no face")
+    upload.set_photo(photo[..., :70], "a dog.png")
     assert upload.turn == 0 and upload.box == (5, 0, 65, 60)
+    assert "No face was found in a dog.png" in upload.message.value
+
+
+def test_the_square_of_a_face_is_what_the_model_gets(generator, monkeypatch):
+    """A similarity transform as a box with a turn: the crop is the same."""
+    scaled_turn, shift = 0.4 * cmath.exp(-0.3j), 2 + 1j
+    monkeypatch.setattr("helpers.widgets.upload.find_place", lambda *_: (scaled_turn, shift))
+    photo = torch.nn.functional.interpolate(torch.rand(1, 3, 5, 6), (60, 80), mode="bilinear")
+    upload = PhotoUpload(16, find=lambda image: face_square(image, generator))
+    upload.set_photo(photo, "cat")
+    torch.testing.assert_close(upload.image, cut_square(photo, scaled_turn, shift, 16), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", photo_bytes(90, 90)[:200], photo_bytes(1, 1)])
