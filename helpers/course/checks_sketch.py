@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from helpers.course.expect import expect, expect_shape, passed
+from helpers.course.expect import expect, expect_close, expect_shape, passed
 
 
 def sketch_mask(function) -> None:
@@ -17,19 +17,17 @@ def sketch_mask(function) -> None:
     image, mask = function(rgba, threshold=0.1)
     expect_shape("the image", image, (1, 3, 6, 5))
     expect_shape("the mask", mask, (1, 1, 6, 5))
-    expect(bool(mask.max() <= 1 and image.max() <= 1), "image and mask should be in [0, 1].")
-    expect(bool((mask[0, 0, 0] == 1).all()), "an opaque pixel should count fully.")
-    expect(
-        bool((mask[0, 0, 1] - 128 / 255).abs().max() < 1e-3), "a partly opaque pixel should count as much as its alpha."
-    )
-    expect(bool((mask[0, 0, 2:] == 0).all()), "alpha below the threshold should not count at all.")
-    expect(bool((image[0, :, 2:] == 0).all()), "the colours of pixels that do not count should be 0.")
-    expected = torch.tensor([200, 100, 50]).view(1, 3, 1) / 255
-    expect(
-        bool((image[:, :, 0] - expected).abs().max() < 1e-3), "the colours of opaque pixels are off; check the axes."
-    )
+    expect(mask.max() <= 1 and image.max() <= 1, "image and mask should be in [0, 1].")
+    expect((mask[0, 0, 0] == 1).all(), "an opaque pixel should count fully.")
+    partly = (mask[0, 0, 1] - 128 / 255).abs().max() < 1e-3
+    expect(partly, "a partly opaque pixel should count as much as its alpha.")
+    expect((mask[0, 0, 2:] == 0).all(), "alpha below the threshold should not count at all.")
+    expect((image[0, :, 2:] == 0).all(), "the colours of pixels that do not count should be 0.")
+    expected = torch.tensor([200, 100, 50]).view(3, 1, 1) / 255
+    right = (image[0, :, :2] - expected).abs().max() < 1e-3
+    expect(right, "the colours of pixels that count are off; check the axes, and do not multiply by alpha.")
     strict = function(rgba, threshold=0.6)[1]
-    expect(bool((strict[0, 0, 1] == 0).all()), "the threshold that is given should be used.")
+    expect((strict[0, 0, 1] == 0).all(), "the threshold that is given should be used.")
     expect(np.array_equal(rgba, before), "the drawing itself should stay as it was.")
     passed("sketch_mask")
 
@@ -43,21 +41,18 @@ def masked_l1(function) -> None:
         mask[:, :, :pixels, :pixels] = 1
         value = function(images, target, mask)
         expect_shape("masked_l1", value, (2,))
-        direction = "too large" if value[0] > 0.4 else "too small"
-        right = torch.allclose(value, torch.tensor([0.4, 0.2]), atol=1e-4)
-        expect(right, f"with {pixels * pixels} of 64 pixels it is {direction}; check what you divide by.")
+        name = f"with {pixels * pixels} of 64 pixels it"
+        expect_close(name, value, torch.tensor([0.4, 0.2]), "check what you divide by.", atol=1e-4)
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., :4], mask[..., 4:] = 1.0, 0.5
     images[0, :, :, 4:] = 0.1
-    value = function(images, target, mask)[0]
-    expect(
-        abs(float(value) - 0.3) < 1e-4, "a mask of 0.5 should count half as much as one of 1, in the sum and the area."
-    )
+    half = abs(float(function(images, target, mask)[0]) - 0.3) < 1e-4
+    expect(half, "a mask of 0.5 should count half as much as one of 1, in the sum and the area.")
     mask[..., 4:] = 0
     changed = images.requires_grad_()
     (gradient,) = torch.autograd.grad(function(changed, target, mask).sum(), changed)
-    expect(bool((gradient[..., 4:] == 0).all()), "outside the mask the gradient should be 0.")
-    expect(bool((gradient[0, ..., :4] > 0).all()), "no gradient reaches the picture under the mask.")
+    expect((gradient[..., 4:] == 0).all(), "outside the mask the gradient should be 0.")
+    expect((gradient[0, ..., :4] > 0).all(), "no gradient reaches the picture under the mask.")
     passed("masked_l1")
 
 
@@ -66,13 +61,11 @@ def rank(function) -> None:
     total = torch.tensor([0.5, 0.2, 0.9, 0.1, 0.8, 0.3])
     for starts, expected in ((6, [3, 1, 5, 0, 4, 2]), (3, [1, 0, 2, 3, 5, 4]), (1, [0, 1, 2, 3, 4, 5])):
         order = function(total, starts)
-        expect(
-            isinstance(order, torch.Tensor) and tuple(order.shape) == (6,) and not order.is_floating_point(),
-            "rank should return a tensor of 6 whole numbers for 6 losses.",
-        )
+        whole = isinstance(order, torch.Tensor) and tuple(order.shape) == (6,) and not order.is_floating_point()
+        expect(whole, "rank should return a tensor of 6 whole numbers for 6 losses.")
         expect(sorted(order.tolist()) == list(range(6)), f"with {starts} starts every row should appear exactly once.")
         blocks = (order // starts).view(-1, starts)
-        expect(bool((blocks == blocks[:, :1]).all()), f"with {starts} starts a row left the block of its setting.")
+        expect((blocks == blocks[:, :1]).all(), f"with {starts} starts a row left the block of its setting.")
         descending = "; the worst comes first" if order.tolist() == expected[::-1] else ""
         expect(order.tolist() == expected, f"with {starts} starts the order within the blocks is wrong{descending}.")
     passed("rank")

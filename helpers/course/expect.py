@@ -1,42 +1,124 @@
-"""What the checks are built of: an error with a message, what it says of shapes, and tiny networks to run on."""
+"""What checks and hidden probes stand on: an error with a message, and tiny random networks.
+
+The networks have the interface of the real ones and none of their code, so nothing in here answers an exercise.
+"""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.generators.stylegan2 import StyleGAN2
+LAYERS = ("conv1_1", "conv2_1")
 
 
 class CheckFailed(AssertionError):
     """The exercise is not right yet; the message says in which respect."""
 
 
-def expect(condition: bool, message: str) -> None:
-    if not condition:
+def expect(condition, message: str) -> None:
+    if not bool(condition):
         raise CheckFailed(message)
 
 
 def expect_shape(name: str, value, shape: tuple[int, ...]) -> None:
-    expect(isinstance(value, Tensor), f"{name} should be a torch.Tensor, but it is a {type(value).__name__}.")
-    expect(tuple(value.shape) == shape, f"{name} should have the shape {shape}, but it has {tuple(value.shape)}.")
-    expect(value.is_floating_point(), f"{name} should hold floating point numbers, but it holds {value.dtype}.")
-    expect(bool(value.isfinite().all()), f"{name} holds NaN or infinite numbers.")
+    expect(isinstance(value, Tensor), f"{name} should be a torch.Tensor, not a {type(value).__name__}.")
+    expect(tuple(value.shape) == shape, f"{name} should have the shape {shape}, not {tuple(value.shape)}.")
+    expect(value.is_floating_point(), f"{name} should hold floating point numbers, not {value.dtype}.")
+    expect(value.isfinite().all(), f"{name} holds NaN or infinite numbers.")
+
+
+def expect_close(name: str, value: Tensor, expected: Tensor, hint: str, rtol: float = 1e-3, atol: float = 1e-6) -> None:
+    """CheckFailed unless the tensors agree; the message says on which side the value is wrong, but not by how much."""
+    side = "too large" if value.detach().abs().sum() > expected.abs().sum() else "too small"
+    expect(torch.allclose(value, expected, rtol=rtol, atol=atol), f"{name} is {side}; {hint}")
+
+
+def expect_history(history, shape: tuple[int, int]) -> None:
+    expect(isinstance(history, Tensor), f"the history should be a torch.Tensor, not a {type(history).__name__}.")
+    expect(tuple(history.shape) == shape, f"the history should be (steps, B) = {shape}, not {tuple(history.shape)}.")
 
 
 def passed(name: str) -> None:
     print(f"{name}: passed")
 
 
-def tiny(seed: int = 7, noise: float | None = None) -> StyleGAN2:
-    """A StyleGAN2 of 16 px with random weights; ``noise`` gives its layers strengths that fall from the first on."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        generator = StyleGAN2(16, z_dim=12, w_dim=8, mapping_layers=2, channel_base=128, channel_max=8)
-    generator.compute_statistics(2_000)
-    for i, strength in enumerate(generator.noise_strengths if noise else ()):
-        strength.data.fill_(noise / (i + 1))
-    return generator.eval().requires_grad_(False)
+class TinyGenerator(nn.Module):
+    """A style-based network of 16 px with random weights; ``spaces=("z",)`` has no mapping, as a DCGAN.
+
+    seed: of the weights. noise: strength of the first layer's noise; those of the others fall.
+    """
+
+    family, resolution, z_dim, w_dim, num_ws = "tiny", 16, 12, 8, 4
+    noise_shapes = ((4, 4), (8, 8), (16, 16), (16, 16))
+
+    def __init__(self, seed: int = 7, noise: float = 0.1, spaces: tuple[str, ...] = ("z", "w", "w+")):
+        super().__init__()
+        random = torch.Generator().manual_seed(seed)
+        channels, self.spaces = 8, spaces
+        self.mapping = [torch.randn(n, self.w_dim, generator=random) / n**0.5 for n in (self.z_dim, self.w_dim)]
+        self.first = torch.randn(1, channels, 4, 4, generator=random)
+        self.styles = torch.randn(self.num_ws, self.w_dim, channels, generator=random) / self.w_dim**0.5
+        self.kernels = torch.randn(self.num_ws, channels, channels, 3, 3, generator=random) / (9 * channels) ** 0.5
+        self.colours = torch.randn(self.num_ws, 3, channels, 1, 1, generator=random) / channels**0.5
+        self.noise_strengths = [torch.tensor(noise / (i + 1)) for i in range(self.num_ws)]
+        self.fixed = [torch.randn(1, 1, *shape, generator=random) for shape in self.noise_shapes]
+        w = self.map(torch.randn(2_000, self.z_dim, generator=random)) if "w" in spaces else None
+        self.statistics = None if w is None else (w.mean(0, keepdim=True), w.std(0, keepdim=True))
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def code_shape(self, space: str) -> tuple[int, ...]:
+        shapes = {"z": (self.z_dim,), "w": (self.w_dim,), "w+": (self.num_ws, self.w_dim)}
+        if space not in self.spaces:
+            raise ValueError(f"this generator has no space {space!r}; choose one of {', '.join(self.spaces)}.")
+        return shapes[space]
+
+    def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
+        if "w" not in self.spaces:
+            raise ValueError("this generator has no mapping network; its only space is z.")
+        x = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
+        for matrix in self.mapping:
+            x = 1.4 * F.leaky_relu(x @ matrix, 0.2)
+        return x if truncation == 1 else self.mean("w") + truncation * (x - self.mean("w"))
+
+    def _statistic(self, space: str, number: int) -> Tensor:
+        shape = self.code_shape(space)
+        return torch.full((1, *shape), float(number)) if space == "z" else self.statistics[number].expand(1, *shape)
+
+    def mean(self, space: str) -> Tensor:
+        return self._statistic(space, 0)
+
+    def std(self, space: str) -> Tensor:
+        return self._statistic(space, 1)
+
+    def fresh_noise(self, n: int = 1, seed: int = 0) -> list[Tensor]:
+        random = torch.Generator().manual_seed(seed)
+        return [torch.randn(n, 1, *shape, generator=random) for shape in self.noise_shapes]
+
+    def fixed_noise(self, n: int = 1) -> list[Tensor]:
+        return [noise.repeat(n, 1, 1, 1) for noise in self.fixed]
+
+    def synthesize(self, latents, noise: list[Tensor] | None = None) -> Tensor:
+        """Images (B, 3, 16, 16) around [0, 1] of a ``Latents`` or a bare code."""
+        code, own = getattr(latents, "code", latents), getattr(latents, "noise", None)
+        space = getattr(latents, "space", "w+" if code.ndim == 3 else self.spaces[:2][-1])
+        if tuple(code.shape[1:]) != self.code_shape(space):
+            raise ValueError(f"a {space} code should be (B, *{self.code_shape(space)}), not {tuple(code.shape)}.")
+        w = F.pad(code, (0, self.w_dim))[:, : self.w_dim] if self.spaces == ("z",) else code
+        w = self.map(code) if space == "z" and "w" in self.spaces else w
+        rows = w if w.ndim == 3 else w[:, None].expand(-1, self.num_ws, -1)
+        x, image = self.first.expand(len(code), -1, -1, -1), 0
+        for i, (noise_map, side) in enumerate(zip(noise or own or self.fixed, (4, 8, 16, 16), strict=True)):
+            if x.shape[-1] != side:
+                x, image = (F.interpolate(t, scale_factor=2.0, mode="bilinear") for t in (x, image))
+            x = F.conv2d(x * (1 + rows[:, i] @ self.styles[i])[:, :, None, None], self.kernels[i], padding=1)
+            x = x * torch.rsqrt(x.square().mean((1, 2, 3), keepdim=True) + 1e-8)
+            x = 1.4 * F.leaky_relu(x + self.noise_strengths[i] * noise_map, 0.2)
+            image = image + F.conv2d(x, self.colours[i])
+        return 0.5 + 0.1 * image
 
 
 class TinyFeatures(nn.Module):
@@ -50,6 +132,6 @@ class TinyFeatures(nn.Module):
 
     def forward(self, images: Tensor, layers) -> dict:
         self.calls += 1
-        first = torch.relu(nn.functional.conv2d(images, self.kernels[0], padding=1))
-        second = torch.relu(nn.functional.conv2d(nn.functional.avg_pool2d(first, 2), self.kernels[1], padding=1))
+        first = torch.relu(F.conv2d(images, self.kernels[0], padding=1))
+        second = torch.relu(F.conv2d(F.avg_pool2d(first, 2), self.kernels[1], padding=1))
         return dict(zip(layers, (first, second), strict=False))

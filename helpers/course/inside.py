@@ -1,185 +1,109 @@
-"""What runs inside the sandbox as its first process: builds a bare root, starts the work, then hands out its files.
+"""What runs inside the sandbox: takes the job from standard input, runs it, hands the results out.
 
-Standard library only and no import of the course: it is started as a file with ``python -I``. The settings come as
-JSON on standard input, the files of ``results`` leave as frames on standard output (a line of JSON, then the bytes)
-after every other process is dead.
+Standard library only and no import of the course: it is started as a file with ``python -I``. Input and output are
+frames (a line of JSON with name and size, then the bytes): first the settings, then the files of the job; and back the
+files of ``results``, read when every other process is dead. ``inside.py limited JSON COMMAND`` starts the job itself.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import json
 import os
 import platform
 import resource
-import shutil
 import signal
-import socket
 import stat
-import struct
 import subprocess
 import sys
 import time
 
-COURSE, WORK, OLD = "/course", "/course/work", "/.old"
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC = 2, 4, 8, 4096, 16384
-MNT_DETACH, AT_FDCWD, AT_RECURSIVE, MOUNT_SETATTR = 2, -100, 0x8000, 442
-READ_ONLY = 1 | 2 | 4  # read-only, no set-user-id, no devices
-PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
-SIOCSIFFLAGS, IFF_UP = 0x8914, 1
-DEVICES = ("null", "zero", "full", "random", "urandom")
-MEBI = 2**20
-
-libc = ctypes.CDLL(None, use_errno=True)
+KEYCTL = {"x86_64": 250, "aarch64": 219}  # a session keyring of its own has no command in bubblewrap
+MOST_FILES = 200
 
 
-def _check(status: int, what: str) -> None:
-    if status != 0:
-        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
-
-
-def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
-    status = libc.mount(source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), options.encode())
-    _check(status, f"mount {target}")
-
-
-def tmpfs(target: str, mebibytes: int, mode: str = "1777") -> None:
-    os.makedirs(target, exist_ok=True)
-    mount("tmpfs", target, "tmpfs", MS_NOSUID | MS_NODEV, f"size={mebibytes}m,mode={mode},nr_inodes=20k")
-
-
-def bind(source: str, target: str) -> None:
-    """Show a folder or file of the host, read-only with everything mounted below it."""
-    if os.path.isdir(source):
-        os.makedirs(target, exist_ok=True)
-    else:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        open(target, "a").close()
-    mount(source, target, flags=MS_BIND | MS_REC)
-    if not source.startswith("/dev/"):
-        attributes = struct.pack("QQQQ", READ_ONLY, 0, 0, 0)
-        size = ctypes.c_size_t(len(attributes))
-        status = libc.syscall(MOUNT_SETATTR, AT_FDCWD, target.encode(), AT_RECURSIVE, attributes, size)
-        _check(status, f"read-only {target}")
-
-
-def build_root(root: str, binds: list, links: list, disk: int) -> None:
-    """A new file system: the interpreter and its packages, the course, empty writable folders, and nothing else."""
-    tmpfs(root, 4, "755")
-    for folder in ("/tmp", "/dev/shm"):  # before the course and its packages, which may lie below them
-        tmpfs(root + folder, disk)
-    for source, target in binds:
-        bind(source, root + target)
-    for target, name in links:
-        os.symlink(target, root + name)
-    for name in DEVICES:
-        bind(f"/dev/{name}", f"{root}/dev/{name}")
-    os.makedirs(f"{root}/proc")
-    mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    for folder in ("/course/output", WORK):
-        tmpfs(root + folder, disk)
-    os.makedirs(f"{root}/etc", exist_ok=True)
-    with open(f"{root}/etc/passwd", "w") as file:
-        file.write(f"student:x:{os.getuid()}:{os.getgid()}::/tmp:/bin/sh\n")
-
-
-def enter_root(root: str) -> None:
-    os.makedirs(root + OLD)
-    machine = platform.machine()
-    if machine not in PIVOT_ROOT:
-        raise OSError(f"no sandbox by user namespaces on {machine}; use a container")
-    _check(libc.syscall(PIVOT_ROOT[machine], root.encode(), (root + OLD).encode()), "pivot_root")
-    os.chdir("/")
-    _check(libc.umount2(OLD.encode(), MNT_DETACH), "umount")
-    os.rmdir(OLD)
-
-
-def loopback_up() -> None:
-    """Kernel and test runner talk over 127.0.0.1; there is no other network."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        fcntl.ioctl(s, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
-
-
-def shut_leaks(own_users: bool) -> None:
-    """Memory that no process holds (System V segments) stays small; no further namespaces with new rights."""
-    settings = {"kernel/shmall": "1024", "kernel/msgmni": "0"}  # of this namespace alone
-    if own_users:  # else it would be the host's
-        settings["user/max_user_namespaces"] = "0"
-    for name, value in settings.items():
-        with contextlib.suppress(OSError), open(f"/proc/sys/{name}", "w") as file:
-            file.write(value)
-
-
-def drop_rights(limits: dict, uid: int | None) -> None:
-    """In the child, before the work starts: limits for each process, no capabilities, no way to new ones."""
+def limited(limits: dict[str, int], command: list[str]) -> None:
+    """Become the command, with limits that it cannot raise."""
     for name, value in limits.items():
         kind = getattr(resource, f"RLIMIT_{name}")
         hard = resource.getrlimit(kind)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (value, value))
-    if os.getpid() != os.getsid(0):
-        os.setsid()
-    if os.geteuid() == 0:
-        capability = 0
-        while libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0:
-            capability += 1
-    if uid is not None:
-        os.setgroups([])
-        os.setgid(uid)
-        os.setuid(uid)
-    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        with contextlib.suppress(ValueError, OSError):  # macOS does not know every limit
+            resource.setrlimit(kind, (value, value))
+    if sys.platform == "linux" and platform.machine() in KEYCTL:
+        ctypes.CDLL(None).syscall(KEYCTL[platform.machine()], 1, None)
+    os.execvp(command[0], command)
 
 
-def work(settings: dict, folder: str) -> int:
-    """Run the command with its output in ``results/log.txt``; its exit code, or 124 when time is up or it stops."""
-    results = f"{folder}/results"
-    os.makedirs(results)
-    uid = settings.get("uid")
-    if uid is not None:
-        for place, _, names in os.walk(folder):
-            for path in (place, *(f"{place}/{name}" for name in names)):
-                os.chown(path, uid, uid)
-    with open(f"{results}/log.txt", "wb") as log:
-        child = subprocess.Popen(
-            settings["command"], cwd=folder, env=settings["environment"], stdin=subprocess.DEVNULL, stdout=log,
-            stderr=subprocess.STDOUT, preexec_fn=lambda: drop_rights(settings["limits"], uid), close_fds=True,
-        )  # fmt: skip
-    deadline = time.monotonic() + settings["seconds"]
-    while time.monotonic() < deadline:  # as first process, every orphan is ours to collect
-        pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
-        if pid == child.pid:
-            return 124 if os.WIFSTOPPED(status) else os.waitstatus_to_exitcode(status)
-        if pid == 0:
-            time.sleep(0.02)
-    return 124
-
-
-def kill_all() -> None:
-    """Only as the first process of an own process namespace: there, -1 means everybody else."""
-    if os.getpid() == 1:
-        try:
-            os.kill(-1, signal.SIGKILL)
-            while True:
-                os.waitpid(-1, 0)
-        except (ProcessLookupError, ChildProcessError):
-            pass
+def take() -> tuple[dict, dict[str, bytes]]:
+    """Settings and job files from standard input."""
+    files, source = {}, sys.stdin.buffer
+    while line := source.readline():
+        header = json.loads(line)
+        files[header["name"]] = source.read(header["size"])
+    return json.loads(files.pop("")), files
 
 
 def frame(name: str, data: bytes) -> None:
-    header = json.dumps({"name": name, "size": len(data)})
-    sys.stdout.buffer.write(header.encode() + b"\n" + data)
+    sys.stdout.buffer.write(json.dumps({"name": name, "size": len(data)}).encode() + b"\n" + data)
 
 
-def hand_out(folder: str, most_bytes: int, most_files: int = 200) -> None:
-    """Write every plain file of ``results`` to standard output; whatever is more than that, or no file, stays."""
-    left = most_bytes
-    if not stat.S_ISDIR(os.lstat(f"{folder}/results").st_mode):
+def others() -> list[int]:
+    """Processes of this namespace besides its first one and this one."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) not in (1, os.getpid())]
+
+
+def cpu_seconds() -> float:
+    """What all processes of this namespace have used, with those that they have waited for."""
+    ticks = 0
+    for pid in [1, *others()]:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as file:
+            ticks += sum(map(int, file.read().rpartition(")")[2].split()[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def work(settings: dict) -> int:
+    """Run the command; its exit code, or 124 when its time is up or nothing in it has moved for long."""
+    user = {} if settings["uid"] is None else {"user": settings["uid"], "group": settings["uid"], "extra_groups": []}
+    with open("results/log.txt", "wb") as log:
+        child = subprocess.Popen(
+            settings["command"], env=settings["environment"], stdin=subprocess.DEVNULL, stdout=log,
+            stderr=subprocess.STDOUT, start_new_session=True, **user,
+        )  # fmt: skip
+    started = moved = time.monotonic()
+    before = 0.0
+    while child.poll() is None:
+        time.sleep(0.05)
+        now = time.monotonic()
+        used = cpu_seconds() if settings["alone"] else now - started
+        if used > before + 0.05:
+            before, moved = used, now
+        if used > settings["seconds"] or now - started > settings["wall"] or now - moved > settings["idle"]:
+            child.kill()
+            child.wait()
+            return 124
+    return child.returncode
+
+
+def kill_all(alone: bool, deadline: float = 5.0) -> None:
+    """Wait until nobody else is alive in a namespace of our own; as its first process, kill them."""
+    end = time.monotonic() + deadline
+    while alone and others() and time.monotonic() < end:
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpid() == 1:
+                os.kill(-1, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+        time.sleep(0.01)
+
+
+def hand_out(left: int) -> None:
+    """Write every plain file of ``results``; whatever is more than ``left`` bytes, or not a file, stays."""
+    if not stat.S_ISDIR(os.lstat("results").st_mode):
         return
-    for name in sorted(os.listdir(f"{folder}/results"))[:most_files]:
-        path = f"{folder}/results/{name}"
+    for name in sorted(os.listdir("results"))[:MOST_FILES]:
+        path = f"results/{name}"
         if not stat.S_ISREG(os.lstat(path).st_mode):
             continue
         with open(path, "rb") as file:
@@ -189,30 +113,24 @@ def hand_out(folder: str, most_bytes: int, most_files: int = 200) -> None:
             frame(os.fsencode(name).decode("ascii", "replace")[:80], data)
 
 
-def copy_files(source: str, target: str) -> None:
-    """A tree without its times and modes: in a container the working folder is not ours to set them."""
-    for place, folders, names in os.walk(source):
-        below = os.path.join(target, os.path.relpath(place, source))
-        for name in folders:
-            os.makedirs(os.path.join(below, name), exist_ok=True)
-        for name in names:
-            shutil.copyfile(os.path.join(place, name), os.path.join(below, name))
-
-
 def main() -> None:
-    settings = json.load(sys.stdin)
-    folder = settings["folder"]
-    if settings["root"]:
-        build_root(settings["root"], settings["binds"], settings["links"], settings["disk"])
-        enter_root(settings["root"])
-        loopback_up()
-        shut_leaks(own_users=settings.get("uid") is None)
-    copy_files(settings["job"], folder)
-    code = work(settings, folder)
-    kill_all()
-    frame("exit", str(code).encode())
-    hand_out(folder, settings["most_bytes"])
+    settings, files = take()
+    os.umask(0)  # the job may run as another user
+    os.chdir(settings["work"])
+    os.makedirs("results")
+    for name, data in files.items():
+        os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
+        with open(name, "wb") as file:
+            file.write(data)
+    if settings["uid"] is not None:  # bubblewrap covers parts of root's /proc, and then no other can be mounted inside
+        subprocess.run(["mount", "-t", "proc", "proc", "/proc"], check=True)
+    code = work(settings)
+    kill_all(settings["alone"])
+    hand_out(settings["results"])
+    frame("exit", str(code).encode())  # last: of two files of one name the later counts
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["limited"]:
+        limited(json.loads(sys.argv[2]), sys.argv[3:])
     main()

@@ -11,22 +11,26 @@ import ast
 import hashlib
 import json
 import re
+import stat
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 MARK = re.compile(r"^\s*#+\s*EXERCISE:\s*(\w+)\s*$")
 BEGIN = re.compile(r"^(\s*)### BEGIN SOLUTION\s*$")
 END = re.compile(r"^\s*### END SOLUTION\s*$")
-KINDS = ("text", "setup", "lesson", "exercise", "check", "manual", "handin")
+MOST_BYTES, MOST_PARTS, MOST_CODE = 100_000_000, 10_000_000, 400_000
 
 
 class LessonError(ValueError):
-    """A notebook that is no lesson of the course, or whose exercises are marked up wrongly."""
+    """A notebook that is not a lesson of the course, or whose exercises are marked up wrongly."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a lesson; ``item`` is the id of what it asks for ("1.2"), ``name`` what an exercise defines."""
+    """One cell of a lesson; ``item`` is the id of what it asks for ("1.2"), ``name`` what an exercise defines.
+
+    kind: text, setup, lesson, exercise, check, manual or handin.
+    """
 
     id: str
     kind: str
@@ -37,10 +41,6 @@ class Cell:
     title: str = ""
     part: str = ""
     bonus: bool = False
-
-    @property
-    def code(self) -> bool:
-        return self.kind not in ("text", "manual")
 
 
 @dataclass(frozen=True)
@@ -66,20 +66,29 @@ class Lesson:
 def read_cells(path: str | Path) -> list[dict]:
     """Cells of a notebook file as plain dictionaries, ``source`` joined to one string; formats 3 and 4.
 
+    Outputs are dropped. Characters that no text can hold (lone surrogates) become question marks.
+
     Raises:
-        LessonError: for anything that is no notebook, or larger than 20 MB.
+        LessonError: for anything that is not a notebook, or larger than may be parsed.
     """
     path = Path(path)
     try:
-        if path.stat().st_size > 20e6:
-            raise LessonError(f"{path.name} has {path.stat().st_size / 1e6:.0f} MB; clear its outputs (20 MB at most).")
-        content = json.loads(path.read_bytes().decode("utf-8-sig"))
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise LessonError(f"{shown(path.name)} is not a plain file.")
+        if path.stat().st_size > MOST_BYTES:
+            raise LessonError(f"{shown(path.name)} has {path.stat().st_size / 1e6:.0f} MB; clear its outputs.")
+        data = path.read_bytes()
+        if sum(map(data.count, (b"[", b"{", b","))) > MOST_PARTS:
+            raise LessonError(f"{shown(path.name)} has too many parts to be read; clear its outputs.")
+        content = json.loads(data.decode("utf-8-sig"))
         sheets = content.get("worksheets") or [content]
         cells = [_plain(cell) for sheet in sheets for cell in sheet["cells"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, LessonError):
-            raise
-        raise LessonError(f"{path.name} is no notebook that can be read ({type(error).__name__}).") from error
+    except LessonError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError) as error:
+        raise LessonError(f"{shown(path.name)} is not a notebook that can be read ({type(error).__name__}).") from error
+    if sum(len(cell["source"]) for cell in cells if cell["type"] == "code") > MOST_CODE:
+        raise LessonError(f"{shown(path.name)} holds more than {MOST_CODE // 1000} kB of code.")
     return cells
 
 
@@ -88,11 +97,16 @@ def _plain(cell: dict) -> dict:
     source = source if isinstance(source, str) else "".join(map(str, source))
     metadata = cell.get("metadata")
     return {
-        "type": str(cell.get("cell_type", "")),
-        "id": str(cell.get("id", "")),
-        "source": source.replace("\r\n", "\n"),
+        "type": shown(cell.get("cell_type", "")),
+        "id": shown(cell.get("id", "")),
+        "source": shown(source).replace("\r\n", "\n"),
         "metadata": metadata if isinstance(metadata, dict) else {},
     }
+
+
+def shown(text: object) -> str:
+    """Text that any file can hold."""
+    return str(text).encode("utf-8", "replace").decode()
 
 
 def read_lesson(path: str | Path) -> Lesson:
@@ -140,7 +154,7 @@ def _imports(source: str) -> bool:
 def _title(raw: list[dict], number: int) -> str:
     """The nearest heading above, without number, points and minutes."""
     for cell in reversed(raw[: number + 1]):
-        headings = [line for line in cell["source"].splitlines() if line.startswith("#")]
+        headings = [line for line in cell["source"].split("\n") if line.startswith("#")]
         if cell["type"] == "markdown" and headings:
             heading = re.sub(r"\s*\([^()]*\)\s*$", "", headings[-1].lstrip("# "))
             return re.sub(r"^(Exercise )?[\d.]+ · ", "", heading)
@@ -154,7 +168,7 @@ def stub(source: str, item: str) -> str:
         LessonError: unless the marks pair.
     """
     lines, inside = [], False
-    for line in source.splitlines():
+    for line in source.split("\n"):
         begin, end = BEGIN.match(line), END.match(line)
         if bool(begin) and inside or bool(end) and not inside:
             raise LessonError(f"exercise {item}: ### BEGIN SOLUTION and ### END SOLUTION do not pair.")
@@ -163,18 +177,18 @@ def stub(source: str, item: str) -> str:
         inside = bool(begin) or inside and not end
         if not (begin or end or inside):
             lines.append(line)
-    if inside or len(lines) == len(source.splitlines()):
+    if inside or len(lines) == len(source.split("\n")):
         raise LessonError(f"exercise {item}: expected ### BEGIN SOLUTION … ### END SOLUTION in its cell.")
     return "\n".join(lines)
 
 
 def hash_of(source: str) -> str:
     """Short hash of a cell that ignores blank lines and trailing spaces."""
-    return hashlib.sha256(normal(source).encode()).hexdigest()[:16]
+    return hashlib.sha256(normal(source).encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def normal(source: str) -> str:
-    return "\n".join(line.rstrip() for line in source.splitlines() if line.strip())
+    return "\n".join(line.rstrip() for line in source.split("\n") if line.strip())
 
 
 def read_course(root: str | Path) -> list[Lesson]:
@@ -189,7 +203,7 @@ def read_course(root: str | Path) -> list[Lesson]:
     lessons = [read_lesson(path) for path in sorted((Path(root) / "notebooks").glob("*.ipynb"))]
     lessons = [lesson for lesson in lessons if lesson.items]
     if not lessons:
-        raise LessonError(f"expected notebooks with exercises in {Path(root) / 'notebooks'}, but there are none.")
+        raise LessonError(f"expected notebooks with exercises in {Path(root) / 'notebooks'}, got none.")
     return lessons
 
 

@@ -1,13 +1,15 @@
 """Run a command where it can do no harm: no network, no view of the host's files, bounded memory, processes and time.
 
-Three ways, best first: a container without network, Linux namespaces (``unshare``; as root or as anybody whom the
-kernel lets), or, only if asked for, nothing but limits. The command finds the course read-only, works in a folder of
-its own and leaves its results there; they are read after everything in the sandbox is dead.
+Three ways, best first: bubblewrap (Linux, as root or as an ordinary user), a container without network, or, only if
+asked for, nothing but limits. The command finds the course read-only and works in a folder of its own; what it leaves
+in ``results`` is read after everything in the sandbox is dead.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import json
 import os
 import shutil
@@ -25,11 +27,13 @@ import psutil
 
 from helpers.course import inside
 
-KINDS = ("container", "namespaces", "unsafe")
 GIBI, MEBI = 2**30, 2**20
+COURSE, WORK = "/course", "/course/work"
+WRITABLE = ("/tmp", "/dev/shm", "/course/output", WORK)
 IMAGE = "gan-course-grader"
 MEMORY_FLOOR = GIBI  # bytes that must stay available on the machine, whoever takes them
-FIRST_UID = 200_000  # as root, every sandbox runs as a user of its own, so that its processes can be counted
+FIRST_UID = 200_000  # for root, every sandbox runs as a user of its own, so that its processes can be counted
+NUMBERS = itertools.count(os.getpid() * 64)
 
 
 class SandboxError(ValueError):
@@ -41,8 +45,9 @@ class Limits:
     """What one run may use.
 
     Attributes:
-        seconds: wall time of the whole run.
-        memory: bytes, of each process and of all together.
+        seconds: of the processor, all processes together; of wall time three times as much.
+        idle: seconds after which a run is ended in which nothing moves.
+        memory: bytes, of each process and of all together, with files in memory.
         processes: processes and threads.
         file: bytes of the largest file.
         disk: MiB of each writable folder (they lie in memory).
@@ -50,6 +55,7 @@ class Limits:
     """
 
     seconds: float = 240
+    idle: float = 30
     memory: int = 3 * GIBI
     processes: int = 160
     file: int = 64 * MEBI
@@ -58,14 +64,8 @@ class Limits:
 
     def of_process(self) -> dict[str, int]:
         """Kernel limits by name; DATA counts what a process may write to, so mapped libraries do not."""
-        return {
-            "DATA": self.memory,
-            "NPROC": self.processes,
-            "FSIZE": self.file,
-            "NOFILE": 512,
-            "CORE": 0,
-            "CPU": int(4 * self.seconds) + 1,
-        }
+        limits = {"DATA": self.memory, "NPROC": self.processes, "FSIZE": self.file, "NOFILE": 512, "CORE": 0}
+        return limits | {"CPU": int(self.seconds) + 2}
 
 
 @dataclass
@@ -80,10 +80,8 @@ class Outcome:
 
 def available() -> list[str]:
     """Kinds of sandbox that work here, best first; "unsafe" is always among them and always last."""
-    kinds = ["container"] if _engine() else []
-    if _namespaces_work():
-        kinds.append("namespaces")
-    return [*kinds, "unsafe"]
+    kinds = ["bubblewrap"] if _bubblewrap_works() else []
+    return [*kinds, *(["container"] if _engine() else []), "unsafe"]
 
 
 def choose(unsafe: bool = False) -> str:
@@ -95,38 +93,32 @@ def choose(unsafe: bool = False) -> str:
     kind = available()[0]
     if kind == "unsafe" and not unsafe:
         raise SandboxError(
-            "no sandbox works here: neither docker or podman with the image "
-            f"{IMAGE!r}, nor unshare with namespaces; grade on a machine that has one, "
-            "or pass --unsafe to run the students' code with your own rights."
+            "no sandbox works here: install bubblewrap (apt install bubblewrap), or docker or podman with the image "
+            f"{IMAGE!r}; --unsafe would run the students' code with your own rights."
         )
     return kind
 
 
 def _engine() -> str | None:
     """docker or podman, if its service answers and the grader's image is there."""
-    for name in ("podman", "docker"):
-        if shutil.which(name):
+    for name in filter(shutil.which, ("podman", "docker")):
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             asked = [name, "image", "inspect", IMAGE]
-            try:
-                done = subprocess.run(asked, capture_output=True, timeout=10)
-            except (OSError, subprocess.TimeoutExpired):
-                continue
-            if done.returncode == 0:
+            if subprocess.run(asked, capture_output=True, timeout=10).returncode == 0:
                 return name
     return None
 
 
-def _namespaces_work() -> bool:
-    if sys.platform != "linux" or not shutil.which("unshare"):
+@functools.cache
+def _bubblewrap_works() -> bool:
+    if sys.platform != "linux" or not shutil.which("bwrap"):
         return False
     with tempfile.TemporaryDirectory() as folder:
-        course = Path(folder)
-        os.chmod(course, 0o755)
-        (course / "work").mkdir()
-        (course / "output").mkdir()
+        os.chmod(folder, 0o755)
+        for name in ("work", "output"):
+            (Path(folder) / name).mkdir()
         proof = [sys.executable, "-c", "open('results/proof', 'w').write('here')"]
-        outcome = run(proof, course, {}, "namespaces", Limits(seconds=10))
-    return outcome.files.get("proof") == b"here"
+        return run(proof, Path(folder), {}, "bubblewrap", Limits(seconds=10)).files.get("proof") == b"here"
 
 
 def run(
@@ -138,149 +130,127 @@ def run(
         command: starts with the interpreter; its working folder is the job's.
         course: folder that the sandbox sees read-only, holding empty folders ``work`` and ``output``.
         job: name to content of the files in the working folder; names may hold folders.
-        kind: see ``KINDS``.
+        kind: see ``available``.
         limits: what it may use.
         environment: variables besides the few that are always set.
     """
-    with tempfile.TemporaryDirectory(prefix="grade-") as folder:
-        os.chmod(folder, 0o755)
-        for part in ("root", "job"):
-            (Path(folder) / part).mkdir()
-        for name, data in job.items():
-            path = Path(folder) / "job" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        settings = _settings(command, Path(course), Path(folder), kind, limits, environment or {})
-        process = _start(kind, settings, limits)
-        outcome = _supervise(process, json.dumps(settings).encode(), kind, limits)
-        if kind == "container" and outcome.ended != "done":  # it outlives the command that started it
-            subprocess.run([_engine() or "docker", "rm", "--force", settings["name"]], capture_output=True, timeout=60)
-        if kind == "unsafe":
-            shutil.rmtree(settings["folder"], ignore_errors=True)
+    course = Path(course).resolve()
+    number, root = next(NUMBERS) % 100_000, kind == "bubblewrap" and os.geteuid() == 0
+    work = tempfile.mkdtemp(prefix="work-", dir=course) if kind == "unsafe" else WORK
+    start = {"bubblewrap": _bubblewrap, "container": _container, "unsafe": _unsafe}[kind]
+    outer, inner, python = start(course, limits, f"{IMAGE}-{os.getpid()}-{number}")
+    settings = {
+        "command": [*inner, json.dumps(limits.of_process()), python, *command[1:]],
+        "environment": _environment(str(course) if kind == "unsafe" else COURSE, work, python) | (environment or {}),
+        "work": work, "uid": FIRST_UID + number if root else None, "alone": kind != "unsafe",
+        "seconds": limits.seconds, "wall": 3 * limits.seconds, "idle": limits.idle, "results": limits.results,
+    }  # fmt: skip
+    job = {"": json.dumps(settings).encode(), **job}
+    data = b"".join(json.dumps({"name": n, "size": len(d)}).encode() + b"\n" + d for n, d in job.items())
+    outcome = _supervise(outer, data, limits)
+    if kind == "container" and outcome.ended != "done":  # it outlives the command that started it
+        subprocess.run([outer[0], "rm", "--force", f"{IMAGE}-{os.getpid()}-{number}"], capture_output=True, timeout=60)
+    if kind == "unsafe":
+        shutil.rmtree(work, ignore_errors=True)
     return outcome
 
 
-def _settings(command, course: Path, folder: Path, kind: str, limits: Limits, environment: dict) -> dict:
-    place = str(course.resolve()) if kind == "unsafe" else inside.COURSE
-    work = tempfile.mkdtemp(prefix="work-", dir=place) if kind == "unsafe" else inside.WORK
-    always = {
-        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
-        "HOME": f"{work}/.home",
-        "PYTHONPATH": place,
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONUNBUFFERED": "1",
-        "LANG": "C.UTF-8",
-        "OMP_NUM_THREADS": "1",  # tiny inputs, and a worker for each core: more threads only wait for one another
-        "OPENBLAS_NUM_THREADS": "1",
-        "MPLBACKEND": "agg",
-        "MPLCONFIGDIR": f"{work}/.matplotlib",
-    }
-    if kind != "unsafe":
-        always["GRADING_ALONE"] = "1"
-    root = os.geteuid() == 0
+def _environment(course: str, work: str, python: str) -> dict[str, str]:
     return {
-        "command": command,
-        "environment": always | environment,
-        "job": str(folder / "job") if kind == "unsafe" else "/job",
-        "folder": work,
-        "root": str(folder / "root") if kind == "namespaces" else "",
-        "course": str(course.resolve()),
-        "binds": [*_interpreter(), [str(course.resolve()), inside.COURSE], [str(folder / "job"), "/job"]],
-        "links": _links(),
-        "disk": limits.disk,
-        "limits": limits.of_process(),
-        "name": f"{IMAGE}-{os.getpid()}-{_number()}",
-        "uid": FIRST_UID + _number() if root and kind == "namespaces" else None,
-        "seconds": limits.seconds,
-        "most_bytes": limits.results,
-    }
+        "PATH": f"{Path(python).parent}:/usr/local/bin:/usr/bin:/bin",
+        "HOME": f"{work}/.home", "USER": "student", "LOGNAME": "student", "LANG": "C.UTF-8",
+        "GRADING_WORK": work, "PYTHONPATH": course, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1",
+        # tiny inputs, and a worker for each core: more threads only wait for one another
+        "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+        "MPLBACKEND": "agg", "MPLCONFIGDIR": f"{work}/.matplotlib",
+    }  # fmt: skip
 
 
-_count, _lock = os.getpid() * 64, threading.Lock()
+def _unsafe(course: Path, limits: Limits, name: str) -> tuple[list[str], list[str], str]:
+    first = [sys.executable, "-I", inside.__file__]
+    return first, [*first, "limited"], sys.executable
 
 
-def _number() -> int:
-    global _count
-    with _lock:
-        _count += 1
-        return _count % 100_000
+def _bubblewrap(course: Path, limits: Limits, name: str) -> tuple[list[str], list[str], str]:
+    """Two layers: the outer shows the files, the inner one has its own processes, network and user namespace."""
+    own = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+    common = ["--new-session", "--die-with-parent"]
+    capabilities = ("CAP_SETUID", "CAP_SETGID", "CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH", "CAP_KILL")
+    rights = ["--cap-drop", "ALL", *(part for c in capabilities for part in ("--cap-add", c))]
+    rights = rights if os.geteuid() == 0 else ["--unshare-user"]
+    outer = ["bwrap", *own, *common, *rights, "--proc", "/proc", "--dev", "/dev"]
+    for folder in WRITABLE[:2]:  # before the interpreter, which may lie below /tmp
+        outer += ["--perms", "1777", "--size", str(limits.disk * MEBI), "--tmpfs", folder]
+    for path in _interpreter():
+        for parent in reversed(Path(path).parents[:-1]):  # else only root could look into it
+            outer += ["--perms", "0755", "--dir", str(parent)]
+        outer += ["--symlink", os.readlink(path), path] if os.path.islink(path) else ["--ro-bind", path, path]
+    outer += ["--ro-bind", str(course), COURSE, "--ro-bind", inside.__file__, "/inside.py"]
+    for folder in WRITABLE[2:]:
+        outer += ["--perms", "1777", "--size", str(limits.disk * MEBI), "--tmpfs", folder]
+    outer += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/", sys.executable, "-I", "/inside.py"]
+    no_users = ["--disable-userns"] if _knows_disable_userns() else []
+    inner = ["bwrap", "--unshare-all", "--unshare-user", *no_users, *common, "--bind", "/", "/"]
+    inner += ["--dev-bind", "/dev", "/dev", "--proc", "/proc", "--chdir", WORK]
+    return outer, [*inner, sys.executable, "-I", "/inside.py", "limited"], sys.executable
 
 
-def _interpreter() -> list[list[str]]:
+@functools.cache
+def _knows_disable_userns() -> bool:
+    return "--disable-userns" in subprocess.run(["bwrap", "--help"], capture_output=True, text=True).stdout
+
+
+def _interpreter() -> list[str]:
     """Folders that Python needs, each at its own place: the system's libraries, the interpreter, its packages."""
     paths = [sys.base_prefix, sys.prefix, *site.getsitepackages(), *sysconfig.get_paths().values()]
-    system = ["/usr", "/etc/ld.so.cache", "/etc/fonts", "/etc/localtime"]
-    system += [name for name in ("/lib", "/lib64", "/bin", "/sbin") if os.path.isdir(name) and not os.path.islink(name)]
+    paths = [os.path.realpath(path) for path in paths] + [os.path.abspath(path) for path in paths]
+    paths += ["/usr", "/etc/ld.so.cache", "/etc/fonts", "/etc/localtime", "/lib", "/lib64", "/bin", "/sbin"]
     found: list[str] = []
-    for path in sorted({os.path.abspath(path) for path in [*paths, *system] if os.path.exists(path)}, key=len):
-        if path != "/" and not any(path.startswith(other + "/") for other in found):
+    for path in sorted({path for path in paths if os.path.exists(path)}, key=lambda path: (len(path), path)):
+        if path != "/" and not any(path.startswith(f"{other}/") for other in found):
             found.append(path)
-    return [[path, path] for path in found]
+    return found
 
 
-def _links() -> list[list[str]]:
-    return [[os.readlink(name), name] for name in ("/lib", "/lib64", "/bin", "/sbin") if os.path.islink(name)]
-
-
-def _start(kind: str, settings: dict, limits: Limits) -> subprocess.Popen:
-    first = [sys.executable, "-I", inside.__file__]
-    if kind == "namespaces":
-        users = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-        spaces = ["--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child=KILL"]
-        first = ["unshare", *users, *spaces, "--", *first]
-    elif kind == "container":
-        first = container_command(_engine() or "docker", settings, limits)
-    return subprocess.Popen(
-        first, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )
-
-
-def container_command(engine: str, settings: dict, limits: Limits) -> list[str]:
-    """Command line of a container that starts ``inside.py`` with an interpreter of its own image."""
-    memory, files = f"{limits.memory + 3 * limits.disk * MEBI}b", limits.of_process()["NOFILE"]
-    folders = [f"--tmpfs={name}:size={limits.disk}m,mode=1777" for name in ("/tmp", "/course/output", inside.WORK)]
-    for name in ("work", "output"):  # runc gives a tmpfs the mode of the folder that it covers
-        os.chmod(Path(settings["course"]) / name, 0o1777)
-    binds = {settings["course"]: inside.COURSE, settings["binds"][-1][0]: "/job", inside.__file__: "/inside.py"}
-    settings["command"] = ["python", *settings["command"][1:]]
-    settings["environment"]["PATH"] = "/usr/local/bin:/usr/bin:/bin"
-    settings["limits"].pop("NPROC", None)  # counts all of this user's on the machine; --pids-limit only ours
-    return [
-        engine, "run", "--rm", f"--name={settings['name']}", "--interactive",
-        "--network=none", "--read-only", "--cap-drop=ALL", "--ipc=private",
-        "--security-opt=no-new-privileges", "--user=65534:65534", f"--pids-limit={limits.processes}",
-        f"--ulimit=nofile={files}:{files}", "--ulimit=nproc=4096:4096",
-        f"--memory={memory}", f"--memory-swap={memory}", f"--shm-size={limits.disk}m", *folders,
-        *(f"--volume={source}:{target}:ro" for source, target in binds.items()),
+def _container(course: Path, limits: Limits, name: str) -> tuple[list[str], list[str], str]:
+    """A container that starts ``inside.py`` with an interpreter of its own image."""
+    memory, engine = f"{limits.memory + len(WRITABLE) * limits.disk * MEBI}b", _engine() or "docker"
+    for folder in ("work", "output"):  # runc gives a tmpfs the mode of the folder that it covers
+        os.chmod(course / folder, 0o1777)
+    folders = [f"--tmpfs={place}:size={limits.disk}m,mode=1777" for place in WRITABLE if place != "/dev/shm"]
+    outer = [
+        engine, "run", "--rm", f"--name={name}", "--interactive", "--network=none", "--read-only", "--cap-drop=ALL",
+        "--ipc=private", "--security-opt=no-new-privileges", "--user=65534:65534", f"--pids-limit={limits.processes}",
+        "--ulimit=nofile=512:512", f"--memory={memory}", f"--memory-swap={memory}", f"--shm-size={limits.disk}m",
+        *folders, f"--volume={course}:{COURSE}:ro", f"--volume={inside.__file__}:/inside.py:ro",
         IMAGE, "python", "-I", "/inside.py",
     ]  # fmt: skip
+    return outer, ["python", "-I", "/inside.py", "limited"], "python"
 
 
-def _supervise(process: subprocess.Popen, settings: bytes, kind: str, limits: Limits) -> Outcome:
-    """Feed the settings, read at most what may come back, and kill it all when it takes too much of anything."""
-    started, outcome, received = time.monotonic(), Outcome(), bytearray()
-    most = limits.results + 2**16
+def _supervise(command: list[str], data: bytes, limits: Limits) -> Outcome:
+    """Feed the job, read at most what may come back, and kill it all when it takes too much of anything."""
+    started, outcome, received, errors = time.monotonic(), Outcome(), bytearray(), bytearray()
+    most, pipe = limits.results + 2**16, subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
+
+    def write() -> None:
+        with contextlib.suppress(OSError):  # it may have ended before it read them: broken, seen below
+            process.stdin.write(data)
+            process.stdin.close()
 
     def read() -> None:
         while len(received) <= most and (chunk := process.stdout.read1(2**20)):
             received.extend(chunk)
 
-    threads = [threading.Thread(target=read, daemon=True)]
-    errors = bytearray()
-    threads.append(threading.Thread(target=lambda: errors.extend(process.stderr.read(4000)), daemon=True))
+    threads = [write, read, lambda: errors.extend(process.stderr.read(4000))]
+    threads = [threading.Thread(target=target, daemon=True) for target in threads]
     for thread in threads:
         thread.start()
-    with contextlib.suppress(OSError):  # it may have ended before it read them: broken, seen below
-        process.stdin.write(settings)
-        process.stdin.close()
-    while process.poll() is None:
+    while process.poll() is None and outcome.ended == "done":
         time.sleep(0.1)
         outcome.seconds = time.monotonic() - started
-        outcome.ended = _too_much(process, outcome, limits) or outcome.ended
-        if len(received) > most:
-            outcome.ended = "output"
-        if outcome.ended != "done":
-            break
+        outcome.ended = "output" if len(received) > most else _too_much(process, outcome, limits) or "done"
     _kill(process)
     for thread in threads:
         thread.join(5)
@@ -288,7 +258,8 @@ def _supervise(process: subprocess.Popen, settings: bytes, kind: str, limits: Li
     outcome.files = unframe(bytes(received[:most]))
     code = outcome.files.pop("exit", b"").decode("ascii", "replace")
     if outcome.ended == "done":
-        outcome.ended = {"": "broken", "124": "time"}.get(code, "killed" if code.startswith("-") else "done")
+        killed = code.startswith("-") or code in ("137", "139")  # bubblewrap adds 128 to a signal
+        outcome.ended = {"": "broken", "124": "time"}.get(code, "killed" if killed else "done")
     if outcome.ended == "broken":
         outcome.files["log.txt"] = bytes(errors)
     return outcome
@@ -296,14 +267,13 @@ def _supervise(process: subprocess.Popen, settings: bytes, kind: str, limits: Li
 
 def _too_much(process: subprocess.Popen, outcome: Outcome, limits: Limits) -> str | None:
     members = _members(process)
-    held = [_memory(member.pid) for member in members]
-    memory = sum(own for own, _ in held) + max((shared for _, shared in held), default=0)
+    memory = _memory([member.pid for member in members])
     outcome.memory = max(outcome.memory, memory)
     if memory > limits.memory or psutil.virtual_memory().available < MEMORY_FLOOR:
         return "memory"
     if len(members) > limits.processes + 8:
         return "processes"
-    return "time" if outcome.seconds > limits.seconds + 15 else None
+    return "time" if outcome.seconds > 3 * limits.seconds + 15 else None
 
 
 def _members(process: subprocess.Popen) -> list[psutil.Process]:
@@ -313,15 +283,25 @@ def _members(process: subprocess.Popen) -> list[psutil.Process]:
         return []
 
 
-def _memory(pid: int) -> tuple[int, int]:
-    """Bytes that a process holds alone and in shared memory; mapped files do not count."""
-    try:
-        with open(f"/proc/{pid}/status") as file:
-            lines = dict(line.split(":", 1) for line in file if line.startswith("Rss"))
-    except OSError:
-        return 0, 0
-    kibi = {name: int(value.split()[0]) for name, value in lines.items()}
-    return 1024 * kibi.get("RssAnon", 0), 1024 * kibi.get("RssShmem", 0)
+def _memory(pids: list[int]) -> int:
+    """Bytes that processes hold, alone and shared, with files in memory whether mapped or not; no mapped libraries."""
+    total, seen = 0, set()
+    for pid in pids:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as file:
+            total += sum(1024 * int(line.split()[1]) for line in file if line.startswith(("Pss_Anon", "Pss_Shmem")))
+        with contextlib.suppress(OSError):
+            for descriptor in os.scandir(f"/proc/{pid}/fd"):
+                if os.readlink(descriptor.path).startswith("/memfd:"):
+                    about = os.stat(descriptor.path)
+                    total += 0 if about.st_ino in seen else 512 * about.st_blocks
+                    seen.add(about.st_ino)
+    for place in WRITABLE if pids else ():
+        with contextlib.suppress(OSError):  # on macOS there is no /proc, and no sandbox of this kind
+            if os.path.samefile(f"/proc/{pids[-1]}/root", "/"):
+                break
+            space = os.statvfs(f"/proc/{pids[-1]}/root{place}")
+            total += (space.f_blocks - space.f_bfree) * space.f_frsize if space.f_blocks else 0
+    return total
 
 
 def _kill(process: subprocess.Popen) -> None:

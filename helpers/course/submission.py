@@ -1,39 +1,39 @@
 """A submission is data: its cells are matched to those of the lesson, and a notebook to be graded is built from both.
 
-Cell metadata dies in copy and paste, cell ids die in format conversions, first lines die by hand; one of the three is
-enough. What is not an exercise comes from the lesson, never from the submission.
+An exercise is found by what a cell defines; else by its first line, its metadata or its id, of which copying, editing
+and conversions usually leave one. What is not an exercise comes from the lesson; what a student adds to it counts too.
 """
 
 from __future__ import annotations
 
 import ast
-import builtins
 import difflib
 import re
-import symtable
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from helpers.course.lessons import MARK, Cell, Lesson, LessonError, hash_of, normal, read_cells
+from IPython.core.inputtransformer2 import TransformerManager
+
+from helpers.course.lessons import MARK, Cell, Lesson, LessonError, hash_of, normal, read_cells, stub
 
 SIMILAR = 0.8  # share of equal text from which a cell without id counts as the lesson's, edited
 NBVAL = re.compile(r"^\s*#+\s*(NBVAL_\w+|PYTEST_VALIDATE_IGNORE_OUTPUT)\s*$")
-INDIRECT = {
-    "exec",
-    "eval",
-    "globals",
-    "locals",
-    "vars",
-    "get_ipython",
-    "In",
-    "sys",
-    "importlib",
-    "__import__",
-    "helpers",
-}
+RESET = re.compile(r"^\s*%reset", re.MULTILINE)
+KEPT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign)
+OWN_MODULES = {"id": "setup-own", "source": 'import os, sys\nsys.path.append(os.environ["GRADING_WORK"] + "/own")'}
 MOST_CELLS = 500
+MOST_SOURCE = 50_000  # characters of a cell that is looked into
 MOST_TEXT = 10_000  # characters of a text cell that the page shows
+
+
+class Part(NamedTuple):
+    """A cell of a submission that runs: its source, which exercises it answers, or which setup cell it is."""
+
+    source: str
+    items: tuple[str, ...] = ()
+    setup: str = ""
 
 
 @dataclass
@@ -41,24 +41,30 @@ class Submission:
     """A student's notebook, taken apart.
 
     Attributes:
-        answers: exercise id to the student's cells that belong to it, in order.
-        order: the student's own code in order: (exercise id or "", source).
-        edited: (title, difference) of each locked cell that was changed; it is graded as it was.
+        order: what runs, in the student's order.
+        edited: (title, difference) of each locked cell that was changed.
         missing: what is not there any more: an exercise's id or a locked cell's title.
+        stubs: exercises whose cells are as they were handed out.
         marks: number of nbval marks that were dropped.
-        texts: what text cells hold that the lesson's do not.
+        texts: what text cells hold that the lesson's do not, by the id of the question above ("" where there is none).
     """
 
-    answers: dict[str, list[str]] = field(default_factory=dict)
-    order: list[tuple[str, str]] = field(default_factory=list)
+    order: list[Part] = field(default_factory=list)
     edited: list[tuple[str, str]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    stubs: list[str] = field(default_factory=list)
     marks: int = 0
-    texts: list[str] = field(default_factory=list)
+    texts: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def answers(self) -> dict[str, list[str]]:
+        """Exercise id to the student's cells that belong to it."""
+        items = dict.fromkeys(item for part in self.order for item in part.items)
+        return {item: [part.source for part in self.order if item in part.items] for item in items}
 
 
 def read_submission(path: str | Path, lesson: Lesson) -> Submission:
-    """Read and match a submitted notebook. LessonError for a file that is no notebook."""
+    """Read and match a submitted notebook. LessonError for a file that is not a notebook."""
     return match(read_cells(path), lesson)
 
 
@@ -66,57 +72,111 @@ def match(cells: list[dict], lesson: Lesson) -> Submission:
     """Match plain cells (of ``read_cells``) to a lesson."""
     if len(cells) > MOST_CELLS:
         raise LessonError(f"the notebook has {len(cells)} cells; {MOST_CELLS} are the most.")
-    found, seen, edited = Submission(), {}, {}
-    locked = _Locked(lesson)
-    printed = {line.strip() for cell in lesson.of_kind("text", "manual") for line in cell.source.splitlines()}
+    found, seen, edited = Submission(), set(), {}
+    locked, texts = _Locked(lesson), _Texts(lesson)
     for cell in cells:
-        written = [line for line in cell["source"].splitlines() if line.strip() not in printed]
-        if cell["type"] == "markdown" and "".join(written).strip():
-            found.texts.append("\n".join(written)[:MOST_TEXT].strip())
+        if written := texts.written(cell):
+            found.texts.append((texts.question, written))
         source, dropped = drop_marks(cell["source"])
         found.marks += dropped + len(_tags(cell))
         if cell["type"] != "code" or not source.strip():
             continue
-        if exercise := _exercise(cell, source, lesson):
-            found.answers.setdefault(exercise.item, []).append(source)
-            found.order.append((exercise.item, source))
-        elif original := locked.find(cell, source):
-            seen[original.id] = True
+        original = locked.same(source)
+        if original is None and (items := _items(cell, source, lesson)):
+            found.order.append(Part(source, items))
+        elif original or (original := locked.similar(cell, source)):
+            seen.add(original.id)
+            edited.pop(original.id, None)
             if hash_of(source) != hash_of(original.source):
                 edited[original.id] = (original, source)
-            else:
-                edited.pop(original.id, None)
+            if original.kind == "setup":
+                found.order.append(Part(original.source, setup=original.id))
+            if added := _added(original.source, source):
+                found.order.append(Part(added))
         else:
-            found.order.append(("", source))
+            found.order.append(Part(source))
     found.edited = [(_label(cell), _difference(cell.source, source)) for cell, source in edited.values()]
+    _sort_stubs(found, lesson)
     found.missing = [cell.item for cell in lesson.exercises if cell.item not in found.answers]
     found.missing += [_label(cell) for cell in lesson.of_kind("setup", "check") if cell.id not in seen]
     return found
 
 
-def _exercise(cell: dict, source: str, lesson: Lesson) -> Cell | None:
-    """Which exercise a cell answers: by metadata, then id, then first line, then by what it defines."""
-    course = cell["metadata"].get("course")
-    item = str(course.get("id")) if isinstance(course, dict) and not course.get("kind") else None
-    first = next((line for line in source.splitlines() if line.strip()), "")
-    name = MARK.match(first)[1] if MARK.match(first) else None
+def _sort_stubs(found: Submission, lesson: Lesson) -> None:
+    """Name what is as it was handed out, and drop a stub that stands below an answer."""
+    stubs = {e.item: hash_of(_stub(e)) for e in lesson.exercises}
+    answers = found.answers
+    found.stubs = [i for i, sources in answers.items() if all(hash_of(source) == stubs[i] for source in sources)]
+    for item in set(answers) - set(found.stubs):
+        left = re.compile(rf"""raise NotImplementedError\(["']Exercise {re.escape(item)}["']\)""")
+        if not all(left.search(source) for source in answers[item]):
+            found.order = [p for p in found.order if p.items != (item,) or not left.search(p.source)]
+
+
+def _stub(exercise: Cell) -> str:
+    return stub(exercise.source, exercise.item) if "### BEGIN SOLUTION" in exercise.source else exercise.source
+
+
+def _items(cell: dict, source: str, lesson: Lesson) -> tuple[str, ...]:
+    """Which exercises a cell answers: by what it defines, else by first line, metadata or id."""
     defined = _defined(source)
-    tests = (
-        lambda e: e.item == item,
-        lambda e: e.id == cell["id"],
-        lambda e: e.name == name,
-        lambda e: e.name in defined,
-    )
-    return next((e for test in tests for e in lesson.exercises if test(e)), None)
+    if items := tuple(e.item for e in lesson.exercises if e.name in defined):
+        return items
+    course, first = cell["metadata"].get("course"), next(line for line in source.split("\n") if line.strip())
+    item = str(course.get("id")) if isinstance(course, dict) and not course.get("kind") else None
+    name = MARK.match(first)[1] if MARK.match(first) else None
+    tests = (lambda e: e.name == name, lambda e: e.item == item, lambda e: e.id == cell["id"])
+    return next(((e.item,) for test in tests for e in lesson.exercises if test(e)), ())
+
+
+def parsed(source: str) -> list[ast.stmt] | None:
+    """Statements of a cell, magics as calls; None where it is not Python, or too long to be looked into."""
+    try:
+        return ast.parse(plain_python(source)).body if len(source) <= MOST_SOURCE else None
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def plain_python(source: str) -> str:
+    return TransformerManager().transform_cell(source) if re.search(r"^\s*[%!?]|\?\s*$", source, re.M) else source
 
 
 def _defined(source: str) -> set[str]:
-    """Names of functions and classes on the top level; none where the cell is no plain Python."""
-    try:
-        body = ast.parse(source).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return set()
-    return {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    """Functions and classes of the top level, and names that are given one (a lambda, another name, a call)."""
+    names = set()
+    for node in parsed(source) or []:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda | ast.Name | ast.Attribute | ast.Call):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return names
+
+
+def _added(original: str, theirs: str) -> str:
+    """Imports, definitions and assignments of an edited locked cell that the lesson's does not have."""
+    known = {ast.dump(node) for node in parsed(original) or []}
+    nodes = [n for n in parsed(theirs) or [] if isinstance(n, KEPT) and ast.dump(n) not in known]
+    lines = plain_python(theirs).split("\n") if nodes else []
+    return "\n".join("\n".join(lines[_first_line(n) - 1 : n.end_lineno]) for n in nodes)
+
+
+class _Texts:
+    """What students write into text cells; ``question`` is the last question above."""
+
+    def __init__(self, lesson: Lesson):
+        cells = lesson.of_kind("text", "manual")
+        self.printed = {line.strip() for cell in cells for line in cell.source.split("\n")}
+        self.heads = {cell.source.strip().split("\n")[0].strip(): cell.item for cell in lesson.of_kind("manual")}
+        self.ends = {cell.source.strip().split("\n")[0].strip() for cell in lesson.of_kind("text")}
+        self.question = ""
+
+    def written(self, cell: dict) -> str:
+        if cell["type"] == "code":
+            return ""
+        lines = cell["source"].split("\n")
+        for line in map(str.strip, lines):
+            self.question = self.heads.get(line, "" if line in self.ends else self.question)
+        return "\n".join(line for line in lines if line.strip() not in self.printed)[:MOST_TEXT].strip()
 
 
 class _Locked:
@@ -127,8 +187,11 @@ class _Locked:
         self.by_id = {cell.id: cell for cell in self.cells}
         self.by_hash = {hash_of(cell.source): cell for cell in self.cells}
 
-    def find(self, cell: dict, source: str) -> Cell | None:
-        if (known := self.by_hash.get(hash_of(source))) or (known := self.by_id.get(cell["id"])):
+    def same(self, source: str) -> Cell | None:
+        return self.by_hash.get(hash_of(source))
+
+    def similar(self, cell: dict, source: str) -> Cell | None:
+        if known := self.by_id.get(cell["id"]):
             return known
         ours = normal(source)
         for other in self.cells:
@@ -144,7 +207,7 @@ class _Locked:
 
 def drop_marks(source: str) -> tuple[str, int]:
     """Without the comments by which nbval would skip a cell or let it fail, and how many there were."""
-    lines = source.splitlines()
+    lines = source.split("\n")
     kept = [line for line in lines if not NBVAL.match(line)]
     return "\n".join(kept), len(lines) - len(kept)
 
@@ -156,119 +219,73 @@ def _tags(cell: dict) -> list:
 
 
 def _label(cell: Cell) -> str:
-    first = next((line for line in cell.source.splitlines() if line.strip()), "")
+    first = next((line for line in cell.source.split("\n") if line.strip()), "")
     return f"{cell.title}: {first[:60]}" if cell.title else first[:60]
 
 
 def _difference(before: str, after: str) -> str:
-    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), "lesson", "submission", lineterm="", n=1)
+    before, after = (text[:MOST_TEXT].split("\n")[:200] for text in (before, after))
+    lines = difflib.unified_diff(before, after, "lesson", "submission", lineterm="", n=1)
     return "\n".join(line[:200] for _, line in zip(range(60), lines, strict=False))
 
 
 def graded_cells(
-    lesson: Lesson,
-    submission: Submission,
-    probes: dict[str, str],
-    alone: bool = False,
-    references: Collection[str] = (),
-    whole_setup: bool = False,
+    lesson: Lesson, submission: Submission, probes: dict[str, str], alone: bool = False, references: Collection = ()
 ) -> list[dict]:
     """Code cells of the notebook that is run: (id, source).
 
     Args:
-        probes: exercise id to the source of its hidden probe.
+        probes: exercise id to the source of its check or hidden probe.
         alone: without the student's further cells, each probe right below its exercise: for a submission whose other
             cells ended the first run.
         references: ids of exercises for which the lesson's solution stands in place of the student's.
-        whole_setup: also what none of the other cells mentions; see ``pruned``.
     """
     solved = {e.item: e.source for e in lesson.exercises if e.item in references}
     order = submission.order
     if alone:
-        order = [(e.item, source) for e in lesson.exercises for source in submission.answers.get(e.item, [])]
-    # below each of the student's cells, which may define helpers too; and last, for a name may be defined again
-    order = [part for item, source in order for part in ((item, source), (item, solved.get(item, ""))) if part[1]]
-    order += solved.items()
-    answers = [(item, {"id": item_id("answer", item, i), "source": s}) for i, (item, s) in enumerate(order)]
-    setup = [cell.source for cell in lesson.of_kind("setup")]
-    if not whole_setup:
-        setup = pruned(setup, [source for _, source in order])
-    cells = [{"id": f"setup-{i}", "source": source} for i, source in enumerate(setup)]
-    if not alone:
-        cells += [cell for _, cell in answers]
-        return [*cells, *({"id": item_id("probe", item), "source": source} for item, source in probes.items())]
-    for exercise in lesson.exercises:
-        cells += [cell for item, cell in answers if item == exercise.item]
-        if exercise.item in probes:
-            cells.append({"id": item_id("probe", exercise.item), "source": probes[exercise.item]})
-    return cells
+        items = [e.item for e in lesson.exercises]
+        order = sorted((p for p in order if p.items), key=lambda p: items.index(p.items[0]))
+    setup = {i: {"id": item_id("setup", i), "source": source} for i, source in setup_cells(lesson).items()}
+    cells, reset, left = [OWN_MODULES, *setup.values()], False, dict(probes)
+    for number, part in enumerate(order):
+        if part.setup:  # run already; once more only below a %reset
+            cells += [setup[part.setup] | {"id": item_id("setup", number)}] if reset else []
+            continue
+        reset = reset or bool(RESET.search(part.source))
+        cells.append({"id": item_id("answer", "+".join(part.items), number), "source": part.source})
+        # below each of the student's cells, which may define helpers too; and last, for a name may be defined again
+        cells += [{"id": item_id("solution", i, number), "source": solved[i]} for i in part.items if i in solved]
+        if alone:
+            below = [i for i in part.items if i in left and not any(i in p.items for p in order[number + 1 :])]
+            cells += [{"id": item_id("probe", item), "source": left.pop(item)} for item in below]
+    cells += [{"id": item_id("solution", item), "source": source} for item, source in solved.items()]
+    return [*cells, *({"id": item_id("probe", item), "source": source} for item, source in left.items())]
 
 
-def pruned(setup: list[str], code: list[str]) -> list[str]:
-    """Setup cells without the imports and definitions that no cell of ``code`` uses; the first stays whole.
+def setup_cells(lesson: Lesson) -> dict[str, str]:
+    """Setup cells by id, the first whole, of the others imports, definitions and constants.
 
-    A lesson loads networks, photos and figures that its exercises do not need: seconds for every submission. Where
-    code may ask for names in other ways than by writing them down, everything stays.
+    What else they do is to load networks and photos, which are not there while an exercise is checked or graded.
     """
-    used = [_used_names(source) for source in code]
-    if None in used or INDIRECT & set().union(*used):
-        return setup
-    needed, cells = set().union(*used), []
-    for source in reversed(setup[1:]):
-        kept, lines = [], source.splitlines()
-        for node in reversed(ast.parse(source).body):
-            text = "\n".join(lines[_first_line(node) - 1 : node.end_lineno])
-            bound, mentioned = _bound(node), _used_names(text) or set()
-            if bound & needed or not bound and mentioned <= needed | set(dir(builtins)):
-                needed |= mentioned
-                kept.insert(0, text)
-        cells.append("\n".join(kept) or "pass")
-    return [*setup[:1], *reversed(cells)]
-
-
-def _used_names(source: str) -> set[str] | None:
-    """Global names that a cell asks for, also inside its functions; None where it is no plain Python."""
-    try:
-        tables = [symtable.symtable(source, "cell", "exec")]
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    found = {symbol.get_name() for symbol in tables[0].get_symbols() if symbol.is_referenced()}
-    for table in tables:  # grows while it is walked
-        tables += table.get_children()
-        found |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global() and symbol.is_referenced()}
-    return found
+    first, *others = lesson.of_kind("setup") or [None]
+    cells = {first.id: first.source} if first else {}
+    for cell in others:
+        lines, kept = cell.source.split("\n"), []
+        for node in parsed(cell.source) or []:
+            calls = any(isinstance(part, ast.Call) for part in ast.walk(node))
+            if isinstance(node, KEPT) and not (calls and isinstance(node, ast.Assign)):
+                kept.append("\n".join(lines[_first_line(node) - 1 : node.end_lineno]))
+        cells[cell.id] = "\n".join(kept) or "pass"
+    return cells
 
 
 def _first_line(node: ast.stmt) -> int:
     return min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
 
 
-def _bound(node: ast.stmt) -> set[str]:
-    """Names that a statement gives a meaning to on the top level."""
-    if isinstance(node, ast.Import | ast.ImportFrom):
-        return {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        return {node.name}
-    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-
-
-def used_exercises(lesson: Lesson, submission: Submission) -> dict[str, set[str]]:
-    """Exercise id to those of the other exercises whose names its code mentions, itself or through other code."""
-    scratch = [source for item, source in submission.order if not item]
-    texts = {item: "\n".join([*sources, *scratch]) for item, sources in submission.answers.items()}
-    names = {e.item: {e.name}.union(*map(_defined, submission.answers.get(e.item, []))) for e in lesson.exercises}
-    words = {item: set(re.findall(r"\w+", text)) for item, text in texts.items()}
-    used = {item: {other for other in names if other != item and names[other] & words[item]} for item in words}
-    for _ in lesson.exercises:  # through exercises that use exercises
-        used = {
-            item: found.union(*(used.get(other, set()) for other in found)) - {item} for item, found in used.items()
-        }
-    return used
-
-
 def item_id(*parts) -> str:
-    """Cell id of a part of the graded notebook: letters, digits and hyphens only."""
-    return "-".join(str(part).replace(".", "_") for part in parts if part != "")
+    """Cell id of a part of the graded notebook: letters, digits and hyphens only, 64 at most."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", "-".join(str(part) for part in parts if part != ""))[:64]
 
 
 def notebook_of(cells: list[dict]) -> dict:
@@ -281,13 +298,12 @@ def notebook_of(cells: list[dict]) -> dict:
     return {"cells": code, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
 
 
-def pick_lesson(path: str | Path, lessons: list[Lesson]) -> Lesson | None:
-    """The lesson that a notebook answers: most of its exercises, by name of the file where that is a draw."""
-    cells = [cell for cell in read_cells(path) if cell["type"] == "code"][:MOST_CELLS]
+def pick_lesson(cells: list[dict], name: str, lessons: list[Lesson]) -> Lesson | None:
+    """The lesson that a notebook answers: most of its exercises, by the name of the file where that is a draw."""
+    code = [cell for cell in cells if cell["type"] == "code" and cell["source"].strip()][:MOST_CELLS]
 
     def hits(lesson: Lesson) -> tuple[int, bool]:
-        found = {e.item for cell in cells if (e := _exercise(cell, cell["source"], lesson))}
-        return len(found), lesson.stem in Path(path).stem
+        return len({item for cell in code for item in _items(cell, cell["source"], lesson)}), lesson.stem in name
 
     best = max(lessons, key=hits, default=None)
-    return best if best and hits(best)[0] else next((x for x in lessons if x.stem in Path(path).stem), None)
+    return best if best and hits(best)[0] else next((x for x in lessons if x.stem in name), None)

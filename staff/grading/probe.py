@@ -1,8 +1,9 @@
 """A hidden probe: calls the student's function on inputs of this run and emits numbers, nothing else.
 
-Three parts that never meet: ``inputs`` are drawn outside from the run's seed; ``emit`` is source text that runs in the
-student's kernel and knows no answer; ``judge`` compares outside, when the sandbox is dead, with what the solution
-emitted for the same inputs. Whatever a submission does to the kernel, it can only change its own numbers.
+Three parts that never meet: ``inputs`` are drawn outside, before anything runs, from the run's seed; ``emit`` is source
+text that runs in the student's kernel and knows no answer; ``judge`` compares outside, when the sandbox is dead, with
+what the solution emitted for the same inputs. Whatever a submission does to the kernel, it can only change its own
+numbers.
 """
 
 from __future__ import annotations
@@ -11,34 +12,45 @@ import inspect
 import textwrap
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
-
-from helpers.metrics import psnr, ssim
 
 Arrays = dict[str, np.ndarray]
 MOST_NUMBERS = 2_000_000
 
-CELL = """\
-def _probe():
-    import numpy
-    from safetensors.numpy import load_file, save_file
+# A module of its own: names that the student has given another meaning mean nothing there.
+MODULE = """\
+import os
+import numpy
+import torch
+from safetensors.numpy import load_file, save_file
+from helpers.course.expect import TinyFeatures, TinyGenerator
+from helpers.latents import Latents
 {emit}
-    inputs = load_file("inputs-{item}.safetensors")
-    values = {function}(globals()["{name}"], inputs)
+def run(function):
+    folder = os.environ["GRADING_WORK"]
+    torch.set_grad_enabled(True)
+    torch.set_default_dtype(torch.float32)
+    values = {function}(function, load_file(os.path.join(folder, "inputs-{item}.safetensors")))
     plain = {{k: v.detach().cpu().numpy() if hasattr(v, "detach") else v for k, v in values.items()}}
-    save_file({{k: numpy.array(v, dtype="float64") for k, v in plain.items()}}, "results/{item}.safetensors")
-_probe()
+    arrays = {{k: numpy.array(v, dtype="float64") for k, v in plain.items()}}
+    save_file(arrays, os.path.join(folder, "results", "{item}.safetensors"))
+"""
+CELL = """\
+import importlib.util as _util, os as _os
+_spec = _util.spec_from_file_location("_probe", _os.environ["GRADING_WORK"] + "/probe-{item}.py")
+_probe = _util.module_from_spec(_spec)
+_spec.loader.exec_module(_probe)
+_probe.run({name})
 """
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One part of an exercise: its share of the points, from 0 to 1 how much of it is right, and why not more."""
+    """One part of an exercise: its share of the points, from 0 to 1 how much of it is right, and what helps if not."""
 
     part: str
     share: float
@@ -54,10 +66,10 @@ class Probe:
         item: id of the exercise.
         name: what the exercise defines.
         inputs: draws them: generator of random numbers to name: array.
-        emit: ``emit(function, inputs)`` to name: array; imports what it needs inside, for only its source is sent.
+        emit: ``emit(function, inputs)`` to name: array; only its source is sent, see MODULE for what it may use.
         judge: ``judge(got, want, inputs)`` to the verdicts, whose shares add up to 1.
         expected: one sentence for the report, what kind of result was expected.
-        show: ``show(values, inputs)`` to pictures (B, 3 or 1, H, W) for the report; None draws curves.
+        show: ``show(values, inputs)`` to pictures (B, 3 or 1, H, W) for the report; None shows none.
     """
 
     item: str
@@ -72,14 +84,19 @@ class Probe:
     def file(self) -> str:
         return f"{self.item}.safetensors"
 
-    def draw(self, seed: int) -> Arrays:
-        """Inputs of a run: the same for one seed, different for every exercise."""
-        return self.inputs(np.random.default_rng([seed, zlib.crc32(self.item.encode())]))
+    def draw(self, seed: int, attempt: int = 0) -> Arrays:
+        """Inputs of a run: the same for one seed and attempt, different for every exercise."""
+        return self.inputs(np.random.default_rng([seed, attempt, zlib.crc32(self.item.encode())]))
 
     def cell(self) -> str:
         """Source of the cell that is inserted into the student's notebook."""
-        source = textwrap.indent(textwrap.dedent(inspect.getsource(self.emit)), "    ")
-        return CELL.format(emit=source, item=self.item, function=self.emit.__name__, name=self.name)
+        return CELL.format(item=self.item, name=self.name)
+
+    def job(self, inputs: Arrays) -> dict[str, bytes]:
+        """Files that the cell needs."""
+        emit = textwrap.dedent(inspect.getsource(self.emit))
+        module = MODULE.format(emit=emit, item=self.item, function=self.emit.__name__)
+        return {f"probe-{self.item}.py": module.encode(), f"inputs-{self.file}": pack(inputs)}
 
     def verdicts(self, got: Arrays | None, want: Arrays, inputs: Arrays) -> list[Verdict]:
         """Judge; what is missing, misshapen or makes the judge stumble is wrong."""
@@ -87,6 +104,8 @@ class Probe:
             return [Verdict("", 1.0, 0.0, "nothing was returned")]
         if missing := sorted(set(want) - set(got)):
             return [Verdict("", 1.0, 0.0, f"not returned: {', '.join(missing)}")]
+        if why := "; ".join(f"{name}: {different}" for name in want if (different := misfit(got[name], want[name]))):
+            return [Verdict("", 1.0, 0.0, why)]
         try:
             with np.errstate(all="ignore"):
                 return self.judge(got, want, inputs)
@@ -109,53 +128,44 @@ def unpack(data: bytes | None) -> Arrays | None:
     return arrays if sum(value.size for value in arrays.values()) < MOST_NUMBERS else None
 
 
-def close(shares: dict[str, float], rtol: float = 1e-3, atol: float = 1e-5) -> Callable:
-    """A judge for what has one right answer: each name's array equals the solution's, for its share of the points."""
-
-    def judge(got: Arrays, want: Arrays, inputs: Arrays) -> list[Verdict]:
-        return [Verdict(name, share, *agree(got[name], want[name], rtol, atol)) for name, share in shares.items()]
-
-    return judge
+def misfit(ours: np.ndarray, theirs: np.ndarray) -> str:
+    """In which way an array cannot be compared at all, or ""."""
+    return f"the shape should be {theirs.shape}, not {ours.shape}" if ours.shape != theirs.shape else ""
 
 
-def all_close(part: str, rtol: float = 1e-3, atol: float = 1e-5) -> Callable:
-    """A judge that wants every array right: for parts of which one alone could be met by chance or for nothing."""
-
-    def judge(got: Arrays, want: Arrays, inputs: Arrays) -> list[Verdict]:
-        for name, value in want.items():
-            right, why = agree(got[name], value, rtol, atol)
-            if not right:
-                return [Verdict(part, 1.0, 0.0, f"{name}: {why}")]
-        return [Verdict(part, 1.0, 1.0)]
-
-    return judge
+def equal(ours: np.ndarray, theirs: np.ndarray, rtol: float = 1e-3, atol: float = 1e-5) -> bool:
+    return ours.shape == theirs.shape and bool(np.allclose(ours, theirs, rtol=rtol, atol=atol))
 
 
-def as_near(ours, theirs, targets, decibels: float = 1.5, structure: float = 0.1) -> tuple[float, str]:
-    """1 if each picture is as near to its target as the solution's, by PSNR and by SSIM, else 0; and by how much.
+@dataclass(frozen=True)
+class Part:
+    """A part of an exercise: its share, what helps where it is wrong, the part that must be right for it to count."""
 
-    ours, theirs, targets: (B, 3, H, W) in [0, 1], sides of at least 11 pixels. decibels, structure: how much PSNR and
-    SSIM may fall short.
+    share: float
+    hint: str
+    after: str = ""
+    same: Callable[[np.ndarray, np.ndarray], bool] = field(default=equal)
+
+
+def close(parts: dict[str, Part]) -> Callable:
+    """A judge for what has one right answer: each name's array equals the solution's, for its share of the points.
+
+    The reason is the part's hint and never a number: a page must not say by how much a result is off.
     """
-    pictures = [torch.as_tensor(p).float().clamp(0, 1) for p in (ours, theirs)]
-    values = [(psnr(p, targets), ssim(p, targets)) for p in pictures]
-    (db, alike), (best, most) = values
-    why = (
-        f"PSNR {db.mean():.1f} dB and SSIM {alike.mean():.2f}, the solution {best.mean():.1f} dB and {most.mean():.2f}"
-    )
-    right = bool((db > best - decibels).all() and (alike > most - structure).all())
-    return float(right), "" if right else why
+
+    def judge(got: Arrays, want: Arrays, inputs: Arrays) -> list[Verdict]:
+        right = {name: part.same(got[name], want[name]) for name, part in parts.items()}
+        counts = {name: right[name] and (not part.after or right[part.after]) for name, part in parts.items()}
+        return [Verdict(n, p.share, float(counts[n]), "" if counts[n] else p.hint) for n, p in parts.items()]
+
+    return judge
 
 
-def agree(ours: np.ndarray, theirs: np.ndarray, rtol: float = 1e-3, atol: float = 1e-5) -> tuple[float, str]:
-    """1 if two arrays have one shape and equal numbers, else 0 and in what they differ."""
-    if ours.shape != theirs.shape:
-        return 0.0, f"shape {ours.shape} instead of {theirs.shape}"
-    if not np.isfinite(ours[np.isfinite(theirs)]).all():
-        return 0.0, "NaN or infinite numbers"
-    if np.allclose(ours, theirs, rtol=rtol, atol=atol):
-        return 1.0, ""
-    finite = np.isfinite(theirs) & np.isfinite(ours)
-    off = np.abs(ours - theirs)[finite].mean() / max(np.abs(theirs[finite]).mean(), 1e-12) if finite.any() else 1.0
-    side = "too large" if ours[finite].sum() > theirs[finite].sum() else "too small"
-    return 0.0, f"off by {off:.2g} of its size on average, {side} in sum"
+def within(rtol: float = 1e-3, atol: float = 1e-5) -> Callable[[np.ndarray, np.ndarray], bool]:
+    """Equality with other tolerances, for a Part."""
+    return lambda ours, theirs: equal(ours, theirs, rtol, atol)
+
+
+def ramp(value: float, none: float, full: float) -> float:
+    """0 at ``none`` and beyond, 1 at ``full``, linear in between."""
+    return float(np.clip((value - none) / (full - none), 0, 1))

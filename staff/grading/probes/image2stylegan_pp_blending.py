@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
-from staff.grading.probe import Arrays, Probe, all_close, close
+from helpers.course.expect import TinyFeatures
+from staff.grading.probe import Arrays, Part, Probe, close, within
+from staff.grading.probes.inversion import network
 
 
 def pyramid_inputs(random: np.random.Generator) -> Arrays:
@@ -12,11 +15,16 @@ def pyramid_inputs(random: np.random.Generator) -> Arrays:
 
 
 def pyramid_emit(function, inputs):
-    import torch
-
     sizes = (24, 12, 8, 6, 2, 1)
     levels = function(torch.from_numpy(inputs["mask"]), sizes)
     return {f"level {size}": level for size, level in zip(sizes, levels, strict=True)}
+
+
+LEVEL = "each cell should be the mean of the pixels that it covers"
+PYRAMID = {
+    f"level {size}": Part(share, LEVEL, same=within(atol=1e-4))
+    for size, share in {12: 0.3, 8: 0.2, 6: 0.2, 2: 0.2, 1: 0.1}.items()
+}
 
 
 def loss_inputs(random: np.random.Generator) -> Arrays:
@@ -27,33 +35,39 @@ def loss_inputs(random: np.random.Generator) -> Arrays:
     return drawn | {
         "mask": mask,
         "weights": random.uniform(0.3, 2, size=3).astype(np.float32),
-        "network": random.integers(1 << 30, size=1),
+        "network": network(random),
     }
 
 
 def loss_emit(function, inputs):
-    import torch
-
-    from helpers.course.expect import TinyFeatures
-
     images, x, y, mask = (torch.from_numpy(inputs[name]) for name in ("images", "x", "y", "mask"))
     features, layers = TinyFeatures(int(inputs["network"][0])), ("conv1_1", "conv2_1")
     names, values = ("first", "second", "perceptual"), {}
-    for name, weight in zip(names, inputs["weights"], strict=True):
-        only = dict.fromkeys(names, 0.0) | {name: float(weight)}
+    weights = dict(zip(names, map(float, inputs["weights"]), strict=True))
+    for name in names:
+        only = dict.fromkeys(names, 0.0) | {name: weights[name]}
         values[name] = function(images, x, y, mask, features, only, layers)
     images.requires_grad_()
-    together = function(
-        images, x, y, mask, features, {n: float(w) for n, w in zip(names, inputs["weights"], strict=True)}, layers
-    )
+    together = function(images, x, y, mask, features, weights, layers)
     (values["gradient"],) = torch.autograd.grad(together.sum(), images)
     every = {"first": 1.0, "second": 0.5, "perceptual": 1.0}
     values["empty"] = function(images.detach(), x, y, 0 * mask, features, every, layers)
     return values
 
 
+AREA = "the mean over the channels and over the mask's area"
+LOSS = {
+    "first": Part(0.25, f"the squared error to x inside the mask, {AREA}"),
+    "second": Part(0.2, f"the squared error to y outside the mask, {AREA}"),
+    "perceptual": Part(0.35, "features of the picture inside the mask on x, relative to those of x"),
+    "gradient": Part(0.1, "the gradient of the weighted sum"),
+    "empty": Part(0.1, "an empty mask should cost nothing, not NaN", "second"),
+}
+
+
 def seam_inputs(random: np.random.Generator) -> Arrays:
     pictures = {name: random.random((1, 3, 11, 11), dtype=np.float32) for name in ("image", "x", "y")}
+    pictures["y"] *= np.float32(random.uniform(0.1, 0.4))
     top, left = random.integers(1, 4, size=2)
     mask = np.zeros((1, 1, 11, 11), np.float32)
     mask[..., top : top + 5, left:] = 0.7
@@ -61,25 +75,33 @@ def seam_inputs(random: np.random.Generator) -> Arrays:
 
 
 def seam_emit(function, inputs):
-    import torch
-
     image, x, y, mask = (torch.from_numpy(inputs[name]) for name in ("image", "x", "y", "mask"))
-    return {"seam": [function(image, x, y, mask)], "other side": [function(image, y, x, 1 - mask)]}
+    red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
+    return {
+        "seam": [function(image, x, y, mask)],
+        "other side": [function(image, y, x, 1 - mask)],
+        "one source": [function(image, x, x, mask)],
+        "red": [function(image * red, x * red, x * red, mask)],
+    }
 
 
+SEAM = {
+    "seam": Part(0.4, "the picture's mean over the mean of x's and y's, both directions alike"),
+    "other side": Part(0.2, "inside and outside exchanged give the same edge"),
+    "one source": Part(0.2, "the length of a difference is over the channels: the root of the sum of squares"),
+    "red": Part(0.2, "every pair across the edge counts once, horizontal and vertical"),
+}
 PROBES = (
     Probe(
-        "3.1", "mask_pyramid", pyramid_inputs, pyramid_emit, all_close("levels", atol=1e-4),
+        "3.1", "mask_pyramid", pyramid_inputs, pyramid_emit, close(PYRAMID),
         "A random soft mask at six sizes: each cell the mean of what it covers.",
-        lambda values, inputs: values["level 12"],
     ),
     Probe(
-        "3.2", "blend_loss", loss_inputs, loss_emit,
-        close({"first": 0.25, "second": 0.2, "perceptual": 0.35, "gradient": 0.1, "empty": 0.1}),
+        "3.2", "blend_loss", loss_inputs, loss_emit, close(LOSS),
         "Each term (B,) for random pictures and a soft mask, within 0.1 %, its gradient, and an empty mask.",
     ),
     Probe(
-        "3.3", "seam", seam_inputs, seam_emit, all_close("both sides"),
+        "3.3", "seam", seam_inputs, seam_emit, close(SEAM),
         "The seam of random pictures along a random edge, within 0.1 %.",
     ),
 )  # fmt: skip

@@ -5,49 +5,49 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from helpers.course.expect import tiny
+from helpers.course.expect import TinyGenerator
 from helpers.latents import Latents
 from helpers.metrics import psnr
-from staff.grading.probe import Arrays, Probe, Verdict, agree, as_near, close
+from staff.grading.probe import Arrays, Part, Probe, Verdict, close, ramp, within
+from staff.grading.probes.inversion import codes, network
 
 NOISE = 0.5  # strength of the first layer's noise, so that it shows
-FIT_STEPS = 40
 
 
 def psnr_inputs(random: np.random.Generator) -> Arrays:
-    targets = random.random((5, 3, 12, 12), dtype=np.float32)
-    images = (
-        targets
-        + random.normal(size=targets.shape).astype(np.float32)
-        * np.float32([0.3, 0.1, 0.01, 0.003, 0])[:, None, None, None]
-    )
-    images[4] = np.round(targets[4] * 255) / 255  # equal once it is rounded
-    return {"images": images.astype(np.float32), "targets": targets}
+    targets = random.random((5, 3, 12, 12), dtype=np.float32) * 0.8 + 0.1
+    noise = random.normal(size=targets.shape).astype(np.float32)
+    images = np.clip(targets + noise * np.float32([0.03, 0.02, 0.3, 0.5, 0])[:, None, None, None], 0, 1)
+    images[2:4] = targets[2:4] + noise[2:4]  # far beyond 0 and 1
+    images[4] = np.round(targets[4] * 255) / 255 + random.uniform(-0.001, 0.001, size=targets[4].shape)
+    return {"images": images.astype(np.float32), "targets": np.round(targets * 255) / np.float32(255)}
 
 
 def psnr_emit(function, inputs):
-    import torch
+    values = function(torch.from_numpy(inputs["images"]), torch.from_numpy(inputs["targets"]))
+    return {"plain": values[:2], "clamped": values[2:4], "rounded": values[4:]}
 
-    return {"values": function(torch.from_numpy(inputs["images"]), torch.from_numpy(inputs["targets"]))}
+
+DECIBELS = within(rtol=0, atol=0.03)
+PSNR = {
+    "plain": Part(0.5, "10 log10(1 / mean square error); the peak is 1, not the image's maximum", same=DECIBELS),
+    "clamped": Part(0.25, "images should be clamped to [0, 1] first", same=DECIBELS),
+    "rounded": Part(0.25, "differences that 8 bits cannot hold should not count", same=DECIBELS),
+}
 
 
 def fit_inputs(random: np.random.Generator) -> Arrays:
     """Targets are drawn here, with noise that is nowhere in the sandbox."""
-    network, seeds = random.integers(1 << 30, size=1), random.integers(1 << 30, size=2)
-    generator = tiny(int(network[0]), NOISE)
-    with torch.no_grad():
-        code = generator.sample("w", 2, int(seeds[0]))
-        targets = generator.synthesize(Latents("w", code), generator.fresh_noise(2, int(seeds[1]))).clamp(0, 1)
-    return {"network": network, "code": code.numpy(), "targets": targets.numpy()}
+    seed = network(random)
+    generator = TinyGenerator(int(seed[0]), NOISE)
+    code = codes(random, generator, 2)
+    noise = [torch.from_numpy(random.normal(size=(2, 1, *s)).astype(np.float32)) for s in generator.noise_shapes]
+    targets = generator.synthesize(Latents("w", code), noise).clamp(0, 1)
+    return {"network": seed, "code": code.numpy(), "targets": targets.numpy()}
 
 
 def fit_emit(function, inputs):
-    import torch
-
-    from helpers.course.expect import tiny
-    from helpers.latents import Latents
-
-    generator = tiny(int(inputs["network"][0]), 0.5)
+    generator = TinyGenerator(int(inputs["network"][0]), 0.5)
     targets, code = torch.from_numpy(inputs["targets"]), torch.from_numpy(inputs["code"])
     latents = Latents("w", code.clone())
     maps, history = function(generator, targets, latents, steps=40)
@@ -60,57 +60,53 @@ def fit_emit(function, inputs):
 
 
 def fit_judge(got: Arrays, want: Arrays, inputs: Arrays) -> list[Verdict]:
-    if why := next((agree(got[k], want[k])[1] for k in want if got[k].shape != want[k].shape), ""):
-        return [Verdict("shapes", 1.0, 0.0, why)]
-    theirs = fitted_psnr(want, inputs)
-    fits, why = as_near(*(fitted_pictures(v, inputs) for v in (got, want)), torch.from_numpy(inputs["targets"]))
-    if not np.array_equal(got["code"], want["code"]):
-        fits, why = 0.0, "the code was changed"
-    start = fitted_psnr(got, inputs, start=True)
-    told = np.allclose(got["history"][0], start, atol=0.2) and bool((got["history"].max(0) > theirs - 2).all())
-    steps = {name: _moves(got, inputs, name) for name in ("first", "alike")}
-    wanted = {name: _moves(want, inputs, name) for name in ("first", "alike")}
-    rates = all(np.allclose(steps[name], wanted[name], rtol=0.3) for name in steps)
+    start, ours, theirs = (decibels(v, inputs) for v in (None, got, want))
+    gain = ((ours - start) / (theirs - start)).min()
+    fits = ramp(gain, 0.25, 0.8) if np.array_equal(got["code"], want["code"]) else 0.0
+    ratios = {name: _moves(got, inputs, name) for name in ("first", "alike")}
+    strengths = np.array([float(s) for s in TinyGenerator(int(inputs["network"][0]), NOISE).noise_strengths])
+    wanted = {"first": strengths[0] / strengths, "alike": np.ones(len(strengths))}
+    rates = fits > 0 and all(np.allclose(ratios[name], wanted[name], rtol=0.3) for name in ratios)
+    history = got["history"]
+    told = np.allclose(history[0], start, atol=0.2) and (np.abs(history[-1] - ours) < 2 + 0.1 * ours).all()
+    told = bool(fits > 0 and told and len(np.unique(history.round(2))) > history.size / 4)
+    hint = "the pictures should come near the targets, and the code should stay"
     return [
-        Verdict("fit", 0.5, fits, why),
-        Verdict("rates", 0.3, float(fits and rates), "" if rates else "a layer's first step is not rate / strength"),
-        Verdict("history", 0.2, float(fits and told), "" if told else "the history is not the PSNR of each step"),
+        Verdict("fit", 0.5, fits, "" if fits == 1 else hint),
+        Verdict("rates", 0.3, float(rates), "" if rates else "a layer with a smaller strength takes larger steps"),
+        Verdict("history", 0.2, float(told), "" if told else "the history should hold the PSNR of every step"),
     ]
 
 
-@torch.no_grad()
-def fitted_pictures(values: Arrays, inputs: Arrays, start: bool = False) -> torch.Tensor:
-    generator = tiny(int(inputs["network"][0]), NOISE)
-    count = len(generator.noise_shapes)
-    maps = [torch.from_numpy(values[f"map {i}"]).float() for i in range(count)]
-    latents = Latents("w", torch.from_numpy(inputs["code"]))
-    return generator.synthesize(latents, generator.fixed_noise(2) if start else maps).clamp(0, 1)
+def fitted_pictures(values: Arrays | None, inputs: Arrays) -> torch.Tensor:
+    """Pictures of fitted maps; of the generator's own with None."""
+    generator = TinyGenerator(int(inputs["network"][0]), NOISE)
+    maps = generator.fixed_noise(2)
+    if values is not None:
+        maps = [torch.from_numpy(values[f"map {i}"]).float() for i in range(len(maps))]
+    return generator.synthesize(Latents("w", torch.from_numpy(inputs["code"])), maps).clamp(0, 1)
 
 
-def fitted_psnr(values: Arrays, inputs: Arrays, start: bool = False) -> np.ndarray:
-    return psnr(fitted_pictures(values, inputs, start), torch.from_numpy(inputs["targets"])).double().numpy()
+def decibels(values: Arrays | None, inputs: Arrays) -> np.ndarray:
+    return psnr(fitted_pictures(values, inputs), torch.from_numpy(inputs["targets"])).clamp(max=99).double().numpy()
 
 
 def _moves(values: Arrays, inputs: Arrays, name: str) -> np.ndarray:
-    """Median way of each map in one step."""
-    fixed = tiny(int(inputs["network"][0]), NOISE).fixed_noise(2)
-    return np.array([np.median(np.abs(values[f"{name} {i}"] - m.numpy())) for i, m in enumerate(fixed)])
+    """Median way of each map in one step, over that of the first."""
+    fixed = TinyGenerator(int(inputs["network"][0]), NOISE).fixed_noise(2)
+    ways = np.array([np.median(np.abs(values[f"{name} {i}"] - m.numpy())) for i, m in enumerate(fixed)])
+    return ways / ways[0]
 
 
 def fresh_inputs(random: np.random.Generator) -> Arrays:
     inputs = fit_inputs(random)
-    generator = tiny(int(inputs["network"][0]), NOISE)
-    fitted = {f"map {i}": m.numpy() for i, m in enumerate(generator.fresh_noise(2, int(random.integers(1 << 30))))}
+    shapes = TinyGenerator(int(inputs["network"][0]), NOISE).noise_shapes
+    fitted = {f"map {i}": random.normal(size=(2, 1, *s)).astype(np.float32) for i, s in enumerate(shapes)}
     return inputs | fitted | {"seeds": random.integers(1 << 20, size=2), "draws": random.integers(3, 7, size=1)}
 
 
 def fresh_emit(function, inputs):
-    import torch
-
-    from helpers.course.expect import tiny
-    from helpers.latents import Latents
-
-    generator = tiny(int(inputs["network"][0]), 0.5)
+    generator = TinyGenerator(int(inputs["network"][0]), 0.5)
     maps = [torch.from_numpy(inputs[f"map {i}"]) for i in range(len(generator.noise_shapes))]
     latents, targets = Latents("w", torch.from_numpy(inputs["code"]), maps), torch.from_numpy(inputs["targets"])
     draws = int(inputs["draws"][0])
@@ -120,20 +116,23 @@ def fresh_emit(function, inputs):
     }
 
 
+FRESH = {
+    "values": Part(0.7, "average decibels over the draws, seeds upwards", same=DECIBELS),
+    "one draw": Part(0.3, "new noise of the seed given, not the fitted maps", same=DECIBELS),
+}
 PROBES = (
     Probe(
-        "2.1", "psnr", psnr_inputs, psnr_emit, close({"values": 1.0}, rtol=0, atol=0.02),
-        "PSNR (B,) in dB of random pictures, after clamping and rounding to 8 bits, to 0.02 dB; infinite where equal.",
+        "2.1", "psnr", psnr_inputs, psnr_emit, close(PSNR),
+        "PSNR (B,) in dB of random pictures, after clamping and rounding to 8 bits; infinite where equal.",
     ),
     Probe(
         "2.2", "fit_noise", fit_inputs, fit_emit, fit_judge,
-        "Maps whose pictures come as near to the targets as the solution's (PSNR within 1.5 dB, SSIM within 0.1), "
-        "steps of rate / strength, and the PSNR of every step.",
+        "Maps whose pictures come nearly as near to the targets as the solution's, steps of rate / strength, and the "
+        "PSNR of every step.",
         fitted_pictures,
     ),
     Probe(
-        "2.3", "fresh_noise_psnr", fresh_inputs, fresh_emit,
-        close({"values": 0.7, "one draw": 0.3}, rtol=0, atol=0.05),
-        "Mean PSNR (B,) over the draws, without the fitted maps, to 0.05 dB.",
+        "2.3", "fresh_noise_psnr", fresh_inputs, fresh_emit, close(FRESH),
+        "Mean PSNR (B,) over the draws, without the fitted maps.",
     ),
 )  # fmt: skip

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
-from staff.grading.probe import Arrays, Probe, all_close, close
+from staff.grading.probe import Arrays, Part, Probe, close, within
 
 
 def mask_inputs(random: np.random.Generator) -> Arrays:
-    rgba = random.integers(0, 256, size=(9, 7, 4)).astype(np.uint8)
+    rgba = random.integers(1, 256, size=(9, 7, 4)).astype(np.uint8)
     rgba[:2, :, 3], rgba[2:4, :, 3] = 255, 0
-    return {"rgba": rgba, "thresholds": random.uniform(0.05, 0.7, size=2)}
+    return {"rgba": rgba, "thresholds": random.uniform(0.15, 0.7, size=2)}
 
 
 def mask_emit(function, inputs):
@@ -18,7 +19,17 @@ def mask_emit(function, inputs):
     for i, threshold in enumerate(inputs["thresholds"]):
         image, mask = function(inputs["rgba"].copy(), threshold=float(threshold))
         values |= {f"image {i}": image, f"mask {i}": mask}
-    return values
+    return values | {"opaque": values["mask 0"][..., :2, :], "counted": values["mask 0"] > 0}
+
+
+LEVELS = within(atol=2e-3)
+MASK = {
+    "counted": Part(0.2, "alpha below the threshold should not count at all", same=LEVELS),
+    "mask 0": Part(0.3, "alpha as it is, or 0 where it is below the threshold", same=LEVELS),
+    "mask 1": Part(0.1, "the threshold that is given should be used", "mask 0", LEVELS),
+    "image 0": Part(0.3, "colours in [0, 1], channels first, and 0 where nothing counts", same=LEVELS),
+    "image 1": Part(0.1, "the threshold that is given should be used", "image 0", LEVELS),
+}
 
 
 def l1_inputs(random: np.random.Generator) -> Arrays:
@@ -28,13 +39,18 @@ def l1_inputs(random: np.random.Generator) -> Arrays:
 
 
 def l1_emit(function, inputs):
-    import torch
-
     images, target, mask = (torch.from_numpy(inputs[name]) for name in ("images", "target", "mask"))
     images.requires_grad_()
     loss = function(images, target, mask)
     (gradient,) = torch.autograd.grad(loss.sum(), images)
-    return {"loss": loss, "small mask": function(images, target, mask * (mask > 0.9)), "gradient": gradient}
+    return {"loss": loss, "hard mask": function(images, target, (mask > 0.9).float()), "gradient": gradient}
+
+
+L1 = {
+    "loss": Part(0.5, "a mask of 0.5 counts half, in the sum and in the area", same=within(atol=1e-6)),
+    "hard mask": Part(0.3, "the mean over channels, and over the area of the mask", same=within(atol=1e-6)),
+    "gradient": Part(0.2, "the gradient reaches the picture under the mask", same=within(1e-2, 1e-7)),
+}
 
 
 def rank_inputs(random: np.random.Generator) -> Arrays:
@@ -42,24 +58,27 @@ def rank_inputs(random: np.random.Generator) -> Arrays:
 
 
 def rank_emit(function, inputs):
-    import torch
-
     total = torch.from_numpy(inputs["total"])
     return {f"{starts} starts": function(total, int(starts)) for starts in inputs["starts"]}
 
 
+RANK = {
+    "24 starts": Part(0.3, "indices that sort ascending"),
+    "8 starts": Part(0.3, "every block is sorted on its own, and its indices are those of the whole batch"),
+    "3 starts": Part(0.2, "every block is sorted on its own"),
+    "2 starts": Part(0.2, "every block is sorted on its own"),
+}
 PROBES = (
     Probe(
-        "4.1", "sketch_mask", mask_inputs, mask_emit, all_close("image and mask", atol=2e-3),
+        "4.1", "sketch_mask", mask_inputs, mask_emit, close(MASK),
         "Image and soft mask of a random drawing, at two thresholds.",
-        lambda values, inputs: values["image 0"],
     ),
     Probe(
-        "4.2", "masked_l1", l1_inputs, l1_emit, close({"loss": 0.5, "small mask": 0.3, "gradient": 0.2}, atol=1e-6),
+        "4.2", "masked_l1", l1_inputs, l1_emit, close(L1),
         "The loss (B,) of random pictures under soft masks of different areas, within 0.1 %, and its gradient.",
     ),
     Probe(
-        "4.3", "rank", rank_inputs, rank_emit, all_close("orders"),
+        "4.3", "rank", rank_inputs, rank_emit, close(RANK),
         "The order of random losses, within each block of starts.",
     ),
 )  # fmt: skip

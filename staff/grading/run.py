@@ -11,13 +11,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from helpers.course import recorder, sandbox
-from helpers.course.lessons import Lesson
+from helpers.course import sandbox
+from helpers.course.lessons import Lesson, shown
 from helpers.course.submission import Submission, graded_cells, notebook_of
-from staff.grading.probe import Probe, pack
+from staff.grading.probe import Arrays, Probe
 
 CELL_SECONDS = 20.0
-CONFIG = "[pytest]\naddopts =\n"
 COMMAND = [
     "-m", "pytest", "-q", "-c", "pytest.ini", "--rootdir=.", "--noconftest", "-p", "no:cacheprovider",
     "-p", "no:faulthandler", "-p", "grading_recorder", "-p", "nbval.plugin",
@@ -41,72 +40,74 @@ class Raw:
         return [*read_records(self.files.get("cells.jsonl")), *read_records(self.files.get("cells-2.jsonl"))]
 
 
-def notebook_files(cells: list[dict]) -> dict[str, bytes]:
-    """What ``COMMAND`` runs in its folder: the notebook, an empty configuration, and the recorder."""
-    return {
-        "graded.ipynb": json.dumps(notebook_of(cells)).encode(),
-        "pytest.ini": CONFIG.encode(),
-        "grading_recorder.py": Path(recorder.__file__).read_bytes(),
-    }
-
-
 def read_records(data: bytes | None) -> list[dict]:
     records = []
-    for line in (data or b"").decode("utf-8", "replace").splitlines()[:2_000]:
+    for line in (data or b"").decode("utf-8", "replace").split("\n")[:2_000]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
             continue
         if isinstance(record, dict):
-            records.append({name: str(record.get(name, "")) for name in ("cell", "outcome", "error", "text")})
+            records.append({name: shown(record.get(name, "")) for name in ("cell", "outcome", "error", "text")})
     return records
 
 
 @dataclass(frozen=True)
 class Runner:
-    """How submissions are run: in which course folder, kind of sandbox and limits, with which seed."""
+    """How submissions are run: in which course folder, kind of sandbox and limits."""
 
     course: Path
     kind: str
-    seed: int
     limits: sandbox.Limits = sandbox.Limits()
     cell_seconds: float = CELL_SECONDS
 
     def run(
-        self, lesson: Lesson, submission: Submission, probes: dict[str, Probe], references: Collection[str] = ()
+        self,
+        lesson: Lesson,
+        submission: Submission,
+        probes: dict[str, tuple[Probe, Arrays]],
+        references: Collection[str] = (),
+        own: dict[str, bytes] | None = None,
     ) -> Raw:
         """Run it; where its further cells stopped that, run its exercises once more without them.
 
-        references: exercises for which the solution stands in; raises ValueError where one of them has a probe, for
-            a solution must never be where it could be handed in.
+        Args:
+            probes: exercise to its probe and the inputs of this run.
+            references: exercises for which the solution stands in.
+            own: Python files of the student's by name, which the notebook may import.
+
+        Raises:
+            ValueError: where a reference has a probe: a solution must never be where it could be handed in.
         """
         if both := sorted(set(probes) & set(references)):
-            raise ValueError(f"{', '.join(both)} cannot be graded beside its own solution.")
-        wanted = {e.item: probes[e.item] for e in lesson.exercises if e.item in probes and e.item in submission.answers}
+            raise ValueError(f"{', '.join(both)} cannot be graded next to its own solution.")
+        wanted = {item: probe for item, probe in probes.items() if item in submission.answers}
         if not wanted:
             return Raw()
-        raw = self._once(lesson, submission, wanted, False, references)
-        left = {item: probe for item, probe in wanted.items() if probe.file not in raw.files}
+        raw = self._once(lesson, submission, wanted, False, references, own or {})
+        left = {item: probe for item, probe in wanted.items() if probe[0].file not in raw.files}
         if left and _cut_short(raw):
-            again = self._once(lesson, submission, left, True, references)
+            again = self._once(lesson, submission, left, True, references, own or {})
             files = again.files | raw.files | {"cells-2.jsonl": again.files.get("cells.jsonl", b"")}
             raw = Raw(files, raw.ended, raw.seconds + again.seconds, max(raw.memory, again.memory))
         return raw
 
-    def _once(self, lesson: Lesson, submission: Submission, probes: dict, alone: bool, references: Collection) -> Raw:
-        inserted = {item: probe.cell() for item, probe in probes.items()}
+    def _once(self, lesson, submission, probes: dict, alone: bool, references: Collection, own: dict) -> Raw:
+        inserted = {item: probe.cell() for item, (probe, _) in probes.items()}
         cells = graded_cells(lesson, submission, inserted, alone, references)
-        job = notebook_files(cells)
-        job |= {f"inputs-{probe.file}": pack(probe.draw(self.seed)) for probe in probes.values()}
-        fonts = self.course / ".matplotlib"
-        job |= {f".matplotlib/{path.name}": path.read_bytes() for path in fonts.glob("*.json")}
-        command = [sys.executable, *COMMAND, f"--nbval-cell-timeout={self.cell_seconds:g}"]
-        out = sandbox.run(command, self.course, job, self.kind, self.limits, ENVIRONMENT)
-        known = {"cells.jsonl", "log.txt", *(probe.file for probe in probes.values())}
+        job = {"graded.ipynb": json.dumps(notebook_of(cells)).encode(), "pytest.ini": b"[pytest]\naddopts =\n"}
+        job["grading_recorder.py"] = Path(__file__).with_name("recorder.py").read_bytes()
+        job |= {f"own/{name}": data for name, data in own.items()}
+        for probe, inputs in probes.values():
+            job |= probe.job(inputs)
+        command = [sys.executable, *COMMAND, f"--nbval-cell-timeout={3 * self.cell_seconds:g}"]
+        environment = ENVIRONMENT | {"GRADING_CELL_SECONDS": f"{self.cell_seconds:g}"}
+        out = sandbox.run(command, self.course, job, self.kind, self.limits, environment)
+        known = {"cells.jsonl", "log.txt", *(probe.file for probe, _ in probes.values())}
         files = {name: data for name, data in out.files.items() if name in known}
         return Raw(files, out.ended, out.seconds, out.memory)
 
 
 def _cut_short(raw: Raw) -> bool:
-    """Whether the run ended early, or lost its kernel on the way."""
-    return raw.ended != "done" or any("kernel" in cell["error"].lower() for cell in raw.cells)
+    """Whether the run ended early, or lost its kernel on the way; what was given all its time is not run again."""
+    return raw.ended not in ("done", "time") or any("kernel" in cell["error"].lower() for cell in raw.cells)

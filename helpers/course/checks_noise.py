@@ -1,0 +1,76 @@
+"""Checks of lesson 2: PSNR, fitting noise maps, new noise."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from helpers.course.expect import TinyGenerator, expect, expect_history, expect_shape, passed
+from helpers.latents import Latents
+
+
+def _decibels(images: Tensor, targets: Tensor) -> Tensor:
+    images, targets = ((t.clamp(0, 1) * 255).round() / 255 for t in (images, targets))
+    return -10 * (images - targets).square().mean((1, 2, 3)).log10()
+
+
+def psnr(function) -> None:
+    """Exercise 2.1: ``psnr(images, targets)``."""
+    targets = torch.full((3, 3, 4, 4), 0.4)
+    images = targets.clone()
+    images[0] += 0.1
+    images[1] += 0.001  # vanishes in 8 bits of 0.4
+    images[2] = 1.7  # clamped to 1
+    value = function(images, targets)
+    expect(isinstance(value, Tensor) and value.shape == (3,), "psnr should return a tensor with one value per image.")
+    expect(value[1].isinf(), "a difference that 8-bit rounding removes should give an infinite PSNR.")
+    expected = _decibels(images, targets)
+    side = "too high" if value[0] > expected[0] else "too low"
+    hint = f"the PSNR is {side}; the peak is 1, not the image's maximum, and the mean is over channels and pixels."
+    expect((value[0] - expected[0]).abs() < 0.05, hint)
+    expect((value[2] - expected[2]).abs() < 0.01, "images should be clamped to [0, 1] first.")
+    passed("psnr")
+
+
+def _problem() -> tuple[TinyGenerator, Latents, Tensor]:
+    """A generator with noise that shows, codes, and their pictures with other noise."""
+    generator, random = TinyGenerator(noise=0.5), torch.Generator().manual_seed(3)
+    code = generator.map(torch.randn(2, generator.z_dim, generator=random))
+    targets = generator.synthesize(code, generator.fresh_noise(2, seed=9)).clamp(0, 1)
+    return generator, Latents("w", code.clone()), targets
+
+
+def fit_noise(function) -> None:
+    """Exercise 2.2: ``fit_noise(generator, targets, latents, steps, rate, per_layer)``."""
+    generator, latents, targets = _problem()
+    code, fixed = latents.code.clone(), generator.fixed_noise(2)
+    maps, history = function(generator, targets, latents, steps=40)
+    shapes = [tuple(m.shape) for m in fixed]
+    expect([tuple(m.shape) for m in maps] == shapes, f"the maps should have the shapes {shapes}.")
+    expect(not any(m.requires_grad for m in maps), "the maps should be detached from the graph.")
+    expect_history(history, (40, 2))
+    expect(torch.equal(latents.code, code), "the code should stay as it was.")
+    start = _decibels(generator.synthesize(latents), targets)
+    expect((history[0] - start).abs().max() < 0.1, "the history should begin with the PSNR of the fixed maps.")
+    gain = (_decibels(generator.synthesize(latents, maps), targets) - start).min()
+    hint = f"the PSNR should rise by far more than {gain:.1f} dB in 40 steps; check the rates and the loss."
+    expect(gain > 3, hint)
+    hint = "the history should hold the PSNR of every step: it ends near that of the maps."
+    expect((history[-1] - start > 0.5 * gain).all(), hint)
+    first, _ = function(generator, targets, latents, steps=1)
+    moved = [(a - b).abs().median().item() for a, b in zip(first, fixed, strict=True)]
+    expect(moved[-1] > 2 * moved[0], "a layer with a smaller strength should be given a larger step.")
+    passed("fit_noise")
+
+
+def fresh_noise_psnr(function) -> None:
+    """Exercise 2.3: ``fresh_noise_psnr(generator, targets, latents, draws, seed)``."""
+    generator, latents, targets = _problem()
+    latents.noise = generator.fresh_noise(2, seed=9)
+    value = function(generator, targets, latents, draws=8, seed=0)
+    expect_shape("fresh_noise_psnr", value, (2,))
+    expect((value < 60).all(), "the fitted maps of the latents should not be used here.")
+    draws = [_decibels(generator.synthesize(latents, generator.fresh_noise(1, seed)), targets) for seed in range(8)]
+    right = torch.allclose(value, torch.stack(draws).mean(0), atol=0.05)
+    expect(right, "the mean over the draws is off; average decibels, seeds upwards.")
+    passed("fresh_noise_psnr")
