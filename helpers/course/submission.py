@@ -119,8 +119,8 @@ def _stub(exercise: Cell) -> str:
 
 def _items(cell: dict, source: str, lesson: Lesson) -> tuple[str, ...]:
     """Which exercises a cell answers: by what it defines, else by first line, metadata or id."""
-    defined = _defined(source)
-    if items := tuple(e.item for e in lesson.exercises if e.name in defined):
+    names = defined(source)
+    if items := tuple(e.item for e in lesson.exercises if e.name in names):
         return items
     course, first = cell["metadata"].get("course"), next(line for line in source.split("\n") if line.strip())
     item = str(course.get("id")) if isinstance(course, dict) and not course.get("kind") else None
@@ -141,7 +141,7 @@ def plain_python(source: str) -> str:
     return TransformerManager().transform_cell(source) if re.search(r"^\s*[%!?]|\?\s*$", source, re.M) else source
 
 
-def _defined(source: str) -> set[str]:
+def defined(source: str) -> set[str]:
     """Functions and classes of the top level, and names that are given one (a lambda, another name, a call)."""
     names = set()
     for node in parsed(source) or []:

@@ -1,6 +1,6 @@
 """Results of long optimisations: handed in as latents and masks, rendered with the reference generator, and measured.
 
-Nothing is optimised again while grading. A file holds numbers only (safetensors); it is small, and of one picture.
+Nothing is optimised again while grading. A file holds numbers only (safetensors); it is small, and of one image.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ def _generator() -> Generator:
 def read(path: Path, space: str, noise: bool) -> Latents:
     """Latents of one picture that fit the reference generator. HandInError for anything else."""
     if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_BYTES:
-        raise HandInError(f"{path.name} is no plain file of at most {MOST_BYTES / 1e6:.0f} MB")
+        raise HandInError(f"{path.name} is not a plain file of at most {MOST_BYTES / 1e6:.0f} MB")
     generator = _generator()
     latents, _ = load_latents(path)
     shape = (1, *generator.code_shape(space))
     if latents.space != space or tuple(latents.code.shape) != shape:
-        raise HandInError(f"expected one {space} code of shape {shape}, but {tuple(latents.code.shape)} came")
+        raise HandInError(f"expected one {space} code of shape {shape}, got {tuple(latents.code.shape)}")
     tensors = [latents.code, *(latents.noise or [])]
     if not all(t.dtype == torch.float32 and t.isfinite().all() for t in tensors):
-        raise HandInError("the latents hold NaN or are no float32")
+        raise HandInError("the latents hold NaN or are not float32")
     if noise:
         generator.check_noise(latents.noise, 1)
         if latents.noise is None:
@@ -125,7 +125,7 @@ def measure_blend(path: Path) -> Measured:
     latents, x, y = read(path, "w+", noise=True), demo_cat(64), _drawn_face()
     mask = load_state(path)[0].pictures.get("mask")
     if mask is None or tuple(mask.shape) != (1, 1, 64, 64) or not 0 <= mask.min() <= mask.max() <= 1:
-        raise HandInError("expected a mask of shape (1, 1, 64, 64) in [0, 1] beside the latents")
+        raise HandInError("expected a mask of shape (1, 1, 64, 64) in [0, 1] next to the latents")
     area = (mask >= 0.5).float().mean().item()
     if not 0.2 <= area <= 0.8:
         raise HandInError(f"the mask covers {100 * area:.0f} %; take one of 20 to 80 % of the picture")
@@ -156,14 +156,14 @@ HAND_INS: dict[str, HandIn] = {
 }
 
 
-def judge(hand_in: HandIn, folder: Path) -> Measured:
-    """Measure what lies in a submission's folder; a file that is missing or no good scores 0, with the reason."""
-    path = next((p for p in sorted(folder.rglob(hand_in.file)) if not p.is_symlink()), None)
+def judge(hand_in: HandIn, files: list[Path]) -> Measured:
+    """Measure what is among a submission's files; one that is missing or no good scores 0, with the reason."""
+    path = next((p for p in sorted(files) if p.name == hand_in.file), None)
     if path is None:
         return Measured({}, [Verdict("", 1.0, 0.0, f"{hand_in.file} was not handed in")])
     try:
         return hand_in.measure(path)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         return Measured({}, [Verdict("", 1.0, 0.0, str(error).split("\n")[0][:300])])
 
 

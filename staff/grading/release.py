@@ -1,37 +1,53 @@
-"""A student's copy of the course: solutions cut, hidden tests left out, outputs cleared, with a manifest.
-
-The same code makes the course folder that submissions are run against.
-"""
+"""A student's copy of the course: without solutions, staff and tests; outputs cleared; with a manifest and a README."""
 
 from __future__ import annotations
 
-import ast
-import compileall
-import contextlib
-import io
-import json
-import os
+import re
 import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import nbformat
 
 from helpers.course.lessons import Lesson, LessonError, manifest_of, read_course, stub
-from helpers.files import atomic_path
-from staff.grading.cuts import CUTS, close_for_grading, cut_release
+from helpers.files import atomic_path, write_json
+from staff.grading.handins import HAND_INS
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("helpers", "weights", "data", "tools")
-FILES = ("README.md", "LICENSE", "Makefile", "pyproject.toml", "environment.yml", "environment-v100.yml", ".gitignore")
-HIDDEN = ("staff/grading/probes", "staff/benchmarks/grading.py", "tools/make_submissions.py")
+FOLDERS = ("helpers", "weights", "data")
+FILES = ("LICENSE", "pyproject.toml", "environment.yml", "environment-v100.yml", ".gitignore")
+SETUP = ("tools/setup.sh", "setup.sh")
 IGNORED = shutil.ignore_patterns("__pycache__", ".*", "downloads", "*.part")
+ADDRESS = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+?(?=[\"'/)\s]|\.git)")
+BRANCH = re.compile(r"--branch=[\w./-]+")
+MAKEFILE = """\
+.DEFAULT_GOAL := help
+.PHONY: help setup lab check
+python := .venv/bin/python
+
+help:
+	@echo "make lab     open JupyterLab at the notebooks"
+	@echo "make check   run the checks of all notebooks, each in a fresh kernel"
+	@echo "make setup   only set up .venv"
+
+setup:
+	@bash {setup}
+
+lab: setup
+	@$(python) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(ARGS)
+
+check: setup
+	@status=0; for n in notebooks/*.ipynb; do $(python) -m helpers check $$n || status=1; done; exit $$status
+"""
 
 
-def release(out: str | Path, root: str | Path = ROOT) -> dict:
+def release(out: str | Path, root: str | Path = ROOT, repository: str = "", branch: str = "") -> dict:
     """Write the student repository to a new folder; returns its manifest.
+
+    Args:
+        repository: address from which notebooks and README fetch the course; by default that of the first cells.
+        branch: what they fetch; by default the branch that is checked out in ``root``.
 
     Raises:
         LessonError: if the folder is there and not empty, or the course is marked up wrongly.
@@ -41,15 +57,26 @@ def release(out: str | Path, root: str | Path = ROOT) -> dict:
         raise LessonError(f"{out} is not empty; name a new folder, so that nothing old stays in the release.")
     if (root / "manifest.json").exists():
         raise LessonError(f"{root} is a student release itself; release from the authored course.")
-    lessons = read_course(root)
-    _copy_course(root, out)
-    cut_release(out)
-    record_references(out, lessons)
+    lessons, branch = read_course(root), branch or _checked_out(root)
+    repository = repository.removesuffix("/").removesuffix(".git") or _address(root)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in FOLDERS:
+        if (root / name).is_dir():
+            shutil.copytree(root / name, out / name, ignore=IGNORED)
+    for name in filter(lambda name: (root / name).is_file(), FILES + SETUP):
+        (out / name).parent.mkdir(exist_ok=True)
+        shutil.copy2(root / name, out / name)
+    setup = next((name for name in SETUP if (out / name).is_file()), SETUP[0])
+    (out / "Makefile").write_text(MAKEFILE.format(setup=setup))
+    (out / "README.md").write_text(_readme(lessons, repository, branch))
+    _no_staff(out / "pyproject.toml")
+    first = out / "helpers" / "notebooks.py"
+    first.write_text(pointed(first.read_text(), repository, branch))
     for lesson in lessons:
-        student_notebook(root / "notebooks" / f"{lesson.stem}.ipynb", out / "notebooks" / f"{lesson.stem}.ipynb")
+        name = f"notebooks/{lesson.stem}.ipynb"
+        student_notebook(root / name, out / name, repository, branch)
     manifest = manifest_of(lessons, version_of(root))
-    with atomic_path(out / "manifest.json") as temporary:
-        Path(temporary).write_text(json.dumps(manifest, indent=1) + "\n")
+    write_json(out / "manifest.json", manifest)
     return manifest
 
 
@@ -58,20 +85,47 @@ def version_of(root: Path) -> str:
     return tomllib.loads(project.read_text())["project"]["version"] if project.is_file() else "0"
 
 
-def _copy_course(root: Path, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    for name in FOLDERS:
-        if (root / name).is_dir():
-            shutil.copytree(root / name, out / name, ignore=IGNORED)
-    for name in FILES:
-        if (root / name).is_file():
-            shutil.copy2(root / name, out / name)
-    for name in HIDDEN:
-        hidden = out / name
-        shutil.rmtree(hidden) if hidden.is_dir() else hidden.unlink(missing_ok=True)
+def _checked_out(root: Path) -> str:
+    asked = ["git", "-C", str(root), "rev-parse", "--abbrev-ref", "HEAD"]
+    done = subprocess.run(asked, capture_output=True, text=True)
+    name = done.stdout.strip()
+    return name if done.returncode == 0 and name != "HEAD" else "main"
 
 
-def student_notebook(source: Path, target: Path) -> None:
+def _address(root: Path) -> str:
+    found = ADDRESS.search((root / "helpers" / "notebooks.py").read_text())
+    return found[0] if found else ""
+
+
+def pointed(text: str, repository: str, branch: str) -> str:
+    """A first cell that fetches this branch of this repository."""
+    text = ADDRESS.sub(repository, text)
+    return BRANCH.sub(f"--branch={branch}", text)
+
+
+def _no_staff(project: Path) -> None:
+    if project.is_file():
+        project.write_text(project.read_text().replace('["helpers", "staff"]', '["helpers"]'))
+
+
+def _readme(lessons: list[Lesson], repository: str, branch: str) -> str:
+    """The README for students, with a badge for each notebook where Colab can open it."""
+    rows = []
+    for lesson in lessons:
+        points, bonus = (sum(c.points for c in lesson.items if c.bonus == which) for which in (False, True))
+        path, badge = f"notebooks/{lesson.stem}.ipynb", ""
+        if "://github.com/" in repository:
+            place = repository.partition("://github.com/")[2]
+            target = f"https://colab.research.google.com/github/{place}/blob/{branch}/{path}"
+            badge = f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({target})"
+        rows.append(f"| [{lesson.stem}]({path}) | {points:g}{f' + {bonus:g}' if bonus else ''} | {badge} |")
+    files = ", ".join(f"`{HAND_INS[c.item].file}`" for x in lessons for c in x.of_kind("handin") if c.item in HAND_INS)
+    text = Path(__file__).with_name("STUDENTS.md").read_text()
+    names = {"lessons": "\n".join(rows), "branch": branch, "repository": repository, "files": files}
+    return text.format(**names, folder=repository.rpartition("/")[2] or "gan-photo-editing")
+
+
+def student_notebook(source: Path, target: Path, repository: str = "", branch: str = "") -> None:
     """A lesson's notebook with stubs for solutions and without outputs or widget state."""
     notebook = nbformat.read(source, as_version=4)
     notebook.metadata.pop("widgets", None)
@@ -81,47 +135,10 @@ def student_notebook(source: Path, target: Path) -> None:
             cell.outputs, cell.execution_count = [], None
             if "### BEGIN SOLUTION" in cell.source:
                 cell.source = stub(cell.source, course.get("id", ""))
+            elif repository and "git" in cell.source and "--branch=" in cell.source:
+                cell.source = pointed(cell.source, repository, branch)
         if "### BEGIN SOLUTION" in cell.source or "### BEGIN HIDDEN" in cell.source:
             raise LessonError(f"{source.name} still holds a solution in cell {cell.id}; mark it up as an exercise.")
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(target) as temporary:
         nbformat.write(notebook, str(temporary))
-
-
-def stage(root: str | Path, out: Path) -> Path:
-    """The course as a submission finds it while it is graded: no notebooks, no probes, no answer in ``helpers``."""
-    root = Path(root)
-    _copy_course(root, out)
-    close_for_grading(out)
-    for name in ("work", "output", ".matplotlib"):
-        (out / name).mkdir()
-    with contextlib.redirect_stdout(io.StringIO()):
-        compileall.compile_dir(out / "helpers", quiet=2)
-    environment = os.environ | {"MPLCONFIGDIR": str(out / ".matplotlib"), "MPLBACKEND": "agg"}
-    # matplotlib looks through all fonts once, for seconds; no submission should have to
-    fonts = [sys.executable, "-c", "import matplotlib.font_manager"]
-    subprocess.run(fonts, env=environment, capture_output=True, timeout=120)
-    for folder, _, _ in os.walk(out):
-        os.chmod(folder, 0o755)
-    return out
-
-
-def solutions(lesson: Lesson, without_exercises: bool = False) -> dict:
-    """Namespace with the authored solutions, run on what the lesson's setup cells import."""
-    namespace: dict = {}
-    for cell in lesson.of_kind("setup"):
-        imports = [n for n in ast.parse(cell.source).body if isinstance(n, ast.Import | ast.ImportFrom)]
-        exec(compile(ast.Module(imports, []), lesson.stem, "exec"), namespace)
-    for cell in () if without_exercises else lesson.exercises:
-        exec(compile(cell.source, cell.item, "exec"), namespace)
-    return namespace
-
-
-def record_references(out: Path, lessons: list[Lesson]) -> None:
-    """Let the checks of a release compare with recorded numbers where the body they compared with was cut."""
-    from staff.grading.recorded import FILE, record, use_records
-
-    folder = out / "helpers" / "grading"
-    replaced = use_records(folder, {cut.reference for cut in CUTS})
-    if replaced:
-        record(lessons, replaced, folder / FILE.name)

@@ -1,4 +1,4 @@
-"""What grading writes: the gradebook, the sheet for points by hand, and a page for each student.
+"""What grading writes: the gradebook, and a page for each student.
 
 Every text of a submission is hostile until escaped: for HTML on the pages, for spreadsheets in the tables.
 """
@@ -6,7 +6,6 @@ Every text of a submission is hostile until escaped: for HTML on the pages, for 
 from __future__ import annotations
 
 import base64
-import csv
 import io
 from collections.abc import Sequence
 from html import escape
@@ -15,9 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from helpers.course.lessons import Cell, LessonError
-from helpers.files import atomic_path
-from staff.grading.probe import Arrays, Probe, agree
+from staff.grading.manual import write_csv
+from staff.grading.probe import Arrays, Probe
 
 STYLE = """\
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -36,7 +34,6 @@ margin: .5rem 1rem 0 0; vertical-align: top } figcaption { font-size: 13px; colo
 img { image-rendering: pixelated; height: 96px; border: 1px solid #ddd } pre { background: #f6f6f6; padding: .6rem;
 white-space: pre-wrap; font-size: 13px } summary { cursor: pointer } @media print { section { break-inside: avoid } }
 """
-MANUAL = ("student", "item", "question", "most", "points", "comment")
 MOST_PICTURES, MOST_SIDE = 4, 256
 
 
@@ -80,7 +77,7 @@ def _sum(row: dict, scores: Sequence) -> str:
 
 
 def _card(score, pictures: dict) -> str:
-    """One exercise: points, what was right and what was not, what was expected, and the results side by side."""
+    """One item: points, what was right and what was not, what was expected or written, and pictures side by side."""
     points = "–" if score.points is None else f"{score.points:g}"
     share = (score.points or 0) / score.most if score.most else 0
     colour = "open" if score.points is None else "full" if share >= 1 else "none" if share == 0 else "part"
@@ -98,6 +95,8 @@ def _card(score, pictures: dict) -> str:
         lines.append(f"<p>{escape(said)}</p>")
     if score.expected:
         lines.append(f"<p class=grey>Expected: {escape(score.expected)}</p>")
+    if score.written:
+        lines.append(f"<pre>{escape(score.written)}</pre>")
     if pictures:
         lines.append(_figures(pictures))
         lines.append("<p class=grey>The figure shows your own run.</p>" if score.note else "")
@@ -123,31 +122,25 @@ def _notebook_notes(kept: dict) -> list[str]:
     if kept["marks"]:
         notes.append(f"<p>Marks that would skip or excuse a cell, dropped: {kept['marks']}.</p>")
     for label, difference in kept["edited"]:
-        notes.append(f"<p>Changed, graded as it was: {escape(label)}</p><pre>{escape(difference)}</pre>")
-    if kept["texts"]:
-        texts = "".join(f"<pre>{escape(text)}</pre>" for text in kept["texts"])
-        notes.append(f"<details open><summary>Written by the student</summary>{texts}</details>")
+        said = "Changed; what was added counts, the rest was graded as it was"
+        notes.append(f"<p>{said}: {escape(label)}</p><pre>{escape(difference)}</pre>")
     return notes
 
 
 def _figures(pictures: dict) -> str:
     shown = []
     for name, value in pictures.items():
-        content = value if isinstance(value, str) else f'<img alt="" src="{data_url(value)}">'
-        shown.append(f"<figure>{content}<figcaption>{escape(name)}</figcaption></figure>")
+        shown.append(f'<figure><img alt="" src="{data_url(value)}"><figcaption>{escape(name)}</figcaption></figure>')
     return "".join(shown)
 
 
 def compare_pictures(probe: Probe, ours: Arrays, theirs: Arrays, inputs: Arrays) -> dict:
-    """The student's result beside the reference: as pictures where it has some, else as curves."""
-    if probe.show is None:
-        wrong = [name for name in theirs if name in ours and not agree(ours[name], theirs[name])[0]]
-        name = max(wrong or theirs, key=lambda n: min(theirs[n].size, 64))  # what is wrong says more
-        return {f"{name}: the reference as a line, yours as dots": curves(ours.get(name), theirs[name])}
+    """The student's pictures next to the reference, where a probe has some."""
     shown = {}
-    for title, values in (("yours", ours), ("reference", theirs)):
+    for title, values in (("yours", ours), ("reference", theirs)) if probe.show else ():
         try:
-            shown[title] = np.asarray(probe.show(values, inputs), dtype=np.float64)
+            images = np.asarray(probe.show(values, inputs), dtype=np.float64)
+            shown |= {title: images} if images.ndim == 4 and images.size else {}
         except Exception:  # a hostile array is simply not shown
             continue
     return shown
@@ -164,36 +157,6 @@ def data_url(images: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def curves(ours: np.ndarray | None, theirs: np.ndarray, width: int = 420, height: int = 110) -> str:
-    """Up to 64 numbers of both as an SVG: the reference as a broad line, the student's as dots."""
-    ours = None if ours is None or ours.shape != theirs.shape else _first_curve(ours)
-    reference, mine = _first_curve(theirs), ours
-    finite = reference[np.isfinite(reference)]
-    if not finite.size:
-        return ""
-    low, high = finite.min(), finite.max()
-    span, x = max(high - low, 1e-12), np.linspace(4, width - 4, max(len(reference), 2))[: len(reference)]
-
-    def place(values: np.ndarray) -> list[str]:
-        y = height - 8 - (height - 16) * np.clip((np.nan_to_num(values, nan=low) - low) / span, -0.07, 1.07)
-        return [f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True)]
-
-    line = f'<polyline points="{" ".join(place(reference))}" fill="none" stroke="#bcd" stroke-width="5"/>'
-    dots = [] if mine is None else [p.split(",") for p in place(mine)]
-    circles = "".join(f'<circle cx="{a}" cy="{b}" r="2" fill="#b42318"/>' for a, b in dots)
-    note = "" if dots else f'<text x="8" y="{height - 6}" font-size="12" fill="#666">no result of this shape</text>'
-    return f'<svg width="{width}" height="{height}" role="img">{line}{circles}{note}</svg>'
-
-
-def _first_curve(values: np.ndarray) -> np.ndarray:
-    """Of a history (steps, B) the first sample, else the first numbers."""
-    history = values.ndim == 2 and len(values) > 4 * values.shape[1]
-    return (values[:, 0] if history else values.ravel())[:64]
-
-
-# --- tables ---------------------------------------------------------------------------------------------------------
-
-
 def write_table(path: Path, rows: list[dict]) -> None:
     """The gradebook: a row per student; points of every item, of every part, bonus, total, what is open."""
     items = [score["item"] for score in rows[0]["scores"]]
@@ -204,54 +167,4 @@ def write_table(path: Path, rows: list[dict]) -> None:
         sums = [f"{row['parts'][part]:g}" for part in parts]
         notes = [" ".join(row["open"]), "; ".join(row["remarks"])]
         table.append([row["student"], f"{row['total']:g}", *sums, f"{row['bonus']:g}", *points, *notes])
-    _write_csv(path, table)
-
-
-def write_manual(path: Path, students: list[str], cells: list[Cell], known: dict) -> None:
-    """The sheet for points by hand: a row per student and question; what was filled in stays."""
-    table = [list(MANUAL)]
-    for student in students:
-        for cell in cells:
-            points, comment = known.get((student, cell.item), (None, ""))
-            filled = "" if points is None else f"{points:g}"
-            table.append([student, cell.item, cell.title, f"{cell.points:g}", filled, comment])
-    _write_csv(path, table)
-
-
-def read_manual(path: Path) -> dict[tuple[str, str], tuple[float | None, str]]:
-    """Points and comment by (student, item). LessonError for points that are no number from 0 to the most."""
-    if not path.is_file():
-        return {}
-    found = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        for number, row in enumerate(csv.DictReader(file), 2):
-            try:
-                text = row["points"].strip().replace(",", ".")
-                points = float(text) if text else None
-                if points is not None and not 0 <= points <= float(row["most"]):
-                    raise ValueError
-                found[row["student"], row["item"]] = (points, (row["comment"] or "").lstrip("'"))
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise LessonError(
-                    f"{path.name}, line {number}: points must be a number from 0 to most, or empty; columns are "
-                    f"{', '.join(MANUAL)}."
-                ) from error
-    return found
-
-
-def _write_csv(path: Path, table: list[list[str]]) -> None:
-    with atomic_path(path) as temporary, Path(temporary).open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([[_harmless(cell) for cell in row] for row in table])
-
-
-def _harmless(text: str) -> str:
-    """A spreadsheet would run what starts like a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") and not _number(text) else text
-
-
-def _number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    write_csv(path, table)

@@ -6,6 +6,7 @@ What counts comes back as files of numbers, one per exercise. Cell outcomes only
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from helpers.course import sandbox
 from helpers.course.lessons import Lesson, shown
-from helpers.course.submission import Submission, graded_cells, notebook_of
+from helpers.course.submission import Submission, defined, graded_cells, notebook_of
 from staff.grading.probe import Arrays, Probe
 
 CELL_SECONDS = 20.0
@@ -111,3 +112,24 @@ class Runner:
 def _cut_short(raw: Raw) -> bool:
     """Whether the run ended early, or lost its kernel on the way; what was given all its time is not run again."""
     return raw.ended not in ("done", "time") or any("kernel" in cell["error"].lower() for cell in raw.cells)
+
+
+def read_raw(place: Path) -> Raw:
+    """What a run left in a folder; empty where there was none."""
+    if not (place / "run.json").is_file():
+        return Raw()
+    about = json.loads((place / "run.json").read_text())
+    kinds = (".safetensors", ".jsonl", ".txt")
+    files = {path.name: path.read_bytes() for path in place.iterdir() if path.suffix in kinds}
+    return Raw(files, about["ended"], about["seconds"], about["memory"])
+
+
+def used_exercises(lesson: Lesson, submission: Submission) -> dict[str, set[str]]:
+    """Exercise id to those of the other exercises whose names its code mentions, itself or through other code."""
+    scratch = [part.source for part in submission.order if not part.items and not part.setup]
+    words = {i: set(re.findall(r"\w+", "\n".join([*s, *scratch]))) for i, s in submission.answers.items()}
+    names = {e.item: {e.name}.union(*map(defined, submission.answers.get(e.item, []))) for e in lesson.exercises}
+    used = {item: {other for other in names if other != item and names[other] & words[item]} for item in words}
+    for _ in lesson.exercises:  # through exercises that use exercises
+        used = {i: found.union(*(used.get(other, set()) for other in found)) - {i} for i, found in used.items()}
+    return used

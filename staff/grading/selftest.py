@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from staff.grading.grade import Grading
 from staff.grading.release import ROOT, student_notebook
 
 
-def self_test(out: str | Path, root: str | Path = ROOT, tell: Callable[[str], None] = print, **options) -> str:
+def self_test(out: str | Path, root: str | Path = ROOT, report: Callable[[str], None] = print, **options) -> str:
     """Grade the authored notebooks and the student notebooks as two submissions; return the table.
 
     Raises:
@@ -22,15 +21,14 @@ def self_test(out: str | Path, root: str | Path = ROOT, tell: Callable[[str], No
             anything but NotImplementedError.
     """
     out, root = Path(out), Path(root)
-    with tempfile.TemporaryDirectory() as folder:
-        submissions = Path(folder)
-        for path in sorted((root / "notebooks").glob("*.ipynb")):
-            (submissions / "solutions").mkdir(exist_ok=True)
-            shutil.copy(path, submissions / "solutions" / path.name)
-            student_notebook(path, submissions / "stubs" / path.name)
-        grading = Grading(submissions, out, root=root, tell=tell, **options)
-        grading.run()
-        rows = {row["student"]: row for row in grading.judge()}
+    submissions = out / "submissions"
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        (submissions / "solutions").mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, submissions / "solutions" / path.name)
+        student_notebook(path, submissions / "stubs" / path.name)
+    grading = Grading(submissions, out, root=root, report=report, **options)
+    grading.run()
+    rows = {row["student"]: row for row in grading.judge()}
     table, wrong = [], []
     for good, bad in zip(rows["solutions"]["scores"], rows["stubs"]["scores"], strict=True):
         if good["kind"] == "exercise":
@@ -42,7 +40,7 @@ def self_test(out: str | Path, root: str | Path = ROOT, tell: Callable[[str], No
                 wrong.append(f"{good['item']} ({good['reason'] or 'the stub scores'})")
     wrong += [f"{place}: {error}" for place, error in _errors(out) if not error.startswith("NotImplementedError")]
     if wrong:
-        raise LessonError(f"the course does not grade itself rightly: {'; '.join(wrong)}")
+        raise LessonError(f"the course does not grade itself correctly: {'; '.join(wrong)}")
     return results_table(table)
 
 

@@ -125,7 +125,7 @@ def grade(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
         name, place = Path(job["submission"]), Path(_workplace().name) / f"seed-{job.get('seed', 0)}"
         with tempfile.TemporaryDirectory() as handed:
             _unpack(files["submission"], name, Path(handed))
-            options = {"seed": job.get("seed", 0), "unsafe": job.get("unsafe", False), "tell": lambda text: None}
+            options = {"seed": job.get("seed", 0), "unsafe": job.get("unsafe", False), "report": lambda text: None}
             (row,) = grade_folder(handed, place, **options)
         page = (place / "students" / f"{row['student']}.html").read_bytes()
         points = {score["item"]: score["points"] for score in row["scores"]}

@@ -332,7 +332,7 @@ def test_noise_maps_and_quick_inversions_are_jobs_too(client, photos, tmp_path, 
 def test_submissions_are_graded_one_by_one(client, tmp_path, monkeypatch):
     calls = []
 
-    def graded(handed, place, seed, unsafe, tell):
+    def graded(handed, place, seed, unsafe, report):
         (entry,) = Path(handed).iterdir()
         calls.append(sorted(path.name for path in entry.rglob("*")) if entry.is_dir() else entry.name)
         (Path(place) / "students").mkdir(parents=True, exist_ok=True)

@@ -205,7 +205,7 @@ def grade(folder, out):
             (handed / student).mkdir(parents=True)
             book.write(handed / student / "tiny.ipynb")
     limits = Limits(seconds=45, memory=700 * MEBI, processes=60, file=64 * MEBI, disk=64)
-    options = {"limits": limits, "cell_seconds": 4.0, "probes_for": tiny_course.probes_for, "tell": lambda text: None}
+    options = {"limits": limits, "cell_seconds": 4.0, "probes_for": tiny_course.probes_for, "report": lambda text: None}
     grade_all(handed, out, root=root, seed=1, **options)
 
 

@@ -50,12 +50,12 @@ def noise_judge(got: Arrays, want: Arrays, inputs: Arrays) -> list[Verdict]:
     normal = abs(z.mean()) < few and abs(z.var() - 1) < 2 * few and abs((z**4).mean() - 3) < 10 * few
     twice = np.array_equal(z, got["z again"]) and not np.allclose(z, other, atol=0.1)
     spread = abs(np.corrcoef(z.ravel(), other.ravel())[0, 1]) < few and len(np.unique(z)) > z.size * 0.99
-    ok = bool(normal and spread)
-    seeded = ok and twice and got["global"].ravel()[0] == 0
+    ok = bool(normal and spread and twice)
+    seeded = ok and got["global"].ravel()[0] == 0
     mapped, repeated = ok and equal(got["w"], w), ok and equal(got["w+"], np.repeat(rows[:, None], 4, axis=1))
     return [
-        Verdict("z", 0.2, float(ok), "" if ok else "z should be standard normal"),
-        Verdict("seed", 0.2, float(seeded), "" if seeded else "fixed by the seed given, without the global seed"),
+        Verdict("z", 0.2, float(ok), "" if ok else "z should be standard normal and fixed by the seed"),
+        Verdict("seed", 0.2, float(seeded), "" if seeded else "draw from a generator of your own, not from the global seed"),
         Verdict("w", 0.2, float(mapped), "" if mapped else "w should be what the mapping network makes of z"),
         Verdict("w+", 0.4, float(repeated), "" if repeated else "every row should be the w of the same seed"),
     ]

@@ -1,0 +1,190 @@
+"""Find what students have handed in: folders, notebooks and zips, however they are named, packed and encoded.
+
+Whatever is wrong with one student is a remark, or the reason why that student could not be graded; never an exception.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import time
+import unicodedata
+import zipfile
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from helpers.course.check_notebook import own_modules
+from helpers.course.lessons import Lesson, LessonError, read_cells, shown
+from helpers.course.submission import Submission, match, pick_lesson
+from helpers.files import short_name
+
+MOST_FILES, MOST_DEPTH, MOST_NOTEBOOKS = 2_000, 12, 60
+MOST_UNPACKED = 300_000_000  # bytes of all files of a zip
+NOTEBOOK = re.compile(r"\.ipynb(\.txt|\.json)?$", re.IGNORECASE)
+UNPACKED = re.compile(r"\.(ipynb|ipynb\.txt|ipynb\.json|py|safetensors)$", re.IGNORECASE)
+
+
+@dataclass
+class Student:
+    """A submission: who, the files, for each lesson the notebook taken apart, or why there is none.
+
+    Attributes:
+        error: why nothing of it could be graded.
+        errors: lesson to the reason why its notebook could not be read.
+        own: lesson to the Python files next to its notebook.
+    """
+
+    name: str
+    files: list[Path] = field(default_factory=list)
+    submissions: dict[str, Submission] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    own: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    error: str = ""
+
+    def written(self, lesson: Lesson, item: str) -> str:
+        """What stands below a question; where that is nothing, what stands below none."""
+        texts = self.submissions[lesson.stem].texts if lesson.stem in self.submissions else []
+        return next((t for q in (item, "") if (t := "\n\n".join(text for to, text in texts if to == q))), "")
+
+
+def find_students(folder: Path, lessons: list[Lesson], unpacked: Path) -> list[Student]:
+    """Submissions of a folder: each subfolder, notebook or zip is a student; links and hidden files are none.
+
+    unpacked: folder for the files of zips; it is emptied first.
+    """
+    shutil.rmtree(unpacked, ignore_errors=True)
+    students: list[Student] = []
+    taken: Counter = Counter()
+    for entry in sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name)):
+        kind = NOTEBOOK.search(entry.name) or re.search(r"\.zip$", entry.name, re.IGNORECASE)
+        if _is_junk(entry.name) or not (kind or entry.is_dir()):
+            continue
+        name = student_name(entry.name[: kind.start()] if kind else entry.name)
+        taken[name.casefold()] += 1
+        if taken[name.casefold()] > 1:
+            name += f"-{taken[name.casefold()]}"
+        student = Student(name)
+        students.append(student)
+        try:
+            _read(student, Path(entry.path), lessons, unpacked / name)
+        except Exception as error:  # whatever it is, it is this student's alone
+            student.error = f"could not be graded: {shown(error) or type(error).__name__}"
+    if not students:
+        raise LessonError(f"{folder} holds no submissions; it should hold a folder or a notebook for each student.")
+    return students
+
+
+def student_name(raw: str) -> str:
+    """A name that is fit for a file, a page and a table: composed, of at most 80 bytes, without separators."""
+    data = os.fsencode(raw)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    text = unicodedata.normalize("NFC", text)
+    return short_name(re.sub(r"[^\w.-]+", "_", text).strip(".") or "_")
+
+
+def _is_junk(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _read(student: Student, path: Path, lessons: list[Lesson], unpacked: Path) -> None:
+    mode = path.lstat().st_mode
+    if stat.S_ISLNK(mode):
+        student.remarks.append("a link was handed in, not a file")
+        return
+    if stat.S_ISDIR(mode):
+        student.files = _files_below(path, student)
+    elif stat.S_ISREG(mode):
+        student.files = [path]
+    else:
+        raise LessonError("it is not a plain file")
+    for archive in [file for file in student.files if file.suffix.lower() == ".zip"][:5]:
+        student.files += _unpack(archive, unpacked / f"zip-{len(student.files)}", student)
+    candidates: dict[str, list[tuple]] = {}
+    notebooks = [file for file in student.files if NOTEBOOK.search(file.name)]
+    for notebook in notebooks[:MOST_NOTEBOOKS]:
+        _consider(student, notebook, lessons, candidates)
+    for stem, found in candidates.items():
+        found.sort(key=lambda entry: entry[:2], reverse=True)
+        _, _, notebook, submission = found[0]
+        student.submissions[stem], student.errors = submission, {k: v for k, v in student.errors.items() if k != stem}
+        student.own[stem] = {module.name: module.read_bytes() for module in own_modules(notebook)}
+        for *_, other, _ in found[1:]:
+            student.remarks.append(f"{shown(other.name)} is an older notebook of {stem} and was left out")
+
+
+def _consider(student: Student, notebook: Path, lessons: list[Lesson], candidates: dict) -> None:
+    """Read a notebook as a candidate for its lesson: (seconds, number of answers, path, submission)."""
+    name = shown(notebook.name)
+    if not name.endswith(".ipynb"):
+        student.remarks.append(f"{name} was graded as a notebook")
+    try:
+        cells = read_cells(notebook)
+        lesson = pick_lesson(cells, name, lessons)
+        if lesson is None:
+            student.remarks.append(f"{name} belongs to no lesson")
+            return
+        submission = match(cells, lesson)
+    except LessonError as error:
+        stem = next((lesson.stem for lesson in lessons if lesson.stem in name), None)
+        if stem:
+            student.errors[stem] = f"could not be graded: {error}"
+        student.remarks.append(str(error))
+        return
+    answers = len(submission.answers) - len(submission.stubs)
+    candidates.setdefault(lesson.stem, []).append((int(notebook.stat().st_mtime), answers, notebook, submission))
+
+
+def _files_below(folder: Path, student: Student) -> list[Path]:
+    """Plain files, without those of Jupyter's checkpoints and of macOS; links are not followed."""
+    found, folders = [], [(folder, 0)]
+    while folders:
+        place, depth = folders.pop()
+        try:
+            entries = sorted(os.scandir(place), key=lambda entry: os.fsencode(entry.name))
+        except OSError as error:
+            student.remarks.append(f"a folder could not be read ({error.strerror})")
+            continue
+        for entry in entries:
+            if _is_junk(entry.name) or entry.is_symlink():
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                folders += [(Path(entry.path), depth + 1)] if depth < MOST_DEPTH else []
+            elif entry.is_file(follow_symlinks=False):
+                found.append(Path(entry.path))
+        if len(found) > MOST_FILES or len(folders) > MOST_FILES:
+            student.remarks.append(f"more than {MOST_FILES} files; only the first were looked at")
+            break
+    return found[:MOST_FILES]
+
+
+def _unpack(archive: Path, out: Path, student: Student) -> list[Path]:
+    """Notebooks, Python files and hand-ins of a zip, each in a folder of its own depth, with their times."""
+    left, found = MOST_UNPACKED, []
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            for info in packed.infolist()[:MOST_FILES]:
+                parts = [part for part in re.split(r"[/\\]", info.filename) if part not in ("", ".", "..")]
+                if info.is_dir() or not parts or any(map(_is_junk, parts)) or not UNPACKED.search(parts[-1]):
+                    continue
+                with packed.open(info) as file:
+                    data = file.read(left + 1)
+                left -= len(data)
+                if left < 0:
+                    raise LessonError(f"it holds more than {MOST_UNPACKED / 1e6:.0f} MB")
+                path = out.joinpath(*(short_name(shown(part)) for part in parts[-4:]))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+                seconds = time.mktime((*info.date_time, 0, 0, -1))
+                os.utime(path, (seconds, seconds))
+                found.append(path)
+    except (zipfile.BadZipFile, OSError, RuntimeError, ValueError, NotImplementedError, EOFError, zlib.error) as error:
+        student.remarks.append(f"{shown(archive.name)} could not be unpacked whole ({shown(error)[:100]})")
+    return found
