@@ -248,7 +248,7 @@ def _supervise(command: list[str], data: bytes, limits: Limits) -> Outcome:
     for thread in threads:
         thread.start()
     while process.poll() is None and outcome.ended == "done":
-        time.sleep(0.1)
+        time.sleep(0.2)
         outcome.seconds = time.monotonic() - started
         outcome.ended = "output" if len(received) > most else _too_much(process, outcome, limits) or "done"
     _kill(process)

@@ -272,8 +272,8 @@ def setup_cells(lesson: Lesson) -> dict[str, str]:
     for cell in others:
         lines, kept = cell.source.split("\n"), []
         for node in parsed(cell.source) or []:
-            calls = any(isinstance(part, ast.Call) for part in ast.walk(node))
-            if isinstance(node, KEPT) and not (calls and isinstance(node, ast.Assign)):
+            asks = any(isinstance(part, ast.Call | ast.Attribute) for part in ast.walk(node))
+            if isinstance(node, KEPT) and not (asks and isinstance(node, ast.Assign)):
                 kept.append("\n".join(lines[_first_line(node) - 1 : node.end_lineno]))
         cells[cell.id] = "\n".join(kept) or "pass"
     return cells

@@ -21,19 +21,22 @@ from safetensors.numpy import load, save
 Arrays = dict[str, np.ndarray]
 MOST_NUMBERS = 2_000_000
 
-# A module of its own: names that the student has given another meaning mean nothing there.
+# Runs in a module of its own: names that the student has given another meaning mean nothing there.
+IMPORTS = """\
+import torch
+from helpers.course.expect import TinyFeatures, TinyGenerator
+from helpers.latents import Latents
+torch.set_grad_enabled(True)
+torch.set_default_dtype(torch.float32)
+"""
 MODULE = """\
 import os
 import numpy
-import torch
 from safetensors.numpy import load_file, save_file
-from helpers.course.expect import TinyFeatures, TinyGenerator
-from helpers.latents import Latents
+{imports}
 {emit}
 def run(function):
     folder = os.environ["GRADING_WORK"]
-    torch.set_grad_enabled(True)
-    torch.set_default_dtype(torch.float32)
     values = {function}(function, load_file(os.path.join(folder, "inputs-{item}.safetensors")))
     plain = {{k: v.detach().cpu().numpy() if hasattr(v, "detach") else v for k, v in values.items()}}
     arrays = {{k: numpy.array(v, dtype="float64") for k, v in plain.items()}}
@@ -66,7 +69,7 @@ class Probe:
         item: id of the exercise.
         name: what the exercise defines.
         inputs: draws them: generator of random numbers to name: array.
-        emit: ``emit(function, inputs)`` to name: array; only its source is sent, see MODULE for what it may use.
+        emit: ``emit(function, inputs)`` to name: array; only its source is sent, with ``imports`` above it.
         judge: ``judge(got, want, inputs)`` to the verdicts, whose shares add up to 1.
         expected: one sentence for the report, what kind of result was expected.
         show: ``show(values, inputs)`` to pictures (B, 3 or 1, H, W) for the report; None shows none.
@@ -79,6 +82,7 @@ class Probe:
     judge: Callable[[Arrays, Arrays, Arrays], list[Verdict]]
     expected: str
     show: Callable[[Arrays, Arrays], np.ndarray] | None = None
+    imports: str = IMPORTS
 
     @property
     def file(self) -> str:
@@ -95,7 +99,7 @@ class Probe:
     def job(self, inputs: Arrays) -> dict[str, bytes]:
         """Files that the cell needs."""
         emit = textwrap.dedent(inspect.getsource(self.emit))
-        module = MODULE.format(emit=emit, item=self.item, function=self.emit.__name__)
+        module = MODULE.format(imports=self.imports, emit=emit, item=self.item, function=self.emit.__name__)
         return {f"probe-{self.item}.py": module.encode(), f"inputs-{self.file}": pack(inputs)}
 
     def verdicts(self, got: Arrays | None, want: Arrays, inputs: Arrays) -> list[Verdict]:

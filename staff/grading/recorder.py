@@ -42,6 +42,7 @@ class PatientKernel(nbval.kernel.RunningKernel):
 
     def __init__(self, *args, **options):
         self.waiting, self.received, self.interrupted, self.said = deque(), 0, False, ""
+        self.looked = float("inf")  # not before a cell begins
         super().__init__(*args, **options)
 
     def begin(self, seconds: float, wall: float) -> None:
@@ -61,7 +62,7 @@ class PatientKernel(nbval.kernel.RunningKernel):
 
     def _look(self) -> None:
         now = time.monotonic()
-        if self.interrupted or now < self.looked + 0.2:
+        if self.interrupted or now < self.looked + 0.2:  # too often would cost what it counts
             return
         self.looked, used = now, self._used()
         if used > self.last + 0.01:

@@ -12,22 +12,22 @@ import numpy as np
 import psutil
 import pytest
 
-from helpers.course import run as run_module
 from helpers.course import sandbox
 from helpers.course.lessons import LessonError, read_course
 from helpers.course.sandbox import MEBI, Limits
+from staff.grading import run as run_module
 from staff.grading.grade import grade
 from tests.support import tiny_course
 from tests.support.cheats import LOUD, QUIET, TOGETHER
 from tests.support.honest import HONEST, write_all
 from tests.support.tiny_course import NAMES, POINTS, Notebook
 
-LIMITS = Limits(seconds=45, memory=700 * MEBI, processes=60, file=64 * MEBI, disk=64)
+LIMITS = Limits(seconds=45, idle=10, memory=700 * MEBI, processes=60, file=64 * MEBI, disk=64)
 FULL = POINTS * len(NAMES)
 
 
 needs_sandbox = pytest.mark.skipif(
-    "namespaces" not in sandbox.available(), reason="no user namespaces here: unshare does not work"
+    "bubblewrap" not in sandbox.available(), reason="bubblewrap is not installed, or does not work here"
 )
 
 
@@ -60,7 +60,7 @@ def answers():
 def run(folder, out, root, **options):
     rows = grade(
         folder, out, root=root, workers=2, limits=LIMITS, cell_seconds=4.0, probes_for=tiny_course.probes_for,
-        tell=lambda text: None, **options,
+        report=lambda text: None, **options,
     )  # fmt: skip
     return {row["student"]: row for row in rows}
 
@@ -161,9 +161,9 @@ def test_right_submissions_score_full(graded):
 
 
 @needs_sandbox
-def test_a_dead_kernel_is_noticed_long_before_the_cell_times_out(graded):
-    run = json.loads((graded.out / "raw" / "kernel_is_killed" / "01_tiny" / "cells.jsonl").read_text().splitlines()[1])
-    assert run["error"] == "the kernel died" and run["seconds"] < 3
+def test_a_dead_kernel_is_named(graded):
+    run = json.loads((graded.out / "raw" / "kernel_is_killed" / "01_tiny" / "cells.jsonl").read_text().splitlines()[3])
+    assert run["error"] == "the kernel died"
 
 
 @needs_sandbox
@@ -172,17 +172,17 @@ def test_pages_tell_why_and_run_no_script(graded):
     assert set(pages) == set(graded.rows)
     assert not any("<script" in page for page in pages.values())
     assert "stopped after 4 s" in pages["endless_function"]
-    assert "Changed, graded as it was" in pages["quiet0"] and "<svg" in pages["as_it_was_handed_out"]
+    assert "Changed; what was added counts" in pages["quiet0"]
     reasons = {s["item"]: s["reason"] for s in graded.rows["quiet0"]["scores"]}
     assert reasons["1.1"].startswith("not done") and "code cell is not there" in reasons["1.7"]
 
 
 @needs_sandbox
 def test_the_gradebook_holds_every_student_and_item(graded):
-    table = list(csv.DictReader((graded.out / "grades.csv").open()))
+    table = list(csv.DictReader((graded.out / "grades.csv").open(encoding="utf-8-sig")))
     assert [row["student"] for row in table] == sorted(graded.rows)
     row = next(row for row in table if row["student"] == "as_it_was_handed_out")
-    assert float(row["total"]) == FULL and row["1.10"] == "2" and row["open"] == "1.Q" and row["1.Q"] == ""
+    assert float(row["total"]) == FULL and row["1.10"] == "2" and (row["open"], row["1.Q"]) == ("", "0")
 
 
 @needs_sandbox
@@ -223,7 +223,10 @@ def course(tmp_path):
     return tmp_path
 
 
-def attempt(course, code, kind="namespaces", **limits):
+SLEEP, TIGHT = "import time\ntime.sleep(20)", {"memory": 130 * MEBI}
+
+
+def attempt(course, code, kind="bubblewrap", **limits):
     command = [sys.executable, "-c", code]
     return sandbox.run(command, course, {"job.txt": b"job"}, kind, Limits(**{"seconds": 20} | limits))
 
@@ -237,7 +240,7 @@ def test_the_sandbox_shows_the_course_and_nothing_of_the_machine(course):
         import os, json
         seen = {{"course": open("/course/here.txt").read(), "job": open("job.txt").read()}}
         seen["secret"] = os.path.exists({str(secret)!r})
-        seen["home"] = os.path.exists("/home") or os.path.exists("/var")
+        seen["home"] = os.path.exists("/home") or os.path.exists("/var") or os.path.exists("/etc/passwd")
         seen["processes"] = len([p for p in os.listdir("/proc") if p.isdigit()])
         for path in ("/course/here.txt", "/usr/x", os.__file__):
             try:
@@ -245,9 +248,15 @@ def test_the_sandbox_shows_the_course_and_nothing_of_the_machine(course):
                 seen["wrote"] = path
             except OSError:
                 pass
-        json.dump(seen, open("results/seen.json", "w"))"""
-    seen = json.loads(attempt(course, code).files["seen.json"])
-    assert seen == {"course": "course", "job": "job", "secret": False, "home": False, "processes": 2}
+        import subprocess
+        seen["users"] = subprocess.run(["unshare", "--user", "true"], capture_output=True).returncode == 0
+        open("results/exit", "w").write("0")
+        json.dump(seen, open("results/seen.json", "w"))
+        os.kill(os.getpid(), 9)"""
+    outcome = attempt(course, code)
+    expected = {"course": "course", "job": "job", "secret": False, "home": False, "processes": 2, "users": False}
+    assert json.loads(outcome.files["seen.json"]) == expected
+    assert outcome.ended == "killed"  # whatever lies in results/exit
 
 
 @needs_sandbox
@@ -255,18 +264,18 @@ def test_the_sandbox_shows_the_course_and_nothing_of_the_machine(course):
     ("code", "limits", "ended"),
     [
         ("while True: pass", {"seconds": 1}, "time"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", {}, "time"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", {"idle": 1}, "time"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", {}, "killed"),
-        (
-            "import os, mmap, time\nfor _ in range(4):\n  if os.fork() == 0:\n    m = mmap.mmap(-1, 60 << 20)\n"
-            "    m.write(b'x' * (60 << 20)); time.sleep(20)\ntime.sleep(20)",
-            {"memory": 130 * MEBI}, "memory",
-        ),
+        ("import os\nfor _ in range(9):\n  os.write(os.memfd_create('x'), bytes(40 << 20))\n" + SLEEP, TIGHT, "memory"),
+        ("for n in ('/tmp', '/dev/shm', '/course/output'):\n  open(n + '/x', 'wb').write(bytes(60 << 20))\n" + SLEEP,
+         TIGHT, "memory"),
+        ("import mmap, os\nfor _ in range(4):\n  if os.fork() == 0:\n    m = mmap.mmap(-1, 60 << 20)\n"
+         "    for i in range(0, len(m), 4096): m[i] = 1\n    break\n" + SLEEP, TIGHT, "memory"),
     ],
 )  # fmt: skip
 def test_the_sandbox_ends_what_takes_too_much(course, code, limits, ended):
     outcome = attempt(course, code, **limits)
-    assert (outcome.ended, outcome.seconds < 10) == (ended, True)
+    assert outcome.ended == ended
 
 
 @needs_sandbox
@@ -287,7 +296,7 @@ def test_processes_files_and_results_are_bounded(course):
 
 def test_without_a_sandbox_grading_needs_to_be_told(monkeypatch):
     monkeypatch.setattr(sandbox, "available", lambda: ["unsafe"])
-    with pytest.raises(sandbox.SandboxError, match="--unsafe"):
+    with pytest.raises(sandbox.SandboxError, match="apt install bubblewrap"):
         sandbox.choose()
     assert sandbox.choose(unsafe=True) == "unsafe"
 

@@ -4,13 +4,14 @@ import nbformat
 import numpy as np
 import pytest
 
-from helpers.course import run as run_module
 from helpers.course import sandbox
 from helpers.course.lessons import read_course
-from helpers.course.run import Runner
-from helpers.course.submission import Submission, graded_cells, used_exercises
+from helpers.course.submission import Part, Submission, graded_cells
+from staff.grading import run as run_module
 from staff.grading.grade import Grading, grade
+from staff.grading.probe import Part as Share
 from staff.grading.probe import Probe, close
+from staff.grading.run import Runner, used_exercises
 from tests.support.tiny_course import code, write_helpers
 
 SECRET = "the way of the solution"
@@ -72,8 +73,8 @@ def emit(function, inputs):
 
 
 def probes_for(lesson):
-    judge = close({"out": 1.0})
-    draw = {"inputs": lambda random: {"a": random.normal(size=5)}, "emit": emit, "judge": judge}
+    judge = close({"out": Share(1.0, "the numbers")})
+    draw = {"imports": "", "inputs": lambda random: {"a": random.normal(size=5)}, "emit": emit, "judge": judge}
     return {e.item: Probe(e.item, e.name, expected="The numbers.", **draw) for e in lesson.exercises}
 
 
@@ -89,15 +90,15 @@ def answers(**changed):
 
 @pytest.fixture(scope="module")
 def graded(root, tmp_path_factory):
-    if "namespaces" not in sandbox.available():
-        pytest.skip("no user namespaces here: unshare does not work")
+    if "bubblewrap" not in sandbox.available():
+        pytest.skip("bubblewrap is not installed, or does not work here")
     folder, out = tmp_path_factory.mktemp("submissions"), tmp_path_factory.mktemp("out")
     helper = "\ndef plus(a):\n    return twice(a) + 1"
     hand_in(folder, "first_is_wrong", *answers(twice=WRONG["twice"] + helper, shifted="shifted = plus"))
     hand_in(folder, "stub_and_wrong", *answers(twice=STUBS["twice"], shifted=WRONG["shifted"]))
     theft = STEAL.format(secret=SECRET)
     hand_in(folder, "steals", theft, *answers(twice=WRONG["twice"], shifted=STOLEN, halved=WRONG["halved"]))
-    options = {"root": root, "probes_for": probes_for, "tell": lambda text: None, "cell_seconds": 10.0}
+    options = {"root": root, "probes_for": probes_for, "report": lambda text: None, "cell_seconds": 10.0}
     rows = grade(folder, out, workers=2, **options)
     points = {row["student"]: [score["points"] for score in row["scores"]] for row in rows}
     return points, {row["student"]: row for row in rows}, out, lambda: grade(folder, out, **options)
@@ -107,7 +108,7 @@ def test_a_wrong_exercise_costs_its_own_points_only(graded):
     points, rows, *_ = graded
     assert points["first_is_wrong"] == [0, 4, 4] and points["stub_and_wrong"] == [0, 0, 4]
     reason = rows["stub_and_wrong"]["scores"][2]["reason"]
-    assert reason == "graded with the solution of 1.1 twice, 1.2 shifted in place of yours"
+    assert reason == "graded with the solution of 1.1 twice, 1.2 shifted instead of yours"
 
 
 def test_a_solution_that_stands_in_can_neither_be_handed_in_nor_carried_out(graded):
@@ -122,10 +123,10 @@ def test_a_solution_that_stands_in_can_neither_be_handed_in_nor_carried_out(grad
 def test_the_theft_does_find_a_solution_that_is_there(root):
     """The cheat is no straw man: in a kernel that held its own solution it would hand it in."""
     (lesson,) = read_course(root)
-    order = [("", STEAL.format(secret=SECRET)), ("1.2", STOLEN)]
-    cells = graded_cells(lesson, Submission({"1.2": [STOLEN]}, order), {}, references=["1.2"])
+    order = [Part(STEAL.format(secret=SECRET)), Part(STOLEN, ("1.2",))]
+    cells = graded_cells(lesson, Submission(order), {}, references=["1.2"])
     scope = {"In": [cell["source"] for cell in cells], "np": np}
-    exec(order[0][1], scope)
+    exec(order[0].source, scope)
     assert scope["_own"]("shifted").__name__ == "shifted"
 
 
@@ -145,25 +146,27 @@ def test_runs_that_take_long_are_not_followed_without_end(root, tmp_path, ended,
     class Nothing:
         limits = sandbox.Limits(seconds=240)
 
-        def run(self, lesson, submission, probes, solved=()):
+        def run(self, lesson, submission, probes, solved=(), own=None):
             references.append(list(solved))
             return run_module.Raw(ended=ended, seconds=seconds)
 
-    grading._run_student(Nothing(), next(s for s in grading.students if s.name == "slow"))
+    student, lesson = next(s for s in grading.students if s.name == "slow"), grading.lessons[0]
+    grading._draw(lesson.stem, 0)
+    grading._run_student(Nothing(), student, grading._job(student, lesson))
     assert references == [[], ["1.1"], ["1.1", "1.2"]][:runs]
 
 
 def test_an_exercise_is_never_run_beside_its_own_solution(root, tmp_path):
     (lesson,) = read_course(root)
-    runner = Runner(tmp_path, "unsafe", 1)
-    with pytest.raises(ValueError, match="1.2 cannot be graded beside its own solution"):
-        runner.run(lesson, Submission(), probes_for(lesson), ["1.2"])
+    probes = {item: (probe, {}) for item, probe in probes_for(lesson).items()}
+    with pytest.raises(ValueError, match="1.2 cannot be graded next to its own solution"):
+        Runner(tmp_path, "unsafe").run(lesson, Submission(), probes, ["1.2"])
 
 
 def test_what_an_exercise_uses_is_found_through_other_cells(root):
     (lesson,) = read_course(root)
     parts = {"1.1": "def twice(a): pass", "1.2": "def shifted(a): return twice(a)", "1.3": "def halved(a): return x(a)"}
-    plain = Submission({item: [source] for item, source in parts.items()}, list(parts.items()))
+    plain = Submission([Part(source, (item,)) for item, source in parts.items()])
     assert used_exercises(lesson, plain) == {"1.1": set(), "1.2": {"1.1"}, "1.3": set()}
-    plain.order.append(("", "def x(a): return shifted(a)"))
+    plain.order.append(Part("def x(a): return shifted(a)"))
     assert used_exercises(lesson, plain)["1.3"] == {"1.1", "1.2"}

@@ -87,13 +87,6 @@ def turned_to_raw(book, number, **_):
 
 
 @quiet
-def solution_in_a_locked_cell(book, number, **_):
-    name = NAMES[number - 1]
-    stub(book, number)
-    book.find(f"check-{number}")["source"] = f"{name} = lambda a, b, t: (1 - t) * a + t * b"
-
-
-@quiet
 def points_in_metadata(book, number, **_):
     stub(book, number)
     book.find(f"exercise-{number}")["metadata"]["course"] = {"id": f"1.{number}", "points": 1000, "kind": "manual"}
@@ -209,10 +202,8 @@ LOUD["input_transformer"] = spoiled("""
 LOUD["ast_transformer"] = spoiled("""
     import ast
     class Empty(ast.NodeTransformer):
-        def visit_FunctionDef(self, node):
-            if node.name == "_probe":
-                node.body = [ast.Pass()]
-            return node
+        def visit_Expr(self, node):
+            return ast.copy_location(ast.Pass(), node) if "_probe" in ast.unparse(node) else node
     get_ipython().ast_transformers.append(Empty())
 """)
 LOUD["silent_kernel"] = spoiled("""
@@ -257,7 +248,7 @@ LOUD["forged_records"] = spoiled("""
     line = json.dumps({"cell": "probe-1_1", "outcome": "done", "points": 100, "error": ""})
     open("results/cells.jsonl", "w").write(line)
     os.makedirs("results/students", exist_ok=True)
-    for name in ("run.json", "grades.csv", "../grades.csv", "junit.xml"):
+    for name in ("exit", "run.json", "grades.csv", "../grades.csv", "junit.xml"):
         open(f"results/{name}", "w").write('<testsuite tests="1" failures="0"/>')
 """)
 LOUD["child_rewrites_results"] = spoiled("""
@@ -296,10 +287,12 @@ LOUD["thread_bomb"] = spoiled("""
         threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
 """)
 LOUD["shared_memory"] = spoiled("""
-    import mmap, time
-    held = mmap.mmap(-1, 6 * 2**30)
-    for i in range(0, len(held), 4096):
-        held[i] = 1
+    import os
+    held = [os.memfd_create("x") for _ in range(30)]
+    for descriptor in held:
+        os.write(descriptor, bytes(40 * 2**20))
+    import time
+    time.sleep(30)
 """)
 LOUD["fills_the_disk"] = spoiled("""
     import tempfile

@@ -135,11 +135,59 @@ def locked_cells_deleted_and_changed(book):
     book.insert("import numpy as np  # of mine\nimport helpers.notebooks", id="setup")
 
 
+@honest
+def changes_the_folder_and_rebinds_names(book):
+    book.insert("%cd ..\nimport os\nos.chdir('/')")
+    book.insert("from numpy import *\nfloat = int = list = str = dict = sum = print = 3", before="exercise-2")
+    book.insert("\ud800 = 1  # a lone surrogate")
+    book.find("title")["source"] += "\udc00"
+
+
+@honest
+def resets_on_top(book):
+    book.insert("%reset -f", before="first")
+
+
+@honest
+def additions_to_locked_cells(book):
+    book.find("first")["source"] += "\nimport math as m"
+    book.find("setup")["source"] += "\n%matplotlib inline\nfrom fractions import Fraction as F"
+    book.find("check-1")["source"] += "\n\ndef blend(a, b, t):\n    return a * m.fsum([1, -t]) + b * t"
+    for number in range(2, 11):
+        book.answer(number, "F(1, 2)\nreturn blend(a, b, t)")
+
+
+@honest
+def cells_merged_pasted_and_moved(book):
+    first, second = book.find("exercise-1"), book.find("exercise-2")
+    first["source"] += "\n\n" + second["source"]
+    book.cells.remove(second)
+    book.find("exercise-3").update(id="exercise-4", metadata=book.copy_of("exercise-4")["metadata"])
+    old = book.copy_of("exercise-5")
+    book.insert(old["source"], before="exercise-5")
+    book.answer(5, 'raise NotImplementedError("Exercise 1.5")')
+    book.find("exercise-6")["source"] = f"# EXERCISE: {NAMES[5]}\n{NAMES[5]} = lambda a, b, t: (1 - t) * a + t * b"
+    book.answer(7, f'text = "line\u2028separator \x0c form feed \x85"\n{SOLUTION}  # \u2028 here')
+    book.find("check-8")["source"], moved = book.find("exercise-8")["source"], book.find("exercise-8")
+    moved["source"] = f'# EXERCISE: {NAMES[7]}\ndef {NAMES[7]}(a, b, t):\n    raise NotImplementedError("Exercise 1.8")'
+
+
+@honest
+def a_module_of_its_own_and_large_outputs(book):
+    for number in range(1, 11):
+        book.answer(number, "from mine import blend\nreturn blend(a, b, t)")
+    text = {"output_type": "stream", "name": "stdout", "text": "x" * 50_000_000}
+    book.find("check-1")["outputs"] = [text]
+
+
 def write_all(root, folder):
     """All variants, each in a folder of its name."""
     for name, change in HONEST.items():
         book = Notebook(root)
         change(book)
         book.write(folder / name / "tiny.ipynb")
+    own = folder / "a_module_of_its_own_and_large_outputs"
+    (own / "mine.py").write_text("def blend(a, b, t):\n    return (1 - t) * a + t * b\n")
+    (own / "numpy.py").write_text("raise SystemExit")  # hides nothing
     path = folder / "as_it_was_handed_out" / "tiny.ipynb"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(json.loads(path.read_text())).encode())  # a byte order mark

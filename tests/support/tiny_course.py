@@ -6,7 +6,7 @@ import json
 import nbformat
 import numpy as np
 
-from staff.grading.probe import Probe, close
+from staff.grading.probe import Part, Probe, close
 
 NAMES = [f"mix{i}" for i in range(1, 11)]
 SOLUTION = "return (1 - t) * a + t * b"
@@ -44,11 +44,10 @@ def code(source, identity, **course):
 def write_helpers(root):
     """A package ``helpers`` with a check, and a folder for notebooks."""
     (root / "notebooks").mkdir(parents=True)
-    (root / "helpers" / "grading").mkdir(parents=True)
-    for folder in ("helpers", "staff/grading"):
+    (root / "helpers" / "course").mkdir(parents=True)
+    for folder in ("helpers", "helpers/course"):
         (root / folder / "__init__.py").touch()
-    (root / "helpers" / "notebooks.py").write_text("COURSE = 'tiny'\n")
-    (root / "helpers" / "grading" / "check.py").write_text(CHECK)
+    (root / "helpers" / "course" / "check.py").write_text(CHECK)
 
 
 def make_course(root):
@@ -56,7 +55,8 @@ def make_course(root):
     write_helpers(root)
     cells = [
         nbformat.v4.new_markdown_cell("# Mixing", id="title"),
-        code("import numpy as np\n\nimport helpers.notebooks\nfrom helpers.course.check import check", "setup"),
+        code("import os\n\nfrom helpers.notebooks import describe_session", "first"),
+        code("import numpy as np\n\nfrom helpers.course.check import check", "setup"),
     ]
     for number, name in enumerate(NAMES, 1):
         cells.append(nbformat.v4.new_markdown_cell(f"### Exercise 1.{number} · {name} (2 points)", id=f"head-{number}"))
@@ -78,8 +78,8 @@ def emit(function, inputs):
 
 
 def probes_for(lesson):
-    judge = close({"mixed": 1.0})
-    return {e.item: Probe(e.item, e.name, draw, emit, judge, "The mixture.") for e in lesson.exercises}
+    judge = close({"mixed": Part(1.0, "the mixture of a and b")})
+    return {e.item: Probe(e.item, e.name, draw, emit, judge, "The mixture.", imports="") for e in lesson.exercises}
 
 
 class Notebook:

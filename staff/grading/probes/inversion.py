@@ -169,7 +169,7 @@ def project_judge(got: Arrays, want: Arrays, inputs: Arrays) -> list[Verdict]:
     for name in ("calm", "wild"):
         history, asked = (torch.from_numpy(got[f"{name} {what}"]) for what in ("history", "asked"))
         told = told and in_order(history, list(asked)) and np.allclose(history[0], first, rtol=1e-2)
-        lowest = np.minimum(got[f"{name} history"].min(0), asked.min(0).values)
+        lowest = np.minimum(got[f"{name} history"].min(0), got[f"{name} asked"].min(0))
         kept = kept and bool((project_losses(got[f"{name} code"], inputs) <= 1.02 * lowest + 1e-7).all())
     return [
         Verdict("search", 0.5, float(found), "" if found else "the loss should fall far below that of the start"),
