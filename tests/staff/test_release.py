@@ -107,8 +107,12 @@ def test_a_release_points_at_its_own_repository_and_branch(released):
 
 
 def test_a_release_has_no_dead_links_and_says_how_to_hand_in(released):
-    for path in [*released.rglob("*.md"), *released.glob("notebooks/*.ipynb")]:
-        for target in re.findall(r"\]\((?!https?:|#|attachment:|data:|mailto:)([^)\s#]+)", path.read_text()):
+    texts = {path: path.read_text() for path in released.rglob("*.md")}
+    for path in released.glob("notebooks/*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        texts[path] = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    for path, text in texts.items():
+        for target in re.findall(r"\]\((?!https?:|#|attachment:|data:|mailto:)([^)\s#]+)", text):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
     readme = (released / "README.md").read_text()
     assert all(hand_in.file in readme for hand_in in handins.HAND_INS.values()) and "helpers check" in readme
