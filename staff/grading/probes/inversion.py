@@ -55,7 +55,7 @@ def noise_judge(got: Arrays, want: Arrays, inputs: Arrays) -> list[Verdict]:
     mapped, repeated = ok and equal(got["w"], w), ok and equal(got["w+"], np.repeat(rows[:, None], 4, axis=1))
     return [
         Verdict("z", 0.2, float(ok), "" if ok else "z should be standard normal and fixed by the seed"),
-        Verdict("seed", 0.2, float(seeded), "" if seeded else "draw from a generator of your own, not from the global seed"),
+        Verdict("seed", 0.2, float(seeded), "" if seeded else "take a generator of your own, not the global seed"),
         Verdict("w", 0.2, float(mapped), "" if mapped else "w should be what the mapping network makes of z"),
         Verdict("w+", 0.4, float(repeated), "" if repeated else "every row should be the w of the same seed"),
     ]
