@@ -78,12 +78,21 @@ class Cut:
     Attributes:
         target: (1, 3, R, R) in [0, 1].
         looked_at: the whole photo (1, 3, h, w), small, with a frame around the part.
-        again: cuts the same part from another photo (1, 3, H, W) of the same size.
+        sides: height and width of the photo in pixels.
+        cut: from the photo to the target.
     """
 
     target: Tensor
     looked_at: Tensor
-    again: Callable[[Tensor], Tensor]
+    sides: tuple[int, int]
+    cut: Callable[[Tensor], Tensor]
+
+    def again(self, image: Tensor) -> Tensor:
+        """The same part of the same photo, edited, at any size (1, 3, H, W). Raises ImageError for another shape."""
+        (height, width), (h, w) = self.sides, image.shape[-2:]
+        if abs(h * width - w * height) > 0.02 * h * width:
+            raise ImageError(f"expected the same photo, {width} x {height} pixels, but got {w} x {h}")
+        return self.cut(resize(image, self.sides))
 
 
 def read_face(path: str | Path, generator: Generator, options: FaceOptions | None = None) -> Cut:
@@ -97,7 +106,7 @@ def read_face(path: str | Path, generator: Generator, options: FaceOptions | Non
     if Path(path).suffix.lower() in SUFFIXES:
         with torch.no_grad():
             image = generator.synthesize(load_latents(path)[0].to(generator.device)).clamp(0, 1).cpu()
-        return Cut(image, image, lambda other: other)
+        return Cut(image, image, (size, size), lambda other: other)
     image = read_image(path)
     if isinstance(options.box, tuple):
         cut_box(image, options.box, str(path))
@@ -110,13 +119,13 @@ def read_face(path: str | Path, generator: Generator, options: FaceOptions | Non
     if isinstance(place, tuple) and len(place) == 4:
         left, top, right, bottom = place
         corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-        again = partial(_resized_part, box=place, size=size)
+        cut = partial(_resized_part, box=place, size=size)
     else:
         turn, shift = place
         points = [(corner - shift) / turn for corner in (0, size, size * (1 + 1j), size * 1j)]
         corners = [(point.real, point.imag) for point in points]
-        again = partial(cut_square, scaled_turn=turn, shift=shift, size=size)
-    return Cut(again(image), framed(image, corners), again)
+        cut = partial(cut_square, scaled_turn=turn, shift=shift, size=size)
+    return Cut(cut(image), framed(image, corners), tuple(image.shape[-2:]), cut)
 
 
 def find_place(image: Tensor, generator: Generator, options: FaceOptions) -> Box | tuple[complex, complex]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MASK = "half, left, right, top, bottom, ellipse, eyes, mouth, box:…, ellipse:…, polygon:… or a file"
 Mask = Annotated[str, typer.Option(help=f"{MASK}.")]
 Invert = Annotated[bool, typer.Option("--invert-mask", help="Exchange inside and outside.")]
-Photo = Annotated[Path, typer.Argument(help="Photo file.")]
+Photo = Annotated[Path, typer.Argument(help="Photo, or latents (.safetensors).")]
 WEIGHT_HELP = {
     "first": "Weight of the photo's pixels; with two photos, of the first's.",
     "second": "Weight of the second photo's pixels.",
@@ -41,6 +41,10 @@ class Run:
 
     out: folder for the results.
     model: registered name or file of a generator.
+    box: auto finds the cat's face (the default for models of cats), none takes the central square, and
+        LEFT,TOP,RIGHT,BOTTOM in pixels is the part of every photo.
+    face: which cat's face, by size, where a photo shows several.
+    align: find human faces, and align them as models of FFHQ know them (extra `faces`).
     device: cpu, cuda or mps; by default the best there is.
     log: losses, images and settings in OUT/log: jsonl, tensorboard, wandb or none.
     """
@@ -49,6 +53,9 @@ class Run:
     model: str = "stylegan2-cats-64"
     device: str | None = None
     log: str = "jsonl"
+    box: str | None = None
+    face: int = field(default=1, metadata={"min": 1})
+    align: bool = False
 
 
 def _weights(edit: str) -> type:
@@ -68,7 +75,7 @@ def edit_photos(
     """Read photos, run an edit of them and write it; the rows of its table.
 
     Args:
-        files: names ("a", "photo", "style", ...) to photo files, cut to their central square.
+        files: names ("a", "photo", "style", ...) to photo files, or latents, of which the image is taken.
         make: from an Editor and the photos (1, 3, R, R) by name to the ``Edit``.
         settings: everything that decides the result: with the same ones the call continues after a stop or a kill.
             Those of ``EditOptions`` are the editor's.
@@ -78,18 +85,19 @@ def edit_photos(
     from helpers.figures import save_figure, show_images
     from helpers.files import unique_stems, write_json
     from helpers.generators import load_generator
-    from helpers.images import read_image, write_image
+    from helpers.images import write_image
     from helpers.latents import save_latents
     from helpers.masks import overlay
     from helpers.progress import Progress
 
     device, out, settings = device_of(run.device), Path(run.out), settings or {}
     generator, features = load_generator(run.model, device), load_features(device=device)
-    photos = {name: read_image(path, size=generator.resolution).to(device) for name, path in files.items()}
+    photos = {name: image.to(device) for name, image in _read(files, generator, run).items()}
     options = {field.name: settings[field.name] for field in fields(EditOptions) if field.name in settings}
     edit = make(Editor(generator, features, **options), photos)
     stem = "-".join([edit.name, *unique_stems(files.values(), 60), model_stem(run.model)])
-    with Progress(out, {"edit": edit.name, "model": run.model, **settings}, files.values(), run.log) as progress:
+    about = {"edit": edit.name, "model": run.model, "box": run.box, "face": run.face, "align": run.align, **settings}
+    with Progress(out, about, files.values(), run.log) as progress:
         result = progress.run(edit, edit.name)
         write_image(out / f"{stem}.png", result.images)
         save_latents(out / f"{stem}.safetensors", result.latents, model=str(run.model))
@@ -102,6 +110,25 @@ def edit_photos(
         rows[-1] |= _facts(result) | {"image": f"{stem}.png"}
         write_json(out / "results.json", progress.finish(edit.name, rows))
     return rows
+
+
+def _read(files: dict[str, Path], generator, run: Run) -> dict[str, Tensor]:
+    """The part of each photo that shows the face; what was drawn on a photo is cut as the photo, a style centrally."""
+    from helpers.commands.runs import read_or_show
+    from helpers.faces import FaceOptions
+    from helpers.files import short_name
+    from helpers.images import read_image
+
+    faces, images = FaceOptions(run.box, run.face, run.align), {}
+    for name, path in files.items():
+        if name == "style":
+            images[name] = read_image(path, size=generator.resolution)
+        elif name == "drawn":
+            images[name] = cut.again(read_image(path))
+        else:
+            cut = read_or_show(path, generator, faces, Path(run.out) / f"{short_name(path.stem)}-looked-at.png")
+            images[name] = cut.target
+    return images
 
 
 def _facts(result) -> dict:

@@ -10,7 +10,7 @@ from helpers import __main__ as program
 from helpers import features, generators, masks
 from helpers.blending import seam
 from helpers.images import read_image, write_image
-from helpers.latents import load_latents
+from helpers.latents import Latents, load_latents, save_latents
 from tests.support import tiny
 
 SHORT = ["--steps", "3", "--noise-steps", "2", "--device", "cpu"]
@@ -99,7 +99,7 @@ def test_the_mask_decides_which_photo_shows_where(photos, tmp_path, monkeypatch)
         (["blend", "a", "b", "--mask", "box:0.5,0,0.2,1"], "left <= right"),
         (["blend", "a", "b", "--mask", "ellipse:0.5,0.5,0.1"], "describes no ellipse"),
         (["blend", "a", "missing.png"], "missing.png"),
-        (["inpaint", "a", "--mask", "box:0,0,1,1"], "a part of the image"),
+        (["inpaint", "a", "--mask", "box:0,0,1,1"], "selects (nearly) everything"),
         (["scribble", "a", "a"], "no stroke"),
         (["transfer", "a", "b", "--layer", "b99.conv1"], "the layer must be one of"),
     ],
@@ -110,3 +110,11 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, photos, t
     error = capsys.readouterr().err.strip()
     assert code == 2 and message in error and error.startswith("error: ") and "\n" not in error
     assert not (tmp_path / "out").exists()
+
+
+def test_latents_are_taken_instead_of_a_photo(photos, tmp_path, monkeypatch, small_networks):
+    save_latents(tmp_path / "found.safetensors", Latents("w", small_networks.mean("w")), model="tiny")
+    ours = ("blend", tmp_path / "found.safetensors", photos[1], "--mask", "left", "--out", tmp_path / "out", *SHORT)
+    assert run(monkeypatch, *ours) in (0, None)
+    (row, *_) = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert row["a"].endswith("found.safetensors")
