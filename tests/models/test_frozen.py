@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from helpers.fast import stylegan2 as frozen_layers
 from helpers.generators import stylegan2
 from helpers.latents import Latents
 from tests.support import tiny
@@ -41,18 +40,6 @@ def test_frozen_and_trainable_layers_agree(clamp, maps):
         assert (a - b).abs().max() < 1e-5 * b.abs().max()
 
 
-def test_scaled_weights_and_strips_give_the_same(monkeypatch):
-    monkeypatch.setattr(frozen_layers, "FOLD", 0)
-    monkeypatch.setattr(frozen_layers, "STRIP", 2**10)
-    frozen, trainable = both(conv_clamp=0.7, resolution=32)
-    assert len(frozen_layers.strips(torch.zeros(1, 8, 32, 32))) == 32
-    code, noise = frozen.sample("w+", 1, seed=1), frozen.fresh_noise(1, seed=2)
-    ours, theirs = gradients(frozen, code, noise), gradients(trainable, code, noise)
-    assert (ours[0] - theirs[0]).abs().max() < 1e-5
-    for a, b in zip(ours[1], theirs[1], strict=True):
-        assert (a - b).abs().max() < 1e-5 * b.abs().max()
-
-
 def test_gradient_of_a_layer_with_a_limit():
     layer = stylegan2.SynthesisLayer(3, 2, 4, 4, up=True, clamp=0.5).double().requires_grad_(False)
     layer.noise_strength.fill_(0.3)
@@ -61,7 +48,7 @@ def test_gradient_of_a_layer_with_a_limit():
     assert gradcheck(layer, [t.requires_grad_() for t in (x, w, noise)])
 
 
-def test_changed_weights_are_prepared_anew():
+def test_changed_weights_are_prepared_again():
     frozen = tiny.stylegan2()
     code = frozen.sample("w+", 1)
     before = frozen.synthesize(code)
@@ -75,7 +62,7 @@ def test_changed_weights_are_prepared_anew():
     assert torch.equal(frozen.synthesize(code), before)
 
 
-def test_prepared_weights_are_no_part_of_a_copy():
+def test_prepared_weights_are_not_part_of_a_copy():
     frozen = tiny.stylegan2()
     keys, image = set(frozen.state_dict()), frozen.synthesize(frozen.sample("w+", 1))
     assert set(frozen.state_dict()) == keys
@@ -101,7 +88,7 @@ def test_a_batch_in_parts_gives_the_same(monkeypatch, maps, checkpointing):
         assert (a - b).abs().max() < 1e-5 * b.abs().max()
 
 
-def test_a_layer_keeps_its_input_and_output_alone():
+def test_a_layer_keeps_only_its_input_and_output():
     frozen, trainable = both(resolution=32)
     kept = []
     for generator in (frozen, trainable):
