@@ -13,6 +13,7 @@ python := .venv/bin/python
 
 help:
 	@echo "make run        invert a real photo in every model and space, into output/demo"
+	@echo "make run PHOTO=cat.jpg   find the face in your own photo and invert it, into output/photos"
 	@echo "make test       ruff, the tests and all notebooks"
 	@echo "make test-fast  only the tests of the lessons' functions: no subprocess, no browser"
 	@echo "make lab        open JupyterLab at the notebooks (make lab ARGS=--no-browser)"
@@ -24,7 +25,7 @@ setup:
 	@bash tools/setup.sh
 
 run: setup
-	@$(python) -m helpers demo --out output/demo
+	@$(python) -m helpers $(if $(PHOTO),invert "$(PHOTO)" --noise --out output/photos,demo --out output/demo)
 
 # All three parts run even if an earlier one fails; two processes of one thread each are faster than one of two.
 # A notebook's cells must stay together: loadscope.

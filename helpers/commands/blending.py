@@ -119,7 +119,7 @@ def _read(files: dict[str, Path], generator, run: Run) -> dict[str, Tensor]:
     from helpers.files import short_name
     from helpers.images import read_image
 
-    faces, images = FaceOptions(run.box, run.face, run.align), {}
+    faces, images, cut = FaceOptions(run.box, run.face, run.align), {}, None
     for name, path in files.items():
         if name == "style":
             images[name] = read_image(path, size=generator.resolution)
