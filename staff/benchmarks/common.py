@@ -1,4 +1,4 @@
-"""What every benchmark writes beside its figures: date, machine, versions."""
+"""What every benchmark writes with its figures: date, machine, versions."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Variant:
     threads: int = 1
     alone: bool = False
     onednn: bool = True
-    precision: str = "fp32"  # of the generator
+    precision: str = "fp32"  # the generator's
     style_precision: str = "auto"
     device: str = "cpu"
     environment: dict[str, str] = field(default_factory=dict)
@@ -160,7 +160,7 @@ def run_variant(variant: Variant, work: Work) -> dict[str, Tensor]:
 
 
 def compare(task: str, ours: dict[str, Tensor], reference: dict[str, Tensor]) -> dict:
-    """One row: the worst over the photos of each difference, "yes" where all bits of pictures and latents are equal."""
+    """One row: the worst over the photos of each difference, "yes" where all bits of images and latents are equal."""
     pairs = {name: (ours[f"{task}.{name}"], reference[f"{task}.{name}"]) for name in ("images", "latents", "total")}
     row = {"same_bits": "yes" if all(torch.equal(a, b) for a, b in pairs.values()) else "no"}
     row["psnr_between"] = psnr(*pairs["images"]).min().item()

@@ -22,9 +22,9 @@ from helpers.search import Phase
 from staff.benchmarks.common import circumstances
 
 GB = 2**30
-STRENGTH = 0.1  # of the noise: a new network has 0, with which no map would do anything
+STRENGTH = 0.1  # noise strength: a new network has 0, so that no map would have any effect
 ADAM_EPS = 1e-8
-CHANNEL_BASE = {1024: 32768, 512: 32768, 256: 16384}  # of the official models (config F)
+CHANNEL_BASE = {1024: 32768, 512: 32768, 256: 16384}  # official models (config F)
 SETTINGS = {
     "float32": {},
     "float32, checkpointing": {"checkpointing": True},
@@ -80,7 +80,7 @@ class PeakMemory:
 
 
 def stages(generator: StyleGAN2, features, steps: int) -> dict:
-    """The two searches for a picture that the generator drew itself, in batches of one."""
+    """The two searches for an image that the generator drew itself, in batches of one."""
     with torch.no_grad():
         target = generator.synthesize(generator.sample("w", 1, seed=1), generator.fresh_noise(1, seed=2)).clamp(0, 1)
     start = Latents("w+", generator.mean("w+"))

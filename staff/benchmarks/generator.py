@@ -30,7 +30,7 @@ PEAK_CHANNELS, PEAK_SIDES = 256, (32, 64)
 
 
 def shortest(function: Callable[[], object], device: torch.device, seconds: float = 2.0, least: int = 3) -> float:
-    """Shortest time of several calls after one that is not counted, as others' work only ever adds to it."""
+    """Shortest time of several calls after one that is not counted, because other load can only add to it."""
     times = []
     while len(times) <= least or (sum(times) < seconds and len(times) < 30):
         started = time.perf_counter()
@@ -66,7 +66,7 @@ def step_flops(generator: StyleGAN2) -> float:
 
 
 def forward_backward(generator: StyleGAN2, batch: int, grouped: bool = False) -> Callable[[], None]:
-    """A function that draws a batch of images and takes the gradient of w+."""
+    """A function that renders a batch of images and takes the gradient with respect to w+."""
     code = generator.sample("w+", batch, seed=1).requires_grad_()
 
     def run() -> None:
@@ -113,7 +113,7 @@ def needed_memory(generator: StyleGAN2, batch: int, grouped: bool) -> float:
 
 
 def speed_plot(rows: Sequence[dict]) -> Figure:
-    """Operations per second of each way in groups of bars, one for each size and batch; dashes are the peaks."""
+    """Operations per second of each way as bars grouped by size and batch; dashes mark the peaks."""
     groups = list(dict.fromkeys((row["resolution"], row["batch"]) for row in rows))
     figure = Figure(figsize=(1.6 + 1.3 * len(groups), 3.6), dpi=100, layout="constrained")
     axes = figure.add_subplot()
@@ -155,7 +155,7 @@ def growth_row(generator: StyleGAN2, features, batch: int, steps: int, device: t
 def growth(
     device: torch.device, resolutions: Sequence[int], batches: Sequence[int], steps: Sequence[int]
 ) -> list[dict]:
-    """Rows of time and memory over one quantity at a time, with what the arithmetic makes of the first of each."""
+    """Rows of time and memory over one quantity at a time, with what arithmetic predicts from the first of each."""
     features, rows = load_features("vgg19-slim", device), []
     for name, values in (("resolution", resolutions), ("batch", batches), ("steps", steps), ("targets", batches)):
         first = None
@@ -175,13 +175,13 @@ def growth(
 
 
 def _step_gb(generator: StyleGAN2, batch: int) -> float:
-    """What a step takes beside the weights, which the process has before."""
+    """GB of a step without the weights, which are already loaded."""
     weights = sum(p.numel() * p.element_size() for p in generator.parameters())
     return step_memory(generator, "w+", batch) - weights / 2**30
 
 
 def one_by_one(generator: StyleGAN2, features, targets: int, steps: int, device: torch.device) -> dict:
-    """Targets one after the other: time grows with their number, memory must not."""
+    """Targets one after the other: time grows with their number, memory must not grow."""
     rows = [growth_row(generator, features, 1, steps, device) for _ in range(targets)]
     return {"seconds": sum(row["seconds"] for row in rows), "memory_gb": rows[-1]["memory_gb"]}
 

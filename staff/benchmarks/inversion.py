@@ -36,8 +36,8 @@ CHOICES = {
     "z, 8 restarts, adam 300": {"space": "z", "start": "best", "restarts": 8},
 }
 PLAIN = "plain loop, w and noise maps"
-NOISE_STEPS = 300  # of L-BFGS
-GAIN_STEPS = (25, 50, 100, 200, 300)  # of the comparison of the encoder with the mean
+NOISE_STEPS = 300  # L-BFGS steps
+GAIN_STEPS = (25, 50, 100, 200, 300)  # at which encoder start and mean start are compared
 
 
 def summary(result: Result, faces: Tensor, features) -> dict:
@@ -77,7 +77,7 @@ def against_plain(
 ) -> Iterator[list[dict]]:
     """Our searches until they are where the plain loop ends, photo by photo; the rows so far after every photo.
 
-    Every way sees the same photo, feature network, weights of the loss and layers; the time of looking at the pictures
+    Every way sees the same photo, feature network, weights of the loss and layers; the time spent on evaluating the images
     on the way is not counted. "reached" is the time at which the feature distance of the plain loop's end is met.
     Writes ``inversion-plain.png``, the feature distance over the time, and ``inversion-faces.png``, both of the first.
     """
@@ -187,7 +187,7 @@ def run(
     Raises ValueError for an unknown part.
     """
     if set(parts) - set(PARTS) or not parts:
-        raise ValueError(f"the parts are {', '.join(PARTS)}, but {', '.join(parts) or 'none'} came.")
+        raise ValueError(f"the parts are {', '.join(PARTS)}; got {', '.join(parts) or 'none'}.")
     out, features, generator = Path(out), load_features("vgg19-slim", device), load_generator(DEMO[-1][0], device)
     faces = load_faces(data, n=FACES, split="validation").to(device)
     path = out / "inversion.json"

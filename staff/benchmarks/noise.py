@@ -25,7 +25,7 @@ from staff.benchmarks.common import circumstances
 
 MODEL = "stylegan2-cats-64"
 FACES, CHOICE_FACES, SINGLE_FACES, BATCH = 32, 8, 3, 16
-EQUAL_STEPS = 300  # of w+, and of the noise where methods are compared: enough to tell them apart
+EQUAL_STEPS = 300  # for w+, and for the noise where methods are compared: enough to separate them
 REGULARISE = 10.0
 PARTS = ("stages", "choices", "seconds")
 
@@ -182,7 +182,7 @@ def run(
     an unknown part.
     """
     if set(parts) - set(PARTS) or not parts:
-        raise ValueError(f"the parts are {', '.join(PARTS)}, but {', '.join(parts) or 'none'} came.")
+        raise ValueError(f"the parts are {', '.join(PARTS)}; got {', '.join(parts) or 'none'}.")
     out, features, generator = Path(out), load_features("vgg19-slim", device), load_generator(MODEL, device)
     photos = load_faces(data, n=max(faces, CHOICE_FACES), split="validation").to(device)
     path = out / "noise.json"

@@ -17,7 +17,7 @@ from helpers.losses import lp_loss, perceptual_loss
 
 STEPS, RATE = 1000, 0.1
 RAMP_DOWN, RAMP_UP = 0.25, 0.05  # shares of the steps
-JITTER, JITTER_LENGTH = 0.05, 0.75  # of w, in standard deviations, and the share of the steps until it is gone
+JITTER, JITTER_LENGTH = 0.05, 0.75  # w jitter in standard deviations, and the share of the steps until it is gone
 REGULARISE = 1e5  # weight of the noise maps' correlation with themselves, shifted by a pixel
 
 
@@ -92,7 +92,7 @@ def plain_projection(
     """Project one photo as the published StyleGAN2 projector does: w and noise maps, Adam, fixed schedules.
 
     w starts at the mean of 10,000 samples; to it noise is added that fades out over the first three quarters. The maps
-    are drawn anew, optimised, and normalised after every step. The features of the target are computed at each step.
+    are drawn again, optimised, and normalised after every step. The features of the target are computed at each step.
 
     Args:
         target: (1, 3, R, R) in [0, 1].

@@ -25,7 +25,7 @@ MODEL = "stylegan2-cats-64"
 FOLDER = Path(__file__).resolve().parent.parent.parent / "data" / "sketches"
 FACES = 256  # real faces among which the nearest is looked for
 VARIED = ("sparse-lines", "eyes-only", "wrong-colours")  # the sketches of the comparisons
-STARTS, STEPS = 8, 60  # of the comparisons
+STARTS, STEPS = 8, 60  # for the comparisons
 
 
 @torch.no_grad()

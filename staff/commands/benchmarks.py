@@ -64,7 +64,7 @@ def bench_growth(
     out: Out = Path("output/bench"),
     device: Device = None,
 ) -> None:
-    """Time and memory over resolution, batch, steps and number of targets, beside what the arithmetic predicts."""
+    """Time and memory over resolution, batch, steps and number of targets, next to what arithmetic predicts."""
     from staff.benchmarks.generator import run_growth
 
     typer.echo(run_growth(out, device_of(device), quick))
@@ -173,7 +173,7 @@ def bench_style(
 
 @bench_app.command("determinism")
 def bench_determinism(
-    quick: Annotated[bool, typer.Option("--quick", help="Few steps, small pictures.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Few steps, small images.")] = False,
     out: Out = Path("output/bench"),
 ) -> None:
     """The same seed again, with other threads, batches, precisions, instruction sets and devices."""
@@ -184,7 +184,7 @@ def bench_determinism(
 
 @bench_app.command("interaction")
 def bench_interaction(out: Out = Path("output/bench"), device: Device = None) -> None:
-    """Panels in a real browser: slider to new picture, live view beside a run, Stop, bytes per stroke."""
+    """Panels in a real browser: slider to new image, live view during a run, Stop, bytes per stroke."""
     try:
         from staff.benchmarks.interaction import run
     except ImportError as error:

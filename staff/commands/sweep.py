@@ -27,7 +27,7 @@ def sweep(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of each worker; its share of the cores.")] = None,
     log: Log = "jsonl",
 ) -> None:
-    """Do every combination of a table of settings; call again to go on after a stop or a kill."""
+    """Do every combination of a table of settings; run it again to continue after a stop or a kill."""
     from tqdm import tqdm
 
     from helpers.commands.runs import table

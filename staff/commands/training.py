@@ -12,7 +12,7 @@ from staff.commands.common import train_app
 
 DataArgument = Annotated[Path, typer.Argument(help="Zip or folder of photos.")]
 Images = Annotated[int | None, typer.Option(min=1, help="Real images to show in all.")]
-Minutes = Annotated[float | None, typer.Option(help="Stop after so many minutes; the same command goes on later.")]
+Minutes = Annotated[float | None, typer.Option(help="Stop after so many minutes; the same command continues later.")]
 Split = Annotated[str, typer.Option(help="train leaves the last 500 photos out for validation; all uses every photo.")]
 
 
@@ -49,7 +49,7 @@ def stylegan2(
     device: Device = None,
     log: Log = "jsonl",
 ) -> None:
-    """Train a StyleGAN2; call again to go on after a stop or a kill."""
+    """Train a StyleGAN2; run it again to continue after a stop or a kill."""
     _train_gan(context, resolution=resolution, channel_base=channel_base, channel_max=channel_max)
 
 
@@ -66,7 +66,7 @@ def dcgan(
     device: Device = None,
     log: Log = "jsonl",
 ) -> None:
-    """Train a DCGAN at 64x64; call again to go on after a stop or a kill."""
+    """Train a DCGAN at 64x64; run it again to continue after a stop or a kill."""
     _train_gan(context)
 
 
@@ -79,7 +79,7 @@ def features(
     device: Device = None,
     log: Log = "jsonl",
 ) -> None:
-    """Train the slim VGG19 on CLASS/photo folders; call again to go on after a stop or a kill."""
+    """Train the slim VGG19 on CLASS/photo folders; run it again to continue after a stop or a kill."""
     from staff.training.features import train_features
 
     typer.echo(train_features(data, out, epochs=epochs, seed=seed, device=device_of(device), log=log))
@@ -98,7 +98,7 @@ def encoder(
     device: Device = None,
     log: Log = "jsonl",
 ) -> None:
-    """Train an encoder that predicts a generator's latents; call again to go on after a stop or a kill."""
+    """Train an encoder that predicts a generator's latents; run it again to continue after a stop or a kill."""
     from staff.training.encoder import EncoderSettings, train_encoder
 
     settings = EncoderSettings(model, steps=steps, batch=batch, seed=seed)

@@ -21,7 +21,7 @@ from staff.sweep.spec import Result, SweepError, Task
 
 AHEAD = 4  # chunks in flight per thread: enough to keep it busy, few enough for a million jobs
 PATIENCE = 20  # seconds to wait for a scheduler that does not answer
-DEATHS = 2  # of workers over one job, before it is the job's own fault
+DEATHS = 2  # that many workers lost over one job make it the job's own fault
 
 
 def job_key(job: dict, inputs: set[str]) -> str:
@@ -194,7 +194,7 @@ class Sweep:
                         yield from self._store(key, Result({"error": reason}))
             except SweepError:
                 raise
-            except Exception as error:  # of many kinds, depending on what was under way
+            except Exception as error:  # its type depends on what was under way
                 if client.scheduler is not None and client.status == "running":
                     raise
                 raise SweepError("the scheduler ended; run the same command again to continue.") from error

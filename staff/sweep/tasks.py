@@ -57,7 +57,7 @@ def as_bytes(write, suffix: str) -> bytes:
 
 
 class Quiet:
-    """In the place of a Progress: runs a search of which nobody sees the way."""
+    """Stand-in for Progress: runs a search without reporting on it."""
 
     def run(self, search, label: str = ""):
         for _ in search:
@@ -85,9 +85,9 @@ def invert(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
         result, more = run_noise(Quiet(), generator, targets, result, noise_steps, "")
     results = []
     for i, row in enumerate(a | b for a, b in zip(measure(result, targets, features), more, strict=True)):
-        picture = as_bytes(lambda path, i=i: write_image(path, result.images[i : i + 1]), ".png")
+        image = as_bytes(lambda path, i=i: write_image(path, result.images[i : i + 1]), ".png")
         latents = as_bytes(lambda path, i=i: save_latents(path, result.latents[i], model=model), ".safetensors")
-        results.append(Result(row, {"image.png": picture, "latents.safetensors": latents}))
+        results.append(Result(row, {"image.png": image, "latents.safetensors": latents}))
     return results
 
 
@@ -99,11 +99,11 @@ def style(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
         network = _features(device, settings.pop("features", None), settings.pop("pooling", "avg"))
         content = longer_side(read_image(files["content"], name=job["content"]), settings.pop("size", 256)).to(device)
         found = stylize(network, content, [read_image(files["style"], name=job["style"]).to(device)], **settings)
-        picture = as_bytes(lambda path, found=found: write_image(path, found.images), ".png")
+        image = as_bytes(lambda path, found=found: write_image(path, found.images), ".png")
         row = {"network": network.name, "steps": found.steps, "seconds": round(found.seconds, 2)}
         row |= marks(found, 0)
         row |= {f"{name}_loss": round(value.item(), 5) for name, value in found.parts.items()}
-        results.append(Result(row, {"image.png": picture}))
+        results.append(Result(row, {"image.png": image}))
     return results
 
 
@@ -116,7 +116,7 @@ def _workplace() -> tempfile.TemporaryDirectory:
 def grade(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
     """Grade submissions, each a notebook or a zip of a student's folder, in the sandbox of the worker's machine.
 
-    One worker sees one submission: that two hand in the same file is only told by the command ``grade``.
+    One worker sees one submission: only the command ``grade`` reports that two hand in the same file.
     """
     from staff.grading.grade import grade as grade_folder
 

@@ -83,7 +83,7 @@ def ran(monkeypatch):
         out.mkdir(parents=True, exist_ok=True)
         (out / bench.file).write_text(json.dumps(REPORT))
         for name in bench.plots:
-            (out / name).write_bytes(b"picture")
+            (out / name).write_bytes(b"plot")
         ended = {"ended": "failed (2)", "reason": "no <faces>"} if bench.name == "blend" else {"ended": "done"}
         return {"bench": bench.name, "words": words, "minutes": 1.0, "date": "2000-01-02", **ended}
 
