@@ -141,4 +141,3 @@ def _of_noise_and_bias(grad: Tensor, noise: Tensor, bias: Tensor) -> Tensor:
     maps = torch.cat([maps, torch.ones_like(maps)], 1)
     with_noise, alone = (maps @ grad.permute(0, 2, 3, 1).flatten(1, 2)).to(bias.dtype).unbind(1)
     return with_noise + alone * bias
-

@@ -14,6 +14,31 @@ from tests.support import checkpoint_files as files
 from tests.support import tiny
 
 MARK = "touched-by-a-checkpoint"  # a folder that running any of them would make
+COMMAND, SOURCE = f"mkdir {MARK}", f"__import__('os').mkdir('{MARK}')"
+CALLS = [
+    ("os", "system", [COMMAND]),
+    ("posix", "system", [COMMAND]),
+    ("subprocess", "Popen", [COMMAND]),
+    ("builtins", "exec", [SOURCE]),
+    ("builtins", "eval", [SOURCE]),
+    ("__builtin__", "eval", [SOURCE]),
+    ("builtins", "__import__", ["this"]),
+    ("builtins", "open", [MARK, "w"]),
+    ("importlib", "import_module", ["this"]),
+    ("runpy", "run_path", ["/etc/hosts"]),
+    ("pickle", "loads", ["cos\nsystem\n."]),
+    ("marshal", "loads", ["c"]),
+    ("types", "FunctionType", ["c"]),
+    ("operator", "attrgetter", ["system"]),
+    ("ctypes", "CDLL", ["libc.so.6"]),
+    ("numpy", "load", [MARK]),
+    ("numpy.distutils.exec_command", "exec_command", [COMMAND]),
+    ("urllib.request", "urlopen", ["http://127.0.0.1:9"]),
+    ("torch", "load", [MARK]),
+    ("torch.hub", "load", ["a"]),
+    ("torch._utils", "_import_dotted_name", ["os.system"]),
+    ("torch.jit._script", "unpackage_script_module", ["a"]),
+]
 
 
 def reduce(module, name, *arguments):
@@ -71,30 +96,14 @@ def persistent(meta):
 def catalogue():
     """Yield (name, bytes, pattern of the message)."""
     refused, unread = "it names .*refused, nothing was run", "none of the formats that are read"
-    command = f"mkdir {MARK}"
-    source = f"__import__('os').mkdir('{MARK}')"
+    command, source = COMMAND, SOURCE
 
     # calls
-    yield "os.system", reduce("os", "system", command), refused
-    yield "posix.system", reduce("posix", "system", command), refused
-    yield "subprocess.Popen", reduce("subprocess", "Popen", command), refused
-    yield "builtins.exec", reduce("builtins", "exec", source), refused
-    yield "builtins.eval", reduce("builtins", "eval", source), refused
-    yield "__builtin__.eval", reduce("__builtin__", "eval", source), refused
-    yield "builtins.__import__", reduce("builtins", "__import__", "this"), refused
-    yield "builtins.getattr", reduce("builtins", "getattr", name("os", "path"), "exists"), refused
-    yield "builtins.open", reduce("builtins", "open", MARK, "w"), refused
-    yield "importlib", reduce("importlib", "import_module", "this"), refused
-    yield "runpy", reduce("runpy", "run_path", "/etc/hosts"), refused
-    yield "pickle in pickle", reduce("pickle", "loads", "cos\nsystem\n."), refused
-    yield "marshal code", reduce("marshal", "loads", "c"), refused
-    yield "types.FunctionType", reduce("types", "FunctionType", "c"), unread
-    yield "operator.attrgetter", reduce("operator", "attrgetter", "system"), unread
+    for module, function, arguments in CALLS:
+        attack = module not in ("types", "operator")
+        yield f"{module}.{function}", reduce(module, function, *arguments), refused if attack else unread
     yield "functools.partial", reduce("functools", "partial", name("os", "system"), command), refused
-    yield "ctypes", reduce("ctypes", "CDLL", "libc.so.6"), refused
-    yield "numpy.load", reduce("numpy", "load", MARK), refused
-    yield "numpy exec_command", reduce("numpy.distutils.exec_command", "exec_command", command), refused
-    yield "urllib", reduce("urllib.request", "urlopen", "http://127.0.0.1:9"), refused
+    yield "getattr", reduce("builtins", "getattr", name("os", "path"), "exists"), refused
     yield "dotted name", b"\x80\x04" + _value("builtins") + _value("OrderedDict.__class__") + b"\x93.", unread
     yield (
         "dotted name of an allowed one",
@@ -123,10 +132,6 @@ def catalogue():
     yield "BUILD of a list", b"\x80\x02]}b.", unread
 
     # torch and its containers
-    yield "torch.load", reduce("torch", "load", MARK), refused
-    yield "torch.hub", reduce("torch.hub", "load", "a"), refused
-    yield "torch._utils", reduce("torch._utils", "_import_dotted_name", "os.system"), refused
-    yield "torch jit", reduce("torch.jit._script", "unpackage_script_module", "a"), refused
     rebuild = name("torch._tensor", "_rebuild_from_type_v2")
     inner = [name("torch.storage", "_load_from_bytes"), name("torch", "Tensor"), _tuple([command]), b"}"]
     yield "a call in a rebuild", b"\x80\x02" + rebuild + _tuple(inner) + b"R.", unread
