@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from helpers.device import free_memory
+from helpers.features import fast_dtype
 from helpers.generators import Generator
 from helpers.latents import Latents
 
@@ -89,7 +90,7 @@ def check_memory(generator: Generator, space: str = "w+", noise: bool = False) -
     if needed <= free:
         return
     ways = []
-    if getattr(generator, "dtype", None) == torch.float32:
+    if getattr(generator, "dtype", None) == torch.float32 and fast_dtype(generator.device) == torch.bfloat16:
         ways.append("--precision bf16")
     if getattr(generator, "checkpointing", None) is False:
         ways.append("--checkpointing")

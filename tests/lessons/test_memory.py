@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from helpers import memory
+from helpers.commands import runs
 from helpers.generators import StyleGAN1, StyleGAN2
 from helpers.inversion import Inversion, project
 from helpers.memory import NotEnoughMemory, PeakOfTensors, check_memory, chunk_that_fits, step_memory
@@ -86,6 +87,10 @@ def test_more_of_everything_needs_more(family):
 
 def test_a_run_that_will_not_fit_is_one_sentence(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda device: 0.1)
+    monkeypatch.setattr(memory, "fast_dtype", lambda device: torch.float32)
+    with pytest.raises(NotEnoughMemory, match="are free: use --checkpointing.$"):  # bfloat16 would be emulated
+        check_memory(generator())
+    monkeypatch.setattr(memory, "fast_dtype", lambda device: torch.bfloat16)
     with pytest.raises(NotEnoughMemory) as error:
         check_memory(generator())
     assert str(error.value).startswith("256² w+ needs about 0.") and "\n" not in str(error.value)
@@ -125,3 +130,12 @@ def test_a_search_of_many_goes_through_in_chunks_that_fit_and_says_so(monkeypatc
         embedding = noise_inversion(made, target, together.latents, steps=1)
         list(embedding)
     assert embedding.runs[0].chunk == 8
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_half_precision_is_used_only_where_the_processor_has_it(monkeypatch, capsys, native):
+    monkeypatch.setattr(runs, "fast_dtype", lambda device: torch.bfloat16 if native else torch.float32)
+    network = generator()
+    runs.set_precision(network, "bf16", False)
+    assert network.dtype == (torch.bfloat16 if native else torch.float32)
+    assert native != ("no bfloat16 of its own" in capsys.readouterr().err)
