@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from helpers.images import MAX_BYTES, Box, ImageError, crop, read_image, resize, square_crop
 
-VALIDATION = 500  # photos, or a tenth of a smaller set: held out from training, used for every reported figure
+VALIDATION = 500  # photos, or a tenth of a smaller set: held out where nobody says how many
 SPLITS = ("train", "validation", "all")
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".ppm", ".tga", ".jp2")
 PHOTO_SUFFIXES += (".avif", ".heic", ".heif")
@@ -134,17 +134,20 @@ def crop_to_face(image: torch.Tensor, box: Box, size: int = 64) -> torch.Tensor:
 # --- sets of photos --------------------------------------------------------------------------------------------------
 
 
-def load_uint8(path: str | os.PathLike, size: int = 64, split: str = "all", n: int | None = None) -> torch.Tensor:
+def load_uint8(
+    path: str | os.PathLike, size: int = 64, split: str = "all", n: int | None = None, held_out: int | None = None
+) -> torch.Tensor:
     """Decode a zip or folder of photos once, into uint8 (N, 3, size, size), RGB.
 
     Each photo's central square is resized to `size`. The names, sub-folders included, are sorted; "validation" is the
-    last VALIDATION of them (a tenth of a set below 5,000), "train" the others, "all" both. n: only the first n.
+    last ``held_out`` of them (without a number VALIDATION, or a tenth of a set below 5,000), "train" the others, "all"
+    both. n: only the first n.
 
     Raises ImageError when the path is missing, holds no photos or too few for the split. Damaged photos are named on
     stderr and left out.
     """
     with open_set(Path(path)) as (names, read):
-        names = _split(names, split, path)[:n]
+        names = _split(names, split, path, held_out)[:n]
         out, count = torch.empty(len(names), 3, size, size, dtype=torch.uint8), 0
         for name in names:
             try:
@@ -158,10 +161,14 @@ def load_uint8(path: str | os.PathLike, size: int = 64, split: str = "all", n: i
 
 
 def load_faces(
-    path: str | os.PathLike, n: int | None = None, size: int = 64, split: str = "validation"
+    path: str | os.PathLike,
+    n: int | None = None,
+    size: int = 64,
+    split: str = "validation",
+    held_out: int | None = None,
 ) -> torch.Tensor:
     """Photos of a zip or folder as float32 (N, 3, size, size) in [0, 1]; the arguments are those of load_uint8."""
-    return load_uint8(path, size, split, n).float() / 255
+    return load_uint8(path, size, split, n, held_out).float() / 255
 
 
 def photo_files(paths: Iterable[str | os.PathLike]) -> list[Path]:
@@ -204,13 +211,13 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
         raise ImageError(f"cannot unpack {name} of the zip: {error}; zip the photos again, without password") from None
 
 
-def _split(names: list[str], split: str, path: str | os.PathLike) -> list[str]:
+def _split(names: list[str], split: str, path: str | os.PathLike, held_out: int | None = None) -> list[str]:
     if split not in SPLITS:
         raise ImageError(f"expected a split of {', '.join(SPLITS)} but got {split!r}")
     if not names:
         raise ImageError(f"expected photos ({', '.join(PHOTO_SUFFIXES)}) in {path} but there are none; check the path")
-    held_out = min(VALIDATION, len(names) // 10)
-    first = len(names) - held_out
+    held_out = min(VALIDATION, len(names) // 10) if held_out is None else held_out
+    first = max(0, len(names) - held_out)
     chosen = {"train": names[:first], "validation": names[first:], "all": names}[split]
     if not chosen:
         raise ImageError(f"expected at least 10 photos for a validation split but {path} has {len(names)}; add some")

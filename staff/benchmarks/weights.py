@@ -13,9 +13,10 @@ from helpers.files import write_json
 from helpers.generators import Generator, load_generator
 from helpers.images import write_image
 from helpers.inversion import project
-from helpers.latents import Latents
 from helpers.metrics import psnr
+from helpers.noise import fresh_noise_psnr, optimize_noise
 from helpers.photos import load_faces
+from staff.benchmarks.cats import PAIRS, cat_rows, samples
 from staff.benchmarks.common import circumstances
 from staff.benchmarks.distributions import feature_statistics, frechet_distance
 from staff.training.features import evaluate_features
@@ -24,37 +25,42 @@ from staff.training.gan import sample_grid
 LAYER = "relu4_4"  # Fréchet distances: the deepest layer that still has cells at 64 px
 SAMPLES = 5_000
 FACES = 32
+MODELS = ["dcgan-cats-64", "stylegan2-cats-64"]
 
 
-@torch.no_grad()
-def samples(generator: Generator, n: int, seed: int = 1, batch: int = 100):
-    """Yield batches of images of random z, without truncation."""
-    for i in range(0, n, batch):
-        z = generator.sample("z", min(batch, n - i), seed=seed + i)
-        yield generator.synthesize(Latents("z", z)).clamp(0, 1)
-
-
-def frechet_rows(data: str | Path, models: list[str], features, device) -> list[dict]:
+def frechet_rows(data: str | Path, held_out: int | None, models: list[str], features, device) -> list[dict]:
     """Fréchet distance of each model's samples to the training photos, and of the validation photos as the floor."""
-    real = feature_statistics(features, load_faces(data, split="train").to(device).split(100), LAYER)
-    held_out = feature_statistics(features, load_faces(data, split="validation").to(device).split(100), LAYER)
-    rows = [{"images": "validation photos (500)", "frechet_distance": frechet_distance(*held_out, *real)}]
+    rows = []
     for model in models:
         generator = load_generator(model, device)
-        # 500 samples too, because the distance of a small set is larger by its size alone
-        for count in (SAMPLES, 500):
+        real, kept = (
+            load_faces(data, size=generator.resolution, split=split, held_out=held_out).to(device)
+            for split in ("train", "validation")
+        )
+        photos, floor = (feature_statistics(features, part.split(100), LAYER) for part in (real, kept))
+        name = f"validation photos ({len(kept)}), {generator.resolution} px"
+        rows.append({"images": name, "frechet_distance": frechet_distance(*floor, *photos)})
+        # as few samples too, because the distance of a small set is larger by its size alone
+        for count in (SAMPLES, len(kept)):
             ours = feature_statistics(features, samples(generator, count), LAYER)
-            rows.append({"images": f"{model} ({count})", "frechet_distance": frechet_distance(*ours, *real)})
+            rows.append({"images": f"{model} ({count})", "frechet_distance": frechet_distance(*ours, *photos)})
     return rows
 
 
-def invert_faces(generator: Generator, faces: Tensor, space: str, features, batch: int = 16) -> Tensor:
-    """PSNR (N,) of inversions with the defaults of ``python -m helpers invert``."""
-    parts = []
+def invert_faces(generator: Generator, faces: Tensor, space: str, features, noise: bool, batch: int = 16) -> dict:
+    """PSNR of inversions with the defaults of ``helpers invert``, after the noise maps too, and with fresh ones."""
+    found = []
     for chunk in faces.split(batch):
         result = project(generator, chunk, space, features=features)
-        parts.append(psnr(result.images, chunk))
-    return torch.cat(parts)
+        values = {"psnr": psnr(result.images, chunk)}
+        if noise:
+            fitted = optimize_noise(generator, chunk, result.latents)
+            values["after_noise"] = psnr(fitted.images, chunk)
+            values["fresh_noise"] = fresh_noise_psnr(generator, chunk, fitted.latents)
+        found.append(values)
+    joined = {name: torch.cat([values[name] for values in found]) for name in found[0]}
+    row = {f"mean_{name}": values.mean().item() for name, values in joined.items()}
+    return row | {f"worst_{name}": values.min().item() for name, values in joined.items()}
 
 
 def nearest_pair(images: Tensor, features) -> float:
@@ -65,25 +71,36 @@ def nearest_pair(images: Tensor, features) -> float:
     return distances.min().item()
 
 
-def run(data: str | Path, photos: str | Path | None, out: str | Path, device: torch.device) -> str:
-    """Measure all bundled weights; write ``weights.json`` and sample grids; return the tables as text."""
-    out = Path(out)
+def run(
+    data: str | Path,
+    photos: str | Path | None,
+    out: str | Path,
+    device: torch.device,
+    models: list[str] | None = None,
+    held_out: int | None = None,
+) -> str:
+    """Measure bundled weights; write ``weights.json`` and sheets; return the tables as text.
+
+    data, held_out: the photos of the models and how many, the last ones, are for validation. photos: those of the
+    feature network, which is measured then.
+    """
+    out, models = Path(out), models or MODELS
     features = load_features("vgg19-slim", device)
-    models = ["dcgan-cats-64", "stylegan2-cats-64"]
-    report = {"circumstances": circumstances(device), "frechet": frechet_rows(data, models, features, device)}
-    faces = load_faces(data, n=FACES, split="validation").to(device)
-    report["inversion"] = []
-    for model, space in [("dcgan-cats-64", "z"), *(("stylegan2-cats-64", s) for s in ("z", "w", "w+"))]:
-        values = invert_faces(load_generator(model, device), faces, space, features)
-        row = {"model": model, "space": space, "faces": FACES, "mean_psnr": values.mean().item()}
-        report["inversion"].append(row | {"worst_psnr": values.min().item()})
-    real_pair = nearest_pair(load_faces(data, n=64, split="validation").to(device), features)
-    report["diversity"] = [{"images": "64 validation photos", "nearest_pair": real_pair}]
+    report = {"circumstances": circumstances(device)}
+    report["frechet"] = frechet_rows(data, held_out, models, features, device)
+    report |= {"cats": [], "inversion": [], "diversity": []}
     for model in models:
         generator = load_generator(model, device)
+        faces = load_faces(data, PAIRS, generator.resolution, held_out=held_out).to(device)
+        report["cats"] += cat_rows(model, generator, data, held_out, out, SAMPLES)
+        for space in generator.spaces:
+            row = {"model": model, "space": space, "faces": len(faces[:FACES])}
+            found = invert_faces(generator, faces[:FACES], space, features, noise=space == "w+")
+            report["inversion"].append(row | found)
         write_image(out / f"{model}-samples.png", sample_grid(generator))
-        pair = nearest_pair(next(samples(generator, 64)), features)
-        report["diversity"].append({"images": f"64 samples of {model}", "nearest_pair": pair})
+        shown = next(samples(generator, PAIRS, batch=PAIRS))
+        for name, images in ((f"{len(faces)} validation photos", faces), (f"{PAIRS} samples of {model}", shown)):
+            report["diversity"].append({"images": name, "nearest_pair": nearest_pair(images, features)})
     if photos is not None:
         report["features"] = [evaluate_features(photos, device=device)]
     write_json(out / "weights.json", report)

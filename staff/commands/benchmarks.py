@@ -16,13 +16,15 @@ from staff.commands.common import bench_app
 def bench_weights(
     data: Data,
     photos: Annotated[Path | None, typer.Option(help="Zip or folder that the feature network was trained on.")] = None,
+    models: Annotated[list[str] | None, typer.Option("--model", help="Models of these photos.")] = None,
+    held_out: Annotated[int | None, typer.Option(min=1, help="Last photos that are for validation.")] = None,
     out: Out = Path("output/bench"),
     device: Device = None,
 ) -> None:
-    """Figures of the model cards: Fréchet distances, w+ PSNR over 32 validation faces, top-1 of the features."""
+    """Figures of the model cards: Fréchet distances, shares of cats, PSNR of inversions, top-1 of the features."""
     from staff.benchmarks.weights import run
 
-    typer.echo(run(data, photos, out, device_of(device)))
+    typer.echo(run(data, photos, out, device_of(device), models, held_out))
 
 
 @bench_app.command("inversion")

@@ -13,8 +13,9 @@ from staff.commands.common import train_app
 DataArgument = Annotated[Path, typer.Argument(help="Zip or folder of photos.")]
 Images = Annotated[int | None, typer.Option(min=1, help="Real images to show in all.")]
 Minutes = Annotated[float | None, typer.Option(help="Stop after so many minutes; the same command continues later.")]
-Split = Annotated[str, typer.Option(help="train leaves the last 500 photos out for validation; all uses every photo.")]
-
+HeldOut = Annotated[
+    int | None, typer.Option(min=0, help="Last photos to keep for validation, 0 for none [default: 500, or a tenth].")
+]
 
 Batch = Annotated[int | None, typer.Option(min=1, help="Images per step.")]
 
@@ -28,7 +29,7 @@ def _train_gan(context: typer.Context, **sizes: int) -> None:
     settings = DEFAULTS[family] | changed | {"seed": given["seed"]}
     if sizes:
         settings |= {"generator": settings["generator"] | sizes, "discriminator": sizes}
-    options = {name: given[name] for name in ("split", "minutes", "log")}
+    options = {name: given[name] for name in ("held_out", "minutes", "log")}
     options["device"] = device_of(given["device"])
     typer.echo(train_gan(given["data"], given["out"], GanSettings(family=family, **settings), **options))
 
@@ -44,7 +45,7 @@ def stylegan2(
     images: Images = None,
     batch: Batch = None,
     minutes: Minutes = None,
-    split: Split = "train",
+    held_out: HeldOut = None,
     seed: Seed = 0,
     device: Device = None,
     log: Log = "jsonl",
@@ -61,7 +62,7 @@ def dcgan(
     images: Images = None,
     batch: Batch = None,
     minutes: Minutes = None,
-    split: Split = "train",
+    held_out: HeldOut = None,
     seed: Seed = 0,
     device: Device = None,
     log: Log = "jsonl",
@@ -93,7 +94,7 @@ def encoder(
     steps: Annotated[int, typer.Option(min=1, help="Steps in all.")] = 4000,
     batch: Annotated[int, typer.Option(min=1, help="Pictures per step.")] = 16,
     minutes: Minutes = None,
-    split: Split = "train",
+    held_out: HeldOut = None,
     seed: Seed = 0,
     device: Device = None,
     log: Log = "jsonl",
@@ -102,5 +103,25 @@ def encoder(
     from staff.training.encoder import EncoderSettings, train_encoder
 
     settings = EncoderSettings(model, steps=steps, batch=batch, seed=seed)
-    options = {"device": device_of(device), "split": split, "minutes": minutes, "log": log}
+    options = {"device": device_of(device), "held_out": held_out, "minutes": minutes, "log": log}
     typer.echo(train_encoder(out, settings, data, **options))
+
+
+@train_app.command()
+def finder(
+    data: Annotated[Path, typer.Argument(help="Zip of whole cat photos, beside its table of landmarks (.tsv).")],
+    out: Out,
+    others: Annotated[Path | None, typer.Option(help="Zip or folder of CLASS/photo files without cats.")] = None,
+    leave_out: Annotated[Path | None, typer.Option(help="Text file: names of photos for validation.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps in all.")] = 1500,
+    minutes: Minutes = None,
+    seed: Seed = 0,
+    device: Device = None,
+    log: Log = "jsonl",
+) -> None:
+    """Train the finder of cat faces; call again to continue after a stop or a kill."""
+    from staff.training.finder import FinderSettings, train_finder
+
+    names = leave_out.read_text(encoding="utf-8").split() if leave_out else ()
+    options = {"leave_out": names, "device": device_of(device), "minutes": minutes, "log": log}
+    typer.echo(train_finder(data, out, FinderSettings(steps=steps, seed=seed), others, **options))

@@ -12,12 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TARGET = 0.6  # mean sign of D(real) that ADA holds
-ADA_IMAGES = 500_000  # images in which p can go from 0 to 1
 
 
-def adapt(p: float, real_sign: float, images: int) -> float:
-    """Return the new probability after ``images`` images with mean sign ``real_sign`` of the real scores."""
-    step = images / ADA_IMAGES
+def adapt(p: float, real_sign: float, step: float) -> float:
+    """Return the probability, changed by ``step``, after images with mean sign ``real_sign`` of the real scores."""
     return min(max(p + (step if real_sign > TARGET else -step), 0.0), 0.8)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 from dataclasses import asdict, dataclass
@@ -18,11 +17,11 @@ from helpers.features import load_features
 from helpers.generators import Generator, load_generator
 from helpers.images import grid
 from helpers.latents import Latents
-from helpers.logs import open_log
+from helpers.logs import RunLog
 from helpers.losses import LAYERS, lp_loss, perceptual_loss
 from helpers.photos import load_uint8
 from helpers.weights import save_weights
-from staff.training.loop import SLOWER, Diverged, TrainingError, resume, train
+from staff.training.loop import SLOWER, Diverged, Trainer, train
 
 WEIGHTS_FILE = "encoder.safetensors"
 EMA_DECAY = 0.998
@@ -96,7 +95,7 @@ def random_view(images: Tensor, whole: float, random: torch.Generator) -> tuple[
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-class EncoderTrainer:
+class EncoderTrainer(Trainer):
     """The network, its average, the optimiser and the position; every step is a function of the seed and its number.
 
     Args:
@@ -105,10 +104,11 @@ class EncoderTrainer:
         device: where to train.
     """
 
-    unit = "steps"
+    parts = ("net", "average", "optimizer")
 
     def __init__(self, settings: EncoderSettings, photos: Tensor | None, device: torch.device):
-        self.settings, self.photos, self.device = settings, photos, device
+        super().__init__(settings)
+        self.photos, self.device = photos, device
         self.generator, self.features = load_generator(settings.model, device), load_features(device=device)
         space = self.generator.spaces[-1]
         with torch.random.fork_rng(devices=[]):  # the layers draw their initial values from the global generator
@@ -116,20 +116,6 @@ class EncoderTrainer:
             self.net = Encoder(space, self.generator.code_shape(space)).to(device)
         self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
         self.optimizer = torch.optim.Adam(self.net.parameters(), settings.rate, betas=(0.9, 0.99))
-        self.step_number, self.seconds, self.means, self.setbacks = 0, 0.0, {}, 0
-
-    @property
-    def position(self) -> int:
-        return self.step_number
-
-    @property
-    def goal(self) -> int:
-        return self.settings.steps
-
-    def report(self, losses: dict[str, float]) -> dict[str, float] | None:
-        """Every 100 steps, and after the last, the moving means of the losses."""
-        self.means = {name: self.means.get(name, value) * 0.98 + value * 0.02 for name, value in losses.items()}
-        return self.means if self.step_number % 100 == 0 or self.step_number == self.goal else None
 
     def step(self) -> dict[str, float]:
         """Take one step; returns the means of its losses. Raises Diverged when they are not finite."""
@@ -156,9 +142,6 @@ class EncoderTrainer:
         factor = min(progress * 20 + 0.01, 0.5 + 0.5 * math.cos(math.pi * progress) + 0.005)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate * factor * SLOWER**self.setbacks
-
-    def reseed(self) -> None:
-        """Nothing to do: the seed of a step depends on the setbacks."""
 
     def _losses(self, random: torch.Generator, pictures: bool) -> dict[str, Tensor]:
         generator, batch = self.generator, self.settings.batch
@@ -202,24 +185,6 @@ class EncoderTrainer:
         flip = torch.rand(n, 1, 1, 1, generator=random).to(self.device) < 0.5
         return torch.where(flip, photos.flip(3), photos)
 
-    def state(self) -> dict:
-        """All that ``load`` needs to go on exactly: tensors, numbers and strings only."""
-        parts = {"net": self.net, "average": self.average, "optimizer": self.optimizer}
-        position = {"step": self.step_number, "seconds": self.seconds, "settings": json.dumps(asdict(self.settings))}
-        return {name: part.state_dict() for name, part in parts.items()} | position
-
-    def load(self, state: dict) -> None:
-        """Go on from a ``state()``; raises TrainingError when it belongs to other settings."""
-        theirs = json.loads(state["settings"])
-        changed = [name for name, value in asdict(self.settings).items() if theirs.get(name) != value]
-        if changed:
-            raise TrainingError(
-                f"The state was made with other settings ({', '.join(changed)}); use the same ones or another folder."
-            )
-        for name in ("net", "average", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        self.step_number, self.seconds = state["step"], state["seconds"]
-
 
 def train_encoder(
     out: str | Path,
@@ -227,39 +192,30 @@ def train_encoder(
     data: str | Path | None = None,
     *,
     device: torch.device | str = "cpu",
-    split: str = "train",
-    save_every: float = 120.0,
-    minutes: float | None = None,
-    log: str = "jsonl",
+    held_out: int | None = None,
+    **schedule,
 ) -> Path:
-    """Train an encoder of a generator; call again to go on after a stop or a kill.
+    """Train an encoder of a generator; call again to continue after a stop or a kill.
 
     Args:
         out: folder for ``state.pt``, ``log.jsonl`` and the result for ``load_encoder``, ``encoder.safetensors``.
         settings: the run.
         data: zip or folder of photos, aligned as those of the generator; without them it learns from the generator's
             pictures alone.
-        split: "train" leaves the validation photos out.
-        save_every: seconds between states.
-        minutes: stop after so many minutes, with a state.
-        log: see ``open_log``.
-
-    Raises:
-        TrainingError: for a loss that is not finite at any rate (see ``train``), or a state of other settings.
+        held_out: number of photos, the last ones, that are kept for validation; see ``load_uint8``.
+        schedule: save_every, minutes and log, see ``train``, which also says what is raised.
     """
-    out, settings, device = Path(out), settings or EncoderSettings(), torch.device(device)
+    settings = settings or EncoderSettings()
     resolution = load_generator(settings.model).resolution
-    photos = None if data is None else load_uint8(data, resolution, split)
-    trainer = EncoderTrainer(settings, photos, device)
-    resume(trainer, out)
-    with open_log(log, out, asdict(settings)) as lines:
+    photos = None if data is None else load_uint8(data, resolution, "train", held_out=held_out)
+    trainer = EncoderTrainer(settings, photos, torch.device(device))
 
-        def sample() -> None:
-            if trainer.position % max(1, trainer.goal // SHEETS) == 0:
-                lines.picture(trainer.position, "sheet", trainer.sheet())
+    def sample(lines: RunLog) -> None:
+        if trainer.position % max(1, trainer.goal // SHEETS) == 0:
+            lines.picture(trainer.position, "sheet", trainer.sheet())
 
-        train(trainer, out, lines, save_every=save_every, minutes=minutes, after=sample)
-    return export(trainer, out / WEIGHTS_FILE)
+    train(trainer, out, after=sample, **schedule)
+    return export(trainer, Path(out) / WEIGHTS_FILE)
 
 
 def export(trainer: EncoderTrainer, path: Path) -> Path:

@@ -11,10 +11,9 @@ from torch.nn.utils import skip_init
 from torch.optim.swa_utils import AveragedModel, update_bn
 
 from helpers.device import pick_device
-from helpers.features import CONFIGS, FeatureConfig, FeatureError, Features, Normalize
-from helpers.logs import open_log
+from helpers.features import CONFIGS, FeatureConfig, FeatureError, Features, Normalize, fast_dtype
 from helpers.weights import load_weights, save_weights
-from staff.training.loop import SLOWER, Diverged, TrainingError, resume, train
+from staff.training.loop import SLOWER, STATE_FILE, Diverged, Trainer, TrainingError, train
 from staff.training.photos import TESTED, LabelledPhotos, augment, cutmix, find_labelled
 
 EMA_DECAY = 0.998  # per step: an average over about 3 epochs of 168 steps
@@ -122,14 +121,14 @@ def _ema_update(averages: list[Tensor], values: list[Tensor], count: Tensor | in
             average.copy_(value)  # the number of batches that batch norm counts
 
 
-class FeatureTrainer:
+class FeatureTrainer(Trainer):
     """The networks, the optimiser and the position of one run; `state()` and `load()` are all that a resume needs.
 
     The photos of a step and their augmentation are functions of the seed and the step alone, so that the position
     in the run is the whole random state, and on the CPU a run that was killed goes on exactly.
     """
 
-    unit = "steps"
+    parts = ("net", "ema", "optimizer", "schedule")
 
     def __init__(
         self,
@@ -152,12 +151,11 @@ class FeatureTrainer:
         self.total = settings["epochs"] * self.per_epoch
         if self.batch < 2:
             raise TrainingError(f"Expected at least 2 photos per batch for batch norm, got {self.batch}; use more.")
-        self.settings = settings | {
+        super().__init__(settings | {
             "batch": self.batch, "widths": list(config.widths), "depths": list(config.depths),
             "classes": photos.classes, "photos": len(train),
-        }  # fmt: skip
-        self.device, self.step_number, self.seconds, self.log, self.losses = device, 0, 0.0, [], []
-        self.setbacks = 0
+        })  # fmt: skip
+        self.device, self.log, self.losses = device, [], []
         self._build(config)
 
     def _build(self, config: FeatureConfig) -> None:
@@ -173,10 +171,8 @@ class FeatureTrainer:
         )
 
     def autocast(self) -> torch.autocast:
-        """bfloat16 on the CPU and on GPUs that have it, else full precision."""
-        kind = self.device.type
-        half = kind == "cpu" or (kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
-        return torch.autocast(kind, torch.bfloat16, enabled=half)
+        """bfloat16 where the processor or the GPU multiplies it, else full precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=fast_dtype(self.device) == torch.bfloat16)
 
     def next_batch(self) -> tuple[Tensor, Tensor, float]:
         """Augmented photos (B, 3, size, size), their labels, and the share of each that is not pasted over."""
@@ -187,16 +183,10 @@ class FeatureTrainer:
         generator = torch.Generator().manual_seed(seed + 7919 * self.step_number + 1 + 7_368_787 * self.setbacks)
         here = chosen.to(self.device)
         crops = augment(self.images[here], self.aspects[chosen], self.crop_size(), generator)
-        keep, whole = (
-            1.0,
-            epoch >= 0.9 * self.settings["epochs"],
-        )  # the last tenth sees whole pictures, as the test does
+        keep, whole = 1.0, epoch >= 0.9 * self.settings["epochs"]  # the last tenth sees them whole, as the test does
         if not whole and torch.rand((), generator=generator) < CUTMIX:
             crops, keep = cutmix(crops, generator)
         return crops, self.targets[here], keep
-
-    def reseed(self) -> None:
-        """Nothing to do: the seed of a step's augmentation depends on the setbacks."""
 
     def crop_size(self) -> int:
         """Side of the crops of this epoch in px: small first, which is fast, then larger."""
@@ -204,10 +194,6 @@ class FeatureTrainer:
         sizes, shares = self.settings["sizes"], self.settings["shares"]
         ends = [sum(shares[: i + 1]) for i in range(len(shares))]
         return next((size for size, end in zip(sizes, ends, strict=True) if progress < end - 1e-6), sizes[-1])
-
-    @property
-    def position(self) -> int:
-        return self.step_number
 
     @property
     def goal(self) -> int:
@@ -255,23 +241,13 @@ class FeatureTrainer:
         return self.photos.squares(train[:: math.ceil(len(train) / most)])
 
     def state(self) -> dict:
-        """All that `load` needs to go on exactly: tensors, numbers and strings only."""
-        parts = {"net": self.net, "ema": self.ema, "optimizer": self.optimizer, "schedule": self.schedule}
-        position = {"step": self.step_number, "seconds": self.seconds, "log": self.log, "losses": self.losses}
-        return {name: part.state_dict() for name, part in parts.items()} | position | {"settings": self.settings}
+        """As in Trainer, with the log and the losses of the epoch."""
+        return super().state() | {"log": self.log, "losses": self.losses}
 
     def load(self, state: dict) -> None:
-        """Go on from a `state()`; raises TrainingError when it belongs to other settings or photos."""
-        changed = [name for name, value in self.settings.items() if state["settings"].get(name) != value]
-        if changed:
-            raise TrainingError(
-                f"The state was made with other settings ({', '.join(changed)}); use the same ones, another folder, "
-                "or again=False."
-            )
-        for name in ("net", "ema", "optimizer", "schedule"):
-            getattr(self, name).load_state_dict(state[name])
-        self.step_number, self.seconds, self.log = state["step"], state["seconds"], state["log"]
-        self.losses = state["losses"]
+        """As in Trainer."""
+        super().load(state)
+        self.log, self.losses = state["log"], state["losses"]
 
 
 def train_features(
@@ -308,10 +284,9 @@ def train_features(
     settings = {"epochs": epochs, "batch": batch, "sizes": list(sizes), "shares": list(shares)}
     settings |= {"rate": rate, "seed": seed}
     trainer = FeatureTrainer(find_labelled(data), config, device, settings, test_every)
-    if again:
-        resume(trainer, out)
-    with open_log(log, out, trainer.settings) as lines:
-        train(trainer, out, lines, save_every=save_every)
+    if not again:
+        (Path(out) / STATE_FILE).unlink(missing_ok=True)
+    train(trainer, out, save_every=save_every, log=log)
     return export(trainer, Path(out) / WEIGHTS_FILE)
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from tqdm import tqdm
 
 from helpers.files import clear_temporaries
-from helpers.logs import RunLog
+from helpers.logs import RunLog, open_log
 from helpers.progress import load_run, save_run, stopped_between_steps
 
 STATE_FILE = "state.pt"
@@ -29,32 +30,65 @@ class Diverged(TrainingError):
     """Losses or weights are no longer finite; the message says when, without what to do."""
 
 
-class Trainer(Protocol):
-    """What the loop needs: ``position`` counts up to ``goal`` in ``unit``; the loop keeps ``seconds`` and ``setbacks``.
+class Trainer:
+    """What the loop needs, and what all trainings keep: settings, position, seconds, setbacks.
 
-    Every rate is to be multiplied by ``SLOWER ** setbacks``.
+    A subclass takes a ``step``, multiplies every rate by ``SLOWER ** setbacks``, draws its random numbers by the seed,
+    the position and ``setbacks``, and names the attributes with a ``state_dict`` in ``parts``.
+
+    Args:
+        settings: a dataclass or a dict of numbers and strings; with ``steps``, where ``goal`` is not overridden.
     """
 
-    unit: str
-    position: int
-    goal: int
-    seconds: float
-    setbacks: int
+    unit = "steps"
+    parts: tuple[str, ...] = ()
+    may_change: tuple[str, ...] = ()  # settings of a run that is continued
+
+    def __init__(self, settings):
+        self.settings = settings
+        self.step_number, self.seconds, self.setbacks, self.means = 0, 0.0, 0, {}
+
+    @property
+    def position(self) -> int:
+        """Counts up to ``goal`` in ``unit``."""
+        return self.step_number
+
+    @property
+    def goal(self) -> int:
+        return self.settings.steps
 
     def step(self) -> dict[str, float]:
         """Take one step; its losses. Raises Diverged for those that are not finite."""
+        raise NotImplementedError
 
     def reseed(self) -> None:
-        """Draw other numbers from now on, by the seed and ``setbacks``: the same ones led astray."""
+        """Draw other numbers from now on: the same ones led astray. Nothing to do where ``setbacks`` seed a step."""
 
     def report(self, losses: dict[str, float]) -> dict[str, float] | None:
-        """What to log after a step, None where nothing is."""
+        """What to log after a step, None where nothing is: moving means, every 100 steps and after the last."""
+        self.means = {name: self.means.get(name, value) * 0.98 + value * 0.02 for name, value in losses.items()}
+        return self.means if self.position % 100 == 0 or self.position == self.goal else None
 
     def state(self) -> dict:
-        """All that ``load`` needs to go on exactly: tensors, numbers and strings only."""
+        """All that ``load`` needs to continue exactly: tensors, numbers and strings only."""
+        position = {"step": self.step_number, "seconds": self.seconds, "settings": self.described()}
+        return {name: getattr(self, name).state_dict() for name in self.parts} | position
 
     def load(self, state: dict) -> None:
-        """Go on from a ``state()``; raises TrainingError when it belongs to other settings."""
+        """Continue from a ``state()``; raises TrainingError when it belongs to other settings."""
+        ours, theirs = json.loads(self.described()), json.loads(state["settings"])
+        changed = [name for name in ours if ours[name] != theirs.get(name) and name not in self.may_change]
+        if changed:
+            raise TrainingError(
+                f"the state was made with another {', '.join(changed)}; use the same or another folder (--out)."
+            )
+        for name in self.parts:
+            getattr(self, name).load_state_dict(state[name])
+        self.step_number, self.seconds = state["step"], state["seconds"]
+
+    def described(self) -> str:
+        """The settings as JSON."""
+        return json.dumps(asdict(self.settings) if is_dataclass(self.settings) else self.settings)
 
 
 def resume(trainer: Trainer, out: str | Path) -> None:
@@ -74,33 +108,44 @@ def resume(trainer: Trainer, out: str | Path) -> None:
 def train(
     trainer: Trainer,
     out: str | Path,
-    log: RunLog,
     *,
-    save_every: float,
+    save_every: float = 120.0,
     minutes: float | None = None,
-    after: Callable[[], None] = lambda: None,
+    log: str = "jsonl",
+    after: Callable[[RunLog], None] = lambda lines: None,
 ) -> None:
-    """Take all steps that are left, or stop after so many minutes; the state is on disk afterwards.
+    """Continue from the state in the folder, if there is one, take all steps that are left, and leave a state.
 
-    save_every: seconds between two states. after: called after every step.
     Where losses or weights are no longer finite it goes back to the state before with SLOWER times the rates, says so,
-    and logs it; after SETBACKS of that it raises TrainingError, and the state stays. Ctrl-C waits for the end of a step
-    and leaves a state too.
+    and logs it. Ctrl-C waits for the end of a step and leaves a state too.
+
+    Args:
+        out: folder of ``state.pt`` and the log.
+        save_every: seconds between two states.
+        minutes: stop after so many.
+        log: see ``open_log``.
+        after: called after every step with the log.
+
+    Raises:
+        ProgressError, TrainingError: for a ``state.pt`` that is not one or of other settings; for losses or weights
+            that are not finite after SETBACKS setbacks, while ``state.pt`` stays the last good one.
     """
     path = Path(out) / STATE_FILE
     end = math.inf if minutes is None else time.monotonic() + minutes * 60
+    resume(trainer, out)
     interval = 1 if sys.stderr.isatty() else 60
     options = {"initial": trainer.position, "unit": trainer.unit, "mininterval": interval, "file": sys.stderr}
     if trainer.position == 0:  # a state to go back to; and a folder that may not be written to is known at once
         _save(path, trainer)
-    with stopped_between_steps() as stopped, tqdm(total=trainer.goal, **options) as bar:
+    lines = open_log(log, out, json.loads(trainer.described()))
+    with lines, stopped_between_steps() as stopped, tqdm(total=trainer.goal, **options) as bar:
         done = False
         while not done:
             try:
-                _steps(trainer, path, log, bar, after, save_every, lambda: stopped() or time.monotonic() > end)
+                _steps(trainer, path, lines, bar, after, save_every, lambda: stopped() or time.monotonic() > end)
                 done = True
             except Diverged as error:
-                _go_back(trainer, path, log, error)
+                _go_back(trainer, path, lines, error)
         if stopped():
             raise KeyboardInterrupt
 
@@ -117,7 +162,7 @@ def _steps(trainer: Trainer, path: Path, log: RunLog, bar, after, save_every: fl
             bar.set_postfix({name: f"{value:.3g}" for name, value in row.items()}, refresh=False)
             facts = {"seconds": round(trainer.seconds, 1), "setbacks": trainer.setbacks}
             log.scalars(trainer.position, {**facts, **_rounded(row)})
-        after()
+        after(log)
         if now - saved > save_every:
             _save(path, trainer)
             saved = now

