@@ -79,7 +79,8 @@ def against_plain(
 
     Every way sees the same photo, feature network, weights of the loss and layers; the time spent on evaluating the
     images on the way is not counted. "reached" is the time at which the feature distance of the plain loop's end is
-    met. Writes ``inversion-plain.png``, the feature distance over the time, and ``inversion-faces.png``, both of the first.
+    met. Writes ``inversion-plain.png``, the feature distance over the time, and ``inversion-faces.png``, both of the
+    first.
     """
     found: dict[str, list[dict]] = {}
     for number, face in enumerate(faces.split(1)):
