@@ -8,12 +8,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from helpers.latents import Latents
 from helpers.losses import Loss
+
+if TYPE_CHECKING:  # a search of pixels needs no latents
+    from helpers.latents import Latents
 
 OPTIMIZERS = ("adam", "lbfgs", "lbfgs-batch")
 Schedule = Callable[[float], float]

@@ -22,12 +22,15 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from helpers.latents import Latents
 from helpers.optimizers import Optimization, OptimizationError, Step
+
+if TYPE_CHECKING:
+    from helpers.latents import Latents
 
 
 @dataclass(frozen=True)
