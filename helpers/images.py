@@ -3,6 +3,7 @@
 An image is a float32 tensor (B, 3, H, W), RGB, in [0, 1]. uint8 exists only at the file, by rounding.
 """
 
+import importlib
 import io
 import logging
 import math
@@ -10,7 +11,7 @@ import os
 import stat
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,10 @@ class ImageError(ValueError):
     """An image that cannot be read or used; the message is one sentence for the user."""
 
 
+def _refused(expected: str, found: str, advice: str) -> ImageError:
+    return ImageError(f"expected {expected} but {found}; {advice}")
+
+
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
@@ -72,8 +77,10 @@ def read_image(
     Raises ImageError when there is no such file, it is not an image, is damaged, has a side below MIN_SIDE or more than
     MAX_PIXELS pixels (seen in the header, before anything is decoded), or when the box lies outside it.
     """
-    image = _composite(_decode(source, name))
-    return _cut(image, size, box, name or _label(source))
+    name = name or _label(source)
+    rgba = _decode(source, name)
+    image = rgba if rgba.shape[1] == 3 else torch.lerp(torch.ones(()), rgba[:, :3], rgba[:, 3:])
+    return _cut(image, size, box, name)
 
 
 def read_rgba(
@@ -84,10 +91,10 @@ def read_rgba(
     The colours are those in the file, not composited; a file without transparency gives a mask of ones.
     Raises ImageError as read_image does.
     """
-    rgba = _decode(source, name)
-    image, alpha = (rgba[:, :3], rgba[:, 3:]) if rgba.shape[1] == 4 else (rgba, torch.ones_like(rgba[:, :1]))
     name = name or _label(source)
-    return _cut(image, size, box, name), _cut(alpha, size, box, name)
+    rgba = _decode(source, name)
+    alpha = rgba[:, 3:] if rgba.shape[1] == 4 else torch.ones_like(rgba[:, :1])
+    return _cut(rgba[:, :3], size, box, name), _cut(alpha, size, box, name)
 
 
 def _cut(image: torch.Tensor, size: int | None, box: Box | None, name: str) -> torch.Tensor:
@@ -103,29 +110,18 @@ def cut_box(image: torch.Tensor, box: Box, name: str) -> torch.Tensor:
         raise ImageError(f"{name}: {error}") from None
     height, width = image.shape[-2:]
     if min(height, width) < MIN_SIDE:
-        raise ImageError(
-            f"{name}: expected a box of at least {MIN_SIDE} x {MIN_SIDE} pixels but got {width} x {height}; "
-            "choose a larger one"
-        )
+        least = f"{name}: expected a box of at least {MIN_SIDE} x {MIN_SIDE} pixels"
+        raise ImageError(f"{least} but got {width} x {height}; choose a larger one")
     return image
 
 
-def _composite(rgba: torch.Tensor) -> torch.Tensor:
-    if rgba.shape[1] == 3:
-        return rgba
-    alpha = rgba[:, 3:]
-    return rgba[:, :3].mul_(alpha).add_(1 - alpha).contiguous()
-
-
-def _decode(source: Source, name: str | None) -> torch.Tensor:
+def _decode(source: Source, name: str) -> torch.Tensor:
     """The upright image as float32 (1, 3 or 4, H, W)."""
-    name = name or _label(source)
     uploaded = isinstance(source, bytes | bytearray | memoryview)
     data = bytes(source) if uploaded else _read_bytes(source, name)
     if not data:
-        raise ImageError(f"expected an image but {name} is empty (0 bytes); copy or download it again")
-    if len(data) > MAX_BYTES:
-        raise _too_many_bytes(name, len(data))
+        raise _refused("an image", f"{name} is empty (0 bytes)", "copy or download it again")
+    _check_bytes(name, len(data))
     with warnings.catch_warnings(), _silent() if data[:2] in (b"II", b"MM") else nullcontext():
         warnings.simplefilter("ignore")  # Pillow warns of damage that it can live with
         return _to_tensor(_open(data, name), name)
@@ -150,72 +146,58 @@ def _label(source: Source) -> str:
     return Path(source).name or str(source)
 
 
-def _too_many_bytes(name: str, count: int) -> ImageError:
-    return ImageError(
-        f"expected an image file of at most {MAX_BYTES // 10**6} MB but {name} has {count // 10**6} MB; "
-        "save a smaller copy"
-    )
+def _check_bytes(name: str, count: int) -> None:
+    if count > MAX_BYTES:
+        most = f"an image file of at most {MAX_BYTES // 10**6} MB"
+        raise _refused(most, f"{name} has {count // 10**6} MB", "save a smaller copy")
 
 
 def _read_bytes(path: str | os.PathLike, name: str) -> bytes:
     try:
         path = os.path.expanduser(path)
         status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise ImageError(f"expected an image file but {name} is a folder; name a file in it")
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError(f"expected an image file but {name} is a device or a pipe; save it to a file first")
-        if status.st_size > MAX_BYTES:
-            raise _too_many_bytes(name, status.st_size)
-        return Path(path).read_bytes()
     except FileNotFoundError:
-        raise ImageError(f"expected an image file but there is no {path}; check the path") from None
+        raise _refused("an image file", f"there is no {path}", "check the path") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a 0 byte in it
+        raise _refused("the path of an image file", f"{name!r} gives '{error}'", "check the path") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise _refused("an image file", f"{name} is a folder", "name a file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise _refused("an image file", f"{name} is a device or a pipe", "save it to a file first")
+    _check_bytes(name, status.st_size)
+    try:
+        return Path(path).read_bytes()
     except OSError as error:
-        raise ImageError(f"expected a readable image file but {name} gives '{error.strerror}'; check it") from None
-    except ValueError as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(f"expected the path of an image file but got {path!r}; check the path") from None
+        raise _refused("a readable image file", f"{name} gives '{error.strerror}'", "check it") from None
 
 
 def _open(data: bytes, name: str) -> Image.Image:
     """The decoded, upright first frame in sRGB. The size in the header is checked before decoding."""
     Image.init()
-    _add_heif()
+    with suppress(ImportError):  # an optional package
+        importlib.import_module("pillow_heif").register_heif_opener()
     formats = [known for known in FORMATS if known in Image.OPEN]  # an old Pillow has no AVIF
     if data.endswith(TGA_MARK) or name.lower().endswith(".tga"):
         formats.append("TGA")
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
+        width, height = image.size
     except Image.DecompressionBombError:
-        raise _too_many_pixels(name, "far more") from None
+        width = height = math.inf
     except Exception:  # damaged files make Pillow raise nearly everything
         raise _not_an_image(data, name) from None
-    width, height = image.size
     if width * height > MAX_PIXELS:
-        raise _too_many_pixels(name, f"{width} x {height}")
+        most = f"an image of at most {MAX_PIXELS // 10**6} million pixels"
+        raise _refused(most, f"{name} has {width} x {height}", "shrink or crop it first")
     if min(width, height) < MIN_SIDE:
-        raise ImageError(
-            f"expected an image with sides of at least {MIN_SIDE} pixels but {name} has {width} x {height}; "
-            "choose a larger one"
-        )
+        least = f"an image with sides of at least {MIN_SIDE} pixels"
+        raise _refused(least, f"{name} has {width} x {height}", "choose a larger one")
     try:
         image.load()
         return _to_srgb(_upright(image))
     except Exception:
-        raise ImageError(
-            f"expected a whole image but {name} is a truncated or damaged {image.format} file; "
-            "copy or download it again"
-        ) from None
-
-
-def _add_heif() -> None:
-    """Let Pillow read HEIC where the package is installed."""
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError:
-        return
-    register_heif_opener()
+        found = f"{name} is a truncated or damaged {image.format} file"
+        raise _refused("a whole image", found, "copy or download it again") from None
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -251,36 +233,23 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     return image
 
 
-def _too_many_pixels(name: str, came: str) -> ImageError:
-    return ImageError(
-        f"expected an image of at most {MAX_PIXELS // 10**6} million pixels but {name} has {came}; "
-        "shrink or crop it first"
-    )
-
-
 def _not_an_image(data: bytes, name: str) -> ImageError:
     start = data[:512].lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")):
-        return ImageError(f"expected an image but {name} is a web page; download the image itself")
+        return _refused("an image", f"{name} is a web page", "download the image itself")
     if data[4:8] == b"ftyp":
-        return ImageError(f"expected an image but {name} is HEIC or a video; install pillow-heif, or export it as JPEG")
-    return ImageError(
-        f"expected an image (PNG, JPEG, WebP, GIF, TIFF, BMP, PPM, TGA, JPEG 2000, AVIF or HEIC) but {name} cannot be "
-        "read as one; open it in an image editor and save it as PNG"
-    )
+        return _refused("an image", f"{name} is HEIC or a video", "install pillow-heif, or export it as JPEG")
+    known = "an image (PNG, JPEG, WebP, GIF, TIFF, BMP, PPM, TGA, JPEG 2000, AVIF or HEIC)"
+    return _refused(known, f"{name} cannot be read as one", "open it in an image editor and save it as PNG")
 
 
 def _to_tensor(image: Image.Image, name: str) -> torch.Tensor:
     if image.mode.startswith("I") or image.mode == "F":
         return _deep_grey(np.asarray(image), name)
-    transparent = image.has_transparency_data
     try:
-        pixels = np.asarray(image.convert("RGBA" if transparent else "RGB"))
+        return from_uint8(np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB")))
     except Exception:
-        raise ImageError(
-            f"expected an RGB, grey, palette or CMYK image but {name} is {image.mode}; save it as PNG"
-        ) from None
-    return from_uint8(pixels)
+        raise _refused("an RGB, grey, palette or CMYK image", f"{name} is {image.mode}", "save it as PNG") from None
 
 
 def _deep_grey(pixels: np.ndarray, name: str) -> torch.Tensor:
@@ -290,9 +259,8 @@ def _deep_grey(pixels: np.ndarray, name: str) -> torch.Tensor:
     """
     peak = 1 if pixels.dtype.kind == "f" else 255 if pixels.max() <= 255 else 65535
     if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= peak):
-        raise ImageError(
-            f"expected grey values in 0…{peak} but {name} holds {pixels.min():g}…{pixels.max():g}; save it as PNG"
-        )
+        found = f"{name} holds {pixels.min():g}…{pixels.max():g}"
+        raise _refused(f"grey values in 0…{peak}", found, "save it as PNG")
     grey = torch.from_numpy(pixels.astype(np.float32) / peak)
     return grey[None, None].repeat(1, 3, 1, 1)
 
