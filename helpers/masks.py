@@ -221,7 +221,7 @@ def _described(text: str, size: int) -> Tensor:
             return DESCRIBED[kind](size, values)
         except (TypeError, ValueError, IndexError) as error:
             raise MaskError(f"{text[:60]!r} describes no {kind}: {error}") from error
-    if not os.path.exists(text):
+    if not os.path.exists(os.path.expanduser(text)):
         raise MaskError(
             f"a mask is {', '.join(SHAPES)}, box:…, ellipse:…, polygon:… or an image file; {text[:60]!r} is "
             "none of them."

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from helpers.blending import WEIGHTS, Edit, EditOptions, Editor, measure
-from helpers.commands.common import app, device_of, print_table
+from helpers.commands.common import MASK_RULE, app, device_of, print_table
 from helpers.commands.options import with_options
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MASK = "half, left, right, top, bottom, ellipse, eyes, mouth, box:…, ellipse:…, polygon:… or a file"
-Mask = Annotated[str, typer.Option(help=f"{MASK}.")]
+Mask = Annotated[str, typer.Option(help=f"{MASK} ({MASK_RULE}).")]
 Invert = Annotated[bool, typer.Option("--invert-mask", help="Exchange inside and outside.")]
 Photo = Annotated[Path, typer.Argument(help="Photo, or latents (.safetensors).")]
 WEIGHT_HELP = {
@@ -189,7 +189,7 @@ def blend(
 @with_options
 def inpaint(
     photo: Photo,
-    mask: Annotated[str, typer.Option(help=f"The hole, white in a file: {MASK}.")] = "mouth",
+    mask: Annotated[str, typer.Option(help=f"The hole: {MASK} ({MASK_RULE}).")] = "mouth",
     *,
     run: Run,
     options: EditOptions,

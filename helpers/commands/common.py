@@ -13,6 +13,7 @@ import typer
 
 from helpers.commands.options import whole64
 
+MASK_RULE = "white is inside; in a partly transparent file, what is opaque"
 # rich takes longer to import than all the rest
 PLAIN = {"no_args_is_help": True, "rich_markup_mode": None, "context_settings": {"max_content_width": 110}}
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, **PLAIN)

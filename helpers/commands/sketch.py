@@ -11,7 +11,7 @@ from typing import Annotated
 import torch
 import typer
 
-from helpers.commands.common import Device, Log, Model, Out, app, device_of, print_table
+from helpers.commands.common import MASK_RULE, Device, Log, Model, Out, app, device_of, print_table
 from helpers.commands.options import with_options
 from helpers.sketch import (
     Candidates,
@@ -34,7 +34,7 @@ def sketch(
     constraints: Annotated[
         str | None, typer.Option(help="NAME=WEIGHT,… of colour, edge, perceptual, realism, prior.")
     ] = None,
-    mask: Annotated[Path | None, typer.Option(help="Image that is white where the sketches count.")] = None,
+    mask: Annotated[Path | None, typer.Option(help=f"Where the sketches count: {MASK_RULE}.")] = None,
     device: Device = None,
     log: Log = "jsonl",
 ) -> None:
@@ -84,8 +84,10 @@ def sketch_files(
     from helpers.features import load_features
     from helpers.files import unique_stems, write_json
     from helpers.generators import load_generator
+    from helpers.photos import photo_files
     from helpers.progress import Progress
 
+    sketches = photo_files(sketches)
     out, generator, features = Path(out), load_generator(model, device), load_features(device=device)
     options = options or SketchOptions()
     options = replace(options, space=space_of(generator, options.space))

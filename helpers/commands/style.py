@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from helpers.commands.common import Device, Log, Out, app, data_app, device_of, layers_of, print_table
+from helpers.commands.common import MASK_RULE, Device, Log, Out, app, data_app, device_of, layers_of, print_table
 from helpers.commands.options import with_options
 from helpers.style_transfer import StyleOptions
 
@@ -60,10 +60,11 @@ def stylize_photos(
     from helpers.commands.runs import RunError
     from helpers.features import load_features
     from helpers.files import unique_stems, write_json
+    from helpers.photos import photo_files
     from helpers.progress import Progress
     from helpers.style_transfer.criterion import STYLE_LAYERS, check_weights, layer_weights
 
-    options = replace(options or StyleOptions(), **changes)
+    options, contents = replace(options or StyleOptions(), **changes), photo_files(contents)
     check_weights(options.weights)
     out, network = Path(out), load_features(features, device, pooling)
     chosen = STYLE_LAYERS if options.patches or options.style_layers is None else options.style_layers
@@ -188,7 +189,7 @@ def style(
     style_layers: Annotated[str | None, typer.Option(help="By default 1_1,2_1,3_1,4_1,5_1.")] = None,
     mix: Annotated[bool, typer.Option("--mix", help="All styles in one image.")] = False,
     weights: Annotated[str | None, typer.Option(help="Shares of the styles that are mixed, such as 2,1.")] = None,
-    mask: Annotated[list[Path] | None, typer.Option(help="One mask file per style: white where it goes.")] = None,
+    mask: Annotated[list[Path] | None, typer.Option(help=f"One mask file per style: {MASK_RULE}.")] = None,
     features: Annotated[str | None, typer.Option(help="vgg19, vgg19-slim or a file; vgg19 if it is here.")] = None,
     pooling: Annotated[str, typer.Option(help="avg or max.")] = "avg",
     film: Annotated[bool, typer.Option("--film", help="GIF and MP4 of the process too.")] = False,
