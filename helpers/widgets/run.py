@@ -220,7 +220,7 @@ class RunBox(widgets.VBox):
         """The result, the reference, and what is under them."""
         figures = [figure_html(title, sheet, width)]
         if reference is not None:
-            figures.append(figure_html(self.title, reference, RESULT))
+            figures.append(figure_html(self.title, reference, min(RESULT, PAGE - 12 - width)))
         return f'<div style="width:{PAGE}px;max-width:100%">{row_html(*figures)}{below}</div>'
 
     def _keep(self, sheet: Tensor) -> None:

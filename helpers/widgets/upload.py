@@ -123,7 +123,7 @@ class PhotoUpload(widgets.VBox):
         self.done = widgets.ToggleButton(False, description="Crop", layout=widgets.Layout(display="none"))
         self.cropper = SliderCropBox() if anywidget is None else CropBox()
         self.view, self.message = widgets.HTML(), widgets.HTML()
-        self.crop = widgets.HBox([self.cropper, self.view], layout=widgets.Layout(display="none", **WRAP))
+        self.crop = widgets.HBox(layout=widgets.Layout(display="none", **WRAP))
         super().__init__([widgets.HBox([self.button, self.done]), self.message, self.crop])
         self.button.observe(lambda change: self.receive(change["new"]), "value")
         self.done.observe(lambda change: self._open(change["new"]), "value")
@@ -156,6 +156,7 @@ class PhotoUpload(widgets.VBox):
         self.cropper.size, self.cropper.turn, self.cropper.photo = [width, height], turn, jpeg_url(shown)
         self.cropper.box = list(box)
         self.photo, self.name = photo, name
+        self.crop.children = [self.cropper, self.view]
         self.done.layout.display, self.done.value = None, True
         self._cut()
 
