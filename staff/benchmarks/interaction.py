@@ -71,7 +71,7 @@ SLIDE = """async ([selector, moves]) => {  // milliseconds from a key on the sli
         times.push(performance.now() - from);
     }
     return times; }"""  # noqa: E501
-WATCH = """async ([selector, seconds]) => {  // pictures that were shown; told of each, as asking would cost the run
+WATCH = """async ([selector, seconds]) => {  // pictures that were shown; observed, as asking would cost the run
     const root = document.querySelector(selector);
     let count = 0, last = "";
     const watch = new MutationObserver(() => {

@@ -1,9 +1,9 @@
-"""Drive a notebook as a reader does: a JupyterLab server of its own and headless Chromium, real mouse and all.
+"""Drive a notebook as a reader does: with a JupyterLab server of its own, headless Chromium and a real mouse.
 
 with Lab(notebook) as lab:
     lab.run_all()                         # CellError with the traceback of a cell that failed
     lab.press("Start")
-    lab.drag("perceptual", 100)
+    lab.drag("perceptual", 0.8)
     lab.kernel("panel.job.state")         # an expression, evaluated in the kernel
 """
 
@@ -30,7 +30,7 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync"]
-SETTINGS = {  # of the throw-away JupyterLab: every cell in the page, nothing saved, no news fetched
+SETTINGS = {  # the temporary JupyterLab has every cell in the page, saves nothing and fetches no news
     "notebook-extension/tracker": {"windowingMode": "none", "kernelShutdown": True},
     "docmanager-extension/plugin": {"autosave": False},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
@@ -62,14 +62,6 @@ def find_browser() -> str | None:
 
 
 NO_SUBSHELLS = {"apputils-extension/kernels-settings": {"commsOverSubshells": "disabled"}}
-
-
-def _in_small_steps(points, moves: int = 10):
-    """Points along a path, evenly between its corners."""
-    for (x, y), (u, v) in zip(points, points[1:], strict=False):
-        yield from ((x + (u - x) * i / moves, y + (v - y) * i / moves) for i in range(1, moves + 1))
-
-
 MODELS = "[*(lambda w: getattr(w, '_instances', None) or w.Widget.widgets)(__import__('ipywidgets').widgets.widget)]"
 
 
@@ -84,13 +76,9 @@ class Lab:
     SUBSHELLS=off has comm messages wait for the cell that runs, as on Colab.
     """
 
-    def __init__(self, notebook, *, viewport=(1280, 1000), timeout=300, subshells=None, through=None):
+    def __init__(self, notebook, *, viewport=(1280, 1000), timeout=300, through=None):
         self.notebook, self.kernel_python = Path(notebook).resolve(), os.environ.get("KERNEL_PYTHON", sys.executable)
-        self.viewport, self.timeout = viewport, timeout  # seconds
-        self.through = through
-        if subshells is None:
-            subshells = os.environ.get("SUBSHELLS") != "off"
-        self.settings = SETTINGS if subshells else SETTINGS | NO_SUBSHELLS
+        self.viewport, self.timeout, self.through = viewport, timeout, through  # timeout: seconds
         self.errors: list[str] = []
         self.sent: list[str] = []  # what the page sent to the kernel
         self.stack = contextlib.ExitStack()
@@ -98,9 +86,7 @@ class Lab:
     def __enter__(self):
         with contextlib.ExitStack() as undo:
             undo.callback(self.stack.close)
-            folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
-            address = self._start_server(folder)
-            self._open(address)
+            self._open(self._start_server(Path(self.stack.enter_context(tempfile.TemporaryDirectory()))))
             undo.pop_all()
         return self
 
@@ -110,22 +96,28 @@ class Lab:
     # --- server and page --------------------------------------------------------------------------------------------
 
     def _start_server(self, folder: Path) -> str:
-        self._write_settings(folder)
+        """Start JupyterLab with settings, kernel and history in a folder of its own; the address of the notebook."""
+        settings = SETTINGS | (NO_SUBSHELLS if os.environ.get("SUBSHELLS") == "off" else {})
+        files = {f"settings/@jupyterlab/{name}.jupyterlab-settings": values for name, values in settings.items()}
+        command = [self.kernel_python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        kernel = {"argv": command, "display_name": "Python 3", "language": "python"}
+        for name, content in (files | {"data/kernels/python3/kernel.json": kernel}).items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(json.dumps(content))
+        places = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_PATH": "data", "JUPYTER_RUNTIME_DIR": "runtime"}
+        places |= {
+            "JUPYTERLAB_SETTINGS_DIR": "settings",
+            "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+            "IPYTHONDIR": "ipy",
+        }
+        environment = os.environ | {name: str(folder / place) for name, place in places.items()}
+        environment["PYTHONPATH"] = str(ROOT)
+        if self.kernel_python != sys.executable:  # its widgets need the browser's part of the same version
+            environment["JUPYTER_PATH"] += os.pathsep + str(Path(self.kernel_python).parents[1] / "share" / "jupyter")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         token = secrets.token_hex(16)
-        places = {"CONFIG_DIR": "config", "PATH": "data", "RUNTIME_DIR": "runtime"}
-        environment = {
-            **os.environ,
-            **{f"JUPYTER_{name}": str(folder / place) for name, place in places.items()},
-            "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
-            "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
-            "IPYTHONDIR": str(folder / "ipython"),
-            "PYTHONPATH": str(ROOT),
-        }
-        if self.kernel_python != sys.executable:  # its widgets need the browser's part of the same version
-            environment["JUPYTER_PATH"] += os.pathsep + str(Path(self.kernel_python).parents[1] / "share" / "jupyter")
         options = ["--no-browser", "--allow-root", "--expose-app-in-browser", "--ServerApp.ip=127.0.0.1"]
         options += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
         options += [f"--ServerApp.root_dir={self.notebook.parent}", "--LabApp.extension_manager=readonly"]
@@ -141,18 +133,6 @@ class Lab:
             self.stack.callback(link.close)
             port = link.port
         return f"http://127.0.0.1:{port}/lab/workspaces/test/tree/{self.notebook.name}?reset&token={token}"
-
-    def _write_settings(self, folder: Path) -> None:
-        for name, values in self.settings.items():
-            path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(values))
-        spec = folder / "data" / "kernels" / "python3"
-        spec.mkdir(parents=True)
-        command = [self.kernel_python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        spec.joinpath("kernel.json").write_text(
-            json.dumps({"argv": command, "display_name": "Python 3", "language": "python"})
-        )
 
     def _answers(self, port: int, token: str) -> bool:
         if self.server.poll() is not None:
@@ -179,12 +159,11 @@ class Lab:
         self.page.set_default_timeout(1000 * self.timeout)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", lambda line: line.type == "error" and self.errors.append(line.text))
-        self.page.on("websocket", lambda socket: socket.on("framesent", self._keep))
+        decoded = lambda frame: frame if isinstance(frame, str) else frame.decode(errors="replace")  # noqa: E731
+        keep = lambda frame: self.sent.append(decoded(frame))  # noqa: E731
+        self.page.on("websocket", lambda socket: socket.on("framesent", keep))
         self.page.goto(address)
         self._wait_until_ready()
-
-    def _keep(self, frame) -> None:
-        self.sent.append(frame if isinstance(frame, str) else frame.decode(errors="replace"))
 
     def _wait_until_ready(self) -> None:
         self.page.wait_for_function(
@@ -194,7 +173,7 @@ class Lab:
         )
 
     def reload(self) -> None:
-        """Save the notebook and load the page anew; the kernel lives on."""
+        """Save the notebook and reload the page; the kernel lives on."""
         self.page.evaluate("jupyterapp.commands.execute('docmanager:save')")
         self.page.reload()
         self._wait_until_ready()
@@ -208,14 +187,10 @@ class Lab:
             time.sleep(0.05)
         return True
 
-    def until(self, condition, message: str):
-        """Wait for a condition to hold; its value."""
-        end = time.monotonic() + self.timeout
-        while not (value := condition()):
-            if time.monotonic() > end:
-                raise TimeoutError(f"{message} within {self.timeout} s")
-            time.sleep(0.05)
-        return value
+    def until(self, condition, message: str) -> None:
+        """Wait for a condition to hold."""
+        if not self.wait(condition, self.timeout):
+            raise TimeoutError(f"{message} within {self.timeout} s")
 
     # --- notebook and kernel ----------------------------------------------------------------------------------------
 
@@ -261,12 +236,8 @@ class Lab:
         flag = Path(self.notebook.parent, "busy")
         flag.touch()
         code = f"import os, time\nwhile os.path.exists({str(flag)!r}): time.sleep(0.05)"
-        self.page.evaluate(
-            """(code) => {
-                jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({code});
-            }""",
-            code,
-        )
+        kernel = "jupyterapp.shell.currentWidget.sessionContext.session.kernel"
+        self.page.evaluate(f"code => {{ {kernel}.requestExecute({{code}}); }}", code)
         try:
             yield
         finally:
@@ -318,34 +289,27 @@ class Lab:
     def touch(self, *fingers, selector: str) -> None:
         """Touch with one or more fingers and lift them together; each is a list of points as in ``stroke``."""
         session = self.page.context.new_cdp_session(self.page)
-        paths = [self._on(selector, points) for points in fingers]
+        paths = [_in_small_steps(self._on(selector, points)) for points in fingers]
 
-        def send(kind: str, spots) -> None:
+        def send(kind: str, spots=()) -> None:
             spots = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(spots)]
             session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": spots})
 
         for last in range(1, len(paths) + 1):  # one finger comes after the other
             send("touchStart", [path[0] for path in paths[:last]])
-        for spots in zip(*map(_in_small_steps, paths), strict=True):
+        for spots in zip(*paths, strict=True):
             send("touchMove", spots)
-        send("touchEnd", [])
+        send("touchEnd")
         session.detach()
 
     def pen(self, points, selector: str) -> None:
         """Draw through points with a pen, as ``stroke`` does with the mouse."""
         session = self.page.context.new_cdp_session(self.page)
-        first, *others = self._on(selector, points)
-
-        def send(kind: str, spot) -> None:
-            state = {"button": "left", "buttons": 0 if kind == "mouseReleased" else 1, "clickCount": 1}
-            session.send(
-                "Input.dispatchMouseEvent", {"type": kind, "x": spot[0], "y": spot[1], "pointerType": "pen", **state}
-            )
-
-        send("mousePressed", first)
-        for spot in _in_small_steps([first, *others]):
-            send("mouseMoved", spot)
-        send("mouseReleased", [first, *others][-1])
+        path = _in_small_steps(self._on(selector, points))
+        kinds = ["mousePressed", *["mouseMoved"] * (len(path) - 1), "mouseReleased"]
+        for kind, (x, y) in zip(kinds, [*path, path[-1]], strict=True):
+            state = {"button": "left", "buttons": int(kind != "mouseReleased"), "clickCount": 1, "pointerType": "pen"}
+            session.send("Input.dispatchMouseEvent", {"type": kind, "x": x, "y": y, **state})
         session.detach()
 
     def choose_file(self, text: str, path, root: str = "body") -> None:
@@ -359,7 +323,14 @@ class Lab:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with Image.open(io.BytesIO(self.page.locator(selector).first.screenshot())) as picture:
             picture = picture.convert("RGB")
-        left, top, right, bottom = ImageOps.invert(picture).getbbox() or (0, 0, *picture.size)
-        (width, height), rim = picture.size, 8
-        box = (max(0, left - rim), max(0, top - rim), min(width, right + rim), min(height, bottom + rim))
-        picture.crop(box).save(path, optimize=True)
+        box, rim = ImageOps.invert(picture).getbbox() or (0, 0, *picture.size), 8
+        picture = ImageOps.expand(picture.crop(box), rim, "white")
+        picture.save(path, optimize=True)
+
+
+def _in_small_steps(points, moves: int = 10) -> list[tuple[float, float]]:
+    """Points along a path, evenly between its corners, which are among them."""
+    path = list(points[:1])
+    for (x, y), (u, v) in zip(points, points[1:], strict=False):
+        path += [(x + (u - x) * i / moves, y + (v - y) * i / moves) for i in range(1, moves + 1)]
+    return path

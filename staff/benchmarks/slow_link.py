@@ -1,14 +1,12 @@
-"""A slow link on one machine: a TCP proxy that delays what passes and lets through so many bits a second."""
+"""A slow link on one machine: a TCP proxy that delays what passes and limits the bits per second."""
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import socket
+import asyncio
 import threading
-import time
 
 CHUNK = 4096  # bytes: about 4 ms at 8 Mbit/s
+LINE = 0.25  # seconds of data that may wait
 
 
 class SlowLink:
@@ -19,44 +17,28 @@ class SlowLink:
 
     def __init__(self, port: int, delay: float = 0.12, rate: float = 8e6):
         self.target, self.delay, self.rate = port, delay, rate
-        self.server = socket.create_server(("127.0.0.1", 0))
-        self.port = self.server.getsockname()[1]
         self.free = {"up": 0.0, "down": 0.0}  # when the line has sent what it has
-        self.lock = threading.Lock()
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        opened = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._join, "127.0.0.1", 0), self.loop)
+        self.port = opened.result().sockets[0].getsockname()[1]
 
     def close(self) -> None:
-        self.server.close()
+        self.loop.call_soon_threadsafe(self.loop.stop)
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # closed
-            while True:
-                near, _ = self.server.accept()
-                far = socket.create_connection(("127.0.0.1", self.target))
-                for way, source, sink in (("up", near, far), ("down", far, near)):
-                    line = queue.Queue()
-                    threading.Thread(target=self._read, args=(way, source, line), daemon=True).start()
-                    threading.Thread(target=self._write, args=(line, sink), daemon=True).start()
+    async def _join(self, near_in: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
+        far_in, far_out = await asyncio.open_connection("127.0.0.1", self.target)
+        await asyncio.gather(self._forward("up", near_in, far_out), self._forward("down", far_in, near_out))
 
-    def _read(self, way: str, source: socket.socket, line: queue.Queue) -> None:
-        data = b"more"
-        while data:
+    async def _forward(self, way: str, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while not sink.is_closing():
             try:
-                data = source.recv(CHUNK)
+                data = await source.read(CHUNK)
             except OSError:
                 data = b""
-            with self.lock:
-                now = time.monotonic()
-                self.free[way] = max(now, self.free[way]) + 8 * len(data) / self.rate
-                line.put((self.free[way] + self.delay / 2, data))
-            time.sleep(max(0.0, self.free[way] - now - 0.25))  # no more than a quarter of a second waits in line
-
-    def _write(self, line: queue.Queue, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                due, data = line.get()
-                time.sleep(max(0.0, due - time.monotonic()))
-                if not data:
-                    sink.shutdown(socket.SHUT_WR)
-                    return
-                sink.sendall(data)
+            self.free[way] = max(self.loop.time(), self.free[way]) + 8 * len(data) / self.rate
+            due = self.free[way] + self.delay / 2
+            self.loop.call_at(due, *((sink.write, data) if data else (sink.close,)))
+            if not data:
+                return
+            await asyncio.sleep(self.free[way] - self.loop.time() - LINE)
