@@ -7,7 +7,6 @@ import time
 import pytest
 import torch
 
-from helpers.inversion import Inversion, project
 from helpers.widgets.job import Job
 from helpers.widgets.live import Pace
 from tests.support.waiting import PATIENCE, until
@@ -123,18 +122,6 @@ def test_the_thread_has_the_autocast_of_its_maker():
     with torch.autocast("cpu", torch.bfloat16):
         job = ended(lambda: (dtype() for _ in range(1)), record=str)
     assert job.history == ["torch.bfloat16"] and dtype() == torch.float32
-
-
-def test_an_inversion_as_a_job_is_the_inversion(generator, features, target):
-    options = {"features": features, "weights": {"l1": 1.0, "perceptual": 1.0, "delta": 0.0}, "steps": 12}
-    with torch.no_grad():
-        job = Job(lambda: Inversion(generator, target, "w+", **options))
-        job.start()
-    assert job.wait(PATIENCE) and job.error is None
-    direct = project(generator, target, "w+", **options)
-    torch.testing.assert_close(job.iterator.result().latents.code, direct.latents.code)
-    assert [losses["total"] for losses in job.history] == pytest.approx(direct.history["total"][:, 0].tolist())
-    assert set(job.history[0]) == {"l1", "perceptual", "total"}
 
 
 class Watched:

@@ -194,27 +194,6 @@ def test_a_weight_reaches_the_running_iterator_and_nothing_else_may_change(panel
     assert panel.history.entries  # what was stopped is kept
 
 
-def test_weights_of_a_criterion_change_too(panel):
-    class Criterion:
-        weights = {"l1": 1.0}
-
-    class Other(Run):
-        def __init__(self):
-            super().__init__(5000)
-            del self.weights
-            self.criterion = Criterion()
-
-        def __iter__(self):
-            for number in range(5000):
-                time.sleep(0.002)
-                yield Step(number, torch.ones(1), {}, self)
-
-    panel.make = lambda settings: Other()
-    begin(panel)
-    panel.controls["l1"].value = 2.0
-    until(lambda: Criterion.weights["l1"] == 2.0)
-
-
 # --- results ---------------------------------------------------------------------------------------------------------
 
 
