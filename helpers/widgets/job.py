@@ -34,13 +34,9 @@ class Job:
         ended: called in the thread with the iterator after a run that took a step, even if it was stopped or failed:
             for what must be done whether or not anybody watches.
 
-    Attributes:
-        state: "ready", "running", "paused", then "finished", "stopped" or "failed".
-        iterator: what ``make_iterator`` returned, None until then.
-        history: a record of every step.
-        error: the exception of a failed job. ended_error: that of ``ended``.
-        seconds: time spent in steps, without pauses. seconds_of_calls: time spent in what ``call()`` asked for.
-        marks: (end on the clock of ``time.perf_counter``, seconds) of every step.
+    Attributes: state, "ready", "running", "paused", then "finished", "stopped" or "failed"; iterator, None until it is
+    made; history; error, the exception of a failed job; ended_error, that of ``ended``; seconds in steps, and
+    seconds_of_calls in what ``call()`` asked for; marks, (end by ``time.perf_counter``, seconds) of every step.
     """
 
     current: Job | None = None

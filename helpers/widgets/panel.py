@@ -9,24 +9,13 @@ Everything that runs is a plain iterator of the lesson's module, with
 A lesson's panel is then little more than its controls:
 
     class CrossoverPanel(RunPanel):
-        title, choosers = "inside", ("x", "y")
-        presets = {"Pixels": {"perceptual": 0.0}}
-
         def __init__(self, generator, features, photos, **values):
             self.editor = Editor(generator, features)
-            controls = {name: dropdown(name, list(photos)) for name in self.choosers}
-            controls["steps"] = int_slider("steps", 200, 10, 1000, 10)
+            controls = {"x": dropdown("inside", list(photos)), "steps": int_slider("steps", 200, 10, 1000, 10)}
             super().__init__(controls, WEIGHTS["crossover"], photos=photos, values=values)
 
         def make(self, settings):              # what runs; called in the job's thread
-            return self.editor.crossover(self.chosen_photo("x"), self.chosen_photo("y"), half(64), **settings)
-
-        def reference(self):                   # shown with it; PSNR; before / after
-            return self.chosen_photo("x")
-
-    panel = CrossoverPanel(...)
-    panel                                      # the last line of a cell
-    panel.result, panel.settings, panel.state()
+            return self.editor.crossover(self.chosen_photo("x"), y, half(64), **settings)
 
 The same without widgets: ``panel.make(panel.settings)`` is the iterator.
 """
@@ -72,30 +61,26 @@ OUT = "output/panels"
 class RunPanel(RunBox):
     """Controls around a run, and below it: before and after, history, candidates, code, files. See the module.
 
-    A panel sets, as attributes of its class or in ``__init__``:
-        function: full name of what does the same without the panel; arguments(): its positional arguments, as code.
-        then: code after the call, e.g. ".run()".
-        presets: name to values of controls and weights; "Reset" is always there.
-        choosers: names of the controls that choose a photo. labels: of weights too.
-        powers: lowest and highest power of ten of each weight, if not (-2, 2).
+    A panel sets: function, the full name of what does the same without the panel, and then, code after the call, e.g.
+    ".run()"; presets, name to values of controls and weights ("Reset" is always there); choosers, names of the controls
+    that choose a photo; labels of weights, if not their names; powers, lowest and highest power of ten of each weight.
 
     Args:
         controls: name to widget with a ``value``; they are disabled during a run.
         weights: name to first value of the loss weights: log sliders that stay enabled.
         canvases: name to canvas of ``drawing_canvas``, shown on top and kept in the state file.
-        photos: name to photo (1, 3, H, W) in [0, 1], to which one can be uploaded.
+        photos: name to photo (1, 3, H, W) in [0, 1]; others can be uploaded.
         out: folder for what is saved.
         values: first values of controls by name. Raises ValueError for a control that does not exist.
 
-    Attributes:
-        controls: all of them by name, weights too. settings: what they say, as the options of ``function``.
-        history: a Gallery. compare: a BeforeAfter. chosen: index of the candidate that was clicked, 0 before.
+    Attributes: controls, all of them by name, weights too; settings, what they say, as the options of ``function``;
+    history and candidates, galleries; compare, before and after; chosen, index of the candidate that was clicked.
     """
 
     function, then = "", ""
     presets: Mapping[str, Mapping[str, Any]] = {}
-    choosers: tuple[str, ...] = ()
     powers: Mapping[str, tuple[int, int]] = {}
+    choosers: tuple[str, ...] = ()
 
     def __init__(
         self,

@@ -8,8 +8,7 @@ import io
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import wait
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ipywidgets as widgets
 import torch
@@ -27,10 +26,8 @@ IDLE = 0.3  # seconds until the next question if there is nothing new, as in a p
 FRAMES = 120  # kept for a GIF or MP4; a longer run keeps every second, every fourth, ...
 
 
-@dataclass(frozen=True)
-class Seen:
-    """A step as it is shown: its number, its images as one picture (1, 3, H, W) in [0, 1], its
-    width on the screen, and the PSNR of the first image."""
+class Seen(NamedTuple):
+    """A step as it is shown: its number, its images as one sheet and the sheet's width, the PSNR of the first image."""
 
     number: int
     sheet: Tensor
@@ -48,11 +45,9 @@ def decibel(images: Tensor, reference: Tensor | None) -> float | None:
 class RunBox(widgets.VBox):
     """Buttons and live picture of a run; a panel is one with controls.
 
-    Attributes:
-        settings: what ``make`` is called with. title: of the reference. labels: of losses, if not their names.
-        job: the last run, None before. result: of it, the best so far while it runs.
-        buttons, view, message: its widgets. frames: the pictures that were shown, for a film. before: the reference
-        when the run started.
+    Attributes: settings, what ``make`` is called with; title of the reference; labels of losses, if not their names;
+    job, the last run, None before; result of it, the best so far while it runs; buttons, view and message, widgets;
+    frames, the pictures that were shown, for a film; before, the reference when the run started.
     """
 
     title = "target"
@@ -130,18 +125,18 @@ class RunBox(widgets.VBox):
 
     def pause(self) -> None:
         """Halt after the current step."""
-        if self.job is not None:
+        if self.job:
             self.job.pause()
             self._enable()
 
     def stop(self) -> None:
         """End after the current step; the best so far is kept."""
-        if self.job is not None:
+        if self.job:
             self.job.stop()
             self._frame()
 
     def close(self) -> None:
-        if self.job is not None:
+        if self.job:
             self.job.stop()
         super().close()
 
