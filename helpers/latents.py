@@ -14,8 +14,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from helpers.files import atomic_path
-from helpers.generators.checkpoints import CheckpointError
-from helpers.generators.checkpoints.projections import read_projection
 
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".pkl")  # of files that may hold latents
 
@@ -143,6 +141,9 @@ def load_latents(path: str | Path) -> tuple[Latents, dict[str, str]]:
     Raises LatentsError for any other file.
     """
     if Path(path).suffix.lower() in SUFFIXES[1:]:
+        from helpers.generators.checkpoints import CheckpointError  # foreign files are rare, their readers long
+        from helpers.generators.checkpoints.projections import read_projection
+
         try:
             code, noise = read_projection(path)
         except CheckpointError as error:
