@@ -158,6 +158,7 @@ print(before - psutil.Process().memory_info().rss)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be asked to keep memory")
 def test_kept_memory_is_not_fetched_again_and_counts_as_free():
     def faulted(word):

@@ -14,6 +14,8 @@ import requests
 from helpers import weights
 from helpers.weights import WeightsError
 
+pytestmark = pytest.mark.slow
+
 CONTENT = bytes(range(256)) * 4096  # 1 MB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 PAGE = b"<!DOCTYPE html><html><title>Quota exceeded</title></html>"

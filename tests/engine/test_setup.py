@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 SENTENCE = "Set-up failed: "
 NOWHERE = "http://127.0.0.1:9/simple"  # the discard port: refused at once

@@ -55,6 +55,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory as only Linux can")
 def test_the_estimate_is_what_a_step_takes():
     """At 256² with the official numbers of channels: plain, with checkpointing, and in bfloat16."""

@@ -21,6 +21,8 @@ from helpers.notebooks import describe_model
 from tests.support import checkpoint_files as files
 from tests.support import grown, tiny
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 FIRST_SEARCH = {  # of each lesson that has a generator: what the cell of its first search begins with
     "01_inversion": "def measured(",

@@ -15,6 +15,8 @@ from helpers.generators import enlarged
 from helpers.notebooks import FIRST_CELL, describe_session
 from tests.support import tiny
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(path.name for path in ROOT.glob("notebooks/*.ipynb"))
 

@@ -99,6 +99,7 @@ def test_descriptions_of_several_lines_and_fields_of_one_name():
 # --- the command line itself -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_list_of_commands_needs_no_torch():
     code = "import sys; sys.argv = ['helpers', '--help']\nfrom helpers import __main__ as program\n"
     code += "try: program.main()\nfinally: print('torch' in sys.modules)"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 KILLING = Path(__file__).parents[1] / "support" / "killing.py"
 FAST = ["inversion", "noise", "sketch", "stylegan2", "sweep"]
 SLOW = ["interpolate", "demo", "blend", "inpainting", "local_style", "style", "dcgan", "encoder", "classifier", "grade"]

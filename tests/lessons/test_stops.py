@@ -23,6 +23,8 @@ from helpers.progress import FILE, Progress, ProgressError, load_run
 from tests.lessons import test_runs
 from tests.lessons.test_runs import generator, photos  # noqa: F401  (fixtures: two photos, tiny networks)
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
