@@ -57,16 +57,17 @@ class StyledConvolution(torch.autograd.Function):
     """Scaled input, 3x3 convolution, scaled output, noise, bias, leaky ReLU: eqs. 1-3 of the paper and what follows.
 
     Takes x (B, I, H, W); styles (B, I) and gains (B, O) in any type; noise (B or 1, 1, h, w) or (h, w), with its
-    strength in it; bias (O,); the weight (O, I, 3, 3), or (I, O, 3, 3) if a filter (O, 1, 4, 4) follows the
-    convolution and the size doubles; the limit of the activations or None. Gives (B, O, h, w). The gradient is for x,
-    styles, gains and noise.
+    strength in it; and what is frozen: bias (O,), the weight (O, I, 3, 3), or (I, O, 3, 3) if a filter (O, 1, 4, 4)
+    follows the convolution and the size doubles, that filter or None, and the limit of the activations or None. Gives
+    (B, O, h, w). The gradient is for x, styles, gains and noise.
 
     The gradient of the gains needs the convolution's output: recovered from the layer's output by inverting the leaky
     ReLU and subtracting noise and bias. Where a limit has cut the output the gradient is 0 and nothing is needed.
     """
 
     @staticmethod
-    def forward(ctx, x, styles, gains, noise, bias, weight, blur, limit):
+    def forward(ctx, x, styles, gains, noise, frozen):
+        bias, weight, blur, limit = ctx.frozen = frozen
         y = x * per_channel(styles, x)
         if blur is None:
             y = F.conv2d(y, weight, padding=1)
@@ -77,7 +78,6 @@ class StyledConvolution(torch.autograd.Function):
         if limit is not None:
             y.clamp_(-limit, limit)
         ctx.save_for_backward(x, styles, gains, noise, y)
-        ctx.frozen = bias, weight, blur, limit
         return y
 
     @staticmethod
@@ -104,7 +104,7 @@ class StyledConvolution(torch.autograd.Function):
                 d_x = F.conv2d(F.conv2d(d_x, blur, padding=2, groups=len(blur)), weight, stride=2)
             d_styles = _sums(d_x, x, styles)
             d_x.mul_(per_channel(styles, d_x))
-        return d_x, d_styles, d_gains, d_noise, None, None, None, None
+        return d_x, d_styles, d_gains, d_noise, None
 
 
 class ToThreeChannels(torch.autograd.Function):

@@ -198,7 +198,7 @@ class SynthesisLayer(nn.Module):
             blur = self.prepared.get(
                 f"blur {x.dtype}", self.resample_filter, lambda k: (k * 4).to(x.dtype).repeat(channels, 1, 1, 1)
             )
-        return StyledConvolution.apply(x, styles, gains, noise, bias, weight, blur, self.clamp)
+        return StyledConvolution.apply(x, styles, gains, noise, (bias, weight, blur, self.clamp))
 
     def _laid_out(self, weight: Tensor) -> Tensor:
         return channels_last(weight.transpose(0, 1) if self.up else weight)
