@@ -1,40 +1,41 @@
-"""Draw the style images of data/styles/: strokes, dots, glass, waves, marble, hatching. Free of anybody's rights.
+"""Paint the style images of data/styles/ over photos that scikit-image brings along: free of anybody's rights.
 
-python tools/draw_styles.py [FOLDER]
+    python tools/draw_styles.py [FOLDER]
+
+Strokes follow the photo's edges, large ones first, small ones where the painting still differs from the photo
+(Hertzmann, "Painterly Rendering with Curved Brush Strokes of Multiple Sizes", SIGGRAPH 1998).
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, sobel
 from scipy.spatial import cKDTree
 
 from helpers.images import ImageError, from_uint8, write_image
+from helpers.photos import demo_photos
 from helpers.styles import FOLDER
 
-SIZE = 400  # pixels of the stored pictures
-OVERSAMPLING = 3  # canvas pixels per picture pixel and axis
-
-Field = Callable[[np.ndarray, np.ndarray], np.ndarray]
+SIZE = 384  # pixels of the stored images
+OVERSAMPLING = 2  # canvas pixels per image pixel and axis
 
 
 def paint(name: str, size: int = SIZE, seed: int = 0) -> torch.Tensor:
-    """Draw the style picture of that name: (1, 3, size, size) in [0, 1].
+    """Paint the style image of that name: (1, 3, size, size) in [0, 1].
 
-    Strokes keep their share of the side, so the picture is the same at every size. Raises ImageError for a name not in
+    Strokes keep their share of the side, so the image is the same at every size. Raises ImageError for a name not in
     PAINTERS, or a size below 32.
     """
     if name not in PAINTERS:
-        raise ImageError(f"expected a style of {', '.join(PAINTERS)} but got {name!r}")
+        raise ImageError(f"expected a style of {', '.join(PAINTERS)}; got {name!r}")
     if size < 32:
-        raise ImageError(f"expected a size of at least 32 pixels but got {size}")
+        raise ImageError(f"expected a size of at least 32 pixels; got {size}")
     canvas = PAINTERS[name](size * OVERSAMPLING, np.random.default_rng(seed))
     return from_uint8(np.asarray(canvas.convert("RGB").resize((size, size), Image.Resampling.BOX)))
 
@@ -47,7 +48,7 @@ def write_styles(out: str | Path = FOLDER, size: int = SIZE) -> list[Path]:
     return paths
 
 
-# --- what is painted, on a canvas of sides 1 -------------------------------------------------------------------------
+# --- what strokes follow ---------------------------------------------------------------------------------------------
 
 
 def _rgb(*codes: str) -> np.ndarray:
@@ -60,208 +61,222 @@ def _ramp(colours: np.ndarray, t: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(t, np.arange(len(colours)), channel) for channel in colours.T], -1)
 
 
-def _noise(random: np.random.Generator, cells: int, octaves: int = 3) -> Field:
-    """Smooth noise of about 0 ± 1 over the canvas."""
-    fields = []
-    for octave in range(octaves):
-        grid = gaussian_filter(random.standard_normal((64, 64)), 64 / cells / 2**octave / 2, mode="wrap")
-        fields.append(grid / grid.std() / 1.7**octave)
-    total = sum(fields) / math.sqrt(sum(1.7 ** (-2 * octave) for octave in range(octaves)))
+def _photo(name: str, size: int) -> np.ndarray:
+    """A demo photo, (size, size, 3) of 0 to 255."""
+    return 255 * demo_photos(size, [name])[name][0].permute(1, 2, 0).double().numpy()
 
-    def at(x, y):
-        x, y = np.asarray(x) * 64 % 64, np.asarray(y) * 64 % 64
-        left, top = x.astype(int), y.astype(int)
-        u, v = x - left, y - top
-        right, below = (left + 1) % 64, (top + 1) % 64
-        upper = total[top, left] * (1 - u) + total[top, right] * u
-        return upper * (1 - v) + (total[below, left] * (1 - u) + total[below, right] * u) * v
 
-    return at
+def _equalised(photo: np.ndarray) -> np.ndarray:
+    """Lightness spread evenly over [0, 1], half way: dark photos keep their order, but not their darkness."""
+    grey = photo @ [0.299, 0.587, 0.114] / 255
+    ranks = np.searchsorted(np.sort(grey[::3, ::3].ravel()), grey) / grey[::3, ::3].size
+    return 0.5 * grey + 0.5 * ranks
+
+
+def _noise(random: np.random.Generator, size: int, cells: float) -> np.ndarray:
+    """Smooth noise of about 0 ± 1, (size, size), with so many bumps along a side."""
+    grid = gaussian_filter(random.standard_normal((64, 64)), 64 / cells / 2, mode="wrap")
+    zoomed = Image.fromarray((grid / grid.std()).astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(zoomed, dtype=float)
+
+
+def _directions(grey: np.ndarray, sigma: float, flow: np.ndarray, pull: float) -> np.ndarray:
+    """Angle along the edges at every pixel: the structure tensor's, and that of ``flow`` where there is no edge."""
+    smooth = gaussian_filter(grey, sigma / 3)
+    dx, dy = sobel(smooth, 1), sobel(smooth, 0)
+    xx, xy, yy = (gaussian_filter(values, sigma) for values in (dx * dx, dx * dy, dy * dy))
+    weight = pull * np.mean(xx + yy)  # of the flow's tensor, whose normal is across the flow
+    xx, xy, yy = xx + weight * np.sin(flow) ** 2, xy - weight * np.sin(flow) * np.cos(flow), yy + weight * np.cos(flow) ** 2
+    return 0.5 * np.arctan2(2 * xy, xx - yy) + math.pi / 2
+
+
+def _whirls(size: int, random: np.random.Generator, count: int) -> np.ndarray:
+    """Angles of a wind with whirls."""
+    line = (np.arange(size) + 0.5) / size
+    x, y = np.meshgrid(line, line)
+    dx, dy = np.ones_like(x), 0.3 * _noise(random, size, 2)
+    for cx, cy in random.uniform(0.1, 0.9, (count, 2)):
+        turn, radius = random.choice((-1, 1)), random.uniform(0.08, 0.16)
+        force = 4 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / radius**2) * turn
+        dx, dy = dx - force * (y - cy) / radius, dy + force * (x - cx) / radius
+    return np.arctan2(dy, dx)
+
+
+# --- the brush -------------------------------------------------------------------------------------------------------
+
+
+class Canvas:
+    """Paint and its thickness, side by side: what was painted last lies on top.
+
+    target: (size, size, 3) of 0 to 255; angles: (size, size), where strokes go.
+    """
+
+    def __init__(self, target: np.ndarray, angles: np.ndarray, ground, random: np.random.Generator):
+        self.target, self.angles, self.random, self.size = target, angles, random, len(target)
+        self.image = Image.new("RGB", (self.size, self.size), _ink(np.array(ground, float)))
+        self.relief = Image.new("L", (self.size, self.size), 128)
+        self.draw, self.depth = ImageDraw.Draw(self.image), ImageDraw.Draw(self.relief)
+
+    def places(self, spacing: float, threshold: float) -> np.ndarray:
+        """Jittered grid of points (n, 2) in random order where the painting differs from the target."""
+        cells = max(2, round(self.size / spacing))
+        grid = (np.stack(np.meshgrid(*[np.arange(cells)] * 2), -1).reshape(-1, 2) + 0.5) / cells
+        points = (grid + self.random.uniform(-0.5, 0.5, grid.shape) / cells) * self.size
+        error = np.abs(np.asarray(self.image, float) - self.target).mean(-1)
+        error = gaussian_filter(error, spacing / 2)
+        x, y = np.clip(points, 0, self.size - 1).astype(int).T
+        return self.random.permutation(points[error[y, x] >= threshold])
+
+    def path(self, x: float, y: float, length: float, steps: int = 8, turn: float = 0.0) -> list[tuple[float, float]]:
+        """A line of that length through the angles, always onwards."""
+        points, before = [(x, y)], None
+        for _ in range(steps):
+            column, row = (int(min(max(value, 0), self.size - 1)) for value in (x, y))
+            angle = self.angles[row, column] + turn
+            if before is not None and math.cos(angle - before) < 0:
+                angle += math.pi
+            x, y, before = x + math.cos(angle) * length / steps, y + math.sin(angle) * length / steps, angle
+            points.append((x, y))
+        return points
+
+    def colour(self, points: list[tuple[float, float]], spread: float) -> np.ndarray:
+        x, y = np.clip(points[len(points) // 2], 0, self.size - 1).astype(int)
+        return self.target[y, x] + self.random.normal(0, spread) + self.random.normal(0, 0.7 * spread, 3)
+
+    def stroke(self, points: list[tuple[float, float]], width: float, ink: np.ndarray, bristles: int = 5) -> None:
+        """A brush mark: bristles side by side, each with a little more or less paint."""
+        line = np.array(points)
+        along = np.gradient(line, axis=0)
+        across = np.stack([-along[:, 1], along[:, 0]], 1) / np.maximum(np.hypot(*along.T), 1e-6)[:, None]
+        for place in self.random.permutation(np.linspace(-0.5, 0.5, bristles) if bristles > 1 else np.zeros(1)):
+            start, end = self.random.integers(0, 2), len(line) - self.random.integers(0, 2)
+            mark = [tuple(point) for point in (line + across * place * width)[start:end]]
+            shade = self.random.normal(0, 9) + 14 * abs(place)
+            thick = max(1, round(1.5 * width / bristles))
+            self.draw.line(mark, _ink(ink + shade), thick, joint="curve")
+            self.depth.line(mark, int(np.clip(150 - 70 * abs(place) + self.random.normal(0, 22), 0, 255)), thick)
+
+    def lit(self, strength: float) -> Image.Image:
+        """The painting in light from the upper left, which shows the paint's thickness."""
+        height = gaussian_filter(np.asarray(self.relief, float), 1.0)
+        light = strength * (sobel(height, 0) + sobel(height, 1)) / 8
+        return Image.fromarray(np.clip(np.asarray(self.image, float) - light[..., None], 0, 255).astype(np.uint8))
 
 
 def _ink(colour: np.ndarray) -> tuple[int, int, int]:
     return tuple(int(value) for value in np.clip(colour, 0, 255))
 
 
-def _mesh(size: int) -> tuple[np.ndarray, np.ndarray]:
-    line = (np.arange(size) + 0.5) / size
-    return np.meshgrid(line, line)
+# --- the six styles --------------------------------------------------------------------------------------------------
 
 
 def _strokes(size: int, random: np.random.Generator) -> Image.Image:
-    """Short thick strokes along a flow with whirls: a warm evening above dark hills."""
-    whirls = [(0.33, 0.30, 0.17, 1), (0.72, 0.20, 0.13, -1), (0.62, 0.50, 0.10, 1)]
-    sky = _rgb("1c2c5b", "27509a", "4f86c0", "9cc3c9", "f2d48a", "f0a04b")
-    land = _rgb("16302b", "245244", "5d7f3c", "b9a54a")
-    wind, tint = _noise(random, 3), _noise(random, 6)
-
-    def hill(x):
-        return 0.76 + 0.05 * math.sin(5 * x + 1) + 0.03 * math.sin(13 * x)
-
-    def angle(x, y):
-        dx, dy = 1.0, 0.25 * float(wind(x, y))
-        if y > hill(x):
-            return math.atan2(0.25 * math.cos(5 * x + 1) + 0.3 * float(wind(x, y)), 1)
-        for cx, cy, radius, turn in whirls:
-            pull = 3 * math.exp(-(((x - cx) ** 2 + (y - cy) ** 2) / radius**2))
-            dx, dy = dx - turn * pull * (y - cy) / radius, dy + turn * pull * (x - cx) / radius
-        return math.atan2(dy, dx)
-
-    def colour(x, y):
-        if y > hill(x):
-            return _ramp(land, (y - hill(x)) * 2.6 + 0.28 * tint(x, y) + 0.1)
-        glow = max(math.exp(-((math.hypot(x - cx, y - cy) / radius) ** 2 * 2.2)) for cx, cy, radius, _ in whirls)
-        return _ramp(sky, 0.12 + 0.42 * y + 0.75 * glow + 0.12 * tint(x, y))
-
-    canvas = Image.new("RGB", (size, size), _ink(sky[1]))
-    draw = ImageDraw.Draw(canvas)
-    for width, length, count in ((0.020, 0.09, 1800), (0.012, 0.07, 3600), (0.008, 0.045, 3000)):
-        for x, y in random.uniform(-0.03, 1.03, (count, 2)):
-            points, ink = [], colour(x, y) + random.normal(0, 13) + random.normal(0, 9, 3)
-            for _ in range(8):
-                points.append((x * size, y * size))
-                turn = angle(x, y)
-                x, y = x + math.cos(turn) * length / 8, y + math.sin(turn) * length / 8
-            thick = width * size * random.uniform(0.7, 1.2)
-            draw.line(points, _ink(ink), round(thick), joint="curve")
-            for px, py in (points[0], points[-1]):
-                draw.ellipse((px - thick / 2, py - thick / 2, px + thick / 2, py + thick / 2), fill=_ink(ink))
-    return canvas
+    """Thick curved brush marks: a sky full of galaxies, blue against yellow."""
+    light = _equalised(_photo("hubble_deep_field", size))
+    light = np.clip(gaussian_filter(light, size / 130) * 1.25 - 0.1 + 0.06 * _noise(random, size, 3), 0, 1)
+    target = _ramp(_rgb("101d4a", "1d3f86", "3f74b5", "86b4cf", "e9d79a", "f4b63f", "fdeec0"), light)
+    angles = _directions(light, size / 55, _whirls(size, random, 7), 0.25)
+    canvas = Canvas(target, angles, (24, 44, 98), random)
+    for width, length, threshold in ((0.030, 0.16, 0), (0.018, 0.11, 0), (0.011, 0.07, 11), (0.006, 0.04, 20)):
+        for x, y in canvas.places(0.8 * width * size, threshold):
+            points = canvas.path(x, y, length * size * random.uniform(0.6, 1.2))
+            canvas.stroke(points, width * size * random.uniform(0.7, 1.2), canvas.colour(points, 13))
+    return canvas.lit(0.9)
 
 
 def _dots(size: int, random: np.random.Generator) -> Image.Image:
-    """A bay at noon in dots of unmixed colour, light against its complement."""
-    sky, sea = _rgb("8fc7ea", "cfe4ee", "fbe3b8"), _rgb("3aa0a8", "2f6fa8", "5bb6b0")
-    sand, tree = _rgb("f3d9a0", "e8b56a", "d98b52"), _rgb("2f5d3a", "5f8c3a", "a8b545")
-    cloud = _noise(random, 4)
-
-    def colour(x, y):
-        crown = math.hypot((x - 0.22) / 0.20, (y - 0.33) / 0.20) + 0.15 * float(cloud(x, y))
-        if crown < 1:
-            return _ramp(tree, 0.75 - 0.7 * (y - 0.15) / 0.4 + 0.3 * (x - 0.22) / 0.2)
-        if abs(x - 0.22 - 0.03 * math.sin(7 * y)) < 0.018 and 0.3 < y < 0.85:
-            return _rgb("6b3d4e")[0]
-        if y < 0.45:
-            return _ramp(sky, y / 0.45) + 26 * max(0.0, float(cloud(x, y)))
-        shore = 0.62 + 0.1 * x + 0.02 * math.sin(9 * x)
-        if y < shore:
-            return _ramp(sea, (y - 0.45) / (shore - 0.45)) + 30 * (math.sin(90 * y + 5 * float(cloud(x, y))) > 0.8)
-        shade = math.hypot((x - 0.34) / 0.26, (y - 0.84) / 0.06) < 1
-        return _ramp(sand, (y - shore) / 0.4) * (0.62 if shade else 1) + (np.array([-20, -20, 50]) if shade else 0)
-
-    canvas = Image.new("RGB", (size, size), (244, 236, 214))
-    draw = ImageDraw.Draw(canvas)
-    for radius, spread in ((0.0085, 18), (0.0062, 34), (0.0048, 46)):
-        cells = round(0.62 / radius)
-        places = (np.stack(np.meshgrid(*[np.arange(cells)] * 2), -1).reshape(-1, 2) + 0.5) / cells
-        for x, y in random.permutation(places + random.uniform(-0.4, 0.4, places.shape) / cells):
-            base = colour(x, y)
-            if random.random() < 0.16:  # the complement makes the others glow
-                base = 0.35 * base + 0.65 * (base.max() + base.min() - base)
+    """Points of pure colour on pale ground: a cup of coffee, light against its complement."""
+    photo = gaussian_filter(_photo("coffee", size), (size / 200, size / 200, 0))
+    light = _equalised(photo)[..., None]
+    target = np.clip(0.45 * photo + 0.55 * _ramp(_rgb("2b2f74", "a33f2f", "e08a3c", "f2cf7e", "fbf3dc"), light[..., 0]), 0, 255)
+    pure = _rgb("1f3f99", "3d7fd0", "8cc5ea", "1d7a4b", "7fb33c", "f6d743", "f59a2b", "d8402f", "a12b63", "5a3390")
+    pure = np.concatenate([pure, _rgb("fff6df", "2a1d3d", "f3b7a0")])
+    canvas = Canvas(target, np.zeros((size, size)), (246, 238, 216), random)
+    owed = np.zeros(3)  # what earlier points missed of their colour: together they mix to it
+    for radius in (0.0125, 0.0095, 0.0075):
+        for x, y in canvas.places(2.0 * radius * size, 0):
+            column, row = (int(min(max(value, 0), size - 1)) for value in (x, y))
+            wanted = target[row, column] + 0.6 * owed + random.normal(0, 16, 3)
+            ink = pure[np.argmin(((pure - wanted) ** 2).sum(1))]
+            owed = np.clip(target[row, column] + owed - ink, -90, 90)
             r = radius * size * random.uniform(0.75, 1.1)
-            ink = _ink(base + random.normal(0, spread, 3))
-            draw.ellipse((x * size - r, y * size - r, x * size + r, y * size + r), fill=ink)
-    return canvas
-
-
-def _glass(size: int, random: np.random.Generator) -> Image.Image:
-    """Leaded glass: cells of jewel colours in rings around a light."""
-    x, y = _mesh(size)
-    seeds = [(0.5, 0.46)]
-    for ring, count in enumerate((7, 12, 17, 22, 28, 34), 1):
-        turns = (np.arange(count) + random.uniform(0, 1)) / count * 2 * math.pi + random.normal(0, 0.05, count)
-        reach = 0.115 * ring + random.normal(0, 0.008, count)
-        seeds += list(zip(0.5 + reach * np.cos(turns), 0.46 + reach * np.sin(turns), strict=True))
-    seeds = np.array(seeds)
-    distances, nearest = cKDTree(seeds).query(np.stack([x, y], -1), k=2)
-    palette = _rgb("f7c948", "ef8e2c", "d43d3a", "a3215f", "5b2a86", "2a4fa8", "1787a6", "2c9c69")
-    far = np.hypot(*(seeds - [0.5, 0.46]).T)
-    tones = _ramp(palette, far / 0.62 + random.normal(0, 0.09, len(seeds))) + random.normal(0, 12, (len(seeds), 3))
-    gap = distances[..., 1] - distances[..., 0]
-    streaks = _noise(random, 9)(x + 0.05 * np.sin(9 * y), y)
-    light = 0.72 + 5.0 * np.clip(gap, 0, 0.07) + 0.07 * streaks
-    picture = tones[nearest[..., 0]] * light[..., None]
-    lead = np.clip((gap - 0.008) / 0.004, 0, 1)[..., None]
-    picture = picture * lead + (26 + 30 * np.clip(streaks, 0, 1))[..., None] * (1 - lead)
-    return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+            canvas.draw.ellipse((x - r, y - r, x + r, y + r), fill=_ink(ink + random.normal(0, 7, 3)))
+    return canvas.image
 
 
 def _waves(size: int, random: np.random.Generator) -> Image.Image:
-    """A print of rolling waves: flat indigo tones, dark contours, foam, a red sun."""
-    canvas = Image.new("RGB", (size, size), (240, 226, 196))
-    draw = ImageDraw.Draw(canvas)
-    for row in range(60):  # the paper's sky, paler towards the sea
-        tone = _ramp(_rgb("d9c7a0", "f3e6c8", "f6ead2"), np.array(row / 60))
-        draw.rectangle((0, row * size / 100, size, (row + 1) * size / 100), fill=_ink(tone))
-    r = 0.115 * size
-    draw.ellipse((0.68 * size - r, 0.2 * size - r, 0.68 * size + r, 0.2 * size + r), fill=(205, 66, 50))
-    tones = _rgb("b9cfce", "7fa9b8", "4b7f9f", "2c5a86", "1c3c68", "142a4e")
-    x = np.linspace(-0.05, 1.05, 500)
-    for row in range(11):
-        base, high = 0.36 + 0.066 * row, 0.028 + 0.0045 * row
-        phase, length = random.uniform(0, 1), 0.30 + 0.02 * row
-        t = ((x / length + phase) % 1.0) - 0.5
-        crest = np.exp(-((t / 0.20) ** 2)) + 0.35 * np.exp(-(((t - 0.2) / 0.09) ** 2))
-        line = base - high * crest * (1 + 0.3 * np.sin(7 * x + row)) + 0.008 * np.sin(11 * x + 2 * row)
-        tone = _ramp(tones, np.array(row / 10))
-        for stripe in range(7):
-            shift = stripe * (0.011 + 0.0012 * row)
-            ink = tone * (1.0 - 0.07 * (stripe % 2)) + (12 if stripe % 3 == 0 else 0)
-            edge = [(px * size, (py + shift) * size) for px, py in zip(x, line, strict=True)]
-            draw.polygon([*edge, (1.1 * size, 1.1 * size), (-0.1 * size, 1.1 * size)], fill=_ink(ink))
-            draw.line(edge, (18, 34, 60) if stripe else (16, 28, 50), round(size * (0.0065 if not stripe else 0.0024)))
-        for at in np.flatnonzero(crest > 0.55):  # foam along the crest
-            if random.random() < 0.5:
-                r = size * random.uniform(0.003, 0.010)
-                cx, cy = x[at] * size, (line[at] + random.uniform(-0.006, 0.012)) * size
-                draw.ellipse(
-                    (cx - r, cy - r, cx + r, cy + r),
-                    fill=(247, 241, 226),
-                    outline=(28, 50, 84),
-                    width=round(size / 600),
-                )
-    return canvas
+    """Long curved lines, each with a dark contour: clouds of a launch in indigo, cream and red."""
+    light = gaussian_filter(_equalised(_photo("rocket", size)), size / 90) + 0.05 * _noise(random, size, 3)
+    target = _ramp(_rgb("16264f", "23497f", "4a86a8", "a9cbc4", "f3e4c0", "ee9a55", "c8402f"), 1.15 * light - 0.05)
+    angles = _directions(light, size / 26, _whirls(size, random, 4), 0.6)
+    canvas = Canvas(target, angles, (30, 52, 96), random)
+    for width, length, threshold in ((0.030, 0.55, 0), (0.020, 0.42, 0), (0.012, 0.28, 14)):
+        for x, y in canvas.places(1.5 * width * size, threshold):
+            points = canvas.path(x, y, length * size * random.uniform(0.6, 1.2), steps=22)
+            ink = canvas.colour(points, 7)
+            canvas.draw.line(points, (17, 26, 52), round(1.35 * width * size), joint="curve")
+            canvas.draw.line(points, _ink(ink), round(width * size), joint="curve")
+            canvas.draw.line(points, _ink(ink + 26), max(1, round(0.22 * width * size)), joint="curve")
+    return canvas.image
+
+
+def _glass(size: int, random: np.random.Generator) -> Image.Image:
+    """Leaded glass: pieces along the edges of a portrait, in jewel colours."""
+    photo = gaussian_filter(_photo("astronaut", size), (size / 90, size / 90, 0))
+    light = _equalised(photo)
+    edges = np.hypot(sobel(gaussian_filter(light, size / 80), 0), sobel(gaussian_filter(light, size / 80), 1))
+    chance = 0.25 + np.minimum(edges / np.quantile(edges, 0.9), 1.6)
+    line = np.arange(size) + 0.5
+    places = np.stack(np.meshgrid(line, line), -1)
+    seeds = random.uniform(0, size, (9000, 2))
+    kept, least = [], 0.034 * size
+    for x, y in seeds:  # smaller pieces at edges
+        gap = least / chance[int(y), int(x)] ** 0.7
+        if all((x - a) ** 2 + (y - b) ** 2 > gap**2 for a, b in kept):
+            kept.append((x, y))
+    seeds = np.array(kept)
+    distances, nearest = cKDTree(seeds).query(places, k=2)
+    column, row = seeds.astype(int).T
+    tones = 0.35 * photo[row, column] + 0.65 * _ramp(
+        _rgb("1c1550", "2a4fa8", "1787a6", "2c9c69", "d43d3a", "ef8e2c", "f7c948", "fff0b8"), light[row, column]
+    )
+    tones += random.normal(0, 14, tones.shape)
+    gap = (distances[..., 1] - distances[..., 0]) / size
+    streaks = _noise(random, size, 24)[..., None]
+    glass = tones[nearest[..., 0]] * (0.78 + 3.6 * np.clip(gap, 0, 0.05) + 0.0)[..., None] + 7 * streaks
+    lead = np.clip((gap - 0.0055) / 0.003, 0, 1)[..., None]
+    return Image.fromarray(np.clip(glass * lead + (24 + 8 * streaks) * (1 - lead), 0, 255).astype(np.uint8))
 
 
 def _marble(size: int, random: np.random.Generator) -> Image.Image:
     """Marbled paper: thin veins of ink, drawn out by a comb."""
-    x, y = _mesh(size)
-    a, b, c = (_noise(random, cells, 4) for cells in (3, 4, 5))
-    u = x + 0.06 * a(x, y) + 0.018 * np.sin(38 * y + 2 * b(x, y))
-    v = y + 0.07 * b(x, y)
-    height = 1.1 * c(u % 1, v % 1) + 0.8 * a(v % 1, u % 1) + 5.0 * u
+    line = (np.arange(size) + 0.5) / size
+    x, y = np.meshgrid(line, line)
+    a, b, c = (_noise(random, size, cells) for cells in (3, 4, 5))
+    height = 0.9 * c + 0.9 * a + 5.0 * x + 0.35 * np.sin(38 * y + 2 * b) + 0.3 * b
     bands = (height * 1.9) % 1.0
     palette = _rgb("0f3b47", "13717a", "e9e2cf", "d9653b", "f0b24b", "f3ead7", "7b2235", "0f3b47")
-    picture = _ramp(palette, bands) * (1 + 0.04 * c(3 * x % 1, 3 * y % 1))[..., None]
+    image = _ramp(palette, bands) * (1 + 0.03 * _noise(random, size, 20))[..., None]
     vein = np.minimum(bands, 1 - bands)
-    picture *= (0.35 + 0.65 * np.clip(vein / 0.03, 0, 1))[..., None]
-    return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+    image *= (0.35 + 0.65 * np.clip(vein / 0.03, 0, 1))[..., None]
+    return Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
 
 
 def _hatching(size: int, random: np.random.Generator) -> Image.Image:
-    """Pen and ink: rolling fields under a moon, shade by layers of crossing lines."""
-    x, y = _mesh(size)
-    bumps = _noise(random, 3)
-    moon = np.hypot(x - 0.68, y - 0.25)
-    dark = 0.66 - 0.5 * np.exp(-((moon / 0.30) ** 2)) + 0.1 * bumps(x, y)
-    dark = np.where(moon < 0.105, 0.02 + 1.1 * np.clip(moon - 0.07, 0, 1), dark)
-    slope = 0.9 * np.ones_like(x)
-    for row, base in enumerate((0.52, 0.64, 0.76, 0.90)):
-        edge = base + 0.05 * np.sin(6 * x + 2.1 * row) + 0.02 * np.sin(17 * x + row)
-        inside = y > edge
-        dark = np.where(inside, 0.12 + 1.0 * np.clip(1 - (y - edge) / 0.16, 0, 1) ** 1.5 * (0.6 + 0.1 * row), dark)
-        slope = np.where(inside, 0.35 + 0.5 * np.cos(6 * x + 2.1 * row), slope)
-    wobble = 0.006 * bumps(2 * x % 1, 2 * y % 1)
-    ink = np.zeros_like(x)
-    for layer, turn in enumerate((0.0, 0.55, -0.6, 1.5)):
-        theta = turn + 0.7 * slope
-        along = (np.cos(theta) * y - np.sin(theta) * x + wobble) * 62
-        line = np.abs((along % 1) - 0.5) * 2
-        width = np.clip((dark - 0.20 * layer) * 1.5, 0, 0.8)
-        ink = np.maximum(ink, np.clip((width - line) / 0.12, 0, 1) * (width > 0.04))
-    paper = np.array([245, 238, 222]) + 3 * bumps(5 * x % 1, 5 * y % 1)[..., None]
-    picture = paper * (1 - ink[..., None]) + np.array([44, 34, 40]) * ink[..., None]
-    return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+    """Pen and ink: a cat in lines along its fur, crossed where it is dark."""
+    light = gaussian_filter(_equalised(_photo("chelsea", size)), size / 260)
+    angles = _directions(light, size / 60, np.full((size, size), 0.9), 0.4)
+    canvas = Canvas(np.repeat(255 * light[..., None], 3, -1), angles, (245, 238, 222), random)
+    for turn, limit, spacing in ((0.0, 0.72, 0.0085), (0.75, 0.45, 0.0095), (-0.75, 0.27, 0.0095)):
+        for x, y in canvas.places(spacing * size, -1):
+            column, row = (int(min(max(value, 0), size - 1)) for value in (x, y))
+            dark = limit - light[row, column]
+            if dark <= 0 or random.random() > 0.35 + 2.2 * dark:
+                continue
+            points = canvas.path(x, y, size * random.uniform(0.035, 0.07), turn=turn)
+            width = round(size * (0.0018 + 0.0032 * min(dark, 0.5)))
+            canvas.draw.line(points, _ink(np.array([40, 32, 44]) + random.normal(0, 10)), max(1, width), joint="curve")
+    return canvas.image
 
 
 PAINTERS = {
@@ -273,7 +288,6 @@ PAINTERS = {
     "hatching": _hatching,
 }
 
-
 if __name__ == "__main__":
-    for path in write_styles(*sys.argv[1:2]):
-        print(path)
+    for written in write_styles(*sys.argv[1:2]):
+        print(written)
