@@ -64,6 +64,14 @@ CONFIGS = {
 }
 
 
+def blur_pool(x: Tensor, size: int = 2) -> Tensor:
+    """Average pooling of a 3x3 average: weights 1 2 2 1, so that gradients are smooth across cells, without lattice."""
+    return F.avg_pool2d(F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), size)
+
+
+POOLS = {"max": F.max_pool2d, "avg": F.avg_pool2d, "blur": blur_pool}
+
+
 class Normalize(nn.Module):
     """Shift and scale RGB in [0, 1] to about zero mean and unit variance over natural photos."""
 
@@ -84,14 +92,14 @@ class Features(nn.Module):
     one zero, so it keeps the size; the 2x2 pooling before blocks 2, 3 … halves it, rounding down. A layer of
     block b is therefore floor(H / 2^(b-1)) x floor(W / 2^(b-1)), and needs images of at least 2^(b-1) pixels.
 
-    `pooling` is "max", as the networks were trained, or "avg", which Gatys et al. (2016) found smoother.
+    `pooling` is "max", as the networks were trained, "avg", which Gatys et al. (2016) found smoother, or "blur".
     The weights are undefined until a state dict is loaded; `load_features` does both.
     """
 
     def __init__(self, config: FeatureConfig, name: str = "", pooling: str = "max"):
         super().__init__()
-        if pooling not in ("max", "avg"):
-            raise FeatureError(f'Expected pooling "max" or "avg", got {pooling!r}.')
+        if pooling not in POOLS:
+            raise FeatureError(f"Expected pooling {', '.join(POOLS)}; got {pooling!r}.")
         self.config, self.name, self.pooling = config, name, pooling
         self.normalize = Normalize()
         self.convs = config.build()
@@ -148,7 +156,7 @@ class Features(nn.Module):
             return {}
         last = max(index for index, _ in places.values())
         self.check(images, last)
-        pool = F.max_pool2d if self.pooling == "max" else F.avg_pool2d
+        pool = POOLS[self.pooling]
         found, x, block = {}, self.normalize(images).to(self.convs[0].weight.dtype), 1
         for index, (conv, (b, _, _)) in enumerate(zip(self.convs[: last + 1], self.config.convs, strict=False)):
             x = conv(pool(x, 2) if b > block else x)
@@ -232,7 +240,7 @@ def load_features(
 
     `name` is "vgg19" or "vgg16" (torchvision's, downloaded once), "vgg19-slim" (bundled), the path of a
     network from `python -m helpers train features`, or None / "auto": vgg19 where its file is on disk,
-    vgg19-slim elsewhere; `.name` of the result says which. `pooling` is "max" or "avg".
+    vgg19-slim elsewhere; `.name` of the result says which. `pooling` is "max", "avg" or "blur".
     Raises FeatureError or WeightsError for an unknown name or for weights that are missing or damaged.
     """
     if name in (None, "auto"):

@@ -86,7 +86,8 @@ def _directions(grey: np.ndarray, sigma: float, flow: np.ndarray, pull: float) -
     dx, dy = sobel(smooth, 1), sobel(smooth, 0)
     xx, xy, yy = (gaussian_filter(values, sigma) for values in (dx * dx, dx * dy, dy * dy))
     weight = pull * np.mean(xx + yy)  # of the flow's tensor, whose normal is across the flow
-    xx, xy, yy = xx + weight * np.sin(flow) ** 2, xy - weight * np.sin(flow) * np.cos(flow), yy + weight * np.cos(flow) ** 2
+    sin, cos = np.sin(flow), np.cos(flow)
+    xx, xy, yy = xx + weight * sin**2, xy - weight * sin * cos, yy + weight * cos**2
     return 0.5 * np.arctan2(2 * xy, xx - yy) + math.pi / 2
 
 
@@ -187,8 +188,8 @@ def _strokes(size: int, random: np.random.Generator) -> Image.Image:
 def _dots(size: int, random: np.random.Generator) -> Image.Image:
     """Points of pure colour on pale ground: a cup of coffee, light against its complement."""
     photo = gaussian_filter(_photo("coffee", size), (size / 200, size / 200, 0))
-    light = _equalised(photo)[..., None]
-    target = np.clip(0.45 * photo + 0.55 * _ramp(_rgb("2b2f74", "a33f2f", "e08a3c", "f2cf7e", "fbf3dc"), light[..., 0]), 0, 255)
+    warm = _ramp(_rgb("2b2f74", "a33f2f", "e08a3c", "f2cf7e", "fbf3dc"), _equalised(photo))
+    target = 0.45 * photo + 0.55 * warm
     pure = _rgb("1f3f99", "3d7fd0", "8cc5ea", "1d7a4b", "7fb33c", "f6d743", "f59a2b", "d8402f", "a12b63", "5a3390")
     pure = np.concatenate([pure, _rgb("fff6df", "2a1d3d", "f3b7a0")])
     canvas = Canvas(target, np.zeros((size, size)), (246, 238, 216), random)
@@ -243,7 +244,7 @@ def _glass(size: int, random: np.random.Generator) -> Image.Image:
     tones += random.normal(0, 14, tones.shape)
     gap = (distances[..., 1] - distances[..., 0]) / size
     streaks = _noise(random, size, 24)[..., None]
-    glass = tones[nearest[..., 0]] * (0.78 + 3.6 * np.clip(gap, 0, 0.05) + 0.0)[..., None] + 7 * streaks
+    glass = tones[nearest[..., 0]] * (0.78 + 3.6 * np.clip(gap, 0, 0.05))[..., None] + 7 * streaks
     lead = np.clip((gap - 0.0055) / 0.003, 0, 1)[..., None]
     return Image.fromarray(np.clip(glass * lead + (24 + 8 * streaks) * (1 - lead), 0, 255).astype(np.uint8))
 
@@ -267,14 +268,14 @@ def _hatching(size: int, random: np.random.Generator) -> Image.Image:
     light = gaussian_filter(_equalised(_photo("chelsea", size)), size / 260)
     angles = _directions(light, size / 60, np.full((size, size), 0.9), 0.4)
     canvas = Canvas(np.repeat(255 * light[..., None], 3, -1), angles, (245, 238, 222), random)
-    for turn, limit, spacing in ((0.0, 0.72, 0.0085), (0.75, 0.45, 0.0095), (-0.75, 0.27, 0.0095)):
+    for turn, limit, spacing in ((0.0, 0.66, 0.0105), (0.75, 0.34, 0.0125), (-0.75, 0.18, 0.0125)):
         for x, y in canvas.places(spacing * size, -1):
             column, row = (int(min(max(value, 0), size - 1)) for value in (x, y))
             dark = limit - light[row, column]
-            if dark <= 0 or random.random() > 0.35 + 2.2 * dark:
+            if dark <= 0 or random.random() > 0.15 + 1.5 * dark:
                 continue
             points = canvas.path(x, y, size * random.uniform(0.035, 0.07), turn=turn)
-            width = round(size * (0.0018 + 0.0032 * min(dark, 0.5)))
+            width = round(size * (0.0016 + 0.0022 * min(dark, 0.5)))
             canvas.draw.line(points, _ink(np.array([40, 32, 44]) + random.normal(0, 10)), max(1, width), joint="curve")
     return canvas.image
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from helpers.features import STD, Features, onednn_takes_bfloat16
+from helpers.features import POOLS, STD, Features, onednn_takes_bfloat16
 
 WIDE = 64  # channels from which the saved products outweigh the additions
 PIECES = 4  # of a Gram matrix in bfloat16: each is rounded once, their sum in float32 is four times as exact
@@ -59,16 +59,19 @@ class FastFeatures:
 
     def pool(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The pooled x, and the places of the maxima."""
-        if self.plain.pooling == "avg":
-            return F.avg_pool2d(x, 2), None
-        return F.max_pool2d(x, 2, return_indices=True)
+        if self.plain.pooling == "max":
+            return F.max_pool2d(x, 2, return_indices=True)
+        return POOLS[self.plain.pooling](x, 2), None
 
     def unpool(self, grad: Tensor, x: Tensor, places: Tensor | None) -> Tensor:
         """The gradient of ``pool`` at x."""
-        if places is None:
-            return torch.ops.aten.avg_pool2d_backward(grad, x, [2, 2], [2, 2], [0, 0], False, True, None)
-        window = ([2, 2], [2, 2], [0, 0], [1, 1], False)
-        return torch.ops.aten.max_pool2d_with_indices_backward(grad, x, *window, places)
+        if places is not None:
+            window = ([2, 2], [2, 2], [0, 0], [1, 1], False)
+            return torch.ops.aten.max_pool2d_with_indices_backward(grad, x, *window, places)
+        grad = torch.ops.aten.avg_pool2d_backward(grad, x, [2, 2], [2, 2], [0, 0], False, True, None)
+        if self.plain.pooling == "blur":
+            return torch.ops.aten.avg_pool2d_backward(grad, x, [3, 3], [1, 1], [1, 1], False, False, None)
+        return grad
 
 
 class _Layers(torch.autograd.Function):

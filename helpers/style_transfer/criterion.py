@@ -12,10 +12,11 @@ from helpers.losses import WeightedSum, perceptual_loss
 from helpers.style_transfer.patch_bank import PatchBank, octaves_of
 from helpers.style_transfer.statistics import full, statistic_of
 
-CONTENT_LAYERS = ("conv4_2",)
+CONTENT_LAYERS = ("conv3_3", "conv4_2")
 STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
-STYLE_WEIGHT = 10.0  # with content 1; see the sweep of lesson 05
-PATCH_WEIGHT = 0.3  # of a patch bank: its moments hold more than a Gram matrix, at 30 it copies whole objects
+STYLE_WEIGHT = 8.0  # with content 1; see the sweep of lesson 05
+PATCH_WEIGHT = 0.3  # of a patch bank, which knows its image better: at 30 it copies whole objects
+PYRAMID = 96  # pixels: at this size the network's view spans whole strokes and whole subjects
 COLOURS = ("style", "luminance", "linear", "histogram")
 
 Layers = str | int | Sequence[str | int] | Mapping[str | int, float | Tensor]
@@ -35,8 +36,8 @@ class StyleOptions:
         content_layers: layers that hold the content, names or numbers, or a dict of layer to weight, a number or (B,).
         style_layers: the same for the style; None is STYLE_LAYERS, or all octaves of a patch bank.
         content_weight: weight of the content, a number or (B,).
-        style_weight: weight of the style, 10 by default, and 0.3 for patches.
-        tv_weight: weight of the total variation.
+        style_weight: weight of the style, 8 by default, and 0.3 for patches.
+        tv_weight: weight of the total variation, by default that of the style; without a style, and for patches, 0.
         style_weights: (S,) or (B, S), how much of each of the S styles; divided by their sum. Equal by default.
         statistic: gram, mean-variance, moments, wasserstein, sliced, or patches: a bank of each style's own patches
             instead of the network, on as many of four octaves as have at least 24 pixels a side.
@@ -58,14 +59,14 @@ class StyleOptions:
     style_layers: Layers | None = None
     content_weight: float | Tensor = field(default=1.0, metadata={"min": 0})
     style_weight: float | Tensor | None = field(default=None, metadata={"min": 0})
-    tv_weight: float | Tensor = field(default=0.0, metadata={"min": 0})
+    tv_weight: float | Tensor | None = field(default=None, metadata={"min": 0})
     style_weights: Tensor | Sequence[float] | None = field(default=None, metadata={"option": False})
-    statistic: str = "gram"
+    statistic: str = "moments"
     colour: str = "style"
     style_scale: float = 1.0
     init: str | Tensor = "content"
-    pyramid: int | None = field(default=None, metadata={"min": 1})
-    steps: int = field(default=100, metadata={"min": 1})
+    pyramid: int | None = field(default=PYRAMID, metadata={"min": 1})
+    steps: int = field(default=120, metadata={"min": 1})
     optimizer: str = "lbfgs-batch"
     lr: float | None = None
     precision: str = "auto"
@@ -83,7 +84,10 @@ class StyleOptions:
         style = self.style_weight
         if style is None:
             style = PATCH_WEIGHT if self.patches else STYLE_WEIGHT
-        return {"content": self.content_weight, "style": style, "tv": self.tv_weight}
+        tv = self.tv_weight
+        if tv is None:
+            tv = 0.0 if self.patches else style
+        return {"content": self.content_weight, "style": style, "tv": tv}
 
     @property
     def lengths(self) -> dict[str, int]:
@@ -128,7 +132,7 @@ class StyleCriterion(WeightedSum):
         **changes,
     ):
         options = replace(options or StyleOptions(), **changes)
-        weights = options.weights if styles else options.weights | {"style": 0.0}
+        weights = options.weights if styles else options.weights | {"style": 0.0, "tv": options.tv_weight or 0.0}
         super().__init__(weights, options.weights, ("content", "style"))
         self.features, self.contents, self.masks, self.patches = features, contents, masks, options.patches
         self.statistic = statistic_of("moments" if self.patches else options.statistic)

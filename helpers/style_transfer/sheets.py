@@ -42,7 +42,8 @@ def reconstructions(
     """
     noise = list(seeds) * len(layers)
     table = _one_hot(layers, len(seeds))
-    return run(StyleTransfer(features, content, content_layers=table, init="noise", seed=noise, **options))
+    options = {"content_layers": table, "init": "noise", "seed": noise, "pyramid": None} | options
+    return run(StyleTransfer(features, content, **options))
 
 
 def textures(
@@ -126,7 +127,8 @@ def stylize_frames(
             moved, same = follow(photo, frame, image)
             fresh = match_linear(frame, image)  # a photo's colours would stay: the statistics are right already
             start = fresh + (moved - fresh) * same
-            result = stylize(features, frame, styles, **options | {"init": start, "steps": max(1, steps // 2)})
+            warm_options = {"init": start, "pyramid": None, "steps": max(1, steps // 2)}
+            result = stylize(features, frame, styles, **options | warm_options)
             # what has not changed keeps its strokes; otherwise they would swim
             result.images = result.images + 0.7 * same * (moved - result.images)
         before = frame, result.images

@@ -22,9 +22,9 @@ class StatisticError(ValueError):
     """An unknown statistic."""
 
 
-def _relative(ours: Tensor, target: Tensor) -> Tensor:
-    """Squared distance over the squared length of the target, all but the first dimension: (B,)."""
-    size = target.square().flatten(1).sum(1).clamp_min(1e-8)
+def _relative(ours: Tensor, target: Tensor, floor: float | Tensor = 1e-8) -> Tensor:
+    """Squared distance over the squared length of the target, at least ``floor``; all but the first dimension: (B,)."""
+    size = target.square().flatten(1).sum(1).clamp_min(1e-8).maximum(torch.as_tensor(floor).to(target))
     return (ours - target).square().flatten(1).sum(1) / size
 
 
@@ -96,7 +96,8 @@ class Moments:
         return described
 
     def distance(self, ours: Tensor, target: Tensor) -> Tensor:
-        return (_relative(ours[:, :1], target[:, :1]) + _relative(ours[:, 1:], target[:, 1:])) / 2
+        flat = (0.01 * target[:, 0].square().sum(1)).square()  # a style of one colour has no covariance to divide by
+        return (_relative(ours[:, :1], target[:, :1]) + _relative(ours[:, 1:], target[:, 1:], flat)) / 2
 
 
 class Wasserstein:

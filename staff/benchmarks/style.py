@@ -1,4 +1,4 @@
-"""Figures of style transfer: speed beside a plain loop, precision, starts, ten pairs, sizes, flicker of a film."""
+"""Style transfer measured: speed, precision, starts, ten pairs, lattice of the pooling, sizes, flicker of a film."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers.features import CONFIGS, Features, load_features, torchvision_file
+from helpers.features import CONFIGS, POOLS, Features, load_features, torchvision_file
 from helpers.figures import labelled_grid, results_table, save_figure
 from helpers.files import write_json
 from helpers.images import resize
 from helpers.metrics import feature_distance, psnr
+from helpers.paintings import fetched
 from helpers.photos import demo_photos
 from helpers.style_transfer import StyleCriterion, StyleTransfer, stylize
 from helpers.style_transfer.sheets import flicker, stylize_frames, transfer_grid
@@ -26,7 +27,8 @@ from helpers.styles import own_styles
 from staff.benchmarks.common import circumstances
 
 CONTENT, STYLES = 10, (1, 3, 5, 9, 13)  # conv4_2; conv1_1, conv2_1, conv3_1, conv4_1, conv5_1
-PARTS = ("speed", "precision", "starts", "pairs", "scales", "film")
+PARTS = ("speed", "precision", "starts", "pairs", "lattice", "scales", "film")
+PAPER = {"statistic": "gram", "style_weight": 10.0, "tv_weight": 0.0, "content_layers": "conv4_2", "pyramid": None}
 MIXED = (  # content and style of the ten pairs that one default has to suit
     *(("astronaut", style) for style in ("strokes", "glass", "waves")),
     *(("chelsea", style) for style in ("dots", "hatching", "marble")),
@@ -80,9 +82,9 @@ def plain_loop(network: Features, content: Tensor, style: Tensor) -> Iterator[fl
 
 
 def our_loop(network: Features, content: Tensor, style: Tensor, **options) -> Iterator[float]:
-    """StyleTransfer with its defaults, evaluation by evaluation."""
-    layers = {"content_layers": CONTENT, "style_layers": STYLES}
-    for step in StyleTransfer(network, content, [style], steps=10**6, optimizer="lbfgs-batch", **layers, **options):
+    """StyleTransfer at a single scale, evaluation by evaluation."""
+    options |= {"content_layers": CONTENT, "style_layers": STYLES, "pyramid": None}
+    for step in StyleTransfer(network, content, [style], steps=10**6, optimizer="lbfgs-batch", **options):
         yield step.total
 
 
@@ -201,28 +203,67 @@ def bench_starts(network: Features, device: torch.device, size: int = 128) -> li
     return rows
 
 
-def bench_pairs(network: Features, out: Path, device: torch.device, size: int = 128, steps: int = 100) -> list[dict]:
-    """Ten pairs with the default weights: share of the style's distance that is left, what became of the content."""
-    photos, styles = demo_photos(size, ["astronaut", "chelsea", "coffee"]), own_styles()
-    contents = torch.cat([photos[content] for content, _ in MIXED]).to(device)
-    pictures = [styles[name].to(device) for name in styles]
-    mixture = torch.tensor([[float(name == style) for name in styles] for _, style in MIXED])
-    result = stylize(network, contents, pictures, style_weights=mixture, steps=steps)
-    left = result.parts["style"] / result.history["style"][0]
-    rows = [
-        {
-            "content": content,
-            "style": style,
-            "style_left": left[n].item(),
-            "content_loss": result.parts["content"][n].item(),
-        }
-        for n, (content, style) in enumerate(MIXED)
-    ]
-    margin = [[photos[content], resize(styles[style], size)] for content, style in MIXED]
-    cells = [[*above, below[None].cpu()] for above, below in zip(margin, result.images, strict=True)]
+def bench_pairs(network: Features, out: Path, device: torch.device, size: int = 256) -> list[dict]:
+    """Ten pairs with the defaults and with the settings of the paper: a sheet to look at, what is left of the style.
+
+    Would a person name the style from the strokes, and the subject from the shapes?
+    """
+    photos, styles = demo_photos(size, ["astronaut", "chelsea", "coffee"]), own_styles() | fetched()
+    rows, sheet = [], []
+    for content, style in MIXED:
+        photo, image = photos[content].to(device), styles[style].to(device)
+        cells, row = [photo, resize(styles[style], size)], {"content": content, "style": style}
+        judge = StyleCriterion(network, photo, [resize(image, size)])
+        for name, options in (("paper", PAPER), ("default", {})):
+            result = stylize(network, photo, [image], **options)
+            with torch.no_grad():
+                parts = judge(result.images).parts
+            row |= {f"{name}_{part}": parts[part].item() for part in ("content", "style")}
+            row |= {f"{name}_lattice": max(lattice(result.images).values()), f"{name}_seconds": result.seconds}
+            cells.append(result.images)
+        rows.append(row)
+        sheet.append([cell.cpu() for cell in cells])
     names = [f"{content} + {style}" for content, style in MIXED]
-    sheet = labelled_grid([list(row) for row in zip(*cells, strict=True)], ["content", "style", "result"], names)
-    save_figure(sheet, out / f"style-pairs-{network.name}.png")
+    columns = ["content", "style", "settings of the paper", "defaults"]
+    save_figure(labelled_grid(sheet, names, columns), out / f"style-pairs-{network.name}.png")
+    return rows
+
+
+def lattice(images: Tensor, periods: tuple[int, ...] = (2, 4, 8), tile: int = 64) -> dict[int, float]:
+    """Period in pixels to the energy of the flattest tiles of images (1, 3, H, W) there, over that nearby; 1 is none.
+
+    Pooling leaves its periods in an image where nothing else tells the pixels what to be.
+    """
+    grey = images.mean(1, keepdim=True).cpu()
+    detail = grey - F.avg_pool2d(grey, 9, 1, 4, count_include_pad=False)
+    tiles = F.unfold(detail, tile, stride=tile // 2)[0].T.view(-1, tile, tile)
+    tiles = tiles[tiles.flatten(1).std(1).argsort()[: max(1, len(tiles) // 4)]]
+    window = torch.hann_window(tile)[:, None] * torch.hann_window(tile)
+    power = torch.fft.fft2(tiles * window).abs().square().mean(0)
+    found = {}
+    for period in periods:
+        at, ratios = tile // period, []
+        for spectrum in (power, power.T):
+            line = spectrum[:3].sum(0) + spectrum[-2:].sum(0)  # along one axis, hardly any change along the other
+            nearby = sum(line[(at + offset) % tile] for offset in (-5, -4, -3, 3, 4, 5)) / 6
+            ratios.append((line[at] / nearby).item())
+        found[period] = max(ratios)
+    return found
+
+
+def bench_lattice(network: Features, device: torch.device, size: int = 256) -> list[dict]:
+    """Lattice of one flat photo in two styles, for each pooling and with the settings of the paper."""
+    styles, rows = own_styles(), []
+    photo = demo_photos(size, ["coffee"])["coffee"].to(device)
+    for pooling in POOLS:
+        ours = Features(network.config, network.name, pooling).to(device)
+        ours.load_state_dict(network.state_dict())
+        for name, options in (("paper", PAPER), ("default", {})):
+            found = [stylize(ours, photo, [styles[style].to(device)], **options) for style in ("strokes", "waves")]
+            worst = [max(values) for values in zip(*(lattice(each.images).values() for each in found), strict=True)]
+            rows.append(
+                {"pooling": pooling, "settings": name} | dict(zip(("2 px", "4 px", "8 px"), worst, strict=True))
+            )
     return rows
 
 
@@ -279,15 +320,16 @@ def run(out: str | Path, parts: list[str], sizes: list[int], device: torch.devic
     network: on which everything but the speed is measured.
     """
     if unknown := sorted(set(parts) - set(PARTS)):
-        raise ValueError(f"the parts are {', '.join(PARTS)}, but {', '.join(unknown)} came.")
+        raise ValueError(f"the parts are {', '.join(PARTS)}; got {', '.join(unknown)}.")
     out, report = Path(out), {"circumstances": circumstances(device)}
-    features, note = network_of(network, device, "avg")
+    features, note = network_of(network, device, "blur")
     report["network"] = f"{network}, {note}" if note else network
     measures = {
         "speed": lambda: bench_speed(sizes, device),
         "precision": lambda: bench_precision(features, device),
         "starts": lambda: bench_starts(features, device),
         "pairs": lambda: bench_pairs(features, out, device),
+        "lattice": lambda: bench_lattice(features, device),
         "scales": lambda: bench_scales(features, out, device),
         "film": lambda: bench_film(features, device),
     }

@@ -161,7 +161,7 @@ def bench_sketch(
 def bench_style(
     out: Out = Path("output/bench"),
     parts: Annotated[
-        str, typer.Option(help="speed, precision, starts, pairs, scales, film, with commas between.")
+        str, typer.Option(help="speed, precision, starts, pairs, lattice, scales, film, with commas between.")
     ] = "speed",
     sizes: Annotated[str, typer.Option(help="Sides in pixels for the speed.")] = "256,512",
     network: Annotated[str, typer.Option(help="Network of all parts but the speed: vgg19-slim, vgg19.")] = "vgg19-slim",

@@ -96,7 +96,7 @@ def style(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
     device, results = str(pick_device(None)), []
     for job, files in zip(jobs, data, strict=True):
         settings = {name: value for name, value in job.items() if name in STYLE}
-        network = _features(device, settings.pop("features", None), settings.pop("pooling", "avg"))
+        network = _features(device, settings.pop("features", None), settings.pop("pooling", "blur"))
         content = longer_side(read_image(files["content"], name=job["content"]), settings.pop("size", 256)).to(device)
         found = stylize(network, content, [read_image(files["style"], name=job["style"]).to(device)], **settings)
         image = as_bytes(lambda path, found=found: write_image(path, found.images), ".png")

@@ -197,5 +197,5 @@ def test_the_table_of_speeds_has_ratios_to_the_plain_loop(monkeypatch):
 
 
 def test_unknown_parts_of_the_bench_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="speed, precision, starts, pairs, scales, film.*sped"):
+    with pytest.raises(ValueError, match="speed, precision, starts, pairs, lattice, scales, film.*sped"):
         bench.run(tmp_path, ["sped"], [32], torch.device("cpu"))
