@@ -13,6 +13,7 @@ from helpers.style_transfer import (
     CONTENT_LAYERS,
     STYLE_LAYERS,
     STYLE_WEIGHT,
+    StyleOptions,
     StyleTransfer,
     check_weights,
 )
@@ -48,27 +49,28 @@ class StylePanel(RunPanel):
     powers = {"style_weight": (-1, 3), "tv_weight": (-1, 3)}
     presets = {
         "Texture": {"content_weight": 0.0, "init": "noise"},
-        "Reconstruction": {"style_weight": 0.0, "init": "noise"},
+        "Reconstruction": {"style_weight": 0.0, "tv_weight": 0.0, "init": "noise"},
     }
 
     def __init__(self, features, photos: dict[str, Tensor], styles: dict[str, Tensor], *, out: str | Path = OUT,
                  **values):  # fmt: skip
         self.features, self.styles = features, dict(styles)
+        layers = [("3_3 and 4_2", CONTENT_LAYERS), *((layer, layer) for layer in features.layers)]
         controls = {
             "content": dropdown("content", list(photos)),
             "style": dropdown("style", list(styles)),
             "size": dropdown("size", list(SIZES), 128),
-            "content_layer": dropdown("content layer", list(features.layers), CONTENT_LAYERS[0]),
+            "content_layer": dropdown("content layer", layers, CONTENT_LAYERS),
             "style_layers": dropdown("style layers", list(GROUPS.items())),
-            "statistic": dropdown("statistic", [*STATISTICS, "patches"]),
+            "statistic": dropdown("statistic", [*STATISTICS, "patches"], StyleOptions.statistic),
             "colour": dropdown("colour", list(COLOURS)),
             "style_scale": float_slider("style scale", 1.0, 0.5, 2.0, 0.25),
             "init": dropdown("start", ["content", "noise"]),
             "optimizer": dropdown("optimizer", OPTIMIZERS[::-1]),
-            "steps": int_slider("steps", 100, 10, 500, 10),
+            "steps": int_slider("steps", StyleOptions.steps, 10, 500, 10),
             "seed": seed_box(),
         }
-        weights = {"content_weight": 1.0, "style_weight": STYLE_WEIGHT, "tv_weight": 0.0}
+        weights = {"content_weight": 1.0, "style_weight": STYLE_WEIGHT, "tv_weight": STYLE_WEIGHT}
         super().__init__(controls, weights, photos=photos, out=out, values=values)
 
     def connect(self) -> None:

@@ -33,7 +33,7 @@ def pictures(size, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("size", [(8, 12), (11, 7)])
-@pytest.mark.parametrize("pooling", ["max", "avg"])
+@pytest.mark.parametrize("pooling", ["max", "avg", "blur"])
 def test_activations_and_gradients_are_those_of_the_plain_path(pooling, size):
     plain = network(pooling)
     found = []
@@ -64,7 +64,7 @@ def test_where_onednn_may_not_multiply_bfloat16_nothing_is_packed_for_it(monkeyp
     assert features_module.fast_dtype("cpu") == torch.float32
 
 
-@pytest.mark.parametrize("pooling", ["max", "avg"])
+@pytest.mark.parametrize("pooling", ["max", "avg", "blur"])
 def test_the_gradient_is_right_in_float64(pooling):
     fast = FastFeatures(network(pooling, torch.float64), torch.float64)
     images = pictures((8, 6), torch.float64).requires_grad_()
