@@ -178,7 +178,7 @@ def _look_closer(image: Tensor, face: CatFace) -> CatFace:
     likely, landmarks = _cells(torch.cat([crop, crop.flip(3)]))
     mirrored = landmarks[1].flip(1)[..., [1, 0, 2], :] * torch.tensor([-1.0, 1.0]) + torch.tensor([CLOSE, 0.0])
     likely, landmarks = likely[0] + likely[1].flip(1), torch.stack([landmarks[0], mirrored]).mean(0)
-    near = (landmarks.mean(2) - CLOSE / 2).norm(dim=-1) < EYES_APART / 2  # another face may lie beside it
+    near = (landmarks.mean(2) - CLOSE / 2).norm(dim=-1) < EYES_APART / 2  # another face may be next to it
     weights = (likely * near).square()
     exact = (weights[..., None, None] * landmarks).sum((0, 1)) / weights.sum().clamp(min=1e-12)
     back = (exact.numpy() @ [1, 1j] - shift) / scaled_turn

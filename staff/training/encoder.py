@@ -40,7 +40,7 @@ class EncoderSettings:
         rate: peak of Adam's learning rate; up in the first twentieth, then down a cosine.
         perceptual: weight of the perceptual loss against L1's 1.
         latent: weight of the mean squared error of the latent, standard deviations of the space, in the second part.
-        prior: weight of a photo's mean squared offset from the mean in the place of its unknown latent.
+        prior: weight of a photo's mean squared offset from the mean instead of its unknown latent.
         whole: share of the pictures that are seen whole; the others are partly covered, coarse or both.
         seed: of everything random.
     """

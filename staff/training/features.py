@@ -20,6 +20,15 @@ EMA_DECAY = 0.998  # per step: an average over about 3 epochs of 168 steps
 CUTMIX = 0.3  # of the batches
 SMOOTHING = 0.1  # of the labels
 WEIGHTS_FILE = "features.safetensors"
+SETTINGS = {
+    "epochs": 60,
+    "batch": 64,
+    "sizes": (64, 80, 96),  # sides of the training crops in px
+    "shares": (0.45, 0.3, 0.25),  # of the epochs, for each size
+    "rate": 3e-3,  # peak of the one-cycle schedule
+    "test_every": 5,  # epochs between tests on the held-out tenth
+    "seed": 0,
+}
 
 
 # --- network ---------------------------------------------------------------------------------------------------------
@@ -84,7 +93,7 @@ class FoldedClassifier(nn.Module):
 
 
 def recalibrate(net: Classifier, images: Tensor, batch: int = 64) -> None:
-    """Measure batch norm's means and variances anew on whole pictures, uint8 (N, 3, H, W), at the size of the test.
+    """Measure batch norm's means and variances again on whole pictures, uint8 (N, 3, H, W), at the size of the test.
 
     Random crops are smaller, and what they show is larger: with their statistics the network is off at test time
     (Touvron et al., "Fixing the train-test resolution discrepancy", 2019).
@@ -125,20 +134,12 @@ class FeatureTrainer(Trainer):
     """The networks, the optimiser and the position of one run; `state()` and `load()` are all that a resume needs.
 
     The photos of a step and their augmentation are functions of the seed and the step alone, so that the position
-    in the run is the whole random state, and on the CPU a run that was killed goes on exactly.
+    in the run is the whole random state, and on the CPU a run that was killed continues exactly.
     """
 
     parts = ("net", "ema", "optimizer", "schedule")
 
-    def __init__(
-        self,
-        photos: LabelledPhotos,
-        config: FeatureConfig,
-        device: torch.device,
-        settings: dict,
-        test_every: int = 1,
-    ):
-        self.test_every = test_every
+    def __init__(self, photos: LabelledPhotos, config: FeatureConfig, device: torch.device, settings: dict):
         train, held_out = photos.split()
         self.photos = photos
         self.images, self.aspects = photos.squashed(train)
@@ -215,7 +216,7 @@ class FeatureTrainer(Trainer):
         loss.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
         for group in self.optimizer.param_groups:
-            group["lr"] *= SLOWER**self.setbacks  # the schedule sets it anew in every step
+            group["lr"] *= SLOWER**self.setbacks  # the schedule sets it again in every step
         self.optimizer.step()
         self.schedule.step()
         self.ema.update_parameters(self.net)
@@ -228,7 +229,7 @@ class FeatureTrainer(Trainer):
         if rest:
             return None
         entry = {"epoch": epoch, "loss": sum(self.losses) / len(self.losses)}
-        if epoch % self.test_every == 0 or self.step_number == self.total:
+        if epoch % self.settings["test_every"] == 0 or self.step_number == self.total:
             with self.autocast():
                 entry["top1"], _ = accuracy(self.ema.module.eval(), self.test_images, self.test_labels)
         self.losses = []
@@ -254,36 +255,32 @@ def train_features(
     data: str | Path,
     out: str | Path,
     *,
-    epochs: int = 60,
-    batch: int = 64,
-    sizes: tuple[int, ...] = (64, 80, 96),
-    shares: tuple[float, ...] = (0.45, 0.3, 0.25),
-    rate: float = 3e-3,
     config: FeatureConfig = CONFIGS["vgg19-slim"],
-    save_every: float = 180,
-    test_every: int = 5,
     again: bool = True,
-    seed: int = 0,
     device: str | torch.device | None = None,
+    save_every: float = 180,
     log: str = "jsonl",
+    **settings,
 ) -> Path:
-    """Train a feature network on the CLASS/photo files of a folder or zip; call again to go on after a stop or a kill.
+    """Train a feature network on the CLASS/photo files of a folder or zip; call again to continue after a stop.
 
-    out: folder for the state, `state.pt`, and the result, `features.safetensors`, which `load_features` reads.
-    sizes, shares: sides of the training crops in px, and the part of the epochs for each. rate: peak of the one-cycle
-    schedule. save_every: seconds between states. test_every: epochs between tests on the held-out tenth.
-    again: False begins anew even when `out` holds a state. device: of `pick_device`. log: see `open_log`.
+    Args:
+        out: folder for ``state.pt`` and the result, ``features.safetensors``, which ``load_features`` reads.
+        again: False begins from scratch even when ``out`` holds a state.
+        device: see ``pick_device``.
+        save_every, log: see ``train``.
+        settings: some of SETTINGS.
+
     Returns the path of the result. Raises TrainingError or ImageError for data or a state that cannot be used.
     """
-    if len(sizes) != len(shares) or min(sizes) < 2 ** (len(config.depths) - 1) or min(epochs, test_every) < 1:
-        least = 2 ** (len(config.depths) - 1)
+    settings, least = SETTINGS | settings, 2 ** (len(config.depths) - 1)
+    sizes, shares = (list(settings[name]) for name in ("sizes", "shares"))
+    if len(sizes) != len(shares) or min(sizes) < least or min(settings["epochs"], settings["test_every"]) < 1:
         raise TrainingError(
             f"Expected a share for every size, sizes from {least} px and at least 1 epoch; change them."
         )
-    device = pick_device(device)
-    settings = {"epochs": epochs, "batch": batch, "sizes": list(sizes), "shares": list(shares)}
-    settings |= {"rate": rate, "seed": seed}
-    trainer = FeatureTrainer(find_labelled(data), config, device, settings, test_every)
+    settings |= {"sizes": sizes, "shares": shares}
+    trainer = FeatureTrainer(find_labelled(data), config, pick_device(device), settings)
     if not again:
         (Path(out) / STATE_FILE).unlink(missing_ok=True)
     train(trainer, out, save_every=save_every, log=log)

@@ -54,7 +54,7 @@ class CatPhoto:
 
 
 def read_cats(data: str | Path, leave_out: Iterable[str] = ()) -> list[CatPhoto]:
-    """The photos of a zip with a table of the same name (.tsv) beside it: file, landmarks and confidences.
+    """The photos of a zip with a table of the same name (.tsv) next to it: file, landmarks and confidences.
 
     Photos whose eyes are unsure or nearer to each other than a fortieth of the photo are left out, as are the names
     (without suffix) in ``leave_out``. Raises TrainingError where there is no such table.
@@ -253,7 +253,7 @@ def train_finder(
     """Train the finder; call again to continue after a stop or a kill. Returns the path of ``finder.safetensors``.
 
     Args:
-        data: zip of whole cat photos, with its table of landmarks beside it; see ``read_cats``.
+        data: zip of whole cat photos, with its table of landmarks next to it; see ``read_cats``.
         out: folder for ``state.pt``, ``log.jsonl`` and the result.
         others: zip or folder of CLASS/photo files without cats.
         leave_out: names of photos that are kept for validation, without suffix.

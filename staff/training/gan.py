@@ -1,4 +1,4 @@
-"""Training of the bundled generators: non-saturating loss, lazy R1, EMA, adaptive augmentation; resumes exactly.
+"""Training of the bundled generators: non-saturating loss, lazy R1, EMA, adaptive augmentation; continues exactly.
 
 One loop serves both families; they differ in their networks and a few settings (``DEFAULTS``).
 """

@@ -1,4 +1,4 @@
-"""The loop that all trainings share: a bar, a log, and a state on disk from which the same call goes on."""
+"""The loop that all trainings share: a bar, a log, and a state on disk from which the same call continues."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Trainer:
 
 
 def resume(trainer: Trainer, out: str | Path) -> None:
-    """Go on from the state in a folder, if there is one. Raises ProgressError or TrainingError for one that is not."""
+    """Continue from the state in a folder, if any. Raises ProgressError or TrainingError for one that is not."""
     path = Path(out) / STATE_FILE
     clear_temporaries(out)
     if not path.exists():
@@ -101,8 +101,8 @@ def resume(trainer: Trainer, out: str | Path) -> None:
     try:
         _load(trainer, state)
     except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
-        raise TrainingError(f"{path} is no state of this training; delete it, or choose another folder.") from error
-    print(f"going on at {trainer.position} of {trainer.goal} {trainer.unit}.", file=sys.stderr)
+        raise TrainingError(f"{path} is not a state of this training; delete it, or choose another folder.") from error
+    print(f"continuing at {trainer.position} of {trainer.goal} {trainer.unit}.", file=sys.stderr)
 
 
 def train(

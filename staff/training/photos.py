@@ -13,7 +13,7 @@ from helpers.images import read_image, resize
 from helpers.photos import open_set
 from staff.training.loop import TrainingError
 
-STORED = 128  # px: training photos are kept squashed to this square, their aspect ratio beside them
+STORED = 128  # px: training photos are kept squashed to this square, their aspect ratio next to them
 TESTED = 112  # px: side of the centre square that the held-out photos are tested on
 HELD_OUT = 0.1  # of every class
 

@@ -1,4 +1,4 @@
-"""Training of both families on tiny networks: it goes on exactly, its losses are their definitions."""
+"""Training of both families on tiny networks: it continues exactly, its losses are their definitions."""
 
 import copy
 import json
@@ -234,7 +234,7 @@ def test_a_kill_while_it_writes_leaves_the_last_checkpoint(tmp_path, folder):
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-500:]
     state = load(tmp_path / "run" / "state.pt")
     assert state["step"] == 3
-    # the run goes on as if nothing had happened
+    # the run continues as if nothing had happened
     train_gan(folder, tmp_path / "run", settings_of("stylegan2", images=24), held_out=0)
     train_gan(folder, tmp_path / "whole", settings_of("stylegan2", images=24), held_out=0)
     assert_same_state(load(tmp_path / "run" / "state.pt"), load(tmp_path / "whole" / "state.pt"))
