@@ -1,4 +1,4 @@
-"""Commands of training: train stylegan2, dcgan, features, encoder."""
+"""Commands of training: train stylegan2, dcgan, features, encoder, finder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def _train_gan(context: typer.Context, **sizes: int) -> None:
     from staff.training.gan import DEFAULTS, GanSettings, train_gan
 
     family, given = context.info_name, context.params
-    changed = {name: given[name] for name in ("images", "batch") if given[name] is not None}
+    chosen = ("images", "batch", "start", "pretrained", "judge_every")
+    changed = {name: given[name] for name in chosen if given.get(name) is not None}
     settings = DEFAULTS[family] | changed | {"seed": given["seed"]}
     if sizes:
         settings |= {"generator": settings["generator"] | sizes, "discriminator": sizes}
@@ -42,6 +43,9 @@ def stylegan2(
     resolution: Annotated[int, typer.Option(help="Side of the images, a power of two.")] = 64,
     channel_base: Annotated[int, typer.Option(help="Channels times resolution of the finest layers.")] = 1024,
     channel_max: Annotated[int, typer.Option(help="Most channels of a layer.")] = 128,
+    start: Annotated[str, typer.Option(help="Model to start from, of this resolution or of half of it.")] = "",
+    pretrained: Annotated[float, typer.Option(min=0, help="Weight of the pretrained discriminator, 0 for none.")] = 0.0,
+    judge_every: Annotated[int, typer.Option(min=1, help="Steps of it for one of the ordinary discriminator.")] = 1,
     images: Images = None,
     batch: Batch = None,
     minutes: Minutes = None,

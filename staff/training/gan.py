@@ -55,7 +55,7 @@ class GanSettings:
     pretrained: float = 0.0  # weight of the pretrained discriminator's loss; 0 does without it
     lr_pretrained: float = 1e-3
     start: str = ""  # a trained model to start from, of the same or of half the resolution
-    place: tuple[int, int] = (2, 2)  # column and row of 8x8 cells where that model's 4x4 begin, at half the resolution
+    place: tuple[int, int] = (2, 3)  # column and row of 8x8 cells where that model's 4x4 begin, at half the resolution
     bf16: bool = True
     seed: int = 0
 
