@@ -23,7 +23,7 @@ class Explorer(widgets.VBox):
         self.view = widgets.HTML()
         super().__init__([*controls, self.view])
         for control in controls:
-            control.layout.width, control.layout.max_width = f"{2 * RESULT}px", "100%"
+            control.layout.width, control.layout.max_width = "auto", f"{2 * RESULT}px"
             control.observe(self._show, "value")
         self._show()
 
