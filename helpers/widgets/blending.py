@@ -26,7 +26,7 @@ class BlendingPanel(RunPanel):
         generator: with noise maps.
         features: network of ``load_features``.
         photos: name to photo (1, 3, H, W) in [0, 1], at least two, resized to the generator.
-        out: folder for what is saved; a state file holds picture, mask, photos, latents and settings.
+        out: folder for what is saved; a state file holds image, mask, photos, latents and settings.
         values: first values of controls by name, e.g. ``shape="ellipse", feather=2``.
 
     Attributes, besides those of RunPanel: x and y, the photos (1, 3, R, R) inside and outside; mask (1, 1, R, R).

@@ -239,7 +239,7 @@ function render({ model, el }) {
       model.set(name, Number(input.value));
       number.value = input.value;
     };
-    input.onchange = () => model.save_changes(); // the kernel is told when the handle is let go
+    input.onchange = () => model.save_changes(); // the kernel hears of it when the handle is released
     const read = () => {
       input.value = model.get(name);
       number.value = model.get(name);

@@ -17,9 +17,9 @@ from torch import Tensor
 from helpers import masks
 from helpers.files import atomic_path
 from helpers.images import read_rgba, resize, to_uint8
+from helpers.widgets.html import COLOURS, data_url, error_html, figure_html, frame_html, sentence
 from helpers.widgets.live import source
 from helpers.widgets.parts import button_row, dropdown, float_slider
-from helpers.widgets.pictures import COLOURS, data_url, error_html, figure_html, frame_html, sentence
 from helpers.widgets.upload import uploaded_files
 
 try:

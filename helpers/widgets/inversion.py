@@ -33,7 +33,7 @@ def starts_of(generator: Generator, space: str) -> tuple[str, ...]:
 
 
 class InversionPanel(RunPanel):
-    """A panel that inverts a photo and shows how: controls, start / pause / stop, live picture, loss curve.
+    """A panel that inverts a photo and shows how: controls, start / pause / stop, live image, loss curve.
 
     Args:
         generators: name to generator.

@@ -25,9 +25,9 @@ from helpers.noise import (
 from helpers.optimizers import OPTIMIZERS
 from helpers.weights import registry
 from helpers.widgets.canvas import drawing_canvas
+from helpers.widgets.html import text_html
 from helpers.widgets.panel import COLUMN, OUT, RunPanel
 from helpers.widgets.parts import dropdown, float_slider, int_slider, log_slider
-from helpers.widgets.pictures import text_html
 from helpers.widgets.sliders import Explorer
 
 
@@ -54,7 +54,7 @@ class NoiseSlider(Explorer):
     def image(self) -> Tensor:
         return self.generator.synthesize(self.latents).clamp(0, 1)
 
-    def pictures(self) -> dict[str, Tensor]:
+    def shown(self) -> dict[str, Tensor]:
         image = self.image
         return {"photo": self.target, f"{psnr(image, self.target).item():.1f} dB": image}
 

@@ -326,7 +326,7 @@ class RunPanel(RunBox):
     def save(self, kind: str) -> Path:
         """Write the result to the folder ``out`` and offer it for download; returns the path.
 
-        kind: "png", "gif" or "mp4" (the pictures that were shown along the way), "safetensors" (the state).
+        kind: "png", "gif" or "mp4" (the images that were shown along the way), "safetensors" (the state).
         """
         path = self.out / f"{datetime.now():%Y%m%d-%H%M%S}.{kind}"
         if kind == "safetensors":

@@ -15,7 +15,7 @@ import ipywidgets as widgets
 from torch import Tensor
 
 from helpers.images import grid, resize
-from helpers.widgets.pictures import jpeg_url
+from helpers.widgets.html import jpeg_url
 
 STYLE = {"description_width": "100px"}
 RESULT = 256  # pixels on the screen of a result and of what it is compared with
@@ -108,13 +108,13 @@ def button_row(actions: Mapping[str, Callable[[], None]], guard: Callable) -> wi
     return widgets.HBox(buttons, layout=widgets.Layout(**WRAP))
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------
+# --- images --------------------------------------------------------------------------------------------------------
 
 
 class Gallery(widgets.HBox):
     """Thumbnails with a button each: a history to go back to, candidates to choose from.
 
-    on_click: called with what was passed to ``add`` with the picture. most: older entries drop out.
+    on_click: called with what was passed to ``add`` with the image. most: older entries drop out.
     """
 
     def __init__(self, on_click: Callable[[Any], None], most: int = 24):
@@ -122,7 +122,7 @@ class Gallery(widgets.HBox):
         super().__init__(layout=widgets.Layout(**WRAP))
 
     def add(self, image: Tensor, text: str, entry: Any, hint: str = "") -> None:
-        """One more picture (1, 3, H, W) in [0, 1] with a button ``text``; the pointer over it shows ``hint``."""
+        """One more image (1, 3, H, W) in [0, 1] with a button ``text``; the pointer over it shows ``hint``."""
         side = max(image.shape[-2:])
         small = resize(image, tuple(max(1, s * 2 * CANDIDATE // side) for s in image.shape[-2:]))
         url = jpeg_url(small if side > 2 * CANDIDATE else image)
@@ -138,7 +138,7 @@ class Gallery(widgets.HBox):
 
 
 class BeforeAfter(widgets.VBox):
-    """Two pictures of one size, one over the other, with a slider for the line between them and one for the zoom."""
+    """Two images of one size, one over the other, with a slider for the line between them and one for the zoom."""
 
     def __init__(self, width: int = 320):
         self.width, self._urls = width, None
@@ -178,7 +178,7 @@ def columns_of(images: Tensor) -> int:
 
 
 def sheet_of(images: Tensor) -> Tensor:
-    """One picture of a batch: its only image, or a grid of the first ones."""
+    """One image of a batch: its only image, or a grid of the first ones."""
     return images if len(images) == 1 else grid(images[:MOST], columns_of(images), padding=1)
 
 

@@ -1,4 +1,4 @@
-"""Start, Pause and Stop over a plain iterator, with its picture, progress, time left, PSNR and losses."""
+"""Start, Pause and Stop over a plain iterator, with its image, progress, time left, PSNR and losses."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from helpers.metrics import psnr
+from helpers.widgets.html import error_html, figure_html, loss_curve, row_html, sentence, status_html, text_html
 from helpers.widgets.job import ALIVE, Job
 from helpers.widgets.live import Pace, live_view
 from helpers.widgets.parts import RESULT, sheet_of, width_of
-from helpers.widgets.pictures import error_html, figure_html, loss_curve, row_html, sentence, status_html, text_html
 
 PAGE = 2 * RESULT + 12  # pixels on the screen: the result and what it is compared with, side by side
-PATIENCE, AGAIN = 0.1, 0.05  # seconds to wait for the picture of a long step, and before it is asked for again
+PATIENCE, AGAIN = 0.1, 0.05  # seconds to wait for the image of a long step, and before it is asked for again
 IDLE = 0.3  # seconds until the next question if there is nothing new, as in a pause
 FRAMES = 120  # kept for a GIF or MP4; a longer run keeps every second, every fourth, ...
 
@@ -43,11 +43,11 @@ def decibel(images: Tensor, reference: Tensor | None) -> float | None:
 
 
 class RunBox(widgets.VBox):
-    """Buttons and live picture of a run; a panel is one with controls.
+    """Buttons and live image of a run; a panel is one with controls.
 
     Attributes: settings, what ``make`` is called with; title of the reference; labels of losses, if not their names;
     job, the last run, None before; result of it, the best so far while it runs; buttons, view and message, widgets;
-    frames, the pictures that were shown, for a film; before, the reference when the run started.
+    frames, the images that were shown, for a film; before, the reference when the run started.
     """
 
     title = "target"
@@ -147,7 +147,7 @@ class RunBox(widgets.VBox):
         self.buttons["stop"].disabled = not self.alive
         self.changed()
 
-    # --- pictures ---------------------------------------------------------------------------------------------------
+    # --- images ---------------------------------------------------------------------------------------------------
 
     def show_reference(self, text: str = "Press Start.") -> None:
         """The reference alone, unless something runs."""
@@ -185,7 +185,7 @@ class RunBox(widgets.VBox):
     def _look(self, job: Job) -> Seen:
         """The latest step as it is shown, made between two steps by the job's thread: in parallel, both are slower.
 
-        Raises TimeoutError if the current step takes long; the picture is there when it is asked for again.
+        Raises TimeoutError if the current step takes long; the image is there when it is asked for again.
         """
         if self._coming is None:
             self._coming = job.call(lambda: self._see(job.latest().number, job.latest().images()))
@@ -219,7 +219,7 @@ class RunBox(widgets.VBox):
         return f'<div style="width:{PAGE}px;max-width:100%">{row_html(*figures)}{below}</div>'
 
     def _keep(self, sheet: Tensor) -> None:
-        """One more picture of the film; of many, every second is dropped."""
+        """One more image of the film; of many, every second is dropped."""
         self.frames.append(sheet)
         if len(self.frames) > FRAMES:
             self.frames = self.frames[::2]

@@ -8,16 +8,16 @@ from torch import Tensor
 
 from helpers.generators import Generator
 from helpers.latents import Latents, interpolate
+from helpers.widgets.html import row_of
 from helpers.widgets.parts import RESULT, float_slider, seed_box
-from helpers.widgets.pictures import row_of
 
 SAMPLE = 128  # pixels on the screen of each of several samples
 
 
 class Explorer(widgets.VBox):
-    """Controls over pictures that are drawn at every move; ``pictures()`` returns them by title."""
+    """Controls over images that are drawn at every move; ``shown()`` returns them by title."""
 
-    width = RESULT  # pixels on the screen of each picture
+    width = RESULT  # pixels on the screen of each image
 
     def __init__(self, *controls: widgets.Widget):
         self.view = widgets.HTML()
@@ -27,12 +27,12 @@ class Explorer(widgets.VBox):
             control.observe(self._show, "value")
         self._show()
 
-    def pictures(self) -> dict[str, Tensor]:
+    def shown(self) -> dict[str, Tensor]:
         raise NotImplementedError
 
     @torch.no_grad()
     def _show(self, _=None) -> None:
-        self.view.value = row_of(self.pictures(), self.width)
+        self.view.value = row_of(self.shown(), self.width)
 
 
 class InterpolationSlider(Explorer):
@@ -61,7 +61,7 @@ class InterpolationSlider(Explorer):
             self._cache[t] = self.generator.synthesize(interpolate(*self.ends, t)).clamp(0, 1)
         return self._cache[t]
 
-    def pictures(self) -> dict[str, Tensor]:
+    def shown(self) -> dict[str, Tensor]:
         places = {"a (t = 0)": 0.0, f"t = {self.t:.2f}": self.t, "b (t = 1)": 1.0}
         return {title: self._image(t) for title, t in places.items()}
 
@@ -87,6 +87,6 @@ class TruncationSlider(Explorer):
         z = self.generator.sample("z", self.n, self.seed.value)
         return Latents("w", self.generator.map(z, self.slider.value))
 
-    def pictures(self) -> dict[str, Tensor]:
+    def shown(self) -> dict[str, Tensor]:
         self.images = self.generator.synthesize(self.latents).clamp(0, 1)
         return {f"no. {number}": image for number, image in enumerate(self.images.split(1), 1)}

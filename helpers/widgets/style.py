@@ -37,7 +37,7 @@ class StylePanel(RunPanel):
 
     Args:
         features: network of ``load_features``.
-        photos: name to a square photo (1, 3, H, H) in [0, 1]. styles: name to a picture (1, 3, h, w).
+        photos: name to a square photo (1, 3, H, H) in [0, 1]. styles: name to an image (1, 3, h, w).
         out: folder for what is saved.
         values: first values of controls by name.
 

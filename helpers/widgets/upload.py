@@ -14,9 +14,9 @@ from helpers.faces import FaceOptions, NoFace, find_place
 from helpers.generators import Generator
 from helpers.images import MIN_SIDE, crop, read_image, resize
 from helpers.photos import cut_square
+from helpers.widgets.html import error_html, figure_html, frame_html, jpeg_url
 from helpers.widgets.live import source
 from helpers.widgets.parts import WRAP, float_slider
-from helpers.widgets.pictures import error_html, figure_html, frame_html, jpeg_url
 
 try:
     import anywidget

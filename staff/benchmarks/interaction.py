@@ -1,4 +1,4 @@
-"""Interaction measured in a real browser: slider to new picture, live view beside a run, Stop, bytes per stroke."""
+"""Interaction measured in a real browser: slider to new image, live view next to a run, Stop, bytes per stroke."""
 
 from __future__ import annotations
 

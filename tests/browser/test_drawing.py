@@ -226,7 +226,7 @@ def pinch(page):
 
 
 def kernel_draws(page):
-    """What the kernel sets is shown, and a stroke goes on from there."""
+    """What the kernel sets is shown, and a stroke continues from there."""
     page.kernel("canvas.set_mask(masks.half(64))")
     assert page.lab.wait(lambda: page.ink()[:, :32].all() and not page.ink()[:, 32:].any(), page.patience)
     page.stroke([(0.7, 0.5)])

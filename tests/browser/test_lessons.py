@@ -152,7 +152,7 @@ def test_all_cells_ran_and_no_widget_is_empty(lab):
 
 
 def test_a_picture_of_a_whole_run(lab):
-    """Paint, run to the end, and look: this is the picture in the README."""
+    """Paint, run to the end, and look: this is the image in the README."""
     lesson = lab.lesson
     if lesson.paint:
         canvas = f"panel.canvases[{canvas_of(lab)!r}]"
@@ -176,7 +176,7 @@ def test_a_picture_of_a_whole_run(lab):
 def test_its_panel_keeps_a_result(lab):
     """After strokes: run, keep, look: history, files, state; and all of it again after a reload of the page."""
     start(lab)
-    comes(lab, lambda: lab.kernel("len(panel.job.history)") > 5, "the run does not go on")
+    comes(lab, lambda: lab.kernel("len(panel.job.history)") > 5, "the run does not continue")
     stop(lab)
     comes(lab, lambda: lab.kernel("len(panel.history.entries) > 0"), "the result was not kept")
     lab.tab("Before / after")
@@ -207,7 +207,7 @@ def test_its_panel_keeps_a_result(lab):
     comes(lab, lambda: lab.page.locator(f"{OUT} img[alt='restored']").count(), "the picture did not come back")
     assert lab.kernel(fingerprint) == pytest.approx(before, rel=1e-5)
     assert lab.kernel("panel.state().settings") == settings
-    start(lab)  # it goes on
+    start(lab)  # it continues
     stop(lab)
     lab.tab("History")
     lab.screenshot(OUTPUT / f"panel-{lab.name}-history.png", OUT)

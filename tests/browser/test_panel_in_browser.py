@@ -67,7 +67,7 @@ def lab(request, tmp_path_factory):
 
 
 def shown(lab):
-    """Title and data URL of the live picture."""
+    """Title and data URL of the live image."""
     return lab.page.locator(f"{AREA} img").evaluate_all("images => images.map(i => [i.alt, i.src])")[0]
 
 
@@ -99,7 +99,7 @@ def steps(lab):
 
 
 def frames(lab):
-    """The pictures follow the run, and never show what has not happened."""
+    """The images follow the run, and never show what has not happened."""
     first, (_, source) = start(lab), shown(lab)
     comes(lab, lambda: shown_step(lab) > first + 5, "the frames do not change")
     later = shown_step(lab)
@@ -117,7 +117,7 @@ def weights(lab):
     weight = "panel.job.iterator.criterion.weights['perceptual']"
     comes(lab, lambda: lab.kernel(weight) == 100, "the weight is the old one")
     number = steps(lab)
-    comes(lab, lambda: steps(lab) > number + 1, "the run does not go on")
+    comes(lab, lambda: steps(lab) > number + 1, "the run does not continue")
     history = lab.kernel("panel.job.history")
     stop(lab)
     for losses, weight in ((history[0], before), (history[-1], 100)):
@@ -127,14 +127,14 @@ def weights(lab):
 
 
 def pause(lab):
-    """Pause halts, Continue goes on, Stop ends it and keeps the best."""
+    """Pause halts, Continue continues, Stop ends it and keeps the best."""
     start(lab)
     lab.press("Pause")
     comes(lab, lambda: "paused" in lab.page.inner_text("body"), "the page does not say that it pauses")
     number = lab.kernel("panel.job.call(lambda: len(panel.job.history)).result()")  # between two steps
-    assert [steps(lab) for _ in range(20)] == [number] * 20, "it goes on in its pause"
+    assert [steps(lab) for _ in range(20)] == [number] * 20, "it continues in its pause"
     lab.press("Continue")
-    comes(lab, lambda: steps(lab) > number + 2, "it does not go on")
+    comes(lab, lambda: steps(lab) > number + 2, "it does not continue")
     stop(lab)
     assert "the best is kept" in lab.page.inner_text("body")
     state, taken, total = lab.kernel("[panel.job.state, panel.result.steps, panel.result.total.item()]")
@@ -151,7 +151,7 @@ def history(lab):
     count, code = lab.kernel("[len(panel.history.entries), panel.result.latents.code.sum().item()]")
     lab.press("Perceptual only")
     start(lab)
-    comes(lab, lambda: steps(lab) > 12, "the run does not go on")
+    comes(lab, lambda: steps(lab) > 12, "the run does not continue")
     stop(lab)
     lab.tab("History")
     lab.page.locator(f"{AREA} button:text('{count}:')").click()
@@ -238,7 +238,7 @@ def shapes(lab):
 
 CHECKS = [frames, weights, pause, history, compare, interpolation, truncation, shapes]
 SHORT = [frames, weights, pause, truncation]  # always run
-FAULTS = {  # what is put in the place of what, and the check that must find it
+FAULTS = {  # what replaces what, and the check that must find it
     "dead stop": (frames, "job.Job", "stop", "lambda self, timeout=0.5: False"),
     "deaf pause": (pause, "job.Job", "pause", "lambda self: None"),
     "pause goes on": (pause, "job.Job", "_may_go_on", "lambda self: self._make_calls() or not self._stop"),

@@ -11,7 +11,7 @@ from helpers import masks
 from helpers.images import ImageError
 from helpers.widgets import canvas as module
 from helpers.widgets.canvas import CanvasError, CoreCanvas, drawing_canvas, photo_palette
-from helpers.widgets.pictures import data_url
+from helpers.widgets.html import data_url
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def make(kind):
 @pytest.fixture
 def photo():
     image = torch.zeros(1, 3, 24, 32)
-    image[:, 0, :, :16], image[:, 2, :, 16:] = 1.0, 0.5  # red beside dark blue
+    image[:, 0, :, :16], image[:, 2, :, 16:] = 1.0, 0.5  # red next to dark blue
     return image
 
 

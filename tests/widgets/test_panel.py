@@ -130,7 +130,7 @@ def test_few_frames_of_the_whole_run_are_kept(panel):
 
 
 def test_a_long_step_does_not_hold_the_page(keep):
-    """The answer at once is that there is no picture yet; later it is there."""
+    """The answer at once is that there is no image yet; later it is there."""
     proceed = threading.Event()
 
     class Slow(Run):

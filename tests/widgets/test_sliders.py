@@ -13,8 +13,8 @@ from helpers.faces import NoFace
 from helpers.latents import Latents, LatentsError, interpolate
 from helpers.noise import NoiseError, partly_fitted
 from helpers.photos import cut_square
+from helpers.widgets.html import jpeg_url
 from helpers.widgets.noise import NoiseSlider
-from helpers.widgets.pictures import jpeg_url
 from helpers.widgets.sliders import InterpolationSlider, TruncationSlider
 from helpers.widgets.upload import PhotoUpload, face_square
 from tests.support import tiny
@@ -87,7 +87,7 @@ def test_the_noise_sliders_show_the_part_of_the_noise_that_they_say(generator):
 
 
 def photo_bytes(width=40, height=30):
-    """A picture whose red is the column and whose green is the row."""
+    """An image whose red is the column and whose green is the row."""
     picture = Image.new("RGB", (width, height))
     picture.putdata([(5 * x % 256, 5 * y % 256, 0) for y in range(height) for x in range(width)])
     file = io.BytesIO()

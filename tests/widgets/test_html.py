@@ -1,4 +1,4 @@
-"""What panels show as strings: pictures, loss curves, before and after; and their controls."""
+"""What panels show as strings: images, loss curves, before and after; and their controls."""
 
 import base64
 import io
@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.widgets.html import figure_html, jpeg_url, loss_curve
 from helpers.widgets.parts import (
     BeforeAfter,
     Gallery,
@@ -24,7 +25,6 @@ from helpers.widgets.parts import (
     settings_code,
     width_of,
 )
-from helpers.widgets.pictures import figure_html, jpeg_url, loss_curve
 
 
 def test_a_jpeg_url_holds_the_picture(target):

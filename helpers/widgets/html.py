@@ -1,4 +1,4 @@
-"""What the panels show, as strings: pictures as data URLs, loss curves as SVG, one frame as HTML.
+"""What the panels show, as strings: images as data URLs, loss curves as SVG, one frame as HTML.
 
 The live curve is not drawn by matplotlib: a figure takes 50 ms and more, a string under 1 ms, and a run waits for it.
 """
@@ -48,7 +48,7 @@ def figure_html(title: str, image: Tensor | str | None, width: int, overlay: str
 
 
 def row_html(*parts: str) -> str:
-    """Parts side by side; they wrap where there is no room."""
+    """Parts side by side; they wrap if there is no room."""
     return f'<div style="display:flex;flex-wrap:wrap;gap:12px;line-height:1.5">{"".join(parts)}</div>'
 
 
@@ -80,7 +80,7 @@ def sentence(error: Exception | None) -> str:
 
 
 def frame_html(edges: Sequence[float], bend: str = "0", turn: float = 0.0) -> str:
-    """The outline of (left, top, right, bottom), fractions of the picture that it lies on, turned by degrees."""
+    """The outline of (left, top, right, bottom), fractions of the image that it lies on, turned by degrees."""
     left, top, right, bottom = (100 * edge for edge in edges)
     return (
         '<div style="position:absolute;box-sizing:border-box;border:2px solid #fff;outline:1px dashed #000;'
