@@ -45,7 +45,7 @@ class Limits:
     """What one run may use.
 
     Attributes:
-        seconds: of the processor, all processes together; of wall time three times as much.
+        seconds: of the processor, all processes together; of wall time five times as much.
         idle: seconds after which a run is ended in which nothing moves.
         memory: bytes, of each process and of all together, with files in memory.
         processes: processes and threads.
@@ -143,7 +143,7 @@ def run(
         "command": [*inner, json.dumps(limits.of_process()), python, *command[1:]],
         "environment": _environment(str(course) if kind == "unsafe" else COURSE, work, python) | (environment or {}),
         "work": work, "uid": FIRST_UID + number if root else None, "alone": kind != "unsafe",
-        "seconds": limits.seconds, "wall": 3 * limits.seconds, "idle": limits.idle, "results": limits.results,
+        "seconds": limits.seconds, "wall": 5 * limits.seconds, "idle": limits.idle, "results": limits.results,
     }  # fmt: skip
     job = {"": json.dumps(settings).encode(), **job}
     data = b"".join(json.dumps({"name": n, "size": len(d)}).encode() + b"\n" + d for n, d in job.items())
@@ -273,7 +273,7 @@ def _too_much(process: subprocess.Popen, outcome: Outcome, limits: Limits) -> st
         return "memory"
     if len(members) > limits.processes + 8:
         return "processes"
-    return "time" if outcome.seconds > 3 * limits.seconds + 15 else None
+    return "time" if outcome.seconds > 5 * limits.seconds + 15 else None
 
 
 def _members(process: subprocess.Popen) -> list[psutil.Process]:

@@ -20,6 +20,7 @@ from helpers.course.lessons import MARK, Cell, Lesson, LessonError, hash_of, nor
 
 SIMILAR = 0.8  # share of equal text from which a cell without id counts as the lesson's, edited
 NBVAL = re.compile(r"^\s*#+\s*(NBVAL_\w+|PYTEST_VALIDATE_IGNORE_OUTPUT)\s*$")
+ODD_ENDS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 RESET = re.compile(r"^\s*%reset", re.MULTILINE)
 KEPT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign)
 OWN_MODULES = {"id": "setup-own", "source": 'import os, sys\nsys.path.append(os.environ["GRADING_WORK"] + "/own")'}
@@ -252,7 +253,7 @@ def graded_cells(
             cells += [setup[part.setup] | {"id": item_id("setup", number)}] if reset else []
             continue
         reset = reset or bool(RESET.search(part.source))
-        cells.append({"id": item_id("answer", "+".join(part.items), number), "source": part.source})
+        cells.append({"id": item_id("answer", "+".join(part.items), number), "source": runnable(part.source)})
         # below each of the student's cells, which may define helpers too; and last, for a name may be defined again
         cells += [{"id": item_id("solution", i, number), "source": solved[i]} for i in part.items if i in solved]
         if alone:
@@ -260,6 +261,11 @@ def graded_cells(
             cells += [{"id": item_id("probe", item), "source": left.pop(item)} for item in below]
     cells += [{"id": item_id("solution", item), "source": source} for item, source in solved.items()]
     return [*cells, *({"id": item_id("probe", item), "source": source} for item, source in left.items())]
+
+
+def runnable(source: str) -> str:
+    """The source, or the same in a form that IPython can run where characters in it look like ends of lines to it."""
+    return f"exec(compile({source!r}, 'cell', 'exec'))" if ODD_ENDS.search(source) and parsed(source) else source
 
 
 def setup_cells(lesson: Lesson) -> dict[str, str]:

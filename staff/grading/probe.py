@@ -39,7 +39,7 @@ def run(function):
     folder = os.environ["GRADING_WORK"]
     values = {function}(function, load_file(os.path.join(folder, "inputs-{item}.safetensors")))
     plain = {{k: v.detach().cpu().numpy() if hasattr(v, "detach") else v for k, v in values.items()}}
-    arrays = {{k: numpy.array(v, dtype="float64") for k, v in plain.items()}}
+    arrays = {{k: numpy.array(v, dtype="float64", order="C") for k, v in plain.items()}}
     save_file(arrays, os.path.join(folder, "results", "{item}.safetensors"))
 """
 CELL = """\

@@ -145,6 +145,8 @@ def pytest_runtest_call(item):
 
 def _reason(item, error: BaseException) -> str:
     for output in item.test_outputs or []:
+        if output["output_type"] == "error" and output["ename"] == "KeyboardInterrupt":
+            return f"stopped after {SECONDS:g} s"
         if output["output_type"] == "error":
             return f"{output['ename']}: {output['evalue']}"[:1000]
     return str(error).split("\n")[0][:1000]

@@ -101,7 +101,7 @@ class Runner:
         job |= {f"own/{name}": data for name, data in own.items()}
         for probe, inputs in probes.values():
             job |= probe.job(inputs)
-        command = [sys.executable, *COMMAND, f"--nbval-cell-timeout={3 * self.cell_seconds:g}"]
+        command = [sys.executable, *COMMAND, f"--nbval-cell-timeout={10 * self.cell_seconds:g}"]
         environment = ENVIRONMENT | {"GRADING_CELL_SECONDS": f"{self.cell_seconds:g}"}
         out = sandbox.run(command, self.course, job, self.kind, self.limits, environment)
         known = {"cells.jsonl", "log.txt", *(probe.file for probe, _ in probes.values())}

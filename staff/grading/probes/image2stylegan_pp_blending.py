@@ -85,11 +85,12 @@ def seam_emit(function, inputs):
     }
 
 
+EXACT = within(1e-4, 1e-6)
 SEAM = {
-    "seam": Part(0.4, "the picture's mean over the mean of x's and y's, both directions alike"),
-    "other side": Part(0.2, "inside and outside exchanged give the same edge"),
-    "one source": Part(0.2, "the length of a difference is over the channels: the root of the sum of squares"),
-    "red": Part(0.2, "every pair across the edge counts once, horizontal and vertical"),
+    "seam": Part(0.4, "the picture's mean over the mean of x's and y's, both directions alike", same=EXACT),
+    "other side": Part(0.2, "inside and outside exchanged give the same edge", same=EXACT),
+    "one source": Part(0.2, "a difference's length is the root of the sum of squares over the channels", same=EXACT),
+    "red": Part(0.2, "every pair across the edge counts once, horizontal and vertical", same=EXACT),
 }
 PROBES = (
     Probe(

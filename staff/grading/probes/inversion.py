@@ -187,6 +187,7 @@ def project_pictures(values: Arrays, inputs: Arrays) -> torch.Tensor:
 def interpolate_inputs(random: np.random.Generator) -> Arrays:
     shapes = {"z": (1, 9), "w": (1, 7), "w+": (1, 4, 7)}
     ends = {f"{s} {end}": random.normal(size=shape).astype(np.float32) for s, shape in shapes.items() for end in "ab"}
+    ends["z b"] += ends["z a"]  # far from a right angle, where several formulas agree
     return ends | {"t": np.sort(random.uniform(0, 1, size=6)).astype(np.float32)}
 
 

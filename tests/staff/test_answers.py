@@ -1,0 +1,126 @@
+"""Every exercise's probe at five seeds: right answers score full, plausible wrong ones their part and never full."""
+
+import ast
+import os
+from contextlib import redirect_stderr
+from io import StringIO
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.course.lessons import read_course, stub
+from staff.grading.probe import unpack
+from staff.grading.probes import probes_of
+from staff.grading.release import ROOT
+from tests.support.answers import RIGHT, WRONG
+
+EXERCISES = {e.item: (lesson, e) for lesson in read_course(ROOT) for e in lesson.exercises}
+SEEDS = range(5)
+
+
+def namespace_of(lesson, only_imports=False):
+    """What the lesson's setup imports, and the authored solutions."""
+    namespace = {}
+    for cell in lesson.of_kind("setup"):
+        imports = [n for n in ast.parse(cell.source).body if isinstance(n, ast.Import | ast.ImportFrom)]
+        exec(compile(ast.Module(imports, []), lesson.stem, "exec"), namespace)
+    for cell in lesson.exercises:
+        exec(compile(cell.source, cell.item, "exec"), namespace)
+    return namespace
+
+
+def changed(source, *pairs):
+    for old, new in pairs:
+        assert old in source, old
+        source = source.replace(old, new)
+    return source
+
+
+@pytest.fixture
+def emitted(tmp_path, monkeypatch):
+    """What the inserted cell writes, run here as it is run in the kernel; None where it fails."""
+    (tmp_path / "results").mkdir()
+    monkeypatch.setenv("GRADING_WORK", str(tmp_path))
+
+    def run(probe, namespace, inputs, fails=True):
+        for name, data in probe.job(inputs).items():
+            (tmp_path / name).write_bytes(data)
+        path = tmp_path / "results" / probe.file
+        path.unlink(missing_ok=True)
+        try:
+            with redirect_stderr(StringIO()):
+                exec(compile(probe.cell(), probe.item, "exec"), namespace)
+        except Exception:
+            if not fails:
+                raise
+            return None
+        return unpack(path.read_bytes())
+
+    return run
+
+
+def share(verdicts):
+    assert sum(v.share for v in verdicts) == pytest.approx(1)
+    return sum(v.share * v.right for v in verdicts)
+
+
+@pytest.mark.parametrize("item", EXERCISES)
+def test_answers_get_the_points_that_they_must_get(item, emitted):
+    lesson, exercise = EXERCISES[item]
+    probe, namespace = probes_of(lesson)[item], namespace_of(lesson)
+    assert probe.name == exercise.name and len(RIGHT[item]) >= 5 and len(WRONG[item]) >= 8
+    inputs = {seed: probe.draw(seed) for seed in SEEDS}
+    want = {seed: emitted(probe, dict(namespace), inputs[seed], fails=False) for seed in SEEDS}
+    answers = [((1, 1), c if isinstance(c[0], tuple) else (c,)) for c in RIGHT[item]]
+    answers += [(points if isinstance(points, tuple) else (points, points), pairs) for points, *pairs in WRONG[item]]
+    off = []
+    for (low, high), pairs in answers:
+        scope = dict(namespace)
+        exec(compile(changed(exercise.source, *pairs), item, "exec"), scope)
+        for seed in SEEDS:
+            got = share(probe.verdicts(emitted(probe, scope, inputs[seed]), want[seed], inputs[seed]))
+            if not low - 0.02 <= got <= high + 0.02 or (high < 1 and got > 0.99):
+                off.append((pairs, seed, round(got, 3), (low, high)))
+    assert not off, "\n".join(map(str, off))
+
+
+@pytest.mark.parametrize("item", EXERCISES)
+def test_made_up_numbers_and_stubs_score_nothing(item, emitted):
+    lesson, exercise = EXERCISES[item]
+    probe, namespace = probes_of(lesson)[item], namespace_of(lesson)
+    inputs = probe.draw(3)
+    torch.set_grad_enabled(False)  # as a student may have left it
+    try:
+        want = emitted(probe, namespace, inputs, fails=False)
+    finally:
+        torch.set_grad_enabled(True)
+    assert share(probe.verdicts(want, want, inputs)) == pytest.approx(1)
+    random = np.random.default_rng(0)
+    wrong = {
+        "zeros": {name: np.zeros_like(value) for name, value in want.items()},
+        "ones": {name: np.ones_like(value) for name, value in want.items()},
+        "noise": {name: random.normal(size=value.shape) for name, value in want.items()},
+        "NaN": {name: value * np.nan for name, value in want.items()},
+        "empty": {name: value.ravel()[:0] for name, value in want.items()},
+        "other shape": {name: value[None] for name, value in want.items()},
+        "nothing": {},
+    }
+    scored = {name: share(probe.verdicts(got, want, inputs)) for name, got in wrong.items()}
+    assert {name: score for name, score in scored.items() if score > 0} == {}
+    exec(compile(stub(exercise.source, exercise.item), exercise.item, "exec"), namespace)
+    with pytest.raises(NotImplementedError, match=f"Exercise {exercise.item}"):
+        emitted(probe, namespace, inputs, fails=False)
+
+
+def test_inputs_are_drawn_from_generators_of_their_own():
+    """Nothing global is asked or set: threads cannot disturb each other, and a student's seed cannot matter."""
+    probes = [probe for lesson in read_course(ROOT) for probe in probes_of(lesson).values()]
+    before = torch.get_rng_state()
+    first = [probe.draw(7) for probe in probes]
+    assert torch.equal(torch.get_rng_state(), before) and os.environ.get("PYTHONHASHSEED") is None
+    torch.manual_seed(1)
+    for probe, inputs, another in zip(probes, first, (probe.draw(7, attempt=1) for probe in probes), strict=True):
+        again = probe.draw(7)
+        assert all(np.array_equal(again[name], value) for name, value in inputs.items()), probe.item
+        assert any(not np.array_equal(another[name], value) for name, value in inputs.items()), probe.item
