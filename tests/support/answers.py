@@ -14,6 +14,7 @@ ROUND = "((t.clamp(0, 1) * 255).round() / 255 for t in (images, targets))"
 POOL = "torch.nn.functional.avg_pool2d(mask, mask.shape[-1] // size)"
 INTERPOLATE = "torch.nn.functional.interpolate(mask, size=size"
 MASKED = "(values.mean(1, keepdim=True) * mask).sum((1, 2, 3)) / mask.sum().clamp_min(tiny)"
+BOTH = "(crossing_gradient(x) + crossing_gradient(y)) / 2"
 NORMS = "norm(dim=1, keepdim=True)"
 L1 = "(error * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))"
 RANKED = "(blocks.argsort(1) + first).flatten()"
@@ -35,20 +36,20 @@ RIGHT = {
         (".abs().mean((1, 2, 3))", ".abs().flatten(1).mean(1)"),
         ("delta.flatten(1).square().sum(1)", "(delta**2).sum(tuple(range(1, delta.ndim)))"),
         (NORM, " / (theirs**2).mean()"),
-        ("(images - self.target).abs()", "torch.nn.functional.l1_loss(images, self.target.expand_as(images), reduction='none')"),
+        ("(images - self.target).abs()", "torch.maximum(images - self.target, self.target - images)"),
     ],
     "1.3": [
         ("optimizer.zero_grad()", "delta.grad = None"),
         ("loss.sum().backward()", "loss.backward(torch.ones_like(loss))"),
         ("loss.sum().backward()", "(delta.grad,) = torch.autograd.grad(loss.sum(), delta)"),
-        ("    optimizer.zero_grad()\n    loss = loss_function(delta)", "    loss = loss_function(delta)\n    optimizer.zero_grad()"),
+        (("    optimizer.zero_grad()\n", ""), ("    loss.sum()", "    optimizer.zero_grad()\n    loss.sum()")),
         ("return loss.detach()", "return loss.detach().clone()"),
     ],
     "1.4": [
         (STEP, 'optimizer.param_groups[0]["lr"] = rate'),
         (STEP, 'optimizer.param_groups[0]["lr"] = rate * (1 - 0.9 * step / steps)'),
-        (KEEP, "        best = torch.where(better[:, None], before, best)\n        best_loss = torch.minimum(loss, best_loss)\n"),
-        (KEEP, "        for i in better.nonzero().flatten():\n            best[i], best_loss[i] = before[i], loss[i]\n"),
+        (KEEP, "        best, best_loss = torch.where(better[:, None], before, best), best_loss.minimum(loss)\n"),
+        (KEEP, "        for i in torch.where(better)[0]:\n            best[i], best_loss[i] = before[i], loss[i]\n"),
         ("before = (start + delta).detach()", "before = start + delta.detach().clone()"),
     ],
     "1.5": [
@@ -97,7 +98,7 @@ RIGHT = {
         (NORMS, "square().sum(1, keepdim=True).sqrt()"),
         (NORMS, "pow(2).sum(1, True) ** 0.5"),
         ("return float(", "return 0.0 + float("),
-        ("(crossing_gradient(x) + crossing_gradient(y)) / 2", "(0.5 * crossing_gradient(x) + 0.5 * crossing_gradient(y))"),
+        (BOTH, "torch.stack([crossing_gradient(x), crossing_gradient(y)]).mean()"),
         ("picture[..., 1:] - picture[..., :-1]", "picture[..., :-1] - picture[..., 1:]"),
     ],
     "4.1": [
@@ -139,7 +140,7 @@ RIGHT = {
         ("torch.stack(losses).mean(0)", "sum(losses) / len(losses)"),
         (".square().sum((1, 2))\n", ".square().flatten(1).sum(1)\n"),
         ("target.square().sum((1, 2))", "target.square().sum()"),
-        ((".square().sum((1, 2))\n", ".square().mean((1, 2))\n"), ("target.square().sum((1, 2))", "target.square().mean()")),
+        ((".square().sum((1, 2))\n", ".square().mean((1, 2))\n"), ("square().sum((1, 2)))", "square().mean())")),
         ("(gram_matrix(ours[layer]) - target)", "(target - gram_matrix(ours[layer]))"),
     ],
     "5.4": [
@@ -171,7 +172,7 @@ WRONG = {
         (0.55, (".square().sum(1)", ".square().mean(1)")),
         (0.55, ("delta.flatten(1).square().sum(1)", "delta.flatten(1).norm(dim=1)")),
         (0, ('self.weights["delta"] * offset', "offset")),
-        (0.9, ("ours = self.features(images", "self.features(self.target, self.layers)\n        ours = self.features(images")),
+        (0.9, ("ours = self", "self.features(self.target, self.layers)\n        ours = self")),
         (0.9, ("ours = self.features(images", "ours = self.features(images.detach()")),
         (0.4, (NORM, " / ours[layer].square().mean((1, 2, 3))")),
     ],
@@ -268,16 +269,15 @@ WRONG = {
     ],
     "3.3": [
         (0.2, (NORMS, "abs().sum(1, keepdim=True)")),
-        (0.4, ("crossing_gradient(image) / ((crossing_gradient(x) + crossing_gradient(y)) / 2)",
-               "(crossing_gradient(image) / crossing_gradient(x) + crossing_gradient(image) / crossing_gradient(y)) / 2")),
+        (0.4, (f"({BOTH})", "(2 / (1 / crossing_gradient(x) + 1 / crossing_gradient(y)))")),
         (0, (", down[inside[..., 1:, :] != inside[..., :-1, :]]", "")),
         (0, ("across[inside[..., 1:] != inside[..., :-1]], ", "")),
         (0, ("torch.cat(pairs).mean()", "(pairs[0].mean() + pairs[1].mean()) / 2")),
-        (0.4, ("(crossing_gradient(x) + crossing_gradient(y)) / 2", "crossing_gradient(x)")),
-        (0, ("(crossing_gradient(x) + crossing_gradient(y)) / 2", "(crossing_gradient(x) + crossing_gradient(y))")),
+        (0.4, (BOTH, "crossing_gradient(x)")),
+        (0, (BOTH, "(crossing_gradient(x) + crossing_gradient(y))")),
         (0, ("crossing_gradient(image) / ", "1.0 * ")),
         (0.2, (NORMS, "abs().amax(1, keepdim=True)")),
-        (0.4, ("(crossing_gradient(x) + crossing_gradient(y)) / 2", "crossing_gradient((x + y) / 2)")),
+        (0.4, (BOTH, "crossing_gradient((x + y) / 2)")),
     ],
     "4.1": [
         (0.6, ("torch.where(alpha < threshold, 0.0, alpha)", "(alpha >= threshold).float()")),

@@ -1,0 +1,258 @@
+"""Whatever students hand in: a row for each, the others' rows right, and what was given by hand never lost."""
+
+import csv
+import json
+import os
+import random
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from helpers.course.lessons import LessonError, read_course
+from helpers.course.submission import graded_cells, notebook_of
+from staff.grading import manual
+from staff.grading.grade import Grading
+from staff.grading.probe import pack
+from staff.grading.run import Raw, Runner
+from staff.grading.students import find_students, student_name
+from tests.support import tiny_course
+from tests.support.tiny_course import NAMES, POINTS, Notebook
+
+FULL = POINTS * len(NAMES)
+ODD = [None, True, -1.5, 1e400, "", "x" * 300, "\ud800", "\x00", "\u2028", [], {}, [[]], {"a": None}, "<b>", "=1+1"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("course")
+    tiny_course.make_course(folder)
+    return folder
+
+
+@pytest.fixture
+def grade(root, tmp_path, monkeypatch):
+    """Grades a folder with everything but the kernel: every answer that is there gets the right numbers."""
+
+    def run(self, lesson, submission, probes, references=(), own=None):
+        inserted = {item: probe.cell() for item, (probe, _) in probes.items()}
+        json.dumps(notebook_of(graded_cells(lesson, submission, inserted))).encode()
+        files = {}
+        for item, (probe, inputs) in probes.items():
+            if item in submission.answers and item not in submission.stubs:
+                files[probe.file] = pack({"mixed": (1 - inputs["t"]) * inputs["a"] + inputs["t"] * inputs["b"]})
+        return Raw(files)
+
+    monkeypatch.setattr(Runner, "run", run)
+    options = {"root": root, "probes_for": tiny_course.probes_for, "unsafe": True, "report": lambda text: None}
+
+    def graded(folder, out=tmp_path / "out"):
+        grading = Grading(folder, out, **options)
+        grading.run()
+        return {row["student"]: row for row in grading.judge()}
+
+    return graded
+
+
+def name_of(chance, number):
+    """A name as bytes; the number keeps names apart."""
+    kinds = [
+        b"student", b"-anna", b"=cmd|' C calc'!A0", b"M\xfcller", "Mu\u0308ller".encode(), b"a" * 240,
+        "漢字".encode() * 40,
+        b"two\nlines", b"'quoted\"", b" spaces ", b"100%", b"..dots..", "🐱".encode(), b"\xff\xfe", b"<b>bold",
+    ]  # fmt: skip
+    return chance.choice(kinds)[:245] + str(number).encode()
+
+
+def paths_of(value, path=()):
+    yield path
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, entry in entries:
+        yield from paths_of(entry, (*path, key))
+
+
+def spoiled(book, chance):
+    """A notebook in which some values are odd."""
+    book = json.loads(json.dumps(book))
+    for _ in range(chance.randint(1, 4)):
+        *place, key = chance.choice([path for path in paths_of(book) if path])
+        target = book
+        for step in place:
+            target = target[step]
+        target[key] = chance.choice(ODD)
+    return json.dumps(book)
+
+
+def mutate(place, book, chance):
+    """One student's trouble at a path (bytes)."""
+    text = json.dumps(book)
+    kind = chance.randrange(12)
+    if kind < 4:
+        os.mkdir(place)
+        with open(place + b"/01_tiny.ipynb", "w") as file:
+            file.write(spoiled(book, chance))
+    elif kind == 4:
+        contents = [b"", b"null", b"[]", b'{"cells": 3}', b"\xff\xfe", text[:999].encode(), text.encode("utf-16")]
+        with open(place + b".ipynb", "wb") as file:
+            file.write(chance.choice(contents))
+    elif kind == 5:
+        os.mkdir(place)
+        os.mkdir(place + b"/01_tiny.ipynb")
+        os.mkdir(place + b"/01_inversion.safetensors")
+    elif kind == 6:
+        os.mkdir(place)
+        os.mkfifo(place + b"/01_tiny.ipynb")
+        os.mkfifo(place + b"/01_inversion.safetensors")
+    elif kind == 7:
+        os.mkfifo(place + b".ipynb")
+    elif kind == 8:
+        with zipfile.ZipFile(os.fsdecode(place) + ".zip", "w") as packed:
+            packed.writestr(chance.choice(["hw/01_tiny.ipynb", "../../x.ipynb", "a" * 300 + ".ipynb"]), text)
+        if chance.random() < 0.5:
+            path = Path(os.fsdecode(place) + ".zip")
+            data = bytearray(path.read_bytes())
+            for _ in range(20):
+                data[chance.randrange(len(data))] = chance.randrange(256)
+            path.write_bytes(data)
+    elif kind == 9:
+        os.makedirs(place + b"/" + b"/".join([b"d" * 8] * 300))
+        with open(place + b"/M\xfcller.ipynb", "w") as file:
+            file.write(text)
+    elif kind == 10:
+        with open(place + b".ipynb", "w") as file:
+            file.write('{"cells": ' + chance.choice(["[", '{"a":']) * chance.choice([90, 100_000]))
+    else:
+        os.mkdir(place)
+        source = chance.choice(["-" * 60_000, "(" * 900, "x = 1\n" * 90_000])
+        book["cells"].append(json.loads(text)["cells"][1] | {"source": source})
+        with open(place + b"/01_tiny.ipynb", "w") as file:
+            json.dump(book, file)
+
+
+@pytest.mark.parametrize("part", range(10))
+def test_nothing_that_one_student_hands_in_changes_anothers_row(part, root, grade, tmp_path):
+    chance, folder = random.Random(part), tmp_path / "in"
+    Notebook(root).write(folder / "good" / "01_tiny.ipynb")
+    for number in range(50):
+        mutate(os.fsencode(folder) + b"/" + name_of(chance, number), Notebook(root).book, chance)
+    rows = grade(folder)
+    assert len(rows) >= 45 and rows["good"]["total"] == FULL and rows["good"]["remarks"] == []
+    out = tmp_path / "out"
+    with (out / "grades.csv").open(encoding="utf-8-sig", newline="") as file:
+        assert len(list(csv.DictReader(file))) == len(rows)
+    pages = {path.name for path in (out / "students").glob("*.html")}
+    assert pages == {f"{name}.html" for name in rows}
+    for row in rows.values():
+        assert row["total"] == FULL or row["remarks"] or any(score["reason"] for score in row["scores"])
+
+
+def test_names_of_students_are_composed_short_and_apart(root, tmp_path):
+    assert student_name("Mu\u0308ller, Jo") == "Müller_Jo" and student_name(os.fsdecode(b"M\xfcller")) == "Müller"
+    assert len(student_name("漢" * 84).encode()) <= 80 and student_name("...") == "_"
+    for name in ("a b", "a_b", "A_b", "__MACOSX", ".git"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+    found = find_students(tmp_path / "in", read_course(root), tmp_path / "out")
+    assert [student.name for student in found] == ["A_b", "a_b-2", "a_b-3"]
+
+
+NEWER = ("equal/copy.ipynb", "newer/b.ipynb")
+
+
+def test_zips_copies_and_odd_suffixes_are_graded(root, grade, tmp_path):
+    folder, book = tmp_path / "in", Notebook(root)
+    text, stub = json.dumps(book.book), json.dumps(Notebook(root, solved=False).book)
+    for name in ("suffix/01_tiny.ipynb.txt", "upper/01_TINY.IPYNB", "mac/hw/01_tiny.ipynb", *NEWER):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    (folder / "mac" / "__MACOSX" / "hw").mkdir(parents=True)
+    for junk in ("__MACOSX/hw/._01_tiny.ipynb", "hw/._01_tiny.ipynb"):
+        (folder / "mac" / junk).write_bytes(b"\0\5\x16\7")
+    for name, seconds in (("equal/01_tiny.ipynb", 1000), ("newer/a.ipynb", 900)):
+        (folder / name).write_text(stub)
+        os.utime(folder / name, (seconds, seconds))
+    for name in NEWER:
+        os.utime(folder / name, (1000.4, 1000.4))
+    with zipfile.ZipFile(folder / "packed.zip", "w") as packed:
+        packed.writestr("__MACOSX/hw/._01_tiny.ipynb", b"\0\5")
+        packed.writestr("hw/01_tiny.ipynb", text)
+    rows = grade(folder)
+    assert {name: row["total"] for name, row in rows.items()} == dict.fromkeys(
+        ("equal", "mac", "newer", "packed", "suffix", "upper"), FULL
+    )
+    assert rows["mac"]["remarks"] == [] and "was graded as a notebook" in rows["upper"]["remarks"][0]
+    assert "older notebook" in rows["newer"]["remarks"][0]
+
+
+def test_a_changed_notebook_gets_other_inputs(root, grade, tmp_path):
+    book = Notebook(root)
+    book.write(tmp_path / "in" / "anna" / "01_tiny.ipynb")
+    Notebook(root).write(tmp_path / "in" / "berta" / "01_tiny.ipynb")
+    places = [tmp_path / "out" / "raw" / name / "01_tiny" for name in ("anna", "berta")]
+    seen = []
+    for body in ("return a", "return b", "return b"):
+        book.answer(1, body)
+        book.write(tmp_path / "in" / "anna" / "01_tiny.ipynb")
+        assert grade(tmp_path / "in")["anna"]["total"] == FULL
+        seen.append([(place / "1.1.safetensors").read_bytes() for place in places])
+    (first, berta), (second, still), (third, _) = seen
+    assert first != second and second == third and berta == still == first
+
+
+# --- points by hand -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sheet(root, grade, tmp_path):
+    """A graded folder of three students, of whom one has written something; returns how to grade it again."""
+    book = Notebook(root)
+    book.find("question")["source"] += "\n\nBecause of \u00fc, and =1+1."
+    book.write(tmp_path / "in" / "M\u00fcller" / "01_tiny.ipynb")
+    for name in ("-anna", "blank"):
+        Notebook(root).write(tmp_path / "in" / name / "01_tiny.ipynb")
+    grade(tmp_path / "in")
+    return lambda: grade(tmp_path / "in")
+
+
+def test_the_sheet_shows_what_was_written_and_gives_nothing_for_nothing(sheet, tmp_path):
+    rows = {row["student"]: row for row in manual.read_table(tmp_path / "out" / "manual.csv")}
+    assert rows["Müller"]["written"] == "Because of ü, and =1+1." and rows["blank"]["written"] == ""
+    graded = {row["student"]: row for row in sheet().values()}
+    assert graded["Müller"]["open"] == ["1.Q"] and graded["blank"]["open"] == []
+    assert (tmp_path / "out" / "grades.csv").read_bytes().startswith(b"\xef\xbb\xbf")
+    assert "Because of ü" in (tmp_path / "out" / "students" / "Müller.html").read_text()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_points_survive_spreadsheets_and_students_who_are_not_there(sheet, tmp_path, encoding, separator):
+    path = tmp_path / "out" / "manual.csv"
+    rows = manual.read_table(path)
+    for row in rows:
+        row |= {"points": "2,5" if row["student"] == "-anna" else "1", "comment": "=good"}
+    gone = {"student": "moved away", "item": "1.Q", "points": "3", "most": "3"}
+    rows.append(dict.fromkeys(manual.COLUMNS, "") | gone)
+    with path.open("w", newline="", encoding=encoding) as file:
+        writer = csv.DictWriter(file, manual.COLUMNS, delimiter=separator)
+        writer.writeheader()
+        writer.writerows(rows)
+    for _ in range(2):
+        graded = sheet()
+        assert {n: r["total"] - FULL for n, r in graded.items()} == {"-anna": 2.5, "Müller": 1, "blank": 1}
+    kept = {row["student"]: row for row in manual.read_table(path)}
+    assert kept["moved away"]["points"] == "3" and kept["-anna"]["comment"] == "=good"
+    assert "'=good" in path.read_text(encoding="utf-8-sig")  # no spreadsheet takes it for a formula
+    path.write_text(path.read_text(encoding="utf-8-sig").replace("2.5", "9"))
+    with pytest.raises(LessonError, match="line [234]: points must be a number from 0 to most"):
+        sheet()
+
+
+def test_a_roster_gives_the_ids_of_a_course_site(sheet, tmp_path):
+    rows = list(sheet().values())
+    roster = tmp_path / "roster.csv"
+    roster.write_text("Student;ID;Login\nAnna;17;-anna\nMüller, M.;18;Müller\nNobody;19;nobody\n", encoding="cp1252")
+    assert manual.export(tmp_path / "lms.csv", rows, roster) == ["blank"]
+    table = {row["ID"]: row for row in manual.read_table(tmp_path / "lms.csv")}
+    assert (table["17"]["total"], table["18"]["Student"], table["19"]["total"]) == (f"{FULL:g}", "Müller, M.", "")
+    roster.write_text("ID\n1\n")
+    with pytest.raises(LessonError, match="no column of roster.csv names a student"):
+        manual.export(tmp_path / "lms.csv", rows, roster)
