@@ -17,7 +17,7 @@ REPOSITORY = os.environ.get("GAN_COURSE_REPO", "https://github.com/gan-photo-edi
 places = [Path.cwd(), *Path.cwd().parents, Path.cwd() / "gan-photo-editing"]
 ROOT = next((place for place in places if (place / "helpers" / "notebooks.py").is_file()), places[-1])
 if not (ROOT / "helpers").exists():
-    subprocess.run(["git", "clone", "-q", "--depth=1", "--branch=v0.1.0", REPOSITORY, str(ROOT)], check=True)
+    subprocess.run(["git", "clone", "-q", "--depth=1", "--branch=main", REPOSITORY, str(ROOT)], check=True)
 sys.path[:] = [str(ROOT), *(folder for folder in sys.path if folder != str(ROOT))]
 import helpers
 

@@ -42,15 +42,14 @@ def git(*arguments, folder):
 
 @pytest.fixture
 def published(tmp_path):
-    """A repository to clone, with a tag; its helpers do nothing but answer."""
+    """A repository to clone; its helpers do nothing but answer."""
     folder = tmp_path / "published"
     (folder / "helpers").mkdir(parents=True)
     (folder / "helpers" / "__init__.py").touch()
     (folder / "helpers" / "notebooks.py").write_text("def describe_session():\n    return 'Device\\nWeights'\n")
-    git("init", "-q", folder=folder)
+    git("init", "-q", "--initial-branch=main", folder=folder)
     git("add", ".", folder=folder)
     git("commit", "-q", "-m", "all", folder=folder)
-    git("tag", "v0.1.0", folder=folder)
     return folder.as_uri()
 
 
