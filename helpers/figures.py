@@ -332,7 +332,7 @@ def _column(values: list) -> tuple[list[str], bool]:
 
 
 def _decimals(sizes: list[float]) -> int | None:
-    """How many decimals give the largest about four digits; None where only an exponent would tell."""
+    """How many decimals give the largest about four digits; None where that needs an exponent."""
     largest = max(sizes, default=0.0)
     if 0 < largest < 0.01:
         return None

@@ -105,7 +105,7 @@ def unique_stems(paths: Iterable[str | os.PathLike], most: int = 80) -> list[str
     for path in paths:
         name = stem = short_name(Path(path).stem, most)
         number = 1
-        while name.casefold() in taken:  # a file system may not tell A from a
+        while name.casefold() in taken:  # some file systems do not distinguish A from a
             number += 1
             name = f"{stem}-{number}"
         taken.add(name.casefold())

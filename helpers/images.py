@@ -204,7 +204,7 @@ def _upright(image: Image.Image) -> Image.Image:
     """Turned by EXIF's orientation; any other tag may be damaged."""
     try:
         turn = TURNS.get(image.getexif().get(ORIENTATION))
-    except Exception:  # damaged EXIF makes Pillow raise nearly everything, and is no part of the image
+    except Exception:  # damaged EXIF makes Pillow raise nearly everything, and does not belong to the image
         return image
     return image if turn is None else image.transpose(turn)
 

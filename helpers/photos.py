@@ -70,7 +70,7 @@ def _demo_path(name: str) -> Path:
 def align(image: torch.Tensor, landmarks: Sequence[tuple[float, float]], size: int = 64) -> torch.Tensor:
     """Turn, scale and cut a photo (1, 3, H, W) so that its face lies as the training faces do: (1, 3, size, size).
 
-    landmarks: (x, y) in pixels of the middle of the eye on the left of the picture, of the eye on the right and, if
+    landmarks: (x, y) in pixels of the middle of the eye on the left of the image, of the eye on the right and, if
     given, of the nose. Two eyes determine the similarity transform, as in the training faces; with the nose it is the
     least-squares one (Umeyama 1991), which suits a head turned far aside. Antialiased: the photo is sampled at least
     once per pixel and then averaged. What lies outside of the photo is mirrored at its edge.
@@ -118,7 +118,7 @@ def _checked_landmarks(image: torch.Tensor, landmarks: Sequence[tuple[float, flo
             f"but got {landmarks}"
         )
     if points[1, 0] - points[0, 0] < 1:
-        raise ImageError(f"expected first the eye on the left of the picture, then the right one, but got {landmarks}")
+        raise ImageError(f"expected first the eye on the left of the image, then the right one, but got {landmarks}")
     return points
 
 

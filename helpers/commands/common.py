@@ -33,7 +33,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default t
 Model = Annotated[str, typer.Option(help="Registered name or file of a generator.")]
 Space = Annotated[str, typer.Option(help="Latent space: z, w or w+.")]
 Steps = Annotated[int, typer.Option(min=1, help="Optimisation steps.")]
-Seed = Annotated[int, typer.Option(help="Seed of whatever is random.", callback=whole64)]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", callback=whole64)]
 Log = Annotated[str, typer.Option(help="Losses, images and settings in OUT/log: jsonl, tensorboard, wandb or none.")]
 Data = Annotated[Path, typer.Option(help="Zip or folder of aligned face photos.")]
 

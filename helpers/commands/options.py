@@ -109,7 +109,7 @@ def _members(hint: Any) -> tuple:
 
 
 def _listed(text: Any) -> Any:
-    """``conv1_2, 3`` as ("conv1_2", 3); what is no text stays."""
+    """``conv1_2, 3`` as ("conv1_2", 3); anything but text stays."""
     if not isinstance(text, str):
         return text
     return tuple(int(part) if part.strip().lstrip("-").isdigit() else part.strip() for part in text.split(","))

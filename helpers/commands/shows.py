@@ -66,12 +66,12 @@ def interpolate_photos(
         invert_photos(photos, out, run, search, faces)
     results = (result_stem(stem, run.model, run.space, run.noise_steps) for stem in unique_stems(photos))
     files = [out / f"{next(results)}.safetensors" if path in photos else path for path in paths]
-    pictures = interpolation_frames(generator, *(_end_of(file, generator, run) for file in files), frames)
-    pictures = torch.cat([pictures, pictures.flip(0)])
+    images = interpolation_frames(generator, *(_end_of(file, generator, run) for file in files), frames)
+    images = torch.cat([images, images.flip(0)])
     first, second = unique_stems(paths, most=60)
     stem = f"{first}-to-{second}-{space_stem(run.space)}" + ("-noise" if run.noise_steps else "")
-    write_mp4(out / f"{stem}.mp4", pictures, fps=fps)
-    write_gif(out / f"{stem}.gif", pictures, fps=fps)
+    write_mp4(out / f"{stem}.mp4", images, fps=fps)
+    write_gif(out / f"{stem}.gif", images, fps=fps)
     return [out / f"{stem}.mp4", out / f"{stem}.gif"]
 
 

@@ -1,4 +1,4 @@
-"""Command of state files: what a panel saved, as pictures; and the function that writes them."""
+"""Command of state files: what a panel saved, as images; and the function that writes them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def state(
     model: Annotated[str | None, typer.Option(help="Generator of the latents; by default the one in the file.")] = None,
     device: Device = None,
 ) -> None:
-    """Write what a state file holds: the picture of its latents, saved pictures, masks, settings."""
+    """Write what a state file holds: the image of its latents, saved images, masks, settings."""
     for path in state_files(file, out, model, device_of(device)):
         typer.echo(path)
 
 
 @torch.no_grad()
 def state_files(file: str | Path, out: str | Path, model: str | None = None, device="cpu") -> list[Path]:
-    """Write ``latents.png``, drawn anew, a PNG for each picture and mask, and ``settings.json``; returns the paths.
+    """Write ``latents.png``, drawn again, a PNG for each image and mask, and ``settings.json``; returns the paths.
 
-    Raises StateError for a file that holds no state, CheckpointError for a model that is not there.
+    Raises StateError for a file without a state, CheckpointError for a model that is missing.
     """
     from PIL import Image
 
@@ -39,13 +39,13 @@ def state_files(file: str | Path, out: str | Path, model: str | None = None, dev
     out, paths = Path(out), []
     found, metadata = load_state(file)
     name = model or metadata.get("model")
-    for key, picture in found.pictures.items():
+    for key, image in found.pictures.items():
         paths.append(out / f"{key}.png")
-        if picture.dtype == torch.uint8:  # a drawing with its transparent paper
+        if image.dtype == torch.uint8:  # a drawing with its transparent paper
             with atomic_path(paths[-1]) as temporary:
-                Image.fromarray(picture.numpy()).save(temporary, "PNG")
+                Image.fromarray(image.numpy()).save(temporary, "PNG")
         else:
-            write_image(paths[-1], grid(picture.expand(-1, 3, -1, -1), padding=1) if len(picture) > 1 else picture)
+            write_image(paths[-1], grid(image.expand(-1, 3, -1, -1), padding=1) if len(image) > 1 else image)
     write_json(out / "settings.json", {"metadata": metadata, "settings": found.settings})
     paths.append(out / "settings.json")
     if found.latents is not None:

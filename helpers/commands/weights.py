@@ -35,7 +35,7 @@ def weights_list() -> None:
 @weights_app.command("fetch")
 def weights_fetch(
     name: Annotated[str, typer.Argument(help="A name of `weights list`.")],
-    pin: Annotated[bool, typer.Option(help="Enter the SHA-256 that came into the registry.")] = False,
+    pin: Annotated[bool, typer.Option(help="Enter the file's SHA-256 into the registry.")] = False,
 ) -> None:
     """Download weights; a download that breaks is tried again."""
     from helpers import weights
@@ -68,9 +68,9 @@ def weights_verify() -> None:
 @weights_app.command("convert")
 def weights_convert(
     file: Annotated[str, typer.Argument(help="A checkpoint of any known format, or a registered name.")],
-    out: Annotated[Path | None, typer.Option(help="Where to write; by default beside the file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write; by default next to the file.")] = None,
     half: Annotated[
-        bool, typer.Option(help="Round to float16: half the size, pictures differ in the last bits.")
+        bool, typer.Option(help="Round to float16: half the size, images differ in the last bits.")
     ] = False,
 ) -> None:
     """Write a checkpoint as safetensors of this project: smaller, faster to load, and no pickle any more."""

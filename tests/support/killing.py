@@ -46,7 +46,7 @@ MODULES = (
 
 
 def networks():
-    """A generator, a discriminator and features with random weights, in the place of the bundled ones."""
+    """A generator, a discriminator and features with random weights, instead of the bundled ones."""
     torch.manual_seed(1)  # of this process, which draws nothing else
     generator, network = tiny.stylegan2(), Features(FeatureConfig((4, 4, 4), (2, 2, 4)))
     discriminator = Discriminator(16, channel_base=256, channel_max=16).eval().requires_grad_(False)
