@@ -53,8 +53,8 @@ class NoFace(ImageError):
 class FaceOptions:
     """Which part of a photo is used; an option of every command that takes photos of faces.
 
-    box: auto finds the cat's face (the default for models of cats), none takes the central square, and
-        LEFT,TOP,RIGHT,BOTTOM in pixels is the part of every photo.
+    box: auto finds the cat's face (the default for models of cats, but for squares of at most twice their side), none
+        takes the central square, and LEFT,TOP,RIGHT,BOTTOM in pixels is the part of every photo.
     face: which cat's face, by size, where a photo shows several.
     align: find human faces, and align them as models of FFHQ know them (extra `faces`).
     """
@@ -98,7 +98,7 @@ class Cut:
 def read_face(path: str | Path, generator: Generator, options: FaceOptions | None = None) -> Cut:
     """Read the part of a photo that a generator gets, or the image of latents (see load_latents).
 
-    Without a box and for models of cats the face is found; a photo of the model's own size is taken as it is.
+    Without a box and for models of cats the face is found; a square of at most twice the model's side is taken whole.
 
     Raises NoFace where none is found, ImageError for a file that is not a photo and for a box outside of it.
     """
@@ -137,12 +137,8 @@ def find_place(image: Tensor, generator: Generator, options: FaceOptions) -> Box
         if not found:
             raise NoFace("shows no face that the detector finds; cut it with --box instead of --align", image)
         return _ffhq_square(found[min(options.face, len(found)) - 1], size)
-    if (
-        box is None
-        and "cats" in generator.domain
-        and CAT_FINDER in weights.registry()
-        and (height, width) != (size, size)
-    ):
+    whole = height == width <= 2 * size  # a face that was cut out before
+    if box is None and not whole and "cats" in generator.domain and CAT_FINDER in weights.registry():
         box = "auto"
     if box == "auto":
         return _cat_square(image, options.face, generator)

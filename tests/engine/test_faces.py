@@ -120,10 +120,11 @@ def test_without_a_face_there_is_a_sentence_and_the_photo_that_was_looked_at(cat
     assert torch.equal(box.target, read_image(tmp_path / "dog.png", size=16, box=(10, 20, 40, 50)))
 
 
-def test_photos_of_the_models_own_size_and_latents_are_taken_as_they_are(cats, tmp_path):
+def test_faces_that_were_cut_out_before_and_latents_are_taken_as_they_are(cats, tmp_path):
     generator, _ = cats
-    write_image(tmp_path / "aligned.png", coordinates(16, 16))
-    assert torch.equal(read_face(tmp_path / "aligned.png", generator).target, read_image(tmp_path / "aligned.png"))
+    for side in (16, 32):
+        write_image(tmp_path / "cut.png", coordinates(side, side))
+        assert torch.equal(read_face(tmp_path / "cut.png", generator).target, read_image(tmp_path / "cut.png", size=16))
     save_latents(tmp_path / "a.safetensors", Latents("w+", generator.mean("w+")))
     target = read_face(tmp_path / "a.safetensors", generator).target
     assert torch.equal(target, generator.synthesize(generator.mean("w+")).clamp(0, 1))

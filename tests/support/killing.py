@@ -147,7 +147,7 @@ def train_on_photos(family, folder, out):
     from tests.staff.test_training_gan import settings_of
 
     inputs(folder / "photos")
-    train_gan(folder / "photos", out, settings_of(family, images=60), split="all", save_every=0.0)
+    train_gan(folder / "photos", out, settings_of(family, images=60), held_out=0, save_every=0.0)
 
 
 def stylegan2(folder, out):
