@@ -4,44 +4,9 @@
 does the same without a generator, and ``measures`` compares the two.
 """
 
+# ruff: noqa: F401
 from helpers.blending.blocks import activation_layers, copy_activations, embed, fit_noise
-from helpers.blending.criterion import BlendError, Likelihood, MaskedCriterion, Term, photo_terms, whitening
-from helpers.blending.editor import (
-    WEIGHTS,
-    Edit,
-    EditOptions,
-    Editor,
-    feather_of,
-    inpainting_rows,
-    stroke_mask,
-)
+from helpers.blending.criterion import BlendError, MaskedCriterion, Term, photo_terms
+from helpers.blending.editor import WEIGHTS, Edit, EditOptions, Editor, feather_of, inpainting_rows, stroke_mask
 from helpers.blending.measures import measure, region_psnr, seam, worst_seam
 from helpers.blending.pastes import exchange_details, hard_paste, poisson_blend, transition
-
-__all__ = [
-    "WEIGHTS",
-    "BlendError",
-    "Edit",
-    "EditOptions",
-    "Editor",
-    "Likelihood",
-    "MaskedCriterion",
-    "Term",
-    "activation_layers",
-    "copy_activations",
-    "embed",
-    "exchange_details",
-    "feather_of",
-    "fit_noise",
-    "hard_paste",
-    "inpainting_rows",
-    "measure",
-    "photo_terms",
-    "poisson_blend",
-    "region_psnr",
-    "seam",
-    "stroke_mask",
-    "transition",
-    "whitening",
-    "worst_seam",
-]

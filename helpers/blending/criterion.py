@@ -125,18 +125,15 @@ class Likelihood:
     """Squared Mahalanobis distance of w offsets (B, ..., w_dim), mean over rows: (B,), about 1 for a typical w.
 
     An offset in a direction that no w ever takes costs much: the Gaussian prior on w of Wulff and Torralba (2020).
+    ``whitening`` (w_dim, w_dim) makes w white: the components of (w - mean) W are uncorrelated, of variance 1.
     """
 
+    @torch.no_grad()
     def __init__(self, generator: Generator, samples: int = 8000):
-        self.whitening = whitening(generator, samples)
+        values, vectors = torch.linalg.eigh(torch.cov(generator.sample("w", samples).T.double()))
+        # otherwise directions with almost no variance would be forbidden, and rounding error would choose which
+        scales = values.clamp_min(SMALLEST_VARIANCE * values[-1]).sqrt()
+        self.whitening = (vectors / scales).to(generator.mean("w"))
 
     def __call__(self, offset: Tensor) -> Tensor:
         return (offset @ self.whitening).square().flatten(1).mean(1)
-
-
-@torch.no_grad()
-def whitening(generator: Generator, samples: int = 8000) -> Tensor:
-    """Matrix (w_dim, w_dim) W that makes w white: the components of (w - mean) W are uncorrelated, of variance 1."""
-    values, vectors = torch.linalg.eigh(torch.cov(generator.sample("w", samples).T.double()))
-    # otherwise directions with almost no variance would be forbidden, and rounding error would choose which
-    return (vectors / values.clamp_min(SMALLEST_VARIANCE * values[-1]).sqrt()).to(generator.mean("w"))
