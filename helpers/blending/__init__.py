@@ -9,4 +9,4 @@ from helpers.blending.blocks import activation_layers, copy_activations, embed, 
 from helpers.blending.criterion import BlendError, MaskedCriterion, Term, photo_terms
 from helpers.blending.editor import WEIGHTS, Edit, EditOptions, Editor, feather_of, inpainting_rows, stroke_mask
 from helpers.blending.measures import measure, region_psnr, seam, worst_seam
-from helpers.blending.pastes import exchange_details, hard_paste, poisson_blend, transition
+from helpers.blending.pastes import exchange_details, hard_paste, harmonise, poisson_blend, transition

@@ -12,7 +12,7 @@ from torch import Tensor
 from helpers import masks
 from helpers.blending.blocks import NOISE_STEPS, STEPS, check_copy, copy_activations, embed, fit_noise
 from helpers.blending.criterion import BlendError, Likelihood, MaskedCriterion, Term, photo_terms
-from helpers.blending.pastes import exchange_details, hard_paste, poisson_blend, transition
+from helpers.blending.pastes import exchange_details, hard_paste, harmonise, poisson_blend, transition
 from helpers.generators import Generator
 from helpers.images import resize
 from helpers.inversion import LatentSearch
@@ -23,6 +23,7 @@ from helpers.noise import NoiseSearch
 from helpers.search import Chain, Phase, Result, option
 
 FEATHER = 4.0  # pixels at 64 x 64 and in proportion elsewhere
+FIDELITY = 24.5  # dB; at 22 two coats become one, and each photo begins to look tinted
 STROKE = 0.06  # above what saving a photo as JPEG changes
 WEIGHTS = {  # of the terms of each edit
     "crossover": {"first": 1.0, "second": 1.0, "perceptual": 0.1, "style": 0.0},
@@ -42,11 +43,13 @@ class EditOptions:
         feather: standard deviation in pixels; the transition is twice as wide on each side. None is ``FEATHER`` in
             proportion to the image.
         steps, noise_steps: of each search of w+, and of the noise maps.
+        fidelity: of both sides of a crossover, see ``harmonise``; infinity leaves the photos' colours alone.
     """
 
     feather: float | None = option(None, "Deviation of the mask's edge in pixels; 4 at 64 x 64.", min=0)
     steps: int = option(STEPS, "Steps of each search of w+.", min=1)
     noise_steps: int = option(NOISE_STEPS, "Steps of the noise maps; 0 leaves them out.", min=0)
+    fidelity: float = option(FIDELITY, "dB that each side of a blend keeps while their colours approach.", min=0)
 
 
 @dataclass(frozen=True)
@@ -143,8 +146,8 @@ class Editor:
         """Two-image blend: x inside the mask and y outside, in one face.
 
         W_l with pixel and perceptual terms for both images, under the blurred mask and its inverse; then Mk_n, which
-        restores both photos on their sides, to the last hair, while the colours of the transition between them stay
-        those that the generator found.
+        restores both photos on their sides, to the last hair, while the colours of the transition between them are
+        those that the generator found. Towards the edge the colours of both coats approach each other (``harmonise``).
 
         Args:
             x, y: (B, 3, R, R) in [0, 1].
@@ -158,11 +161,13 @@ class Editor:
         weights = WEIGHTS["crossover"] | (weights or {})
         style = Term("style", "style", y, soft, target_mask=invert(soft))
         terms = [*photo_terms(x, soft), *photo_terms(y, invert(soft), "second"), style]
-        criterion, photos = MaskedCriterion(terms, self.features, weights), hard_paste(x, y, mask)
+        criterion = MaskedCriterion(terms, self.features, weights)
 
         def noise(last: Result, steps: int) -> NoiseSearch:
             between = exchange_details(last.images, x, y, mask, feather / 2)
-            return fit_noise(generator, photos, between, inside + outside, last.latents, steps)
+            image = torch.lerp(between, hard_paste(x, y, mask), inside + outside)
+            image = harmonise(image, x, y, mask, feather, options.fidelity)
+            return fit_noise(generator, image, image, mask, last.latents, steps)
 
         w_plus = Block(share=options.steps, build=lambda last, n: embed(generator, criterion, len(x), steps=n))
         return Edit("crossover", [w_plus, Block(share=options.noise_steps, build=noise)], mask, x, y, weights)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy import ndimage
+from scipy.fft import dctn, idctn
 from scipy.sparse.linalg import LaplacianNd, spsolve
 from torch import Tensor
 
 from helpers import masks
+from helpers.losses import masked_mean
 from helpers.masks import as_mask, invert
 
 
@@ -74,3 +76,56 @@ def exchange_details(image: Tensor, x: Tensor, y: Tensor, mask: Tensor, radius: 
     share = masks.feather((mask >= 0.5).to(x), radius / 2)
     details = torch.lerp(y - masks.blur(y, radius), x - masks.blur(x, radius), share)
     return (masks.blur(image, radius) + details).clamp(0, 1)
+
+
+def harmonise(image: Tensor, x: Tensor, y: Tensor, mask: Tensor, feather: float, fidelity: float) -> Tensor:
+    """A blend of x under the mask and y elsewhere whose two coats approach each other towards the edge: (B, 3, H, W).
+
+    A smooth field that closes the step of colour at the edge, half of it on each side, fades out within about twice
+    ``feather`` pixels. As much of it is added as leaves each side ``fidelity`` dB (PSNR) from its photo.
+
+    image, x, y: (B, 3, H, W) in [0, 1]; away from the edge the image shows x and y. mask: (B or 1, 1, H, W).
+    """
+    hard = (mask >= 0.5).to(image).expand(len(x), -1, -1, -1)
+    photos, offset = torch.lerp(y, x, hard), _closing(x, y, hard, 2 * feather) if feather > 0 else torch.zeros_like(x)
+    within, beyond = (_continued(offset, side, feather) for side in (hard, 1 - hard))
+    field = torch.lerp(beyond, within, masks.feather(hard, feather))
+    amount = image.new_ones(len(x))
+    for side in (hard, 1 - hard):  # the largest amount that solves a quadratic equation for the mean squared error
+        products = (field * field, field * (image - photos), (image - photos).square())
+        a, b, c = (masked_mean(product, side) for product in products)
+        c = c - 10 ** (-fidelity / 10)
+        root = ((b * b - a * c).clamp_min(0).sqrt() - b) / a.clamp_min(1e-12)
+        amount = torch.minimum(amount, torch.where(c < 0, root, 0.0))
+    return (image + amount.clamp(0, 1)[:, None, None, None] * field).clamp(0, 1)
+
+
+def _closing(x: Tensor, y: Tensor, hard: Tensor, reach: float) -> Tensor:
+    """Offsets that make a hard paste cross its edge with the mean gradient of x and y: a screened Poisson equation.
+
+    Elsewhere they change the paste's gradients as little as possible and decay within ``reach`` pixels (Bhat et al.,
+    ECCV 2008); with free borders the cosine transform solves it.
+    """
+    paste, divergence = torch.lerp(y, x, hard), torch.zeros_like(x)
+    for dim in (2, 3):
+        x_slope, y_slope, slope, crossing = (values.diff(dim=dim) for values in (x, y, paste, hard))
+        excess = ((x_slope + y_slope) / 2 - slope) * crossing.abs()
+        size = excess.shape[dim]
+        divergence.narrow(dim, 1, size).add_(excess)
+        divergence.narrow(dim, 0, size).sub_(excess)
+    rows, columns = (2 - 2 * np.cos(np.pi * np.arange(size) / size) for size in x.shape[-2:])
+    spectrum = dctn(divergence.double().cpu().numpy(), axes=(2, 3), norm="ortho")
+    spectrum /= rows[:, None] + columns + 1 / reach**2
+    return torch.from_numpy(idctn(spectrum, axes=(2, 3), norm="ortho")).to(x)
+
+
+def _continued(values: Tensor, side: Tensor, radius: float) -> Tensor:
+    """Values (B, C, H, W) on a side, continued smoothly beyond it."""
+    if radius <= 0:
+        return values
+
+    def blurred(values: Tensor) -> Tensor:
+        array = ndimage.gaussian_filter(values.cpu().numpy(), (0, 0, radius, radius), mode="nearest", truncate=6)
+        return torch.from_numpy(array).to(values)
+
+    return torch.where(side > 0.5, values, blurred(values * side) / blurred(side).clamp_min(1e-4))

@@ -339,6 +339,22 @@ def test_details_come_from_each_side_and_colours_from_the_image():
     assert (mixed[..., RIGHT] - 0.3).abs().max() < 1e-3
 
 
+def test_coats_approach_each_other_as_far_as_the_fidelity_allows():
+    ramp = torch.linspace(0, 0.1, 64).expand(1, 3, 64, 64)
+    x, y, mask = 0.3 + ramp, 0.5 + ramp, masks.half(64)
+    paste = blending.hard_paste(x, y, mask)
+    assert torch.allclose(blending.harmonise(paste, x, y, mask, 4.0, math.inf), paste)
+    steps = [0.2]
+    for fidelity in (38.0, 34.0):
+        blend = blending.harmonise(paste, x, y, mask, 4.0, fidelity)
+        sides = [blending.region_psnr(blend, image, side).item() for image, side in ((x, mask), (y, 1 - mask))]
+        assert min(sides) > fidelity - 0.1 and abs(sides[0] - sides[1]) < 0.1
+        beside = blend[..., 24:28].mean(), blend[..., 36:40].mean()  # next to the edge, at the same height of the ramp
+        steps.append((beside[1] - beside[0] - (ramp[..., 36:40].mean() - ramp[..., 24:28].mean())).item())
+    assert steps[0] - 0.01 > steps[1] > steps[2] + 0.01 and steps[2] > 0.1
+    assert blending.harmonise(paste, x, y, 0 * mask, 4.0, 24.0).equal(paste)  # no edge, nothing to close
+
+
 # --- measures --------------------------------------------------------------------------------------------------------
 
 
