@@ -183,21 +183,12 @@ def pin(name: str) -> str:
     return sha256(path)
 
 
-def read_config(name_or_path: str | Path) -> dict:
-    """The config stored in a weights file: how to build the network, and the facts of its training."""
-    return _read(name_or_path, tensors=False)[1]
-
-
 def load_weights(name_or_path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """Tensors by name, floating ones as float32, and the config of a registered name or a safetensors file.
 
     A str without a suffix is a registered name. Nothing in the file is executed. Raises WeightsError for whatever
     `weights_path` refuses and for a file that is absent or is not safetensors with a config.
     """
-    return _read(name_or_path, tensors=True)
-
-
-def _read(name_or_path: str | Path, tensors: bool) -> tuple[dict[str, Tensor], dict]:
     is_name = isinstance(name_or_path, str) and not name_or_path.endswith(".safetensors")
     path = weights_path(name_or_path) if is_name else Path(name_or_path)
     if not path.is_file():
@@ -208,7 +199,7 @@ def _read(name_or_path: str | Path, tensors: bool) -> tuple[dict[str, Tensor], d
                 raise WeightsError(f"{path} is not a whole safetensors file: its header is too long; export it again.")
         with safe_open(path, framework="pt") as file:
             config = json.loads((file.metadata() or {})["config"])
-            found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is not a whole safetensors file ({error}); get or export it again.") from error
     except (KeyError, json.JSONDecodeError, RecursionError) as error:

@@ -27,7 +27,7 @@ def registered(folder):
 
 def test_round_trip_through_the_registry(registered):
     tensors, config = weights.load_weights("toy")
-    assert config == {"width": 3} == weights.read_config(registered)
+    assert config == {"width": 3} == weights.load_weights(registered)[1]
     assert tensors["a"].dtype == torch.float32
     assert torch.equal(tensors["a"], TENSORS["a"].half().float())
     assert torch.equal(tensors["count"], TENSORS["count"])

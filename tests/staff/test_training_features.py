@@ -14,7 +14,7 @@ from PIL import Image
 
 from helpers.features import CONFIGS, FeatureConfig, Features, load_features
 from helpers.images import ImageError
-from helpers.weights import load_weights, read_config
+from helpers.weights import load_weights
 from staff.training import features as training
 from staff.training import photos as sets
 from staff.training.photos import TrainingError
@@ -71,7 +71,7 @@ def test_recalibration_measures_whole_pictures():
 
 
 def test_training_learns_red_from_blue(uninterrupted, data):
-    config = read_config(uninterrupted)
+    config = load_weights(uninterrupted)[1]
     assert config["top1"] == config["mean_class_top1"] == 1.0
     assert config["classes"] == ["blue", "red"]
     assert (config["photos"], config["held_out"], config["images_seen"]) == (22, 2, 60)
