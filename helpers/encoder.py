@@ -130,8 +130,12 @@ def load_encoder(generator: Generator | str = "stylegan2-cats-64", device: torch
     device = device or (generator.device if isinstance(generator, Generator) else "cpu")
     tensors, config = load_weights(source)
     try:
+        if len(config["encoder"]["widths"]) > 16:
+            raise ValueError("too many blocks")
+        with torch.device("meta"):  # compares the shapes before any memory is taken
+            Encoder(**config["encoder"]).load_state_dict({k: t.to("meta") for k, t in tensors.items()})
         encoder = Encoder(**config["encoder"])
         encoder.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise WeightsError(f"{source} does not hold an encoder that fits its config; export it again.") from error
     return encoder.to(device).eval().requires_grad_(False)

@@ -216,7 +216,7 @@ def _build(name: str, kind: str, part: Part) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             built = network(**part.config)
         built.load_state_dict(tensors)
-    except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
+    except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError) as error:
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(f"{name} does not fit the {kind} that its config describes: {reason}") from error
     return built

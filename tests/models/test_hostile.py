@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.encoder import Encoder, load_encoder
 from helpers.generators import load_generator
 from helpers.generators.checkpoints import CheckpointError, read_checkpoint
 from helpers.weights import WeightsError, save_weights
@@ -80,6 +81,20 @@ def test_a_zip64_file_is_read(tmp_path, monkeypatch):
             archive.writestr(name, content)
     first, again = (load_generator(p).synthesize(torch.zeros(1, 6, 2)) for p in (path, tmp_path / "b.pt"))
     assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize("changes", [{"hidden": 10**12}, {"widths": [10**9, 10**9]}, {"widths": [8] * 10**5}])
+def test_numbers_of_an_encoder_are_limited(tmp_path, changes):
+    encoder = Encoder("w", (8,), 16, (8, 8), 8)
+    save_weights(tmp_path / "a.safetensors", encoder.state_dict(), {"encoder": encoder.config | changes})
+    with pytest.raises(WeightsError, match="does not hold an encoder that fits its config"):
+        load_encoder(tmp_path / "a.safetensors")
+
+
+def test_an_unknown_norm_of_a_configuration(tmp_path):
+    config = {"family": "dcgan", "generator": {"norm": "group"}}
+    with pytest.raises(WeightsError, match="does not fit the generator"):
+        load_generator(save_weights(tmp_path / "a.safetensors", {}, config))
 
 
 @pytest.mark.parametrize("changes", [{"mapping_layers": 10**9}, {"z_dim": -1}, {"channel_max": 1e300}, {"w_dim": "1"}])
