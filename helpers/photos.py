@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from helpers.images import MAX_BYTES, Box, ImageError, crop, read_image, resize, square_crop
+from helpers.images import MAX_BYTES, ImageError, read_image, resize
 
 VALIDATION = 500  # photos, or a tenth of a smaller set: held out where nobody says how many
 SPLITS = ("train", "validation", "all")
@@ -120,15 +120,6 @@ def _checked_landmarks(image: torch.Tensor, landmarks: Sequence[tuple[float, flo
     if points[1, 0] - points[0, 0] < 1:
         raise ImageError(f"expected first the eye on the left of the image, then the right one, but got {landmarks}")
     return points
-
-
-def crop_to_face(image: torch.Tensor, box: Box, size: int = 64) -> torch.Tensor:
-    """The central square of the box (left, top, right, bottom) in pixels of a photo (B, 3, H, W): (B, 3, size, size).
-
-    A box is right when the eyes lie at FACE_LANDMARKS of it: two fifths from the top, ears outside.
-    Raises ImageError when the box is empty or reaches over the edge.
-    """
-    return resize(square_crop(crop(image, box)), size)
 
 
 # --- sets of photos --------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from helpers.photos import (
     DEMO_PHOTOS,
     FACE_LANDMARKS,
     align,
-    crop_to_face,
     demo_cat,
     demo_photos,
     load_faces,
@@ -265,12 +264,3 @@ def test_alignment_near_the_edge():
 def test_landmarks_that_are_refused(landmarks):
     with pytest.raises(ImageError, match="expected"):
         align(face_photo(CHELSEA_EYES), landmarks)
-
-
-def test_crop_to_face():
-    photo = torch.zeros(1, 3, 40, 60)
-    photo[..., 10:30, 20:40] = 1
-    for box in [(20, 10, 40, 30), (10, 10, 50, 30)]:
-        assert torch.allclose(crop_to_face(photo, box, 8), torch.ones(1, 3, 8, 8))
-    with pytest.raises(ImageError, match="within 60 x 40"):
-        crop_to_face(photo, (20, 10, 80, 30))
