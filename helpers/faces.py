@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +19,7 @@ from helpers.generators import Generator
 from helpers.images import (
     Box,
     ImageError,
+    Source,
     crop,
     cut_box,
     from_uint8,
@@ -95,27 +97,29 @@ class Cut:
         return self.cut(resize(image, self.sides))
 
 
-def read_face(path: str | Path, generator: Generator, options: FaceOptions | None = None) -> Cut:
-    """Read the part of a photo that a generator gets, or the image of latents (see load_latents).
+def read_face(source: Source, generator: Generator, options: FaceOptions | None = None, name: str | None = None) -> Cut:
+    """Read the part of a photo (path or bytes) that a generator gets, or the image of a file of latents.
 
     Without a box and for models of cats the face is found; a square of at most twice the model's side is taken whole.
 
     Raises NoFace where none is found, ImageError for a file that is not a photo and for a box outside of it.
     """
     options, size = options or FaceOptions(), generator.resolution
-    if Path(path).suffix.lower() in SUFFIXES:
+    is_path = isinstance(source, str | os.PathLike)
+    name = name or (str(source) if is_path else "the uploaded file")
+    if is_path and Path(source).suffix.lower() in SUFFIXES:
         with torch.no_grad():
-            image = generator.synthesize(load_latents(path)[0].to(generator.device)).clamp(0, 1).cpu()
+            image = generator.synthesize(load_latents(source)[0].to(generator.device)).clamp(0, 1).cpu()
         return Cut(image, image, (size, size), lambda other: other)
-    image = read_image(path)
+    image = read_image(source, name=name)
     if isinstance(options.box, tuple):
-        cut_box(image, options.box, str(path))
+        cut_box(image, options.box, name)
     try:
         place = find_place(image, generator, options)
     except NoFace as error:
-        raise NoFace(f"{path} {error}", longer_side(image, LOOK)) from None
+        raise NoFace(f"{name} {error}", longer_side(image, LOOK)) from None
     except ImageError as error:
-        raise ImageError(f"{path}: {error}") from None
+        raise ImageError(f"{name}: {error}") from None
     if isinstance(place, tuple) and len(place) == 4:
         left, top, right, bottom = place
         corners = [(left, top), (right, top), (right, bottom), (left, bottom)]

@@ -13,6 +13,7 @@ import torch
 
 from helpers.commands.runs import measure, run_noise
 from helpers.device import pick_device
+from helpers.faces import read_face
 from helpers.features import load_features
 from helpers.generators import load_generator
 from helpers.images import longer_side, read_image, write_image
@@ -75,11 +76,8 @@ def invert(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
         check_noise_maps(generator)
     if settings.pop("fast", False):
         settings = fast_options(generator, settings.get("space", "w+")) | settings
-    read = [
-        read_image(files["photo"], generator.resolution, name=job["photo"])
-        for job, files in zip(jobs, data, strict=True)
-    ]
-    targets = torch.cat(read).to(device)
+    cuts = [read_face(files["photo"], generator, name=job["photo"]) for job, files in zip(jobs, data, strict=True)]
+    targets = torch.cat([cut.target for cut in cuts]).to(device)
     result, more = project(generator, targets, features=features, **settings), [{}] * len(jobs)
     if noise_steps:
         result, more = run_noise(Quiet(), generator, targets, result, noise_steps, "")

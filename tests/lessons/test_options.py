@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -114,3 +115,14 @@ def test_every_command_of_the_list_is_in_its_module():
     given = {entry.name or entry.callback.__name__ for entry in app.registered_commands if entry.callback.__doc__}
     given |= {entry.name for entry in app.registered_groups}
     assert given == set(commands)
+
+
+def test_a_name_that_the_terminals_code_page_lacks_is_escaped(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "argv", ["helpers", "--help"])
+    monkeypatch.setattr(program, "register", lambda arguments: None)
+    monkeypatch.setattr(program, "app", lambda: typer.echo("猫.png"))
+    program.main()
+    terminal.flush()
+    assert terminal.buffer.getvalue().split() == [b"\\u732b.png"]
