@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from helpers.files import atomic_path, sha256
+from helpers.files import atomic_path, sha256, write_json
 
 MAX_HEADER = 2**22  # bytes of names, shapes and config; 1024 pixel generators have 30,000
 FOLDER = Path(__file__).resolve().parent.parent / "weights"
@@ -63,8 +63,7 @@ def _enter(name: str, facts: dict) -> None:
     """Add facts to an entry of the registry."""
     entries = registry()
     entries = dict(sorted((entries | {name: entries.get(name, {}) | facts}).items()))
-    with atomic_path(FOLDER / "registry.json") as partial:
-        partial.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(FOLDER / "registry.json", entries)
 
 
 def page_or_pointer(head: bytes) -> str | None:
