@@ -1,5 +1,6 @@
 """The commands style, data and bench style: files, interrupt and resume, bad input as one sentence."""
 
+import dataclasses
 import http.server
 import json
 import sys
@@ -8,14 +9,20 @@ from urllib.parse import unquote
 
 import pytest
 import torch
+import typer
+from PIL import Image
 
 from helpers import __main__ as program
 from helpers import paintings
 from helpers.commands import style as module
+from helpers.commands.common import app
 from helpers.features import CONFIGS, Features, load_features
 from helpers.images import read_image, write_image
+from helpers.style_transfer import StyleOptions
 from staff.benchmarks import style as bench
 from tests.lessons.test_style_transfer import pictures
+
+SMALL = {"size": 32, "steps": 2, "features": "vgg19-slim"}
 
 
 @pytest.fixture
@@ -23,8 +30,6 @@ def photos(tmp_path):
     """A wide photo, one with an alpha channel, a grey one."""
     paths = [tmp_path / f"{name}.png" for name in ("wide", "alpha", "grey")]
     write_image(paths[0], pictures(1, (30, 60)))
-    from PIL import Image
-
     Image.new("RGBA", (40, 40), (200, 30, 30, 128)).save(paths[1])
     Image.new("L", (40, 40), 90).save(paths[2])
     return paths
@@ -58,14 +63,14 @@ def test_layers_are_written_as_in_the_literature():
 
 
 def test_a_film_of_the_process_is_written(tmp_path, photos):
-    settings = {"size": 32, "steps": 4, "pyramid": 8, "features": "vgg19-slim", "content_layers": 3}
-    module.stylize_photos(photos[:1], ["glass"], tmp_path, film=True, style_layers=[1, 3], **settings)
+    settings = SMALL | {"steps": 4, "pyramid": 8, "content_layers": 3, "style_layers": [1, 3]}
+    module.stylize_photos(photos[:1], ["glass"], tmp_path, film=True, **settings)
     assert (tmp_path / "wide-glass.gif").stat().st_size > 1000 and (tmp_path / "wide-glass.mp4").stat().st_size > 1000
 
 
 def test_masks_leave_the_rest_alone(tmp_path, photos):
     write_image(tmp_path / "mask.png", torch.cat([torch.ones(1, 1, 30, 30), torch.zeros(1, 1, 30, 30)], 3))
-    settings = {"size": 60, "steps": 3, "features": "vgg19-slim", "masks": [tmp_path / "mask.png"]}
+    settings = SMALL | {"size": 60, "masks": [tmp_path / "mask.png"]}
     module.stylize_photos(photos[:1], ["glass"], tmp_path / "out", **settings)
     ours, photo = read_image(tmp_path / "out" / "wide-glass.png"), read_image(photos[0])
     assert (ours - photo).abs()[..., 32:].max() < 0.01 and (ours - photo).abs()[..., :28].mean() > 0.02
@@ -89,12 +94,34 @@ def test_bad_input_is_one_sentence_and_exit_code_2(monkeypatch, tmp_path, photos
     assert message in error and len(error.strip().splitlines()) == 1
 
 
-def test_a_photo_that_cannot_be_read_does_not_stop_the_others(tmp_path, photos):
-    (tmp_path / "thin.png").write_bytes(b"")
-    write = {"size": 32, "steps": 2, "features": "vgg19-slim"}
-    with pytest.raises(ValueError, match="1 of 2 photos done.*thin.png"):
-        module.stylize_photos([tmp_path / "thin.png", photos[2]], ["glass"], tmp_path / "out", **write)
+def test_bad_photos_are_named_and_the_others_done(tmp_path, photos):
+    (tmp_path / "empty.png").write_bytes(b"")
+    write_image(tmp_path / "panorama.png", pictures(1, (8, 400)))  # too narrow for conv4_2
+    bad = [tmp_path / "empty.png", tmp_path / "panorama.png"]
+    with pytest.raises(ValueError, match="1 of 3 photos done.*empty.png.*panorama.png: conv.* needs images"):
+        module.stylize_photos([*bad, photos[2]], ["glass"], tmp_path / "out", **SMALL)
     assert (tmp_path / "out" / "grey-glass.png").is_file()
+
+
+def test_two_styles_of_one_name_give_two_images(tmp_path, photos):
+    styles = [tmp_path / folder / "style.png" for folder in ("a", "b")]
+    for seed, style in enumerate(styles, 1):
+        write_image(style, pictures(seed=seed))
+    rows = module.stylize_photos(photos[:1], styles, tmp_path / "out", **SMALL)
+    assert [row["image"] for row in rows] == ["wide-style.png", "wide-style-2.png"]
+    assert not torch.equal(*(read_image(tmp_path / "out" / row["image"]) for row in rows))
+
+
+def test_patches_of_a_style_of_one_colour_are_refused(tmp_path, photos):
+    write_image(tmp_path / "flat.png", torch.full((1, 3, 40, 40), 0.5))
+    with pytest.raises(ValueError, match="single colour"):
+        module.stylize_photos(photos[:1], [tmp_path / "flat.png"], tmp_path / "out", statistic="patches", **SMALL)
+
+
+def test_every_option_of_the_search_is_an_option_of_the_command():
+    shown = {flag for p in typer.main.get_command(app).commands["style"].params for flag in p.opts}
+    fields = [field for field in dataclasses.fields(StyleOptions) if field.metadata.get("option", True)]
+    assert {f"--{field.name.replace('_', '-')}" for field in fields} <= shown
 
 
 # --- paintings -------------------------------------------------------------------------------------------------------
@@ -199,3 +226,10 @@ def test_the_table_of_speeds_has_ratios_to_the_plain_loop(monkeypatch):
 def test_unknown_parts_of_the_bench_are_refused(tmp_path):
     with pytest.raises(ValueError, match="speed, precision, starts, pairs, lattice, scales, film.*sped"):
         bench.run(tmp_path, ["sped"], [32], torch.device("cpu"))
+
+
+def test_a_lattice_is_seen_and_strokes_are_not():
+    rows, columns = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="ij")
+    grain = 0.5 + 0.05 * torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(0)).expand(1, 3, -1, -1)
+    grid = grain + 0.03 * torch.cos(2 * torch.pi * columns / 4)
+    assert max(bench.lattice(grain).values()) < 2 and bench.lattice(grid)[4] > 5 and bench.lattice(grid)[8] < 2

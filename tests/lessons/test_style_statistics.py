@@ -88,6 +88,13 @@ def test_wasserstein_is_the_closed_form():
         assert value.item() == pytest.approx((expected / (mb.square().sum() + cb.trace())).item(), rel=1e-3)
 
 
+def test_a_style_of_one_colour_does_not_blow_the_loss_up():
+    flat = 0.5 + 1e-4 * activations(5)
+    statistic = statistic_of("moments")
+    distance = statistic.distance(statistic.describe(activations()), statistic.prepare(statistic.describe(flat)))
+    assert distance.max() < 1e7  # without a floor 1e14
+
+
 def test_an_unknown_statistic_is_refused_with_the_names():
     with pytest.raises(StatisticError, match="gram, mean-variance.*'grim'"):
         statistic_of("grim")
