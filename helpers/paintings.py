@@ -80,7 +80,7 @@ def painting_path(name: str, folder: str | Path = FOLDER) -> Path:
 def fetch(name: str, folder: str | Path = FOLDER) -> Path:
     """Download a painting unless it is there; its path.
 
-    The file gets its name only when it is whole and a picture. Raises ImageError when it cannot be fetched.
+    The file gets its name only once it is complete and an image. Raises ImageError when it cannot be fetched.
     """
     path, painting = painting_path(name, folder), PAINTINGS[name]
     if path.exists():

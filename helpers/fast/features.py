@@ -1,13 +1,13 @@
-"""The convolutions of a frozen VGG at the speed of the processor: Winograd's algorithm, backward pass by hand.
+"""The convolutions of a frozen VGG at full processor speed: Winograd's algorithm, hand-written backward pass.
 
-``Features`` is the plain path and says what is computed; this one computes the same with a third fewer products:
+``Features`` is the plain path and defines what is computed; this one computes the same with a third fewer products:
 
-- activations lie channels last, in bfloat16 where the processor multiplies it;
+- activations are stored channels last, in bfloat16 where the processor multiplies it;
 - a 3x3 convolution makes two rows at a time from four products where there are six (Winograd's F(2, 3); Lavin & Gray,
   CVPR 2016), each of them a 1x3 convolution;
 - backward through a 3x3 convolution with a border of one zero is such a convolution too, of the flipped and transposed
   weights, so both passes take weights packed once; the gradients of the frozen weights are never computed;
-- one autograd function for all layers: gradients that come in at several of them are added where the pass comes by.
+- one autograd function for all layers: gradients that arrive at several of them are added on the way.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from torch.autograd.function import once_differentiable
 from helpers.features import POOLS, STD, Features, onednn_takes_bfloat16
 
 WIDE = 64  # channels from which the saved products outweigh the additions
-PIECES = 4  # of a Gram matrix in bfloat16: each is rounded once, their sum in float32 is four times as exact
+PIECES = 4  # parts of a Gram matrix in bfloat16: each is rounded once; their float32 sum is four times as exact
 
-Place = tuple[int, bool]  # index of a convolution, and whether its output after the ReLU is meant
+Place = tuple[int, bool]  # index of a convolution, and whether its output after the ReLU is wanted
 
 
 class FastFeatures:
@@ -183,7 +183,7 @@ class Conv3x3:
 
 
 def _spread(x: Tensor) -> list[Tensor]:
-    """Of four rows a b c d, of which b c is a pair from the top: a - c, b + c, c - b, b - d. Zeros lie outside."""
+    """For rows a b c d, with b c a pair from the top: a - c, b + c, c - b, b - d. Outside the image are zeros."""
     first, second = x[:, :, 0::2], x[:, :, 1::2]
     parts = [torch.empty_like(first, memory_format=torch.channels_last) for _ in range(4)]
     torch.sub(second[:, :, :-1], second[:, :, 1:], out=parts[0][:, :, 1:])

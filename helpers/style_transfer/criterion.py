@@ -15,7 +15,7 @@ from helpers.style_transfer.statistics import full, statistic_of
 CONTENT_LAYERS = ("conv3_3", "conv4_2")
 STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 STYLE_WEIGHT = 8.0  # with content 1; see the sweep of lesson 05
-PATCH_WEIGHT = 0.3  # of a patch bank, which knows its image better: at 30 it copies whole objects
+PATCH_WEIGHT = 0.3  # a patch bank knows its image better than a network does: at 30 it copies whole objects
 PYRAMID = 96  # pixels: at this size the network's view spans whole strokes and whole subjects
 COLOURS = ("style", "luminance", "linear", "histogram")
 

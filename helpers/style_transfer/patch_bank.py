@@ -15,7 +15,7 @@ PATCH = 7  # pixels
 LEAST = 12  # pixels per side at an octave: 36 patches
 ROOM = 24  # pixels per side at which an octave has more patches than filters; with fewer, matching copies the layout
 FILTERS, OCTAVES = 128, 4
-SHRINK = 1e-3  # of the largest variance: directions below it are noise, which whitening must not amplify
+SHRINK = 1e-3  # times the largest variance: directions below it are noise, which whitening must not amplify
 FLAT = 1e-6  # variance of the pixels below which an image has no patches to tell apart
 
 

@@ -175,7 +175,7 @@ def pairs(size: int, device: torch.device) -> tuple[Tensor, list[Tensor]]:
 
 
 def bench_precision(network: Features, device: torch.device, size: int = 128, steps: int = 150) -> list[dict]:
-    """Final loss, judged in float32 by the plain path, and PSNR between the two pictures."""
+    """Final loss, judged in float32 by the plain path, and PSNR between the two images."""
     contents, styles = pairs(size, device)
     mixture, found = torch.eye(len(styles)), {}
     exact = StyleCriterion(network, contents, styles, style_weights=mixture)
@@ -232,7 +232,7 @@ def bench_pairs(network: Features, out: Path, device: torch.device, size: int = 
 def lattice(images: Tensor, periods: tuple[int, ...] = (2, 4, 8), tile: int = 64) -> dict[int, float]:
     """Period in pixels to the energy of the flattest tiles of images (1, 3, H, W) there, over that nearby; 1 is none.
 
-    Pooling leaves its periods in an image where nothing else tells the pixels what to be.
+    Pooling leaves its periods where nothing else decides what the pixels should be.
     """
     grey = images.mean(1, keepdim=True).cpu()
     detail = grey - F.avg_pool2d(grey, 9, 1, 4, count_include_pad=False)
