@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torchvision.models import vgg
 
 from helpers import features as module
@@ -70,36 +71,22 @@ def test_activations_are_those_of_torchvision(name, letter):
         torch.testing.assert_close(found[number], activation, atol=1e-5, rtol=1e-5)
 
 
-def test_shapes_of_all_layers(slim, images):
-    found = slim(images, slim.layers)
-    for (block, _, width), name in zip(slim.config.convs, slim.layers, strict=True):
-        assert found[name].shape == (2, width, 40 >> block - 1, 37 >> block - 1), name
-
-
-def test_layers_of_the_slim_network(slim):
+def test_layers_of_the_slim_network(slim, images):
     assert slim.layers[:3] == ("conv1_1", "conv1_2", "conv2_1")
     assert slim.layers[8:] == tuple(f"conv{b}_{i}" for b in (4, 5) for i in (1, 2, 3, 4))
     assert sum(p.numel() for p in slim.parameters()) == 1_252_880
-
-
-def test_numbers_are_the_names(slim, images):
     found = slim(images, [*range(1, 17), *slim.layers])
     assert len(found) == 32
-    for number, name in enumerate(slim.layers, 1):
+    for number, (name, (block, _, width)) in enumerate(zip(slim.layers, slim.config.convs, strict=True), 1):
         assert torch.equal(found[number], found[name])
+        assert found[name].shape == (2, width, 40 >> block - 1, 37 >> block - 1), name
 
 
-def test_relu_names_are_after_the_relu(slim, images):
+def test_layers_before_and_after_the_relu_come_under_the_keys_asked_for(slim, images):
     found = slim(images, ["conv3_2", "relu3_2"])
-    assert found["conv3_2"].min() < 0
-    assert torch.equal(found["relu3_2"], found["conv3_2"].clamp(min=0))
-
-
-def test_keys_are_what_was_asked_and_one_layer_needs_no_list(slim, images):
-    assert list(slim(images, [np.int64(3), "relu1_1", 3])) == [3, "relu1_1"]
-    assert list(slim(images, "conv1_1")) == ["conv1_1"]
-    assert list(slim(images, 4)) == [4]
-    assert slim(images, []) == {}
+    assert found["conv3_2"].min() < 0 and torch.equal(found["relu3_2"], found["conv3_2"].clamp(min=0))
+    for asked, keys in (([np.int64(3), "relu1_1", 3], [3, "relu1_1"]), ("conv1_1", ["conv1_1"]), (4, [4]), ([], [])):
+        assert list(slim(images, asked)) == keys
 
 
 @pytest.mark.parametrize(("asked", "runs"), [([1], 1), (["relu2_1"], 3), (["conv1_1", 7], 7), (["conv5_4"], 16)])
@@ -120,19 +107,27 @@ def test_gradients_reach_the_images_and_no_weight(slim, images):
     assert all(p.grad is None and not p.requires_grad for p in slim.parameters())
 
 
-def test_batch_equals_singles(slim, images):
-    both = slim(images, 9)[9]
+def test_a_batch_is_its_single_images(slim, images):
     singles = torch.cat([slim(image[None], 9)[9] for image in images])
-    torch.testing.assert_close(both, singles, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(slim(images, 9)[9], singles, atol=1e-5, rtol=1e-5)
 
 
-def test_average_pooling(slim, images):
-    average = Features(CONFIGS["vgg19-slim"], pooling="avg")
-    average.load_state_dict(slim.state_dict())
+def test_pooling(slim, images):
     first = slim(images, "relu1_2")["relu1_2"]
-    expected = slim.convs[2](torch.nn.functional.avg_pool2d(first, 2))
-    torch.testing.assert_close(average(images, "conv2_1")["conv2_1"], expected)
-    assert not torch.allclose(expected, slim(images, "conv2_1")["conv2_1"])
+    kernel = torch.tensor([1.0, 2.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 2.0, 1.0])).expand(16, 1, 4, 4) / 36
+    pooled = {
+        "max": F.max_pool2d(first, 2),
+        "avg": F.avg_pool2d(first, 2),
+        "blur": F.conv2d(F.pad(first, (1, 1, 1, 1)), kernel, stride=2, groups=16),
+    }
+    for pooling, expected in pooled.items():
+        other = Features(CONFIGS["vgg19-slim"], pooling=pooling)
+        other.load_state_dict(slim.state_dict())
+        found = other(images, "conv2_1")["conv2_1"]
+        inside = (..., slice(2, found.shape[2] - 2), slice(2, found.shape[3] - 2))
+        torch.testing.assert_close(found[inside], slim.convs[2](expected)[inside])
+    with pytest.raises(FeatureError, match="pooling max, avg, blur"):
+        Features(CONFIGS["vgg19-slim"], pooling="median")
 
 
 @pytest.mark.parametrize(
@@ -162,11 +157,6 @@ def test_small_pictures(slim):
 def test_what_is_not_an_image(slim, bad):
     with pytest.raises(FeatureError, match=r"Expected float images \(B, 3, H, W\)"):
         slim(bad, 1)
-
-
-def test_unknown_pooling():
-    with pytest.raises(FeatureError, match="pooling"):
-        Features(CONFIGS["vgg19-slim"], pooling="median")
 
 
 # --- loading ---------------------------------------------------------------------------------------------------------
