@@ -139,8 +139,11 @@ def run(
     work = tempfile.mkdtemp(prefix="work-", dir=course) if kind == "unsafe" else WORK
     start = {"bubblewrap": _bubblewrap, "container": _container, "unsafe": _unsafe}[kind]
     outer, inner, python = start(course, limits, f"{IMAGE}-{os.getpid()}-{number}")
+    bounds = limits.of_process()
+    if kind != "bubblewrap":  # elsewhere it counts what else this user runs; a container has a bound of its own
+        del bounds["NPROC"]
     settings = {
-        "command": [*inner, json.dumps(limits.of_process()), python, *command[1:]],
+        "command": [*inner, json.dumps(bounds), python, *command[1:]],
         "environment": _environment(str(course) if kind == "unsafe" else COURSE, work, python) | (environment or {}),
         "work": work, "uid": FIRST_UID + number if root else None, "alone": kind != "unsafe",
         "seconds": limits.seconds, "wall": 5 * limits.seconds, "idle": limits.idle, "results": limits.results,
@@ -223,9 +226,10 @@ def _container(course: Path, limits: Limits, name: str) -> tuple[list[str], list
         "--ipc=private", "--security-opt=no-new-privileges", "--user=65534:65534", f"--pids-limit={limits.processes}",
         "--ulimit=nofile=512:512", f"--memory={memory}", f"--memory-swap={memory}", f"--shm-size={limits.disk}m",
         *folders, f"--volume={course}:{COURSE}:ro", f"--volume={inside.__file__}:/inside.py:ro",
-        IMAGE, "python", "-I", "/inside.py",
+        IMAGE, "/usr/local/bin/python", "-I", "/inside.py",
     ]  # fmt: skip
-    return outer, ["python", "-I", "/inside.py", "limited"], "python"
+    python = "/usr/local/bin/python"
+    return outer, [python, "-I", "/inside.py", "limited"], python
 
 
 def _supervise(command: list[str], data: bytes, limits: Limits) -> Outcome:

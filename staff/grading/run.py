@@ -111,7 +111,8 @@ class Runner:
 
 def _cut_short(raw: Raw) -> bool:
     """Whether the run ended early, or lost its kernel on the way; what was given all its time is not run again."""
-    return raw.ended not in ("done", "time") or any("kernel" in cell["error"].lower() for cell in raw.cells)
+    lost = raw.ended != "done" or any("kernel" in cell["error"].lower() for cell in raw.cells)
+    return lost and raw.ended != "time"
 
 
 def read_raw(place: Path) -> Raw:

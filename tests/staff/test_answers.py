@@ -1,6 +1,8 @@
 """Every exercise's probe at five seeds: right answers score full, plausible wrong ones their part and never full."""
 
 import ast
+import importlib
+import inspect
 import os
 from contextlib import redirect_stderr
 from io import StringIO
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.course.closed import KEPT
 from helpers.course.lessons import read_course, stub
 from staff.grading.probe import unpack
 from staff.grading.probes import probes_of
@@ -85,6 +88,16 @@ def test_answers_get_the_points_that_they_must_get(item, emitted):
     assert not off, "\n".join(map(str, off))
 
 
+def allowed():
+    """Every function, class and method of what is there while grading."""
+    for file, names in KEPT.items():
+        module = importlib.import_module(f"helpers.{file.removesuffix('.py').replace('/', '.')}")
+        for value in [getattr(module, name) for name in names or vars(module)]:
+            if callable(value) and str(getattr(value, "__module__", "")).startswith("helpers."):
+                yield value
+                yield from (v for v in vars(value).values() if inspect.isclass(value) and inspect.isfunction(v))
+
+
 @pytest.mark.parametrize("item", EXERCISES)
 def test_made_up_numbers_and_stubs_score_nothing(item, emitted):
     lesson, exercise = EXERCISES[item]
@@ -108,6 +121,9 @@ def test_made_up_numbers_and_stubs_score_nothing(item, emitted):
     }
     scored = {name: share(probe.verdicts(got, want, inputs)) for name, got in wrong.items()}
     assert {name: score for name, score in scored.items() if score > 0} == {}
+    assert len(list(allowed())) > 20
+    for candidate in allowed():
+        assert share(probe.verdicts(emitted(probe, {probe.name: candidate}, inputs), want, inputs)) == 0, candidate
     exec(compile(stub(exercise.source, exercise.item), exercise.item, "exec"), namespace)
     with pytest.raises(NotImplementedError, match=f"Exercise {exercise.item}"):
         emitted(probe, namespace, inputs, fails=False)

@@ -79,12 +79,9 @@ def attempt(engine, tmp_path, monkeypatch):
 def test_the_command_line_names_every_bound(tmp_path):
     for name in ("work", "output"):
         (tmp_path / name).mkdir()
-    settings = {"course": str(tmp_path), "binds": [["job", "/job"]], "command": ["x", "-m", "y"], "environment": {}}
-    settings |= {"limits": {"NPROC": 7, "DATA": 1}, "name": "one"}
-    command = sandbox.container_command("docker", settings, Limits(processes=7))
-    assert {"--network=none", "--read-only", "--cap-drop=ALL", "--pids-limit=7"} <= set(command)
-    assert f"--volume={tmp_path}:/course:ro" in command and settings["command"][0] == "python"
-    assert settings["limits"] == {"DATA": 1}  # the other counts every container's processes
+    command, inner, python = sandbox._container(tmp_path, Limits(processes=7), "one")
+    assert {"--network=none", "--read-only", "--cap-drop=ALL", "--pids-limit=7", "--name=one"} <= set(command)
+    assert f"--volume={tmp_path}:/course:ro" in command and inner[0] == python == "/usr/local/bin/python"
 
 
 def test_a_container_shows_course_and_job_and_has_no_network(attempt):

@@ -124,32 +124,34 @@ STEP = {
     "Adam losses": Part(0.15, "return the loss before the update, one value per sample", "Adam delta"),
     "SGD graph": Part(0.15, "the returned loss should be detached from the graph", "SGD losses"),
 }
-PROJECT_STEPS = 40
-
-
 def project_inputs(random: np.random.Generator) -> Arrays:
-    """The picture is drawn here, so that its latent is nowhere in the sandbox."""
+    """The picture is drawn here, so that its latent is nowhere in the sandbox; ``extra`` decides where the best is."""
     seed = network(random)
     generator = TinyGenerator(int(seed[0]))
     with torch.no_grad():
         target = generator.synthesize(codes(random, generator, 3))
-    return {"network": seed, "target": target.numpy(), "start": codes(random, generator, 3).numpy()}
+    extra = random.uniform(1, 2, size=(200, 3)).astype(np.float32)
+    extra[random.choice(np.arange(10, 35), 3, replace=False), np.arange(3)] = 0
+    return {"network": seed, "target": target.numpy(), "start": codes(random, generator, 3).numpy(), "extra": extra}
 
 
 def project_emit(function, inputs):
     generator = TinyGenerator(int(inputs["network"][0]))
     target, start, values = torch.from_numpy(inputs["target"]), torch.from_numpy(inputs["start"]), {}
-    for name, rate in (("calm", 0.1), ("wild", 3.0)):  # the wild run ends above its best
-        asked = []
+    for name, more in (("calm", 0.0), ("odd", 1.0)):  # in the odd run each sample has its best elsewhere in the middle
+        extra, asked, deltas = more * torch.from_numpy(inputs["extra"]), [], []
 
-        def loss(images, delta, asked=asked):
+        def loss(images, delta, extra=extra, asked=asked, deltas=deltas):
             value = (images - target).square().mean((1, 2, 3)) + 1e-4 * delta.flatten(1).square().sum(1)
+            value = value + extra[min(len(asked), 199)]
             asked.append(value.detach())
+            deltas.append(delta.detach().clone())
             return value
 
-        code, history = function(generator, loss, start.clone(), "w", steps=40, lr=rate)
-        log = torch.stack([*asked, *[asked[-1]] * 200][:200])
-        values |= {f"{name} code": code, f"{name} history": history, f"{name} asked": log}
+        code, history = function(generator, loss, start.clone(), "w", steps=40, lr=0.1)
+        values |= {f"{name} code": code, f"{name} history": history}
+        for kept, what in ((asked, "asked"), (deltas, "deltas")):
+            values[f"{name} {what}"] = torch.stack([*kept, *[kept[-1]] * 200][:200])
     return values
 
 
@@ -165,17 +167,25 @@ def project_judge(got: Arrays, want: Arrays, inputs: Arrays) -> list[Verdict]:
     first = project_losses(inputs["start"].astype(np.float64), inputs)
     ours, best = (project_losses(values["calm code"], inputs) for values in (got, want))
     found = bool((ours <= np.maximum(3 * best, 0.35 * first)).all())
-    told, kept = found, found
-    for name in ("calm", "wild"):
-        history, asked = (torch.from_numpy(got[f"{name} {what}"]) for what in ("history", "asked"))
-        told = told and in_order(history, list(asked)) and np.allclose(history[0], first, rtol=1e-2)
-        lowest = np.minimum(got[f"{name} history"].min(0), got[f"{name} asked"].min(0))
-        kept = kept and bool((project_losses(got[f"{name} code"], inputs) <= 1.02 * lowest + 1e-7).all())
+    told = found and np.allclose(got["calm history"][0], first, rtol=1e-2)
+    for name in ("calm", "odd"):
+        told = told and in_order(*(torch.from_numpy(got[f"{name} {what}"]) for what in ("history", "asked")))
+    kept = found and bool((ours <= 1.02 * got["calm asked"].min(0) + 1e-7).all()) and _best_are_kept(got, inputs)
     return [
         Verdict("search", 0.5, float(found), "" if found else "the loss should fall far below that of the start"),
         Verdict("history", 0.25, float(told), "" if told else "the history should hold the loss of every step"),
         Verdict("best", 0.25, float(kept), "" if kept else "return the best code of each sample, not the last"),
     ]
+
+
+def _best_are_kept(got: Arrays, inputs: Arrays) -> bool:
+    """Whether each code of the odd run is the one whose loss was the smallest of all, or of the history."""
+    found, asked, lowest = got["odd code"] - inputs["start"], got["odd asked"], got["odd history"].min(0)
+    for b in range(len(found)):
+        rows = {int(asked[:, b].argmin()), int(np.abs(asked[:, b] - lowest[b]).argmin())}
+        if not any(np.allclose(found[b], got["odd deltas"][row, b], rtol=0, atol=1e-4) for row in rows):
+            return False
+    return True
 
 
 def project_pictures(values: Arrays, inputs: Arrays) -> torch.Tensor:
@@ -217,7 +227,7 @@ PROBES = (
     Probe(
         "1.4", "project", project_inputs, project_emit, project_judge,
         "A code whose loss is far below that of the start, the losses of all steps, and the best code of each sample, "
-        "also of a run that ends badly.",
+        "also where that is in the middle of the run.",
         project_pictures,
     ),
     Probe(
