@@ -16,6 +16,7 @@ import typer
 from helpers.blending import WEIGHTS, Edit, EditOptions, Editor, measure
 from helpers.commands.common import MASK_RULE, app, device_of, print_table
 from helpers.commands.options import with_options
+from helpers.generators import DEFAULT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +51,7 @@ class Run:
     """
 
     out: Path
-    model: str = "stylegan2-cats-64"
+    model: str = DEFAULT
     device: str | None = None
     log: str = "jsonl"
     box: str | None = None

@@ -13,6 +13,7 @@ from helpers.commands.common import Device, Log, Model, Out, Seed, Space, Steps,
 from helpers.commands.options import with_options
 from helpers.commands.runs import RunOptions
 from helpers.faces import FaceOptions
+from helpers.generators import DEFAULT
 from helpers.inversion import InversionOptions
 
 Noise = Annotated[bool, typer.Option("--noise", help="Fit the noise maps too, after the code (StyleGAN2).")]
@@ -52,7 +53,7 @@ def interpolate(
     b: Annotated[Path, typer.Argument(help="Second photo, or latents.")],
     out: Out,
     faces: FaceOptions,
-    model: Model = "stylegan2-cats-64",
+    model: Model = DEFAULT,
     space: Space = "w+",
     steps: Steps = 300,
     frames: Annotated[int, typer.Option(min=2, help="Images from one end to the other.")] = 60,
@@ -72,7 +73,7 @@ def interpolate(
 @app.command()
 def sample(
     out: Out,
-    model: Model = "stylegan2-cats-64",
+    model: Model = DEFAULT,
     n: Annotated[int, typer.Option(min=1, help="Number of images.")] = 12,
     truncation: Annotated[float, typer.Option(min=0, help="1 is the whole space, 0 the mean.")] = 0.7,
     seed: Seed = 0,

@@ -16,7 +16,7 @@ from helpers.faces import Cut, FaceOptions, NoFace, read_face
 from helpers.features import fast_dtype, load_features
 from helpers.figures import Figure, results_table, save_figure, show_images
 from helpers.files import WriteError, short_name, unique_stems, write_json
-from helpers.generators import Generator, load_generator
+from helpers.generators import DEFAULT, Generator, load_generator
 from helpers.images import write_image
 from helpers.inversion import Inversion, InversionOptions, encoder_start, fast_options
 from helpers.latents import save_latents
@@ -26,8 +26,6 @@ from helpers.noise import check_noise_maps, fresh_noise_psnr, noise_inversion
 from helpers.photos import photo_files
 from helpers.progress import Progress
 from helpers.search import Result, marks, option
-
-DEFAULT_MODEL = "stylegan2-cats-64"
 
 
 class RunError(ValueError):
@@ -93,7 +91,7 @@ class RunOptions:
         log: see ``open_log``.
     """
 
-    model: str = option(DEFAULT_MODEL, "Registered name or file of a generator.")
+    model: str = option(DEFAULT, "Registered name or file of a generator.")
     space: str = option("w+", "Latent space: z, w or w+.")
     batch: int = option(8, "Photos that run together.", min=1)
     precision: str = option("fp32", "fp32, or bf16 activations: half the memory of a large generator.")

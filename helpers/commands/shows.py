@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from helpers.commands.runs import (
-    DEFAULT_MODEL,
     RunError,
     RunOptions,
     invert_photos,
@@ -29,7 +28,7 @@ from helpers.photos import demo_cat
 from helpers.progress import Progress
 from helpers.video import check_fps, write_gif, write_mp4
 
-DEMO = (("dcgan-cats-64", "z"), (DEFAULT_MODEL, "z"), (DEFAULT_MODEL, "w"), (DEFAULT_MODEL, "w+"))
+DEMO = (("dcgan-cats-64", "z"), *(("stylegan2-cats-64", space) for space in ("z", "w", "w+")))
 
 
 def interpolation_frames(generator: Generator, a: Latents, b: Latents, frames: int = 60, batch: int = 16) -> Tensor:

@@ -13,6 +13,7 @@ import typer
 
 from helpers.commands.common import MASK_RULE, Device, Log, Model, Out, app, device_of, print_table
 from helpers.commands.options import with_options
+from helpers.generators import DEFAULT
 from helpers.sketch import (
     Candidates,
     Sketch,
@@ -30,7 +31,7 @@ def sketch(
     sketches: Annotated[list[Path], typer.Argument(help="Square drawings with a transparent background.")],
     out: Out,
     options: SketchOptions,
-    model: Model = "stylegan2-cats-64",
+    model: Model = DEFAULT,
     constraints: Annotated[
         str | None, typer.Option(help="NAME=WEIGHT,… of colour, edge, perceptual, realism, prior.")
     ] = None,
@@ -57,7 +58,7 @@ def weights_of(text: str | None) -> dict[str, float] | None:
 def sketch_files(
     sketches: Sequence[str | Path],
     out: str | Path,
-    model: str = "stylegan2-cats-64",
+    model: str = DEFAULT,
     weights: dict[str, float] | None = None,
     options: SketchOptions | None = None,
     *,
