@@ -1,4 +1,4 @@
-"""Colours of pictures: luminance and chroma, and matching of one picture's colours to another's."""
+"""Colours of images: luminance and chroma, and matching the colours of one image to those of another."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def match_linear(image: Tensor, target: Tensor) -> Tensor:
     A = S_t^½ (S_t^½ S_i S_t^½)^-½ S_t^½ moves the colours least of all such maps (Pitié & Kokaram 2007).
     Clamped to [0, 1].
     """
-    ours, theirs = (picture[0].flatten(1).double() for picture in (image, target))
+    ours, theirs = (values[0].flatten(1).double() for values in (image, target))
     ridge = 1e-6 * torch.eye(3, dtype=torch.float64, device=image.device)
     cov_ours, cov_theirs = torch.cov(ours) + ridge, torch.cov(theirs) + ridge
     root = _power(cov_theirs, 0.5)
@@ -52,7 +52,7 @@ def _power(matrix: Tensor, exponent: float) -> Tensor:
 
 def match_histogram(image: Tensor, target: Tensor) -> Tensor:
     """``image`` (1, 3, h, w) with the histogram of ``target`` in every channel, in [0, 1]."""
-    arrays = [picture[0].permute(1, 2, 0).cpu().numpy() for picture in (image, target)]
+    arrays = [values[0].permute(1, 2, 0).cpu().numpy() for values in (image, target)]
     matched = match_histograms(*arrays, channel_axis=-1)
     return torch.from_numpy(matched).permute(2, 0, 1)[None].to(image).clamp(0, 1).contiguous()
 

@@ -341,5 +341,5 @@ def stroke_mask(x: Tensor, drawn: Tensor) -> Tensor:
     """
     mask = ((drawn - x).abs().amax(1, keepdim=True) > STROKE).to(x)
     if not mask.any():
-        raise BlendError("the drawn photo equals the photo, so there is no stroke; paint on a copy of the same file.")
+        raise BlendError("the drawn photo equals the photo, so there is no stroke: paint on a copy of the same file.")
     return mask

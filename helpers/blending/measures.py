@@ -7,7 +7,7 @@ from torch import Tensor
 
 from helpers.images import quantize
 from helpers.losses import lp_loss
-from helpers.masks import as_mask, grow
+from helpers.masks import as_mask, blur, edge_band, grow, shrink
 from helpers.metrics import feature_distance, psnr
 
 STEP = 1 / 255  # the smallest gradient that an 8-bit image can show: flatter photos count as this steep
@@ -44,6 +44,23 @@ def worst_seam(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, reach: int = 
     return torch.stack(values).nan_to_num(0.0).amax(0)
 
 
+def two_tone(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, reach: float = 1 / 8) -> Tensor:
+    """How two-coloured a blend is: colour step between bands on both sides of the edge, over that in x and y, (B,).
+
+    The bands are ``reach`` of the side wide and blurred; 1 is as even as the photos. Arguments as for ``seam``; NaN
+    without an edge.
+    """
+    hard, width = (mask >= 0.5).to(x), reach * x.shape[-1]
+    bands, edge = (hard - shrink(hard, width), grow(hard, width) - hard), edge_band(hard)
+    shares = [blur(band, 0.75 * width).clamp_min(1e-3) for band in bands]
+
+    def step(values: Tensor) -> Tensor:
+        inner, outer = (blur(values * band, 0.75 * width) / share for band, share in zip(bands, shares, strict=True))
+        return ((inner - outer).norm(dim=1, keepdim=True) * edge).sum((1, 2, 3)) / edge.sum((1, 2, 3))
+
+    return step(images) / ((step(x) + step(y)) / 2).clamp_min(STEP)
+
+
 def region_psnr(images: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """PSNR (B,) in dB over the pixels of a mask (at least 0.5), after 8-bit rounding; inf where they are equal."""
     hard = (mask >= 0.5).to(images)
@@ -54,15 +71,16 @@ def region_psnr(images: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 def measure(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, features=None) -> dict[str, Tensor]:
     """Measures of a blend of x inside the mask (at least 0.5) and y outside, each (B,).
 
-    "seam" on the edge and "worst_seam" near it; "psnr" of every pixel to the photo of its own side, and "psnr_x",
-    "psnr_y" of one side; with features "feature_distance_x" and "..._y": of the result on that side, continued by the
-    photo beyond the edge, to the photo.
+    "seam" on the edge, "worst_seam" near it and "two_tone" across it; "psnr" of every pixel to the photo of its own
+    side, and "psnr_x", "psnr_y" of one side; with features "feature_distance_x" and "..._y": of the result on that
+    side, continued by the photo beyond the edge, to the photo.
 
     images, x, y: (B, 3, H, W) in [0, 1]. mask: (B or 1, 1, H, W).
     """
     hard = (mask >= 0.5).to(x)
     sides = {"x": (x, hard), "y": (y, 1 - hard)}
     values = {"seam": seam(images, x, y, mask), "worst_seam": worst_seam(images, x, y, mask)}
+    values["two_tone"] = two_tone(images, x, y, mask)
     values["psnr"] = psnr(images, torch.lerp(y, x, hard))
     values |= {f"psnr_{name}": region_psnr(images, *side) for name, side in sides.items()}
     if features is not None:

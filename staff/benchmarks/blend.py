@@ -1,4 +1,4 @@
-"""Two-image blends on pairs of validation faces: seam, fidelity on both sides, realism; four ways, three masks."""
+"""Two-image blends on pairs of validation faces: seam, two-tone, fidelity, realism; five ways, three masks."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ from helpers.features import load_features
 from helpers.figures import labelled_grid, results_table, save_figure
 from helpers.files import write_json
 from helpers.generators import Generator, load_discriminator, load_generator
+from helpers.images import resize
 from helpers.photos import load_faces
 from staff.benchmarks.common import circumstances
+from staff.benchmarks.distributions import frechet_distance
+from staff.training.loop import TrainingError
+from staff.training.pretrained import CATS, load_efficientnet
 
 MODEL = "stylegan2-cats-64"
 PAIRS, BATCH = 16, 16
+JUDGED = 256  # photos that the blends are compared with
 EXACT = 60.0  # dB counted for pixels that are equal, near the limit of 8-bit rounding
 
 
@@ -36,10 +41,38 @@ def bench_masks(size: int) -> dict[str, Tensor]:
 @torch.no_grad()
 def blend_row(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, features, discriminator) -> dict[str, float]:
     """Means over the pairs of ``measure``, and realism: the discriminator's score, higher is more real."""
-    row = {
-        name: values.clamp(max=EXACT).mean().item() for name, values in measure(images, x, y, mask, features).items()
-    }
+    found = measure(images, x, y, mask, features)
+    row = {name: values.clamp(max=EXACT).mean().item() for name, values in found.items()}
     return row if discriminator is None else row | {"realism": discriminator(images).mean().item()}
+
+
+def laplacian_blend(x: Tensor, y: Tensor, mask: Tensor, levels: int = 4) -> Tensor:
+    """Multi-band blend (Burt and Adelson 1983) without subsampling: each octave has its own feather."""
+    blend, hard = torch.zeros_like(x), (mask >= 0.5).to(x)
+    for level in range(levels + 1):
+        share, radius = masks.blur(hard, 0.7 * 2**level), 2.0**level
+        lower = (x * 0, y * 0) if level == levels else (masks.blur(x, radius), masks.blur(y, radius))
+        blend += torch.lerp(y - lower[1], x - lower[0], share)
+        x, y = lower
+    return blend.clamp(0, 1)
+
+
+@torch.no_grad()
+def judged(images: dict[str, Tensor], photos: Tensor) -> list[dict]:
+    """What an ImageNet network says of sets of images: P(cat), and the Fréchet distance of its features to photos'.
+
+    images: name to (N, 3, H, W) in [0, 1]. Raises TrainingError when the network is missing.
+    """
+    network, rows, statistics = load_efficientnet(), [], {}
+    for name, values in {"photos": photos, **images}.items():
+        large = resize(values, 128).cpu() * 2 - 1
+        found = torch.cat([network.forward_features(batch) for batch in large.split(50)])
+        pooled = network.forward_head(found, pre_logits=True)
+        statistics[name] = pooled.double().mean(0), torch.cov(pooled.double().T)
+        p_cat = network.classifier(pooled).softmax(1)[:, CATS.start : CATS.stop].sum(1).mean().item()
+        distance = frechet_distance(*statistics[name], *statistics["photos"])
+        rows.append({"images": name, "p_cat": p_cat, "frechet_distance": distance})
+    return rows
 
 
 def timed(function: Callable[[], Tensor]) -> tuple[Tensor, float]:
@@ -50,7 +83,7 @@ def timed(function: Callable[[], Tensor]) -> tuple[Tensor, float]:
 def bench_blend(
     generator: Generator, x: Tensor, y: Tensor, features, discriminator=None, *, batch: int = BATCH, **options
 ) -> tuple[list[dict], dict[str, dict[str, Tensor]]]:
-    """Hard and feathered paste, Poisson and ours for every pair and mask.
+    """Pastes, Laplacian pyramid, Poisson and ours for every pair and mask.
 
     Args:
         x, y: (N, 3, R, R) in [0, 1], the pairs.
@@ -72,6 +105,7 @@ def bench_blend(
         ways = {
             "hard paste": lambda mask=mask: hard_paste(x, y, mask),
             "feathered paste": lambda mask=mask: torch.lerp(y, x, masks.feather(mask, feather_of(generator))),
+            "Laplacian pyramid": lambda mask=mask: laplacian_blend(x, y, mask),
             "Poisson": lambda mask=mask: poisson_blend(x, y, mask),
             "ours": lambda mask=mask: ours(mask),
         }
@@ -91,11 +125,16 @@ def run(data: str | Path, out: str | Path, device: torch.device, pairs: int = PA
     """Measure; write ``blend.json`` and a sheet for each mask; return the table as text."""
     out, features = Path(out), load_features("vgg19-slim", device)
     generator, discriminator = load_generator(MODEL, device), load_discriminator(MODEL, device)
-    photos = load_faces(data, n=2 * pairs, split="validation").to(device)
-    x, y = photos[:pairs], photos[pairs:]
+    photos = load_faces(data, n=2 * pairs + JUDGED, split="validation").to(device)
+    x, y, others = photos[:pairs], photos[pairs : 2 * pairs], photos[2 * pairs :]
     rows, images = bench_blend(generator, x, y, features, discriminator)
     real = discriminator(photos).mean().item()
     report = {"circumstances": circumstances(device), "blends": rows, "realism_of_photos": [{"realism": real}]}
+    methods = {method: torch.cat([ways[method] for ways in images.values()]) for method in images["half"]}
+    try:
+        report["judged"] = judged(methods, others)
+    except TrainingError as error:
+        print(f"P(cat) and the Fréchet distance are left out. {error}")
     write_json(out / "blend.json", report)
     for name, ways in images.items():
         sheet = {"x": x[:8], "y": y[:8]} | {method: values[:8] for method, values in ways.items()}

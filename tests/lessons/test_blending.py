@@ -376,6 +376,15 @@ def test_a_seam_between_flat_photos_is_counted_in_8_bit_steps():
         assert seam(white, black, white, HALF).item() == 0
 
 
+def test_two_coats_are_two_toned_by_their_step_of_colour():
+    ramp = torch.linspace(0, 0.15, SIZE).expand(1, 3, SIZE, SIZE)
+    paste = blending.hard_paste(ramp, ramp + 0.1, HALF)
+    assert blending.two_tone(ramp, ramp, ramp + 0.1, HALF).item() == pytest.approx(1, rel=1e-4)
+    step = blending.two_tone(paste, ramp, ramp + 0.1, HALF).item()  # the bands' middles are 2 pixels apart
+    assert step == pytest.approx(0.12 / 0.02, rel=0.15)
+    assert blending.two_tone(masks.feather(paste, 2.0), ramp, ramp + 0.1, HALF) < 0.7 * step
+
+
 def test_measures_name_the_side_that_is_wrong(features):
     shifted = blending.hard_paste((X + 0.1).clamp(0, 1), Y, HALF)
     values = blending.measure(shifted, X, Y, HALF, features)
