@@ -68,6 +68,6 @@ def check_notebook(path: str | Path, root: str | Path = ROOT, kind: str | None =
 
 
 def own_modules(notebook: Path) -> list[Path]:
-    """Python files beside a notebook, which it may import: at most 20 of 200 kB."""
+    """Python files next to a notebook, which it may import: at most 20 of 200 kB."""
     found = [p for p in sorted(notebook.parent.glob("*.py")) if p.stem.isidentifier() and p.is_file()]
     return [p for p in found if not p.is_symlink() and p.stat().st_size < 200_000][:20]

@@ -76,7 +76,7 @@ def seam(function) -> None:
     mask[..., 2:6, 3:] = 1
     value = function(image, x, y, mask)
     expect(isinstance(value, float), f"the seam should be a float, not a {type(value).__name__}.")
-    expect(abs(function(x, x, x, mask) - 1) < 1e-4, "a picture that is its own source should have a seam of 1.")
+    expect(abs(function(x, x, x, mask) - 1) < 1e-4, "an image that is its own source should have a seam of 1.")
     ours, theirs = _crossing(image, mask >= 0.5), [_crossing(source, mask >= 0.5) for source in (x, y)]
     expected = (2 * ours / sum(theirs)).item()
     side = "too large" if value > expected else "too small"

@@ -33,7 +33,7 @@ def psnr(function) -> None:
 
 
 def _problem() -> tuple[TinyGenerator, Latents, Tensor]:
-    """A generator with noise that shows, codes, and their pictures with other noise."""
+    """A generator with noise that shows, codes, and their images with other noise."""
     generator, random = TinyGenerator(noise=0.5), torch.Generator().manual_seed(3)
     code = generator.map(torch.randn(2, generator.z_dim, generator=random))
     targets = generator.synthesize(code, generator.fresh_noise(2, seed=9)).clamp(0, 1)

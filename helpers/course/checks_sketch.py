@@ -52,7 +52,7 @@ def masked_l1(function) -> None:
     changed = images.requires_grad_()
     (gradient,) = torch.autograd.grad(function(changed, target, mask).sum(), changed)
     expect((gradient[..., 4:] == 0).all(), "outside the mask the gradient should be 0.")
-    expect((gradient[0, ..., :4] > 0).all(), "no gradient reaches the picture under the mask.")
+    expect((gradient[0, ..., :4] > 0).all(), "no gradient reaches the image under the mask.")
     passed("masked_l1")
 
 

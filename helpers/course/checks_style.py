@@ -70,7 +70,7 @@ def style_loss(function) -> None:
 
 
 class _Watched(TinyFeatures):
-    """Features that keep the range of the pictures they are asked for."""
+    """Features that keep the range of the images they are asked for."""
 
     lowest, highest = 0.0, 1.0
 
@@ -87,11 +87,11 @@ def transfer(function) -> None:
     start = (0.5 + 0.1 * torch.randn(2, 3, 8, 8, generator=random)).clamp(0, 1)
     features, kept = _Watched(), start.clone()
     images, history = function(features, content, style, start, LAYERS, LAYERS, style_weight=weight, steps=40)
-    expect_shape("the picture", images, (2, 3, 8, 8))
-    expect(not images.requires_grad, "the picture should be detached from the graph.")
+    expect_shape("the image", images, (2, 3, 8, 8))
+    expect(not images.requires_grad, "the image should be detached from the graph.")
     expect(torch.equal(start, kept), "the start was changed in place; optimise a copy of it.")
-    expect(images.min() >= 0 and images.max() <= 1, "the picture should stay in [0, 1]; clamp it.")
-    expect(features.lowest >= 0 and features.highest <= 1, "clamp the picture to [0, 1] after every step.")
+    expect(images.min() >= 0 and images.max() <= 1, "the image should stay in [0, 1]; clamp it.")
+    expect(features.lowest >= 0 and features.highest <= 1, "clamp the image to [0, 1] after every step.")
     expect_history(history, (40, 2))
     expect(features.calls <= 44, "the features of content and style are needed once, before the loop.")
     targets, grams = features(content, LAYERS), {k: _gram(a) for k, a in features(style, LAYERS).items()}
@@ -104,6 +104,6 @@ def transfer(function) -> None:
     hint = "it should be content + style_weight * style of the start."
     expect_close("the first loss", history[0], first, hint, rtol=1e-2)
     expect((last < 0.5 * first).all(), "the loss should fall to less than half in 40 steps; check gradient and rate.")
-    hint = "the history should hold the loss of every step; its end is near the loss of the picture."
+    hint = "the history should hold the loss of every step; its end is near the loss of the image."
     expect((history[-1] < 0.7 * first).all() and (history > 0).all(), hint)
     passed("transfer")

@@ -54,7 +54,7 @@ def _generator() -> Generator:
 
 
 def read(path: Path, space: str, noise: bool) -> Latents:
-    """Latents of one picture that fit the reference generator. HandInError for anything else."""
+    """Latents of one image that fit the reference generator. HandInError for anything else."""
     if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_BYTES:
         raise HandInError(f"{path.name} is not a plain file of at most {MOST_BYTES / 1e6:.0f} MB")
     generator = _generator()
@@ -128,7 +128,7 @@ def measure_blend(path: Path) -> Measured:
         raise HandInError("expected a mask of shape (1, 1, 64, 64) in [0, 1] next to the latents")
     area = (mask >= 0.5).float().mean().item()
     if not 0.2 <= area <= 0.8:
-        raise HandInError(f"the mask covers {100 * area:.0f} %; take one of 20 to 80 % of the picture")
+        raise HandInError(f"the mask covers {100 * area:.0f} %; take one of 20 to 80 % of the image")
     image = render(latents)
     sides = [region_psnr(image, photo, m).item() for photo, m in ((x, mask), (y, 1 - mask))]
     structure, edge = ssim(image, torch.lerp(y, x, (mask >= 0.5).float())).item(), seam(image, x, y, mask).item()
@@ -143,7 +143,7 @@ def measure_blend(path: Path) -> Measured:
 
 
 HAND_INS: dict[str, HandIn] = {
-    "1.6": HandIn("1.6", "01_inversion.safetensors", measure_inversion, "A w+ code whose picture is near chelsea."),
+    "1.6": HandIn("1.6", "01_inversion.safetensors", measure_inversion, "A w+ code whose image is near chelsea."),
     "2.4": HandIn(
         "2.4",
         "02_noise.safetensors",

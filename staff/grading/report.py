@@ -147,7 +147,7 @@ def compare_pictures(probe: Probe, ours: Arrays, theirs: Arrays, inputs: Arrays)
 
 
 def data_url(images: np.ndarray) -> str:
-    """PNG of up to four pictures (B, 3, H, W) in [0, 1] side by side."""
+    """PNG of up to four images (B, 3, H, W) in [0, 1] side by side."""
     images = np.nan_to_num(np.clip(images[:MOST_PICTURES, :3, :MOST_SIDE, :MOST_SIDE], 0, 1))
     images = np.repeat(images, 3, axis=1) if images.shape[1] == 1 else images
     framed = [np.pad(image.transpose(1, 2, 0), ((0, 0), (0, 1), (0, 0)), constant_values=1) for image in images]

@@ -59,7 +59,7 @@ AREA = "the mean over the channels and over the mask's area"
 LOSS = {
     "first": Part(0.25, f"the squared error to x inside the mask, {AREA}"),
     "second": Part(0.2, f"the squared error to y outside the mask, {AREA}"),
-    "perceptual": Part(0.35, "features of the picture inside the mask on x, relative to those of x"),
+    "perceptual": Part(0.35, "features of the image inside the mask on x, relative to those of x"),
     "gradient": Part(0.1, "the gradient of the weighted sum"),
     "empty": Part(0.1, "an empty mask should cost nothing, not NaN", "second"),
 }
@@ -87,7 +87,7 @@ def seam_emit(function, inputs):
 
 EXACT = within(1e-4, 1e-6)
 SEAM = {
-    "seam": Part(0.4, "the picture's mean over the mean of x's and y's, both directions alike", same=EXACT),
+    "seam": Part(0.4, "the image's mean over the mean of x's and y's, both directions alike", same=EXACT),
     "other side": Part(0.2, "inside and outside exchanged give the same edge", same=EXACT),
     "one source": Part(0.2, "a difference's length is the root of the sum of squares over the channels", same=EXACT),
     "red": Part(0.2, "every pair across the edge counts once, horizontal and vertical", same=EXACT),
@@ -99,10 +99,10 @@ PROBES = (
     ),
     Probe(
         "3.2", "blend_loss", loss_inputs, loss_emit, close(LOSS),
-        "Each term (B,) for random pictures and a soft mask, within 0.1 %, its gradient, and an empty mask.",
+        "Each term (B,) for random images and a soft mask, within 0.1 %, its gradient, and an empty mask.",
     ),
     Probe(
         "3.3", "seam", seam_inputs, seam_emit, close(SEAM),
-        "The seam of random pictures along a random edge, within 0.1 %.",
+        "The seam of random images along a random edge, within 0.1 %.",
     ),
 )  # fmt: skip

@@ -125,7 +125,7 @@ STEP = {
     "SGD graph": Part(0.15, "the returned loss should be detached from the graph", "SGD losses"),
 }
 def project_inputs(random: np.random.Generator) -> Arrays:
-    """The picture is drawn here, so that its latent is nowhere in the sandbox; ``extra`` decides where the best is."""
+    """The image is drawn here, so that its latent is nowhere in the sandbox; ``extra`` decides where the best is."""
     seed = network(random)
     generator = TinyGenerator(int(seed[0]))
     with torch.no_grad():
@@ -189,7 +189,7 @@ def _best_are_kept(got: Arrays, inputs: Arrays) -> bool:
 
 
 def project_pictures(values: Arrays, inputs: Arrays) -> torch.Tensor:
-    """The found pictures, each with its target to the right."""
+    """The found images, each with its target to the right."""
     found = TinyGenerator(int(inputs["network"][0])).synthesize(torch.from_numpy(values["calm code"]).float())
     return torch.stack([found, torch.from_numpy(inputs["target"])], 1).flatten(0, 1).clamp(0, 1)
 
@@ -218,7 +218,7 @@ PROBES = (
     ),
     Probe(
         "1.2", "Criterion", criterion_inputs, criterion_emit, close(CRITERION),
-        "Losses (B,) and their gradient for random pictures and weights, equal to the formula's within 0.1 %.",
+        "Losses (B,) and their gradient for random images and weights, equal to the formula's within 0.1 %.",
     ),
     Probe(
         "1.3", "optimization_step", step_inputs, step_emit, close(STEP),

@@ -91,7 +91,7 @@ def transfer_judge(got: Arrays, want: Arrays, inputs: Arrays) -> list[Verdict]:
     hint = "the loss is content + style_weight * style, and should fall as far as the solution's"
     return [
         Verdict("picture", 0.5, float(found and inside), "" if found and inside else hint),
-        Verdict("clamped", 0.2, float(clamped), "" if clamped else "clamp the picture to [0, 1] after every step"),
+        Verdict("clamped", 0.2, float(clamped), "" if clamped else "clamp the image to [0, 1] after every step"),
         Verdict("history", 0.3, float(told), "" if told else "the history should hold the loss of each step"),
     ]
 

@@ -70,7 +70,7 @@ def fit_judge(got: Arrays, want: Arrays, inputs: Arrays) -> list[Verdict]:
     history = got["history"]
     told = np.allclose(history[0], start, atol=0.2) and (np.abs(history[-1] - ours) < 2 + 0.1 * ours).all()
     told = bool(fits > 0 and told and len(np.unique(history.round(2))) > history.size / 4)
-    hint = "the pictures should come near the targets, and the code should stay"
+    hint = "the images should come near the targets, and the code should stay"
     return [
         Verdict("fit", 0.5, fits, "" if fits == 1 else hint),
         Verdict("rates", 0.3, float(rates), "" if rates else "a layer with a smaller strength takes larger steps"),
@@ -123,11 +123,11 @@ FRESH = {
 PROBES = (
     Probe(
         "2.1", "psnr", psnr_inputs, psnr_emit, close(PSNR),
-        "PSNR (B,) in dB of random pictures, after clamping and rounding to 8 bits; infinite where equal.",
+        "PSNR (B,) in dB of random images, after clamping and rounding to 8 bits; infinite where equal.",
     ),
     Probe(
         "2.2", "fit_noise", fit_inputs, fit_emit, fit_judge,
-        "Maps whose pictures come nearly as near to the targets as the solution's, steps of rate / strength, and the "
+        "Maps whose images come nearly as near to the targets as the solution's, steps of rate / strength, and the "
         "PSNR of every step.",
         fitted_pictures,
     ),

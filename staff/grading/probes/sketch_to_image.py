@@ -49,7 +49,7 @@ def l1_emit(function, inputs):
 L1 = {
     "loss": Part(0.5, "a mask of 0.5 counts half, in the sum and in the area", same=within(atol=1e-6)),
     "hard mask": Part(0.3, "the mean over channels, and over the area of the mask", same=within(atol=1e-6)),
-    "gradient": Part(0.2, "the gradient reaches the picture under the mask", "loss", within(1e-2, 1e-7)),
+    "gradient": Part(0.2, "the gradient reaches the image under the mask", "loss", within(1e-2, 1e-7)),
 }
 
 
@@ -75,7 +75,7 @@ PROBES = (
     ),
     Probe(
         "4.2", "masked_l1", l1_inputs, l1_emit, close(L1),
-        "The loss (B,) of random pictures under soft masks of different areas, within 0.1 %, and its gradient.",
+        "The loss (B,) of random images under soft masks of different areas, within 0.1 %, and its gradient.",
     ),
     Probe(
         "4.3", "rank", rank_inputs, rank_emit, close(RANK),
