@@ -14,7 +14,7 @@ from helpers.generators import Generator
 from helpers.latents import Latents
 
 OVERHEAD = 1.1  # what the allocator loses between the tensors
-FIXED = 0.2  # GB, which torch and its convolutions take for any network
+FIXED = 0.05  # GB, which convolutions take for any network
 FEATURES = 90  # bytes per value of an image: vgg19-slim keeps 2 x 16 channels, a quarter of 2 x 32, a 16th of 4 x 64
 SMALL = 256**2  # pixels of a whole batch; below it all fit, and counting would take longer than a step
 
