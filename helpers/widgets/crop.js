@@ -40,6 +40,7 @@ function render({ model, el }) {
     box = model.get("box");
     photo.src = model.get("photo");
     stage.style.width = `${model.get("screen_width")}px`;
+    stage.style.aspectRatio = model.get("size").join(" / "); // at its place before the photo is loaded
     show();
   };
   const at = (event) => {

@@ -302,7 +302,9 @@ def test_a_photo_is_uploaded_and_cropped(lab, tmp_path):
     if lab.kind == "core":
         lab.drag("size", 0.4)
     else:
-        lab.stroke([(0.5, 0.5), (-4, -4)], ".crop-box .handle")
+        loaded = "photo => photo.naturalWidth > 0"
+        comes(lab, lambda: lab.page.locator(".own-upload .crop-box img").evaluate(loaded), "no photo is shown")
+        lab.stroke([(0.5, 0.5), (-4, -4)], ".own-upload .handle")
     comes(lab, lambda: lab.kernel("upload.box[2] - upload.box[0]") < 190, "the crop box stays")
     lab.choose_file("Upload a photo", tmp_path / "notes.png", root=".own-upload")
     comes(lab, lambda: area.get_by_role("alert").count(), "nothing is said of the bad file")
