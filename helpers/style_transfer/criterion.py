@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.losses import WeightedSum, perceptual_loss
@@ -18,7 +17,6 @@ STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 STYLE_WEIGHT = 8.0  # with content 1; see the sweep of lesson 05
 PATCH_WEIGHT = 0.3  # a patch bank knows its image better than a network does: at 30 it copies whole objects
 PYRAMID = 96  # pixels: at this size the network's view spans whole strokes and whole subjects
-MARGIN = 8  # pixels of mirrored border: the zeros around a network's layers would print dots along the edges
 COLOURS = ("style", "luminance", "linear", "histogram")
 
 Layers = str | int | Sequence[str | int] | Mapping[str | int, float | Tensor]
@@ -145,7 +143,6 @@ class StyleCriterion(WeightedSum):
         self.content_layers, self.style_layers = layer_weights(options.content_layers), layer_weights(layers)
         if features is None and (self.on("content") or not self.patches):
             raise StyleError("content and style need a feature network; pass features=load_features().")
-        self.margin = min(MARGIN, min(contents.shape[-2:]) // 8) if styles and not self.patches else 0
         with torch.no_grad():
             self.content_targets = self._content_targets() if self.on("content") else {}
             self.style_targets = [
@@ -159,18 +156,14 @@ class StyleCriterion(WeightedSum):
         octaves = octaves_of(min(image.shape[-2:]) for image in (self.contents, *styles))
         return [PatchBank(style[:1], octaves=octaves) for style in styles]
 
-    def _bordered(self, images: Tensor, mode: str = "reflect") -> Tensor:
-        margin = min(self.margin, min(images.shape[-2:]) - 1)
-        return F.pad(images, [margin] * 4, mode=mode) if margin > 0 else images
-
     def _content_targets(self) -> dict:
-        single = [self.features(self._bordered(content[None]), list(self.content_layers)) for content in self.contents]
+        single = [self.features(content[None], list(self.content_layers)) for content in self.contents]
         return {layer: full(torch.cat([found[layer] for found in single])) for layer in single[0]}
 
     def _style_targets(self, network, style: Tensor) -> dict:
         single = []
         for image in style:
-            found = network(self._bordered(image[None]), list(self.style_layers))
+            found = network(image[None], list(self.style_layers))
             single.append({k: self.statistic.prepare(self.statistic.describe(v)) for k, v in found.items()})
         return {layer: torch.cat([found[layer] for found in single]) for layer in single[0]}
 
@@ -180,7 +173,7 @@ class StyleCriterion(WeightedSum):
         shared = self.on("style") and self.masks is None and not self.patches
         if shared or self.on("content"):
             layers = [*(self.content_layers if self.on("content") else ()), *(self.style_layers if shared else ())]
-            found = self.features(self._bordered(images), list(dict.fromkeys(layers)))
+            found = self.features(images, list(dict.fromkeys(layers)))
         if self.on("content"):
             parts["content"] = self._content(found, index)
         if self.on("style"):
@@ -225,8 +218,7 @@ class StyleCriterion(WeightedSum):
             mask = self.masks[number : number + 1].to(images)
             photos = self.pick(self.contents, rows[here]).to(images)
             images = photos + (images - photos) * mask
-        found = network(self._bordered(images), list(self.style_layers))
-        mask = None if mask is None else self._bordered(mask, "constant")
+        found = network(images, list(self.style_layers))
         return {k: self.statistic.describe(v, mask) for k, v in found.items()}
 
 

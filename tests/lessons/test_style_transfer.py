@@ -178,7 +178,7 @@ def test_the_style_is_scaled_to_the_picture():
             return super().forward(images, layers)
 
     StyleTransfer(Spy(), photo, [style], style_scale=0.5, **LAYERS)
-    assert seen == [(50, 70), (50, 30)]  # with their mirrored borders
+    assert seen == [(40, 60), (40, 20)]
 
 
 def test_a_pyramid_goes_from_coarse_to_fine(network):
