@@ -21,10 +21,7 @@ from helpers.generators import DEFAULT
 if TYPE_CHECKING:
     from torch import Tensor
 
-MASK = (
-    "half, left, right, top, bottom, ellipse, eyes, mouth, box:…, ellipse:…, polygon:… or a file: what is opaque where "
-    "parts are transparent, else what is white"
-)
+MASK = "half, left, right, top, bottom, ellipse, eyes, mouth, box:…, ellipse:…, polygon:… or a file"
 Mask = Annotated[str, typer.Option(help=f"{MASK} ({MASK_RULE}).")]
 Invert = Annotated[bool, typer.Option("--invert-mask", help="Exchange inside and outside.")]
 Photo = Annotated[Path, typer.Argument(help="Photo, or latents (.safetensors).")]
