@@ -24,7 +24,9 @@ STRIDE = 8  # pixels of a cell
 UNIT = 32.0  # pixels of an offset of 1
 LOOK = 256  # longer side of the photo at the first look
 CLOSE, EYES_APART = 160, 44.0  # side and distance of the eyes at the second, close look
-LEAST = 0.35  # of the confidence, from which on a face counts
+LEAST = 0.46  # of the confidence, from which on a face counts
+SURE = 0.7  # most faces are at least this sure
+UNSURE = 0.6  # of the surest face's confidence: what lies below is not another cat
 STAGES = (  # expansion, channels, blocks, stride, side of the kernel
     (1, 16, 1, 1, 3),
     (6, 24, 2, 2, 3),
@@ -119,8 +121,9 @@ def find_cats(image: Tensor) -> list[CatFace]:
         if all(_distance(face, other) > 0.7 * _apart(other) for other in faces):
             faces.append(face)
     closer = [_look_closer(image, CatFace(face.landmarks * ratio, face.confidence)) for face in faces]
-    found = [face for face in closer if face.confidence >= LEAST]
-    return sorted(found, key=lambda face: -_apart(face))
+    best = max((face.confidence for face in closer), default=0.0)
+    found = [face for face in closer if face.confidence >= max(LEAST, UNSURE * best)]
+    return sorted(found, key=lambda face: -_apart(face) * min(1, face.confidence / SURE) ** 2)  # a paw comes last
 
 
 def find(image: Tensor, face: int = 1) -> CatFace:
@@ -174,7 +177,8 @@ def _look_closer(image: Tensor, face: CatFace) -> CatFace:
     middle = points.mean()
     scaled_turn = EYES_APART / max(_apart(face), 1.0) * (np.conj(points[1] - points[0]) / abs(points[1] - points[0]))
     shift = CLOSE / 2 * (1 + 1j) - scaled_turn * middle
-    crop = cut_square(image, scaled_turn, shift, CLOSE)
+    cut = cut_square(torch.cat([image, torch.ones_like(image[:, :1])], 1), scaled_turn, shift, CLOSE, "zeros")
+    crop = cut[:, :3] + (1 - cut[:, 3:]) / 2  # grey outside, as in training
     likely, landmarks = _cells(torch.cat([crop, crop.flip(3)]))
     mirrored = landmarks[1].flip(1)[..., [1, 0, 2], :] * torch.tensor([-1.0, 1.0]) + torch.tensor([CLOSE, 0.0])
     likely, landmarks = likely[0] + likely[1].flip(1), torch.stack([landmarks[0], mirrored]).mean(0)
@@ -182,7 +186,7 @@ def _look_closer(image: Tensor, face: CatFace) -> CatFace:
     weights = (likely * near).square()
     exact = (weights[..., None, None] * landmarks).sum((0, 1)) / weights.sum().clamp(min=1e-12)
     back = (exact.numpy() @ [1, 1j] - shift) / scaled_turn
-    return CatFace(np.stack([back.real, back.imag], 1), float((likely * near).max() / 2))
+    return CatFace(np.stack([back.real, back.imag], 1), float((likely * near).max() / 2 * face.confidence) ** 0.5)
 
 
 def _apart(face: CatFace) -> float:

@@ -82,10 +82,13 @@ def align(image: torch.Tensor, landmarks: Sequence[tuple[float, float]], size: i
     return cut_square(image, *fit_similarity(points, template), size)
 
 
-def cut_square(image: torch.Tensor, scaled_turn: complex, shift: complex, size: int) -> torch.Tensor:
+def cut_square(
+    image: torch.Tensor, scaled_turn: complex, shift: complex, size: int, outside: str = "reflection"
+) -> torch.Tensor:
     """The square (1, 3, size, size) onto whose point t = scaled_turn p + shift the photo's point p (x + iy) falls.
 
-    Antialiased: the photo is sampled at least once per pixel and then averaged; outside it is mirrored at its edge.
+    Antialiased: the photo is sampled at least once per pixel and then averaged; outside it is mirrored at its edge, or
+    what else grid_sample's ``padding_mode`` offers.
     """
     factor = max(1, math.ceil(1 / abs(scaled_turn) - 0.01))  # photo pixels per output pixel; 1.001 are one
     centres = (np.arange(size * factor) + 0.5) / factor
@@ -94,7 +97,7 @@ def cut_square(image: torch.Tensor, scaled_turn: complex, shift: complex, size: 
     height, width = image.shape[-2:]
     where = np.stack([2 * sources.real / width - 1, 2 * sources.imag / height - 1], axis=-1)
     where = torch.from_numpy(where).to(image)[None]
-    return resize(F.grid_sample(image, where, padding_mode="reflection", align_corners=False), size)
+    return resize(F.grid_sample(image, where, padding_mode=outside, align_corners=False), size)
 
 
 def fit_similarity(points: np.ndarray, template: np.ndarray) -> tuple[complex, complex]:
