@@ -195,7 +195,7 @@ WRONG = {
         (0.75, ("torch.stack(history)", "torch.zeros(steps, len(start))")),
         (0.75, ("torch.stack(history)", "torch.stack(history[1:] + history[:1])")),
         (0, ("return best, ", "return start, ")),
-        (0, ("return best, ", "return best[:1].expand_as(best), ")),
+        ((0, 0.75), ("return best, ", "return best[:1].expand_as(best), ")),
         (0, ("loss < best_loss", "loss > best_loss")),
     ],
     "1.5": [
