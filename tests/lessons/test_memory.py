@@ -87,7 +87,7 @@ def test_more_of_everything_needs_more(family):
 
 
 def test_a_run_that_will_not_fit_is_one_sentence(monkeypatch):
-    monkeypatch.setattr(memory, "free_memory", lambda device: 0.1)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 0.06)
     monkeypatch.setattr(memory, "fast_dtype", lambda device: torch.float32)
     with pytest.raises(NotEnoughMemory, match="are free: use --checkpointing.$"):  # bfloat16 would be emulated
         check_memory(generator())
