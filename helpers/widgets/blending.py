@@ -40,7 +40,7 @@ class BlendingPanel(RunPanel):
     labels = {"first": "match inside", "second": "match outside"}
     presets = {
         "Exact colours": {"first": 1.0, "second": 1.0, "perceptual": 0.0, "style": 0.0},
-        "Coat of the second": {"first": 0.1, "second": 1.0, "perceptual": 0.1, "style": 0.1, "noise_steps": 0},
+        "Coat from outside": {"first": 0.1, "second": 1.0, "perceptual": 0.1, "style": 0.1, "noise_steps": 0},
     }
 
     def __init__(self, generator: Generator, features, photos: dict[str, Tensor], *, out: str | Path = OUT, **values):
