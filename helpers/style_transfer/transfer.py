@@ -13,7 +13,7 @@ from torch import Tensor
 from helpers import colours
 from helpers.fast.features import FastFeatures, GraphedFeatures
 from helpers.features import Features, fast_copy, fast_dtype
-from helpers.images import resize
+from helpers.images import in_range, resize
 from helpers.losses import Loss
 from helpers.masks import as_mask
 from helpers.optimizers import Optimization, Step
@@ -235,5 +235,5 @@ def _check_images(name: str, images: Tensor) -> None:
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
         got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise StyleError(f"{name} must be (B, 3, H, W); got {got}. Read them with read_image().")
-    if not images.isfinite().all() or images.min() < 0 or images.max() > 1:
+    if not in_range(images):
         raise StyleError(f"{name} must be finite and in [0, 1]; read them with read_image().")

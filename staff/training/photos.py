@@ -1,6 +1,7 @@
 """Labelled photos for the feature network: read once into memory, cropped and recoloured as whole batches."""
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers.images import read_image, resize
+from helpers.images import ImageError, read_image, resize
 from helpers.photos import open_set
 from staff.training.loop import TrainingError
 
@@ -67,13 +68,22 @@ def _to_bytes(image: Tensor) -> Tensor:
     return (image[0] * 255).round().to(torch.uint8).permute(1, 2, 0)
 
 
+def _is_readable(content: bytes, name: str) -> bool:
+    try:
+        read_image(content, name=name)
+    except ImageError as error:
+        print(f"left out: {error}", file=sys.stderr)
+        return False
+    return True
+
+
 def find_labelled(data: str | Path) -> LabelledPhotos:
-    """List the CLASS/photo files of a folder or a zip; nothing is decoded yet.
+    """List the CLASS/photo files of a folder or a zip; damaged ones are named on stderr and left out.
 
     Raises ImageError when `data` is neither, TrainingError for fewer than 2 classes or a class of one photo.
     """
-    with open_set(Path(data)) as (found, _):
-        names = [name for name in found if "/" in name]
+    with open_set(Path(data)) as (found, read):
+        names = [name for name in found if "/" in name and _is_readable(read(name), name)]
     owners = [name.split("/")[-2] for name in names]
     classes = sorted(set(owners))
     if len(classes) < 2:

@@ -302,7 +302,7 @@ def test_a_loop_that_was_left_keeps_its_best(network):
         ({"style_weights": [0.0]}, "not all 0"),
         ({"contents": torch.rand(1, 1, 24, 24)}, r"contents must be \(B, 3, H, W\)"),
         ({"contents": torch.rand(1, 4, 24, 24)}, r"contents must be \(B, 3, H, W\)"),
-        ({"contents": 2 * torch.ones(1, 3, 24, 24)}, r"in \[0, 1\]"),
+        ({"contents": 1.01 * torch.ones(1, 3, 24, 24)}, r"in \[0, 1\]"),
         ({"styles": [torch.full((1, 3, 24, 24), float("nan"))]}, "styles must be finite"),
         ({"colour": "sepia"}, "colour must be one of style, luminance"),
         ({"init": "white"}, 'init must be "content"'),
@@ -330,3 +330,8 @@ def test_unknown_layers_and_small_pictures_are_refused(slim):
         StyleTransfer(slim, pictures(1, (24, 1)), [pictures()], content_layers="conv2_1")
     with pytest.raises(FeatureError, match="at least 12x12"):
         StyleTransfer(slim, pictures(1, (10, 10)), [pictures()], statistic="patches")
+
+
+def test_what_a_resize_rounds_above_one_is_accepted():
+    image = torch.full((1, 3, 24, 24), 1.0000002)
+    assert stylize(tiny.Features(), image, [image], steps=1, **LAYERS).images.max() <= 1

@@ -232,11 +232,13 @@ def test_a_job_that_kills_its_workers_is_given_up_and_no_other(processes, folder
 
 
 STOPPED = """
+import signal
 import sys
 from pathlib import Path
 from staff.sweep import Sweep, cluster
 from tests.support.sweep_jobs import TASKS_HERE, jobs_of
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background inherits "ignore"
     folder = Path(sys.argv[1])
     with cluster(workers=2) as client:
         list(Sweep(jobs_of(folder, "slow", factor=list(range(10**4))), TASKS_HERE, folder / "out").run(client))

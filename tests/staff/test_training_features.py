@@ -1,6 +1,7 @@
 """Training of the feature network: folding, exact resume after a kill, augmentation, export."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,16 +170,25 @@ def test_split_takes_a_tenth_of_every_class():
 
 
 def test_data_that_cannot_be_used(tmp_path):
-    (tmp_path / "one").mkdir()
-    (tmp_path / "one" / "a.jpg").write_bytes(b"")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    photo = Image.new("RGB", (30, 30))
+    photo.save(tmp_path / "one" / "a.jpg")
     with pytest.raises(TrainingError, match="at least 2 classes"):
         sets.find_labelled(tmp_path)
-    (tmp_path / "two").mkdir()
-    (tmp_path / "two" / "a.jpg").write_bytes(b"")
+    photo.save(tmp_path / "two" / "a.jpg")
     with pytest.raises(TrainingError, match="at least 2 photos in every class"):
         sets.find_labelled(tmp_path)
     with pytest.raises(ImageError, match="zip or folder"):
         sets.find_labelled(tmp_path / "absent")
+
+
+def test_a_damaged_photo_is_named_and_left_out(data, tmp_path, capsys):
+    shutil.copytree(data, tmp_path / "photos")
+    (tmp_path / "photos" / "blue" / "00.jpg").write_bytes(b"not a photo")
+    photos = sets.find_labelled(tmp_path / "photos")
+    assert "left out: " in (said := capsys.readouterr().err) and "blue/00.jpg" in said
+    assert len(photos.names) == len(photos.labels) == len(sets.find_labelled(data).names) - 1
 
 
 def test_evaluation_needs_the_training_classes(uninterrupted, data, tmp_path):
