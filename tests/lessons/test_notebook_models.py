@@ -114,7 +114,7 @@ def test_the_cost_of_another_model_is_a_multiple(monkeypatch):
     generator.name = "mine"
     line = describe_model(generator, minutes=2)
     assert "0.45 s here, 4 times as long" in line and "about 9 minutes instead of 2" in line
-    monkeypatch.setattr("helpers.notebooks.free_memory", lambda _: 0.1)
+    monkeypatch.setattr("helpers.notebooks.free_memory", lambda _: 0.01)
     assert "GB are free: set generator.checkpointing = True or" in describe_model(generator, minutes=2)
 
 

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def client():
     """Dask in threads of this process: starts at once."""
-    with distributed.Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as client:
+    with distributed.Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=":0") as client:
         yield client
 
 
@@ -267,7 +267,7 @@ def test_a_sweep_that_ends_leaves_its_rows_and_no_process(folder, number):
 
 def test_a_scheduler_that_ends_is_one_sentence_and_costs_no_row(folder):
     got = []
-    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": ":0"}
     with distributed.LocalCluster(**options) as scheduler, distributed.Client(scheduler) as client:
         rows = Sweep(jobs_of(folder, factor=list(range(30))), TASKS_HERE, folder / "out").run(client)
         with pytest.raises(SweepError, match="same command again"):
@@ -375,5 +375,7 @@ def test_processes_that_lose_a_worker_give_the_files_of_a_sequential_run(client,
                     os.kill(min(both.run(os.getpid).values()), signal.SIGKILL)
             tables.append([{k: v for k, v in row.items() if k != "seconds"} for row in sweep.rows()])
     assert tables[0] == tables[1]
-    for file in (name for row in tables[0] for name in row["files"].values()):
-        assert (tmp_path / "many" / file).read_bytes() == (tmp_path / "one" / file).read_bytes()
+    for row in tables[0]:
+        image, latents = (row["files"][name] for name in ("image.png", "latents.safetensors"))
+        assert (tmp_path / "many" / image).read_bytes() == (tmp_path / "one" / image).read_bytes()
+        assert len({load_latents(tmp_path / out / latents)[0].code.numpy().tobytes() for out in ("one", "many")}) == 1

@@ -181,15 +181,15 @@ def classifier(folder, out):
 
 
 def sweep(folder, out):
-    from staff.sweep import Sweep, Task, expand, local_processes
-    from tests.support.sweep_jobs import INPUTS, take_time
+    from distributed import Client
 
-    tasks = {"slow": Task(INPUTS, frozenset({"factor", "marks"}), take_time)}
+    from staff.sweep import Sweep
+    from tests.support.sweep_jobs import TASKS_HERE, jobs_of
+
     for name in "abc":
         (folder / f"{name}.txt").write_text(name * 3)
-    spec = {"task": "slow", "texts": "*.txt", "factor": [1, 2], "marks": str(folder / "marks")}
-    for _ in Sweep(expand(spec, tasks, folder), tasks, out, local_processes(2), workers=2):
-        pass
+    with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=":0") as client:
+        list(Sweep(jobs_of(folder, "slow", factor=[1, 2]), TASKS_HERE, out).run(client))
 
 
 def grade(folder, out):
