@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from pathlib import Path
 
@@ -10,40 +11,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.device import keep_freed_memory
-from helpers.generators.base import Generator, GeneratorError, enlarged
+from helpers.generators.base import Generator, GeneratorError, enlarged  # noqa: F401  (part of the interface)
 from helpers.generators.checkpoints import Checkpoint, Part, read_checkpoint
-from helpers.generators.dcgan import DCGAN, DCGANDiscriminator
-from helpers.generators.discriminator import Discriminator
-from helpers.generators.stylegan1 import StyleGAN1
-from helpers.generators.stylegan2 import StyleGAN2, fir_kernel
+from helpers.generators.stylegan2 import StyleGAN2, fir_kernel  # noqa: F401
 from helpers.weights import WeightsError, registry, save_weights, weights_path
 
-FAMILIES = {
-    "stylegan2": (StyleGAN2, Discriminator),
-    "stylegan1": (StyleGAN1, None),
-    "dcgan": (DCGAN, DCGANDiscriminator),
+FAMILIES = {  # where the networks are; a module is imported with the first checkpoint of its family
+    ("stylegan2", "generator"): ("stylegan2", "StyleGAN2"),
+    ("stylegan2", "discriminator"): ("discriminator", "Discriminator"),
+    ("stylegan1", "generator"): ("stylegan1", "StyleGAN1"),
+    ("dcgan", "generator"): ("dcgan", "DCGAN"),
+    ("dcgan", "discriminator"): ("dcgan", "DCGANDiscriminator"),
 }
 DEFAULT = "stylegan2-cats-64"
 LARGE = 256  # pixels, from which on the memory of activations is worth keeping
 NOISE_SEED = 0  # for fixed noise maps that a checkpoint lacks
-
-__all__ = [
-    "DCGAN",
-    "DEFAULT",
-    "Generator",
-    "GeneratorError",
-    "LARGE",
-    "NoDiscriminator",
-    "StyleGAN1",
-    "StyleGAN2",
-    "build_generator",
-    "checkpoint_path",
-    "convert_checkpoint",
-    "enlarged",
-    "load_critic",
-    "load_discriminator",
-    "load_generator",
-]
 
 
 class NoDiscriminator(WeightsError):
@@ -55,17 +37,12 @@ def load_generator(
 ) -> Generator:
     """Load a generator of any known format, in evaluation mode with frozen weights. No code in the file is run.
 
-    Args:
-        name_or_path: a registered name (``python -m helpers weights list``) or a file: safetensors of this project,
-            pickles of the official StyleGAN, StyleGAN2, StyleGAN2-ADA and StyleGAN3 releases (its StyleGAN2), what
-            PTI and others save of these, rosinality's .pt and pSp's and e4e's, the .pt conversion of StyleGAN, the
-            course's vanilla .ckpt. "NAME@3" is label 3.
-        device: where to put it; the CPU by default.
-        label: the class of a conditional generator; it can be changed with ``set_label``.
+    name_or_path is a registered name (``python -m helpers weights list``) or a file: safetensors of this project,
+    pickles of the official StyleGAN, StyleGAN2, StyleGAN2-ADA and StyleGAN3 releases (its StyleGAN2), what PTI and
+    others save of these, rosinality's .pt and pSp's and e4e's, the .pt conversion of StyleGAN, the course's vanilla
+    .ckpt. A conditional generator needs a ``label``, or "NAME@3"; ``set_label`` changes it.
 
-    Raises:
-        WeightsError: for a name or file that holds no such generator.
-        GeneratorError: for a conditional generator without a label, or a label that does not exist.
+    Raises WeightsError for a name or file that holds no such generator, GeneratorError for a missing or unknown label.
     """
     name_or_path, label = _split_label(name_or_path, label)
     path = checkpoint_path(name_or_path)
@@ -89,8 +66,7 @@ def load_discriminator(
 ) -> nn.Module:
     """Load the discriminator that was trained with a generator; higher scores are more real.
 
-    name_or_path: as in load_generator, for files that hold one. "NAME@3" judges images as those of class 3.
-    label: the same as a number.
+    The arguments are those of load_generator; a ``label`` or "NAME@3" judges images as those of class 3.
     Raises NoDiscriminator, a WeightsError, for a file that holds none or one that is not read.
     """
     name_or_path, label = _split_label(name_or_path, label)
@@ -155,8 +131,6 @@ def build_generator(checkpoint: Checkpoint, name: str) -> Generator:
     standard deviation; a generator with classes measures both in ``set_label``.
     """
     part = checkpoint.generator
-    if part is None:
-        raise WeightsError(f"{name} holds no generator of a known family ({', '.join(FAMILIES)}); choose another file.")
     generator = _build(name, "generator", part)
     generator.has_mean = "mapping.w_avg" in part.tensors
     if checkpoint.w_std is not None and tuple(checkpoint.w_std.shape) == (generator.w_dim,):
@@ -193,14 +167,16 @@ def convert_checkpoint(path: str | Path, out: str | Path, half: bool = False) ->
     return save_weights(out, tensors, config, torch.float16 if half else torch.float32)
 
 
-def _build(name: str, kind: str, part: Part) -> nn.Module:
+def _build(name: str, kind: str, part: Part | None) -> nn.Module:
     """Our network for a part, checked by name and shape before any memory is taken for it.
 
     Fixed filters, noise maps and the mean of w are not in all formats: missing ones are added.
     """
-    network = FAMILIES.get(part.family, (None, None))[kind == "discriminator"]
-    if network is None:
-        raise WeightsError(f"{name} holds no {kind} of a known family ({', '.join(FAMILIES)}); choose another file.")
+    if part is None or (part.family, kind) not in FAMILIES:
+        known = ", ".join(family for family, other in FAMILIES if other == kind)
+        raise WeightsError(f"{name} holds no {kind} of a known family ({known}); choose another file.")
+    module, network = FAMILIES[part.family, kind]
+    network = getattr(importlib.import_module(f"{__name__}.{module}"), network)
     try:
         with torch.device("meta"):
             expected = {k: tuple(v.shape) for k, v in network(**part.config).state_dict().items()}

@@ -10,7 +10,8 @@ import torch
 
 from helpers import memory
 from helpers.commands import runs
-from helpers.generators import StyleGAN1, StyleGAN2
+from helpers.generators import StyleGAN2
+from helpers.generators.stylegan1 import StyleGAN1
 from helpers.inversion import Inversion, project
 from helpers.memory import NotEnoughMemory, PeakOfTensors, check_memory, chunk_that_fits, step_memory
 from helpers.noise import noise_inversion

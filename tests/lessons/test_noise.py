@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers import noise
-from helpers.generators import DCGAN
+from helpers.generators.dcgan import DCGAN
 from helpers.inversion import InversionError, project
 from helpers.latents import Latents
 from helpers.metrics import psnr

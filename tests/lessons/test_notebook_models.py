@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers import features
-from helpers.generators import Discriminator, load_critic, load_discriminator, load_generator
+from helpers.generators import load_critic, load_discriminator, load_generator
+from helpers.generators.discriminator import Discriminator
 from helpers.generators.stylegan2 import depthwise, fir_kernel
 from helpers.latents import Latents
 from helpers.notebooks import describe_model

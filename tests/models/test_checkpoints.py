@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 
 from helpers.generators import (
-    Discriminator,
     GeneratorError,
     NoDiscriminator,
     convert_checkpoint,
@@ -18,6 +17,7 @@ from helpers.generators import (
 )
 from helpers.generators.checkpoints import read_checkpoint
 from helpers.generators.checkpoints.torch_file import read_torch_legacy, read_torch_zip
+from helpers.generators.discriminator import Discriminator
 from helpers.inversion import project
 from helpers.latents import Latents
 from helpers.weights import WeightsError

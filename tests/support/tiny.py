@@ -4,7 +4,9 @@ import torch
 from torch import nn
 
 from helpers import features
-from helpers.generators import DCGAN, StyleGAN1, StyleGAN2
+from helpers.generators import StyleGAN2
+from helpers.generators.dcgan import DCGAN
+from helpers.generators.stylegan1 import StyleGAN1
 
 STYLEGAN2 = {
     "resolution": 16,

@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 import torch
 
-from helpers.generators.checkpoints.values import CheckpointError, LazyTensor, Name, Record, Storage, check_shape, shown
+from helpers.generators.checkpoints.own import CheckpointError
+from helpers.generators.checkpoints.values import LazyTensor, Name, Record, Storage, check_shape, shown
 
 ATTACKS = re.compile(
     r"(subprocess|pty|socket|runpy|importlib|ctypes|marshal|shutil|code|urllib\.request|webbrowser|numpy\.distutils"

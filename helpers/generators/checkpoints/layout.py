@@ -1,4 +1,4 @@
-"""What every reader gives, how networks are found in a file, and the small steps that all readers share."""
+"""How networks are found in a file, and the small steps that all readers share."""
 
 from __future__ import annotations
 
@@ -11,38 +11,11 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from helpers.generators.checkpoints.values import CheckpointError, LazyTensor, Record, shown
+from helpers.generators.checkpoints.own import CheckpointError
+from helpers.generators.checkpoints.values import LazyTensor, Record, shown
 
 MAX_NODES, MAX_ENTRIES, MAX_DEPTH = 50_000, 5_000, 12  # of a walk through a file; a StyleGAN2 has about 500 nodes
 FILTER = torch.outer(row := torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8, row)  # the only low-pass filter that is read
-
-
-@dataclass
-class Part:
-    """One network of a checkpoint: the arguments to build ours with, and its state dict (float32)."""
-
-    family: str
-    config: dict
-    tensors: dict[str, Tensor]
-
-
-@dataclass
-class Checkpoint:
-    """What was read from a file.
-
-    Attributes:
-        format: the kind of file, for people.
-        generator: None unless asked for; noise maps and the mean of w may be missing if the format has none.
-        discriminator: None unless asked for, and for a file without one.
-        refused: why the discriminator cannot be read, a sentence.
-        w_std: standard deviation of w, (w_dim,), if the file has it.
-    """
-
-    format: str
-    generator: Part | None = None
-    discriminator: Part | None = None
-    refused: str = ""
-    w_std: Tensor | None = None
 
 
 def walk(root, children: Callable[[object], Mapping]) -> Iterator[tuple[str, object]]:

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from helpers.generators.checkpoints.layout import (
     Contents,
-    Part,
     check_filter,
     discriminator_sizes,
     expect,
@@ -30,7 +29,8 @@ from helpers.generators.checkpoints.layout import (
     shape_of,
     to_tensor,
 )
-from helpers.generators.checkpoints.values import CheckpointError, Record
+from helpers.generators.checkpoints.own import CheckpointError, Part
+from helpers.generators.checkpoints.values import Record
 
 FORMAT = "official PyTorch pickle (StyleGAN2-ADA, StyleGAN3 release)"
 ALIAS_FREE, CONST = "synthesis.input.freqs", "synthesis.b4.const"

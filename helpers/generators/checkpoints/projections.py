@@ -17,7 +17,8 @@ from torch import Tensor
 
 from helpers.generators.checkpoints import read_object
 from helpers.generators.checkpoints.layout import expect, to_tensor
-from helpers.generators.checkpoints.values import CheckpointError, LazyTensor
+from helpers.generators.checkpoints.own import CheckpointError
+from helpers.generators.checkpoints.values import LazyTensor
 
 MAX_BYTES = 2**28
 

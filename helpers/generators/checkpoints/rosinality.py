@@ -18,13 +18,13 @@ from __future__ import annotations
 
 from helpers.generators.checkpoints.layout import (
     Contents,
-    Part,
     check_filter,
     discriminator_sizes,
     generator_sizes,
     to_tensor,
     translated,
 )
+from helpers.generators.checkpoints.own import Part
 from helpers.generators.checkpoints.values import LazyTensor, Record
 
 FORMAT = "rosinality .pt (StyleGAN2)"

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from helpers.generators.checkpoints.builders import ATTACKS, BUILDERS, fill_array, pairs
-from helpers.generators.checkpoints.values import Budget, CheckpointError, LazyTensor, Name, Record, shown
+from helpers.generators.checkpoints.own import CheckpointError
+from helpers.generators.checkpoints.values import Budget, LazyTensor, Name, Record, shown
 
 SET_BYTES = 250  # an empty set
 

@@ -9,7 +9,8 @@ seed 0, the mean is measured. The instance norm of this conversion adds 1e-5 to 
 
 from __future__ import annotations
 
-from helpers.generators.checkpoints.layout import Contents, Part, generator_sizes, translated
+from helpers.generators.checkpoints.layout import Contents, generator_sizes, translated
+from helpers.generators.checkpoints.own import Part
 
 FORMAT = "StyleGAN .pt (g_mapping, g_synthesis)"
 CONST = "g_synthesis.blocks.4x4.const"

@@ -24,7 +24,6 @@ from torch import Tensor
 
 from helpers.generators.checkpoints.layout import (
     Contents,
-    Part,
     discriminator_sizes,
     expect,
     generator_sizes,
@@ -32,7 +31,8 @@ from helpers.generators.checkpoints.layout import (
     translated,
     walk,
 )
-from helpers.generators.checkpoints.values import CheckpointError, Record
+from helpers.generators.checkpoints.own import CheckpointError, Part
+from helpers.generators.checkpoints.values import Record
 
 FORMAT = "official TensorFlow pickle (StyleGAN, StyleGAN2)"
 DEFAULTS = {  # arguments that change the images, with the only values that are read

@@ -19,8 +19,9 @@ import zlib
 from typing import BinaryIO
 
 from helpers.generators.checkpoints.builders import STORAGES
+from helpers.generators.checkpoints.own import CheckpointError
 from helpers.generators.checkpoints.safe_pickle import read_pickle
-from helpers.generators.checkpoints.values import Budget, CheckpointError, Name, Record, Storage, shown
+from helpers.generators.checkpoints.values import Budget, Name, Record, Storage, shown
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001

@@ -10,16 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from helpers.weights import WeightsError
+from helpers.generators.checkpoints.own import CheckpointError
 
 SPARE_BYTES = 64 * 2**20  # what may be made from a tiny file
 MAX_OPCODES = 1_000_000  # of all pickles in a file together; the largest official file has about 60,000
 OPCODE_BYTES = 100  # what the object of an opcode takes, with its place in a container and in the memo
 MAX_DIMS = 8
-
-
-class CheckpointError(WeightsError):
-    """A checkpoint that is damaged, hostile, or of a kind that is not read; the message says which."""
 
 
 def shown(text: str, most: int = 60) -> str:

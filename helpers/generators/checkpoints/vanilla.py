@@ -11,8 +11,8 @@ course's ``stylegan.ckpt`` is an official pickle.
 
 from __future__ import annotations
 
-from helpers.generators.checkpoints.layout import Contents, Part, shape_of, to_tensor
-from helpers.generators.checkpoints.values import CheckpointError
+from helpers.generators.checkpoints.layout import Contents, shape_of, to_tensor
+from helpers.generators.checkpoints.own import CheckpointError, Part
 
 FORMAT = "CMU 16-726 vanilla checkpoint"
 LAYOUTS = {  # first weight: layout, the axes of a weight's (out, in), last weight
