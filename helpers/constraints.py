@@ -1,7 +1,6 @@
 """Constraints: what a sketch asks of an image, small losses with own masks and weights (Zhu et al. 2016, sec. 4).
 
-z* = argmin of the sum over i of ||f_i(G(z)) - v_i||. A constraint is called with images (B, 3, R, R) in [0, 1] and
-their codes (B, ...), and returns one value per sample, (B,), normalised by the area of its mask: small and large
+z* = argmin of the sum over i of ||f_i(G(z)) - v_i||. Each loss is normalised by the area of its mask: small and large
 strokes weigh the same. None sends a gradient outside its mask. They combine freely in ``Constraints``.
 """
 
@@ -33,39 +32,27 @@ class ConstraintError(ValueError):
 # --- histograms of oriented gradients --------------------------------------------------------------------------------
 
 
-def gradients(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Central differences of the lightness of images (B, 3, H, W), in y and x, each (B, 1, H, W); 0 at the border."""
-    grey = (images * images.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    dy = F.pad(grey[..., 2:, :] - grey[..., :-2, :], (0, 0, 1, 1))
-    dx = F.pad(grey[..., 2:] - grey[..., :-2], (1, 1))
-    return dy, dx
+def hog(images: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Histograms of oriented gradients (Dalal and Triggs 2005), differentiable: (B, 8, H / 8, W / 8).
 
-
-def hog(images: Tensor, mask: Tensor | None = None, orientations: int = ORIENTATIONS, cell: int = CELL) -> Tensor:
-    """Histograms of oriented gradients (Dalal and Triggs 2005), differentiable: (B, orientations, H / cell, W / cell).
-
-    Each pixel votes with the length of its gradient for its direction, modulo half a turn; the vote is shared by the
-    two nearest bins in proportion, so that the histogram changes smoothly. A cell's value is the mean over its pixels.
-
-    Args:
-        images: (B, 3, H, W) in [0, 1]; less than a cell at the right and the bottom is left out.
-        mask: (B or 1, 1, H, W) in [0, 1], weight of each pixel's vote; None counts every pixel.
-
-    Raises:
-        ConstraintError: for images smaller than a cell.
+    Each pixel of images (B, 3, H, W) votes with the length of its gradient, a central difference of the lightness, for
+    its direction, modulo half a turn; the vote is shared by the two nearest bins in proportion, so that the histogram
+    changes smoothly. A cell's value is the mean over its pixels, whose votes a mask (B or 1, 1, H, W) weighs; less than
+    a cell at the right and the bottom is left out. Raises ConstraintError for images smaller than a cell.
     """
-    if min(images.shape[-2:]) < cell:
-        raise ConstraintError(f"edges need images of at least {cell} pixels a side; got {tuple(images.shape)}.")
-    dy, dx = gradients(images)
+    if min(images.shape[-2:]) < CELL:
+        raise ConstraintError(f"edges need images of at least {CELL} pixels a side; got {tuple(images.shape)}.")
+    light = (images * images.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    dy = F.pad(light[..., 2:, :] - light[..., :-2, :], (0, 0, 1, 1))
+    dx = F.pad(light[..., 2:] - light[..., :-2], (1, 1))
     square = dy.square() + dx.square()
     flat = square < 1e-10  # where root and angle have no derivative
     length = torch.where(flat, square, (square + flat * 1.0).sqrt())
-    angle = torch.atan2(dy, torch.where(flat, torch.ones_like(dx), dx)) / math.pi * orientations
-    centres = torch.arange(orientations, device=images.device).view(1, -1, 1, 1) + 0.5
-    away = (angle - centres) % orientations
-    away = torch.minimum(away, orientations - away)  # around the half turn
+    angle = torch.atan2(dy, torch.where(flat, torch.ones_like(dx), dx)) / math.pi * ORIENTATIONS
+    away = (angle - torch.arange(ORIENTATIONS, device=images.device).view(1, -1, 1, 1) - 0.5) % ORIENTATIONS
+    away = torch.minimum(away, ORIENTATIONS - away)  # around the half turn
     votes = length * (1 - away).clamp_min(0)
-    return F.avg_pool2d(votes if mask is None else votes * mask, cell)
+    return F.avg_pool2d(votes if mask is None else votes * mask, CELL)
 
 
 def normalised(histograms: Tensor, floor: float = 0.01) -> Tensor:
@@ -78,13 +65,10 @@ def normalised(histograms: Tensor, floor: float = 0.01) -> Tensor:
 
 @dataclass
 class Constraint:
-    """What all constraints share.
+    """What all constraints share. ``met_at`` is the largest value at which it is met, ``name`` the key of its weight.
 
-    Attributes:
-        mask: (1, 1, R, R) in [0, 1], where it counts and how much; None is everywhere.
-        weight: a number, or (B,) for a table of settings.
-        name: key of its weight and value.
-        met_at: largest value at which it is met.
+    mask: (1, 1, R, R) in [0, 1], where it counts and how much; None is everywhere.
+    weight: a number, or (B,) for a table of settings.
     """
 
     mask: Tensor | None = None
@@ -147,10 +131,7 @@ class Edge(Constraint):
 
 @dataclass
 class Perceptual(Constraint):
-    """Relative distance of feature maps to those of the same image with the sketch painted in.
-
-    target: (1, 3, R, R) in [0, 1]. features: network of ``load_features``.
-    """
+    """Relative distance of feature maps to those of the same image with the sketch, the target, painted in."""
 
     target: Tensor = field(kw_only=True)
     features: nn.Module = field(kw_only=True)
@@ -160,8 +141,9 @@ class Perceptual(Constraint):
 
     def __call__(self, images: Tensor, codes: Tensor) -> Tensor:
         with torch.no_grad():
-            painted = images if self.mask is None else torch.lerp(images, self.target, self.mask)
-            theirs = self.features(self.target.expand_as(images) if self.mask is None else painted, self.layers)
+            everywhere = self.target.expand_as(images)
+            painted = everywhere if self.mask is None else torch.lerp(images, everywhere, self.mask)
+            theirs = self.features(painted, self.layers)
         return perceptual_loss(self.features(self.inside(images), self.layers), theirs, self.mask)
 
 
@@ -193,8 +175,7 @@ class Warp(Constraint):
 class Realism(Constraint):
     """Does the discriminator take it for a photo? softplus(-score), the loss that the generator was trained with.
 
-    discriminator: of ``load_discriminator``; it judges each image separately. A mask limits the gradient, not the
-    judgement.
+    It judges each image separately. A mask limits the gradient, not the judgement.
     """
 
     discriminator: nn.Module = field(kw_only=True)
@@ -206,10 +187,7 @@ class Realism(Constraint):
 
 @dataclass
 class Prior(Constraint):
-    """Mean squared distance of the code from the mean of its space, in standard deviations: 1 is an ordinary sample.
-
-    generator, space: whose. The mask is ignored.
-    """
+    """Mean squared distance of the code from the mean of its space, in standard deviations: 1 is an ordinary sample."""
 
     generator: Generator = field(kw_only=True)
     space: str = field(kw_only=True)
@@ -225,12 +203,9 @@ class Prior(Constraint):
 class Constraints(WeightedSum):
     """Weighted sum of constraints; a part is the unweighted value of one. ``weights`` may be changed during a search.
 
-    Attributes:
-        start: codes (B, ...) that the offsets of a search count from; None takes an offset as the code itself.
-
-    Raises:
-        ConstraintError: if none with a weight ties the image to anything but the model itself, for two of one name,
-            and for a weight that is negative or not finite.
+    ``start`` are the codes (B, ...) that the offsets of a search count from; None takes an offset as the code itself.
+    Raises ConstraintError if none with a weight ties the image to anything but the model itself, for two of one name,
+    and for a weight that is negative or not finite.
     """
 
     error = ConstraintError
@@ -266,5 +241,5 @@ def shifted(values: Tensor, shift: tuple[float, float]) -> Tensor:
 
 
 def edge_mask(mask: Tensor) -> Tensor:
-    """The strokes of a mask (1, 1, R, R) and a rim around them: a line's edges lie next to it."""
+    """The strokes of a mask (1, 1, R, R) and a rim around them: a line's edges lie beside it."""
     return grow((mask > 0).float(), max(1.0, EDGE_REACH * mask.shape[-1]))

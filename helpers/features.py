@@ -1,7 +1,6 @@
 """VGG feature networks: torchvision's VGG19 and VGG16, and our own VGG19 at a quarter of its width, as one class."""
 
 import copy
-import operator
 import pickle
 import re
 from collections.abc import Iterable
@@ -89,11 +88,8 @@ class Features(nn.Module):
 
     Layers are named by the number of the convolution from 1 (`5`: its output before the ReLU), by block and
     place (`"conv3_1"`: the same), or after the ReLU (`"relu3_1"`). Every convolution is 3x3 with a border of
-    one zero, so it keeps the size; the 2x2 pooling before blocks 2, 3 … halves it, rounding down. A layer of
-    block b is therefore floor(H / 2^(b-1)) x floor(W / 2^(b-1)), and needs images of at least 2^(b-1) pixels.
-
-    `pooling` is "max", as the networks were trained, "avg", which Gatys et al. (2016) found smoother, or "blur".
-    The weights are undefined until a state dict is loaded; `load_features` does both.
+    one zero, so it keeps the size; the 2x2 pooling before blocks 2, 3 … halves it, rounding down. `pooling` is
+    "max", as the networks were trained, "avg", which Gatys et al. (2016) found smoother, or "blur".
     """
 
     def __init__(self, config: FeatureConfig, name: str = "", pooling: str = "max"):
@@ -101,8 +97,7 @@ class Features(nn.Module):
         if pooling not in POOLS:
             raise FeatureError(f"Expected pooling {', '.join(POOLS)}; got {pooling!r}.")
         self.config, self.name, self.pooling = config, name, pooling
-        self.normalize = Normalize()
-        self.convs = config.build()
+        self.normalize, self.convs = Normalize(), config.build()
         self.requires_grad_(False)
         self.eval()
 
@@ -112,22 +107,15 @@ class Features(nn.Module):
         return self.config.names
 
     def locate(self, layer: int | str) -> tuple[int, bool]:
-        """Index of the convolution from 0, and whether the output after its ReLU is meant.
-
-        Raises FeatureError, which lists the valid layers, for any other.
-        """
+        """Index of the convolution from 0, and whether the output after its ReLU is meant. Raises FeatureError."""
+        places = {}
+        for index, name in enumerate(self.layers):
+            places |= dict.fromkeys((index + 1, name), (index, False)) | {name.replace("conv", "relu"): (index, True)}
+        if layer in places and not isinstance(layer, bool | float):
+            return places[layer]
         last = self.layers[-1]
         known = f"1…{len(self.layers)}, conv1_1…{last} or relu1_1…{last.replace('conv', 'relu')}"
         blocks = ", ".join(f"{d} in block {b}" for b, d in enumerate(self.config.depths, 1))
-        if isinstance(layer, str) and layer.replace("relu", "conv", 1) in self.layers:
-            return self.layers.index(layer.replace("relu", "conv", 1)), layer.startswith("relu")
-        if not isinstance(layer, str | bool):
-            try:
-                number = operator.index(layer)
-            except TypeError:
-                number = 0
-            if 1 <= number <= len(self.layers):
-                return number - 1, False
         raise FeatureError(f"{self.name or 'This network'} has no layer {layer!r}; it has {known} ({blocks}).")
 
     def check(self, images: Tensor, last: int) -> None:
@@ -135,8 +123,7 @@ class Features(nn.Module):
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             found = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
             raise FeatureError(f"Expected float images (B, 3, H, W) in [0, 1], got {found}; convert them first.")
-        least = 2 ** (self.config.convs[last][0] - 1)
-        height, width = images.shape[2:]
+        least, (height, width) = 2 ** (self.config.convs[last][0] - 1), images.shape[2:]
         if min(height, width) < least:
             raise FeatureError(
                 f"{self.layers[last]} needs images of at least {least}x{least} pixels, got {height}x{width}; "
@@ -147,8 +134,7 @@ class Features(nn.Module):
         """Activations of the layers asked for, under the keys they were asked by; later layers are not run.
 
         images: (B, 3, H, W), RGB in [0, 1], normalised inside. Gradients flow to the images, never to the
-        weights. Returns {layer: (B, C, H / 2^(b-1), W / 2^(b-1))}, of any sign for a convolution, ≥ 0 for a
-        ReLU. Raises FeatureError for an unknown layer or too small an image.
+        weights. Returns {layer: (B, C, H / 2^(b-1), W / 2^(b-1))} for layers of block b.
         """
         asked = [layers] if isinstance(layers, int | str) else list(layers)
         places = {layer: self.locate(layer) for layer in asked}
@@ -156,31 +142,19 @@ class Features(nn.Module):
             return {}
         last = max(index for index, _ in places.values())
         self.check(images, last)
-        pool = POOLS[self.pooling]
         found, x, block = {}, self.normalize(images).to(self.convs[0].weight.dtype), 1
         for index, (conv, (b, _, _)) in enumerate(zip(self.convs[: last + 1], self.config.convs, strict=False)):
-            x = conv(pool(x, 2) if b > block else x)
-            found[index, False] = x
-            x, block = F.relu(x), b
-            found[index, True] = x
+            found[index, False] = x = conv(POOLS[self.pooling](x, 2) if b > block else x)
+            found[index, True] = x = F.relu(x, inplace=(index, False) not in places.values())
+            block = b
         return {layer: found[place] for layer, place in places.items()}
 
 
 def fast_copy(features: Features, dtype: torch.dtype | None = None) -> Features:
-    """The same network laid out for speed: channels last, and convolutions in ``dtype`` where that is given.
-
-    In bfloat16 the activations have 8 bits of precision, so sums over them belong in float32. ``fast_dtype`` decides
-    where it is worth it.
-    """
+    """The same network laid out for speed: channels last, and its convolutions in ``dtype`` where that is given."""
     copied = copy.deepcopy(features)
     copied.convs.to(dtype=dtype, memory_format=torch.channels_last)
     return copied
-
-
-def onednn_takes_bfloat16() -> bool:
-    """Whether oneDNN is available and multiplies bfloat16; ONEDNN_MAX_CPU_ISA may forbid what the processor could."""
-    takes = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # private in torch 2.6 … 2.15
-    return takes is not None and takes()
 
 
 def fast_dtype(device: str | torch.device) -> torch.dtype:
@@ -191,7 +165,8 @@ def fast_dtype(device: str | torch.device) -> torch.dtype:
     else:  # private in torch 2.6 … 2.15; where they are missing, float32 is right, only slower
         probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         probed = device.type == "cpu" and any(getattr(torch.cpu, probe, bool)() for probe in probes)
-        native = probed and onednn_takes_bfloat16()
+        # ONEDNN_MAX_CPU_ISA may forbid what the processor could
+        native = probed and getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", bool)()
     return torch.bfloat16 if native else torch.float32
 
 
@@ -209,28 +184,17 @@ def torchvision_file(name: str) -> Path:
 
 def _load_torchvision(name: str) -> dict[str, Tensor]:
     path = torchvision_file(name)
-    checksum = path.stem.split("-")[1]
+    checksum, again = path.stem.split("-")[1], "delete it to download it again."
     try:
         weights.download(DOWNLOADS[name], path, checksum)
     except weights.WeightsError as error:
         raise weights.WeightsError(f"{str(error).rstrip('.')}; or use vgg19-slim, which is bundled.") from error
     if not weights.sha256(path).startswith(checksum):
-        raise FeatureError(f"{path} is damaged: its SHA-256 does not begin {checksum}; delete it to download it again.")
+        raise FeatureError(f"{path} is damaged: its SHA-256 does not begin {checksum}; {again}")
     try:
         return from_torchvision(torch.load(path, map_location="cpu", weights_only=True))
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise FeatureError(
-            f"{path} holds no tensors ({type(error).__name__}); delete it to download it again."
-        ) from error
-
-
-def _load_ours(name_or_path: str | Path) -> tuple[FeatureConfig, dict[str, Tensor]]:
-    tensors, config = weights.load_weights(name_or_path)
-    try:
-        shape = FeatureConfig(tuple(config["widths"]), tuple(config["depths"]))
-    except KeyError as error:
-        raise FeatureError(f"{name_or_path} is not a feature network: its config has no {error}.") from error
-    return shape, {name: tensor for name, tensor in tensors.items() if name.startswith("convs.")}
+        raise FeatureError(f"{path} holds no tensors ({type(error).__name__}); {again}") from error
 
 
 def load_features(
@@ -248,7 +212,12 @@ def load_features(
     if name in DOWNLOADS:
         config, tensors = CONFIGS[name], _load_torchvision(name)
     elif name in CONFIGS or str(name).endswith(".safetensors"):
-        config, tensors = _load_ours(name)
+        tensors, facts = weights.load_weights(name)
+        tensors = {key: tensor for key, tensor in tensors.items() if key.startswith("convs.")}
+        try:
+            config = FeatureConfig(tuple(facts["widths"]), tuple(facts["depths"]))
+        except KeyError as error:
+            raise FeatureError(f"{name} is not a feature network: its config has no {error}.") from error
     else:
         raise FeatureError(f"Unknown feature network {str(name)!r}; known are: auto, {', '.join(CONFIGS)}.")
     network = Features(config, Path(name).stem if name not in CONFIGS else name, pooling)

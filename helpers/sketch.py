@@ -75,31 +75,27 @@ class Sketch:
         return torch.lerp(torch.full_like(self.image, grey), self.image, self.mask)
 
 
-def read_sketch(source, size: int, mask=None, threshold: float = THRESHOLD, name: str | None = None) -> Sketch:
+def read_sketch(source, size: int, mask=None) -> Sketch:
     """Read a sketch from an image file with transparency, or from one without and a mask.
 
-    Where the alpha is below ``threshold`` nothing was drawn; above it, it is the weight of the pixel, so a partly
+    Where the alpha is below ``THRESHOLD`` nothing was drawn; above it, it is the weight of the pixel, so a partly
     transparent stroke is a soft wish. Sketches of any size are resized to the generator's, colours weighted by alpha:
     the paper does not mix into the strokes.
 
-    Args:
-        source: path or bytes of an image file, or uint8 (H, W, 4) or (H, W, 3) of a canvas.
-        size: the generator's resolution, pixels.
-        mask: path of an image file, white where the sketch counts, or an array or tensor for ``as_mask``, of the size
-            of the sketch; it is used instead of alpha.
-        name: what to call the sketch in an error.
+    source: path or bytes of an image file, or uint8 (H, W, 4) or (H, W, 3) of a canvas. size: the generator's
+    resolution. mask: path of an image file, white where the sketch counts, or an array or tensor for ``as_mask``, of
+    the size of the sketch; it is used instead of alpha.
 
-    Raises:
-        SketchError: for a sketch that is not square, has neither transparency nor a mask, or an empty one.
-        ImageError, MaskError: for files and arrays that are not an image or a mask.
+    Raises SketchError for a sketch that is not square, has neither transparency nor a mask, or an empty one;
+    ImageError and MaskError for files and arrays that are not an image or a mask.
     """
     if isinstance(source, np.ndarray):
-        rgba, name = from_uint8(source), name or "the drawing"
+        rgba, name = from_uint8(source), "the drawing"
         drawn = rgba.shape[1] == 4
-        image, alpha = rgba[:, :3], rgba[:, 3:] if drawn else torch.ones_like(rgba[:, :1])
+        image, alpha = rgba[:, :3], rgba[:, 3:]
     else:
-        image, alpha = read_rgba(source, name=name)
-        name = name or (os.path.basename(source) if isinstance(source, str | os.PathLike) else "the sketch")
+        image, alpha = read_rgba(source)
+        name = os.path.basename(source) if isinstance(source, str | os.PathLike) else "the sketch"
         drawn = bool(alpha.min() < 1)
     height, width = image.shape[-2:]
     if height != width:
@@ -115,24 +111,15 @@ def read_sketch(source, size: int, mask=None, threshold: float = THRESHOLD, name
             f"expected a sketch with a transparent background or a mask, but {name} is opaque everywhere; save it with "
             "transparency, or give a mask file that is white where the sketch counts."
         )
-    alpha = _counted(image, alpha, threshold)
+    alpha = torch.where(alpha < THRESHOLD, 0.0, alpha)
     if alpha.sum() == 0:
         what = "its mask is black everywhere" if mask is not None else "all of it is transparent"
         raise SketchError(f"expected at least one stroke in {name}, but {what}; draw something.")
-    return _resized(image, alpha, size, threshold)
-
-
-def _counted(image: Tensor, alpha: Tensor, threshold: float) -> Tensor:
-    """Mask (1, 1, H, W) of a drawing (1, 3, H, W): its alpha, without what is below the threshold."""
-    return torch.where(alpha < threshold, 0.0, alpha)
-
-
-def _resized(image: Tensor, alpha: Tensor, size: int, threshold: float) -> Sketch:
     # bilinear: the overshoot of a cubic would differ between the two
     options = {"size": (size, size), "mode": "bilinear", "antialias": True}
     small, premultiplied = F.interpolate(alpha, **options), F.interpolate(image * alpha, **options)
     colours = (premultiplied / small.clamp_min(1e-4)).clamp(0, 1)
-    small = torch.where(small < threshold, 0.0, small.clamp(0, 1))  # weights of a resize sum to 1 up to rounding
+    small = torch.where(small < THRESHOLD, 0.0, small.clamp(0, 1))  # weights of a resize sum to 1 up to rounding
     if small.sum() == 0:
         raise SketchError(f"all strokes are too thin: nothing of them is left at {size} x {size} pixels; draw thicker.")
     return Sketch(colours * (small > 0), small)
@@ -154,38 +141,31 @@ def sketch_constraints(
 ) -> list[Constraint]:
     """The constraints of a sketch by the weights of their names; a weight of 0 may be raised while a search runs.
 
-    Args:
-        weights: of "colour", "edge", "perceptual", "realism" and "prior", each a number or (B,) for a table of
-            settings. None is ``default_weights(sketch)``, without realism where there is no discriminator.
-        discriminator: of ``load_discriminator``, for realism.
-        features: of ``load_features``, for perceptual.
+    weights: of "colour", "edge", "perceptual", "realism" and "prior", each a number or (B,) for a table of settings.
+    None is ``default_weights(sketch)``, without realism where there is no discriminator.
 
-    Raises:
-        ConstraintError: for an unknown name, a missing network, or edges in a sketch that has none.
+    Raises ConstraintError for an unknown name, a missing network, or edges in a sketch that has none.
     """
     if weights is None:
         weights = default_weights(sketch)
         weights = {k: v for k, v in weights.items() if k != "realism" or discriminator is not None}
-    device = generator.device
-    image, mask = sketch.image.to(device), sketch.mask.to(device)
+    image, mask = sketch.image.to(generator.device), sketch.mask.to(generator.device)
     makers = {
         "colour": lambda w: Colour(mask, w, target=image),
-        "edge": lambda w: Edge(edge_mask(mask), w, target=sketch.edges.to(device)),
-        "perceptual": lambda w: Perceptual(mask, w, target=image, features=_given(features, "perceptual")),
-        "realism": lambda w: Realism(None, w, discriminator=_given(discriminator, "realism")),
+        "edge": lambda w: Edge(edge_mask(mask), w, target=sketch.edges.to(image)),
+        "perceptual": lambda w: Perceptual(mask, w, target=image, features=features),
+        "realism": lambda w: Realism(None, w, discriminator=discriminator),
         "prior": lambda w: Prior(None, w, generator=generator, space=space_of(generator, space)),
     }
-    unknown = sorted(set(weights) - set(makers))
-    if unknown:
-        raise ConstraintError(f"unknown constraint {', '.join(unknown)}; a sketch has {', '.join(makers)}.")
+    for name in sorted(weights):
+        if name not in makers:
+            raise ConstraintError(f"unknown constraint {name}; a sketch has {', '.join(makers)}.")
+    for name, network, what in (("perceptual", features, "features"), ("realism", discriminator, "discriminator")):
+        if name in weights and network is None:
+            raise ConstraintError(
+                f"the {name} constraint needs a network; pass {what}=load_{what}(), or leave {name} out."
+            )
     return [makers[name](weight) for name, weight in weights.items()]
-
-
-def _given(network, name: str):
-    if network is None:
-        what = "features=load_features()" if name == "perceptual" else "discriminator=load_discriminator()"
-        raise ConstraintError(f"the {name} constraint needs a network; pass {what}, or leave {name} out.")
-    return network
 
 
 # --- search ----------------------------------------------------------------------------------------------------------
@@ -202,19 +182,10 @@ class Candidates(Result):
 class SketchOptions:
     """How to search for a sketch; what has a help text is an option of the command line too.
 
-    Attributes:
-        space: "z", "w" or "w+"; None is w, or z where there is no w.
-        starts: number of starts.
-        steps: most steps; a start that meets its constraints earlier is done.
-        start: "sample" at random, truncated to TRUNCATION; the "best" by the constraints of ``candidates`` such
-            samples; "encoder", half-way between samples and what the encoder makes of the sketch; or Latents, e.g.
-            ``near`` a candidate.
-        lr: rate in standard deviations of the space; None is that of RATES.
-        seed: of all samples.
-        sketch, encoder: for start="encoder"; the encoder is by default the generator's own.
-        candidates: number of samples for start="best".
-        enough: share of the starts; the search ends as soon as this many of them have met all that the sketch asks
-            for. None takes all steps.
+    start: "sample" at random, truncated to TRUNCATION; the "best" by the constraints of ``candidates`` such samples;
+    "encoder", half-way between samples and what the encoder (by default the generator's own) makes of the ``sketch``;
+    or Latents, e.g. ``near`` a candidate. lr: None is that of RATES. enough: share of the starts; the search ends as
+    soon as this many of them have met all that the sketch asks for; None takes all steps.
     """
 
     space: str | None = option(None, "z, w or w+; by default w where there is one.")
@@ -232,18 +203,11 @@ class SketchOptions:
 class SketchSearch(LatentSearch):
     """Look for images that follow a sketch from N starts as one batch; iterate, leave to stop, ask for ``result()``.
 
-    Every start is an independent problem: a batch gives what single runs give.
+    Every start is an independent problem: a batch gives what single runs give. Weights of shape (B,) in the constraints
+    make a table: B settings with ``starts`` each. ``changes`` are single ones of the options.
 
-    Args:
-        generator: from ``load_generator``.
-        constraints: see ``sketch_constraints``. Weights of shape (B,) make a table: B settings with ``starts`` each.
-        options: see SketchOptions; ``changes`` are single ones of them.
-
-    Raises:
-        SketchError: for an unknown start, or fewer than one start.
-        ConstraintError: for constraints that ask for nothing.
-        GeneratorError: for a space that the generator does not have.
-        OptimizationError: when the losses of all starts became NaN; ``result()`` still gives the best so far.
+    Raises SketchError for an unknown start, or fewer than one; ConstraintError for constraints that ask for nothing;
+    GeneratorError for a space that the generator does not have.
     """
 
     def __init__(
@@ -266,8 +230,6 @@ class SketchSearch(LatentSearch):
         super().__init__(generator, self.criterion, Latents(self.space, codes), phases, options.steps, options.lr)
         self.met = torch.zeros(len(codes), dtype=torch.bool, device=codes.device)
         self.prepared = time.perf_counter() - began
-
-    # --- start ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _first_codes(self) -> Tensor:
@@ -308,8 +270,6 @@ class SketchSearch(LatentSearch):
         encoder = self.options.encoder or load_encoder(self.generator)
         return encoder.encode(self.generator, sketch.image.to(device), sketch.mask.to(device), self.space).code
 
-    # --- run --------------------------------------------------------------------------------------------------------
-
     def _loss(self, variables, parameters: list[Tensor], index) -> Loss:
         loss = super()._loss(variables, parameters, index)
         self.met[index] |= self.criterion.met(loss.parts)
@@ -340,11 +300,9 @@ class SketchSearch(LatentSearch):
         return Candidates(**vars(found), met=self.criterion.met(found.parts))
 
     def state_dict(self) -> dict:
-        """Tensors and numbers from which the same settings continue exactly; ``torch.save`` takes it."""
         return super().state_dict() | {"met": self.met.clone()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue where ``state_dict`` was taken."""
         super().load_state_dict(state)
         self.met.copy_(state["met"])
 
@@ -355,10 +313,9 @@ def space_of(generator: Generator, space: str | None = None) -> str:
 
 
 def near(generator: Generator, latents: Latents, n: int = 16, radius: float = 0.3, seed: int = 0) -> Latents:
-    """``n`` latents to continue from: the given one first, then random ones around it.
+    """``n`` latents to continue from: the given one (a batch of 1) first, then random ones around it.
 
-    latents: a batch of 1. radius: standard deviation of the offsets, in standard deviations of the space.
-    Raises SketchError for another number of latents.
+    radius: standard deviation of the offsets, in standard deviations of the space. Raises SketchError.
     """
     if len(latents) != 1:
         raise SketchError(f"pick one candidate, latents[i]; got {len(latents)}.")
@@ -377,11 +334,7 @@ def search(
     features=None,
     **changes,
 ) -> Candidates:
-    """Search for a sketch and return the candidates.
-
-    weights, discriminator, features: of ``sketch_constraints``. options: see SketchOptions; ``changes`` are single
-    ones of them.
-    """
+    """Search for a sketch, by ``sketch_constraints`` of these weights and networks, and return the candidates."""
     options = replace(options or SketchOptions(), sketch=sketch, **changes)
     networks = {"discriminator": discriminator, "features": features}
     constraints = sketch_constraints(sketch, generator, options.space, weights, **networks)

@@ -27,35 +27,28 @@ def embed(
     steps: int = STEPS,
     rows: Sequence[int] | None = None,
 ) -> LatentSearch:
-    """Masked search of w+, W_l of the paper; with a style term its M_st.
+    """Masked search of w+ for a criterion of ``batch`` samples, W_l of the paper; with a style term its M_st.
 
-    Args:
-        criterion: what to minimise.
-        batch: number of samples it has.
-        start: latents to start from; by default the mean, through w to w+ like an inversion.
-        steps: Adam steps.
-        rows: free rows of w+; None frees all. With rows there is no phase in w, which would move them all.
+    Without a start it goes from the mean through w to w+, like an inversion. ``rows`` are the free rows of w+, None
+    frees all; with rows there is no phase in w, which would move them all.
     """
     phases = PHASES["w+"] if start is None and rows is None else PHASES["w+"][-1:]
     if start is None:
-        space = phases[0].space
-        start = Latents(space, generator.mean(space).expand(batch, *generator.mean(space).shape[1:]))
+        mean = generator.mean(phases[0].space)
+        start = Latents(phases[0].space, mean.expand(batch, *mean.shape[1:]))
     return LatentSearch(generator, criterion, start, phases, steps, rows=rows)
 
 
 def fit_noise(
     generator: Generator, x: Tensor, y: Tensor, mask: Tensor, latents: Latents, steps: int = NOISE_STEPS
 ) -> NoiseSearch:
-    """Masked search of noise maps, Mk_n of the paper: x under the mask, y elsewhere; w+ stays.
+    """Masked search of noise maps, Mk_n of the paper: x under the mask, y elsewhere; the B latents stay.
 
     For equal weights |M (G - x)|^2 + |(1 - M) (G - y)|^2 has the same gradient as |G - (M x + (1 - M) y)|^2 where M
     is 0 or 1, and a feathered M makes the target a cross-fade of the two. With the generator's own image as y, the
     maps restore x under the mask and keep the generator's image elsewhere.
 
-    Args:
-        x, y: (B, 3, R, R) in [0, 1].
-        mask: (B or 1, 1, R, R) in [0, 1].
-        latents: a batch of B, from ``embed``.
+    x, y: (B, 3, R, R) in [0, 1]. mask: (B or 1, 1, R, R) in [0, 1].
     """
     criterion = Criterion(torch.lerp(y, x, mask), weights={"l2": 1.0})
     return NoiseSearch(generator, criterion, latents, steps=steps)
@@ -75,14 +68,8 @@ def copy_activations(
     images of the resolutions up to the layer's are mixed in the same way. Everything after the layer, from its styles
     to its noise, comes from ``second``.
 
-    Args:
-        first, second: B latents each, with or without noise maps.
-        mask: (B or 1, 1, R, R) in [0, 1], the region; each layer gets its mean over the layer's cells.
-        layer: a name of ``activation_layers``.
-        amount: in [0, 1], how much of the first.
-
-    Raises:
-        BlendError: for an unknown layer or an amount outside [0, 1].
+    first, second: B latents each, with or without noise maps. mask: (B or 1, 1, R, R) in [0, 1]; each layer gets its
+    mean over the layer's cells. Raises BlendError for an unknown layer or an amount outside [0, 1].
     """
     check_copy(generator, layer, amount)
     mask = as_mask(mask, generator.resolution).to(generator.device) * amount
@@ -99,8 +86,14 @@ def copy_activations(
         return torch.lerp(output, taken[module], at_layer.to(output))
 
     with torch.no_grad():
-        _with_hooks(modules, read, lambda: generator.synthesize(first))
-        return _with_hooks(modules, write, lambda: generator.synthesize(second)).clamp(0, 1)
+        for hook, latents in ((read, first), (write, second)):
+            handles = [module.register_forward_hook(hook) for module in modules]
+            try:
+                images = generator.synthesize(latents)
+            finally:
+                for handle in handles:
+                    handle.remove()
+    return images.clamp(0, 1)
 
 
 def check_copy(generator: Generator, layer: str, amount: float) -> None:
@@ -110,12 +103,3 @@ def check_copy(generator: Generator, layer: str, amount: float) -> None:
         raise BlendError(f"the layer must be one of {', '.join(names)}; got {layer!r}.")
     if not 0 <= amount <= 1:
         raise BlendError(f"the amount must be in [0, 1]; got {amount}.")
-
-
-def _with_hooks(modules, hook, function):
-    handles = [module.register_forward_hook(hook) for module in modules]
-    try:
-        return function()
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,14 +22,12 @@ class BlendError(ValueError):
 
 @dataclass
 class Term:
-    """One masked term of a criterion.
+    """One masked term of a criterion; terms of the same name share a weight.
 
-    Attributes:
-        name: key of its weight and its value; terms of the same name share a weight.
-        kind: "pixel" (mean squared error), "perceptual" or "style" (Gram matrices).
-        target: (B or 1, 3, R, R) in [0, 1]; for "style" any image of at least the layers' size.
-        mask: (B or 1, 1, R, R) in [0, 1], where the term counts in the generated image.
-        target_mask: where the style is taken from; None is the whole image.
+    kind: "pixel" (mean squared error), "perceptual" or "style" (Gram matrices).
+    target: (B or 1, 3, R, R) in [0, 1]; for "style" any image of at least the layers' size.
+    mask: (B or 1, 1, R, R) in [0, 1], where the term counts in the generated image.
+    target_mask: where the style is taken from; None is the whole image.
     """
 
     name: str
@@ -51,17 +49,9 @@ class MaskedCriterion(WeightedSum):
     by the target before the network looks, so it sees each region as if its surroundings were already right; the style
     term treats everything outside as given. In each layer a cell counts by the area that the mask covers.
 
-    Args:
-        terms: what to sum.
-        features: a network of ``load_features``, for perceptual and style terms.
-        weights: by the terms' names, each a number or (B,); missing ones are 1. The dict is kept, not copied, so it
-            may be shared by several criteria and changed while a search runs.
-        prior: function of the latents' offset (B, ...) from their start, weighted by "prior"; None has no such term.
-        layers: of the "perceptual" and the "style" terms.
-
-    Raises:
-        BlendError: for an unknown kind, no terms, or missing features.
-        MaskError: for something that is not a mask, or has another size than the target.
+    ``weights`` by the terms' names are numbers or (B,), missing ones are 1; the dict is kept, so that several criteria
+    may share it while a search runs. ``prior`` is a function of the latents' offset (B, ...) from their start, weighted
+    by "prior". Perceptual and style terms need the network ``features``. Raises BlendError and MaskError.
     """
 
     error = BlendError
@@ -72,11 +62,10 @@ class MaskedCriterion(WeightedSum):
         features=None,
         weights: dict | None = None,
         prior: Callable[[Tensor], Tensor] | None = None,
-        layers: Mapping[str, Sequence[str | int]] = LAYERS,
     ):
         if not terms:
             raise BlendError("an edit needs at least one term.")
-        self.terms, self.features, self.prior, self.layers = list(terms), features, prior, layers
+        self.terms, self.features, self.prior = list(terms), features, prior
         weights = {} if weights is None else weights
         for name in [*(term.name for term in terms), *(["prior"] if prior else [])]:
             weights.setdefault(name, 1.0)
@@ -86,7 +75,7 @@ class MaskedCriterion(WeightedSum):
     @torch.no_grad()
     def _prepare(self, term: Term) -> dict[str, Tensor] | None:
         """Features or Gram matrices of the target, computed once."""
-        if term.kind not in ("pixel", *self.layers):
+        if term.kind not in ("pixel", *LAYERS):
             raise BlendError(f"a term must be pixel, perceptual or style; got {term.kind!r}.")
         size = None if term.kind == "style" else tuple(term.target.shape[-2:])
         term.mask = as_mask(term.mask, size, f"the mask of {term.name}")
@@ -94,10 +83,10 @@ class MaskedCriterion(WeightedSum):
             return None
         if self.features is None:
             raise BlendError(f"the {term.kind} term needs a feature network; pass features=load_features().")
-        found = self.features(term.target, self.layers[term.kind])
-        if term.kind == "perceptual":
-            return found
-        return {layer: gram_matrix(values, term.target_mask) for layer, values in found.items()}
+        found = self.features(term.target, LAYERS[term.kind])
+        if term.kind == "style":
+            return {layer: gram_matrix(values, term.target_mask) for layer, values in found.items()}
+        return found
 
     def parts(self, images: Tensor, offset: Tensor | None, index) -> dict[str, Tensor]:
         parts = {}
@@ -113,27 +102,28 @@ class MaskedCriterion(WeightedSum):
         if term.kind == "pixel":
             return lp_loss(images, image, 2, mask)
         target = {layer: self.pick(values, index) for layer, values in target.items()}
+        around = image if term.kind == "perceptual" else images.detach()
+        ours = self.features(torch.lerp(around, images, mask), LAYERS[term.kind])
         if term.kind == "perceptual":
-            ours = self.features(torch.lerp(image, images, mask), self.layers["perceptual"])
             return perceptual_loss(ours, target, mask)
-        ours = self.features(torch.lerp(images.detach(), images, mask), self.layers["style"])
         value = style_loss({layer: gram_matrix(values, mask) for layer, values in ours.items()}, target)
         return value * mask.amax((1, 2, 3)).gt(0)  # an empty region has no texture that could be wrong
 
 
-class Likelihood:
-    """Squared Mahalanobis distance of w offsets (B, ..., w_dim), mean over rows: (B,), about 1 for a typical w.
+@torch.no_grad()
+def whitening(generator: Generator, samples: int = 8000) -> Tensor:
+    """The matrix W (w_dim, w_dim) that makes w white: components of (w - mean) W are uncorrelated, of variance 1."""
+    values, vectors = torch.linalg.eigh(torch.cov(generator.sample("w", samples).T.double()))
+    # otherwise directions with almost no variance would be forbidden, and rounding error would choose which
+    scales = values.clamp_min(SMALLEST_VARIANCE * values[-1]).sqrt()
+    return (vectors / scales).to(generator.mean("w"))
 
-    An offset in a direction that no w ever takes costs much: the Gaussian prior on w of Wulff and Torralba (2020).
-    ``whitening`` (w_dim, w_dim) makes w white: the components of (w - mean) W are uncorrelated, of variance 1.
+
+def likelihood(generator: Generator) -> Callable[[Tensor], Tensor]:
+    """The Gaussian prior on w of Wulff and Torralba (2020): a function of w offsets (B, ..., w_dim), giving (B,).
+
+    It is their squared Mahalanobis distance, mean over rows, about 1 for a typical w: an offset in a direction that no
+    w ever takes costs much.
     """
-
-    @torch.no_grad()
-    def __init__(self, generator: Generator, samples: int = 8000):
-        values, vectors = torch.linalg.eigh(torch.cov(generator.sample("w", samples).T.double()))
-        # otherwise directions with almost no variance would be forbidden, and rounding error would choose which
-        scales = values.clamp_min(SMALLEST_VARIANCE * values[-1]).sqrt()
-        self.whitening = (vectors / scales).to(generator.mean("w"))
-
-    def __call__(self, offset: Tensor) -> Tensor:
-        return (offset @ self.whitening).square().flatten(1).mean(1)
+    white = whitening(generator)
+    return lambda offset: (offset @ white).square().flatten(1).mean(1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from helpers import masks
 from helpers.blending.blocks import NOISE_STEPS, STEPS, check_copy, copy_activations, embed, fit_noise
-from helpers.blending.criterion import BlendError, Likelihood, MaskedCriterion, Term, photo_terms
+from helpers.blending.criterion import BlendError, MaskedCriterion, Term, likelihood, photo_terms
 from helpers.blending.pastes import exchange_details, hard_paste, harmonise, poisson_blend, transition
 from helpers.generators import Generator
 from helpers.images import resize
@@ -37,14 +37,7 @@ WEIGHTS = {  # of the terms of each edit
 
 @dataclass(frozen=True)
 class EditOptions:
-    """What all edits of an editor share.
-
-    Attributes:
-        feather: standard deviation in pixels; the transition is twice as wide on each side. None is ``FEATHER`` in
-            proportion to the image.
-        steps, noise_steps: of each search of w+, and of the noise maps.
-        fidelity: of both sides of a crossover, see ``harmonise``; infinity leaves the photos' colours alone.
-    """
+    """What all edits of an editor share."""
 
     feather: float | None = option(None, "Deviation of the mask's edge in pixels; 4 at 64 x 64.", min=0)
     steps: int = option(STEPS, "Steps of each search of w+.", min=1)
@@ -59,31 +52,28 @@ class Block(Phase):
     build: Callable[[Result | None, int], LatentSearch] | None = None
 
 
+@dataclass
 class Edit(Chain):
     """A chain of blocks, each built on the result of the previous one; iterate, stop, ask for ``result()``.
 
-    Args:
-        name: of the application.
-        blocks: with their steps as shares; those without steps are left out.
-        mask: (B or 1, 1, R, R) in [0, 1], the region.
-        inside, outside: (B or 1, 3, R, R) in [0, 1], what a paste takes from under the mask and from elsewhere.
-        weights: of the terms; may be changed while it runs.
-        finish: function from the last result to the final images, where they are not simply those of the latents.
+    mask: (B or 1, 1, R, R) in [0, 1], the region.
+    inside, outside: (B or 1, 3, R, R) in [0, 1], what a paste takes from under the mask and from elsewhere.
+    weights: of the terms; may be changed while it runs.
+    blocks: with their steps as shares; those without steps are left out.
+    finish: function from the last result to the final images, where they are not simply those of the latents.
     """
 
-    def __init__(
-        self,
-        name: str,
-        blocks: list[Block],
-        mask: Tensor,
-        inside: Tensor,
-        outside: Tensor,
-        weights: dict,
-        finish: Callable[[Result], Tensor] | None = None,
-    ):
-        self.name, self.mask, self.finish, self.weights = name, mask, finish, weights
-        self.inside, self.outside = inside.expand_as(outside), outside
-        self.phases = [block for block in blocks if block.share]
+    name: str
+    mask: Tensor
+    inside: Tensor
+    outside: Tensor
+    weights: dict
+    blocks: list[Block]
+    finish: Callable[[Result], Tensor] | None = None
+
+    def __post_init__(self):
+        self.inside = self.inside.expand_as(self.outside)
+        self.phases = [block for block in self.blocks if block.share]
         self.steps = sum(block.share for block in self.phases)
 
     def _begin(self, phase: Block, steps: int) -> LatentSearch:
@@ -103,7 +93,7 @@ class Edit(Chain):
         return replace(result, images=images, seconds=self.seconds, steps=self.number, frozen=self.frozen)
 
     def ways(self, images: Tensor) -> dict[str, Tensor]:
-        """The same edit without a generator, next to the images (B, 3, R, R) it found: name to (B, 3, R, R)."""
+        """The same edit without a generator, and the images (B, 3, R, R) it found: name to (B, 3, R, R)."""
         sides = self.inside, self.outside, self.mask
         return {"hard paste": hard_paste(*sides), "Poisson": poisson_blend(*sides), "ours": images}
 
@@ -111,13 +101,9 @@ class Edit(Chain):
 class Editor:
     """Local edits with one generator; every method returns an ``Edit`` to iterate over, or to ``run()``.
 
-    ``weights`` of a method replace those of ``WEIGHTS`` by name; each is a number or (B,), and ``edit.weights`` may be
-    changed while the edit runs. Further keyword arguments of a method replace the editor's options for this edit.
-
-    Args:
-        generator: with noise maps.
-        features: network of ``load_features``.
-        options: see EditOptions; ``changes`` are single ones of them.
+    Photos x, y are (B, 3, R, R) in [0, 1], masks (B or 1, 1, R, R) in [0, 1]. ``weights`` of a method replace those of
+    ``WEIGHTS`` by name; each is a number or (B,), and ``edit.weights`` may be changed while the edit runs. Further
+    keyword arguments of a method replace the editor's options (``changes`` of EditOptions) for this edit.
     """
 
     def __init__(self, generator: Generator, features, options: EditOptions | None = None, **changes):
@@ -125,22 +111,47 @@ class Editor:
         self.options = replace(options or EditOptions(), **changes)
 
     @cached_property
-    def likelihood(self) -> Likelihood:
+    def likelihood(self) -> Callable[[Tensor], Tensor]:
         """The prior on w, measured once per editor."""
-        return Likelihood(self.generator)
+        return likelihood(self.generator)
+
+    # --- what the edits are made of ---------------------------------------------------------------------------------
+
+    def _settings(self, name: str, mask: Tensor, weights: dict | None, options: dict):
+        """Options, mask, feather in pixels and weights of an edit."""
+        options, mask = replace(self.options, **options), as_mask(mask, self.generator.resolution)
+        return options, mask, feather_of(self.generator, options.feather), WEIGHTS[name] | (weights or {})
+
+    def _criterion(self, terms: list[Term], weights: dict, prior=None) -> MaskedCriterion:
+        return MaskedCriterion(terms, self.features, weights, prior)
+
+    def _w_plus(self, criterion: MaskedCriterion, batch: int, steps: int, rows: Sequence[int] | None = None) -> Block:
+        """W_l, or M_st with a style term, from the latents of the block before it."""
+        generator = self.generator
+        return Block(
+            share=steps, build=lambda last, n: embed(generator, criterion, batch, last and last.latents, n, rows)
+        )
+
+    def _noise(self, x: Tensor, mask: Tensor, steps: int) -> Block:
+        """Mk_n: x under the mask, and elsewhere what the block before it found."""
+        generator = self.generator
+        return Block(share=steps, build=lambda last, n: fit_noise(generator, x, last.images, mask, last.latents, n))
+
+    def _photo_then(
+        self, changed: MaskedCriterion, x: Tensor, outside: Tensor, options: EditOptions, rows: Sequence[int] | None
+    ) -> list[Block]:
+        """W_l of the photo; from there W_l by a changed criterion; Mk_n, which restores the photo around the region."""
+        plain = self._criterion(photo_terms(x, torch.ones_like(outside)), changed.weights)
+        w_plus = self._w_plus(plain, len(x), options.steps), self._w_plus(changed, len(x), options.steps, rows)
+        return [*w_plus, self._noise(x, outside, options.noise_steps)]
+
+    # --- the edits --------------------------------------------------------------------------------------------------
 
     def reconstruct(self, x: Tensor, weights: dict | None = None, **options) -> Edit:
-        """Improved reconstruction: W_l, then Mk_n, both with a mask of ones. x: (B, 3, R, R) in [0, 1]."""
-        full, weights = torch.ones_like(x[:1, :1]), WEIGHTS["reconstruct"] | (weights or {})
-        options = replace(self.options, **options)
-        criterion = MaskedCriterion(photo_terms(x, full), self.features, weights)
-        blocks = [
-            Block(share=options.steps, build=lambda last, n: embed(self.generator, criterion, len(x), steps=n)),
-            Block(
-                share=options.noise_steps, build=lambda last, n: fit_noise(self.generator, x, x, full, last.latents, n)
-            ),
-        ]
-        return Edit("reconstruct", blocks, full, x, x, weights)
+        """Improved reconstruction: W_l, then Mk_n, both with a mask of ones."""
+        options, full, _, weights = self._settings("reconstruct", torch.ones_like(x[:1, :1]), weights, options)
+        w_plus = self._w_plus(self._criterion(photo_terms(x, full), weights), len(x), options.steps)
+        return Edit("reconstruct", full, x, x, weights, [w_plus, self._noise(x, full, options.noise_steps)])
 
     def crossover(self, x: Tensor, y: Tensor, mask: Tensor, weights: dict | None = None, **options) -> Edit:
         """Two-image blend: x inside the mask and y outside, in one face.
@@ -149,66 +160,47 @@ class Editor:
         restores both photos on their sides, to the last hair, while the colours of the transition between them are
         those that the generator found. Towards the edge the colours of both coats approach each other (``harmonise``).
 
-        Args:
-            x, y: (B, 3, R, R) in [0, 1].
-            mask: (B or 1, 1, R, R) in [0, 1].
-            weights: of "first" (pixels of x), "second" (pixels of y), "perceptual" (both, each on its side) and
-                "style" (the texture of y for what shows x, visible where the noise leaves room for it).
+        weights: of "first" (pixels of x), "second" (pixels of y), "perceptual" (both, each on its side) and "style"
+        (the texture of y for what shows x, visible where the noise leaves room for it).
         """
-        generator, options = self.generator, replace(self.options, **options)
-        mask, feather = as_mask(mask, generator.resolution), feather_of(generator, options.feather)
+        options, mask, feather, weights = self._settings("crossover", mask, weights, options)
         soft, (inside, outside) = masks.feather(mask, feather), transition(mask, 2 * feather)
-        weights = WEIGHTS["crossover"] | (weights or {})
         style = Term("style", "style", y, soft, target_mask=invert(soft))
         terms = [*photo_terms(x, soft), *photo_terms(y, invert(soft), "second"), style]
-        criterion = MaskedCriterion(terms, self.features, weights)
 
         def noise(last: Result, steps: int) -> NoiseSearch:
             between = exchange_details(last.images, x, y, mask, feather / 2)
             image = torch.lerp(between, hard_paste(x, y, mask), inside + outside)
             image = harmonise(image, x, y, mask, feather, options.fidelity)
-            return fit_noise(generator, image, image, mask, last.latents, steps)
+            return fit_noise(self.generator, image, image, mask, last.latents, steps)
 
-        w_plus = Block(share=options.steps, build=lambda last, n: embed(generator, criterion, len(x), steps=n))
-        return Edit("crossover", [w_plus, Block(share=options.noise_steps, build=noise)], mask, x, y, weights)
+        w_plus = self._w_plus(self._criterion(terms, weights), len(x), options.steps)
+        return Edit("crossover", mask, x, y, weights, [w_plus, Block(share=options.noise_steps, build=noise)])
 
     def inpaint(
         self, x: Tensor, hole: Tensor, rows: Sequence[int] | None = None, weights: dict | None = None, **options
     ) -> Edit:
-        """Fill a hole with what the generator finds likely: W_l on what is known, then Mk_n there.
+        """Fill a hole, where the mask is 1, with what the generator finds likely: W_l on what is known, then Mk_n.
 
-        Few rows of w+ are free, the others stay at the mean, and a prior keeps the free ones where the w of faces are:
-        without it the rows fit only the known pixels, and the hole shows whatever that produces. The noise restores
-        the known part and fades out in a ring of twice ``feather`` pixels around the hole.
+        Few rows of w+ are free (``inpainting_rows``), the others stay at the mean, and a prior keeps the free ones
+        where the w of faces are: without it the rows fit only the known pixels, and the hole shows whatever that
+        produces. What is inside the hole is never looked at. The noise restores the known part and fades out in a ring
+        of twice ``feather`` pixels around the hole.
 
-        Args:
-            x: (B, 3, R, R) in [0, 1]; what is inside the hole is never looked at.
-            hole: (B or 1, 1, R, R) in [0, 1], 1 = to be filled.
-            rows: free rows; by default ``inpainting_rows``.
-            weights: of "first" (pixels), "perceptual" and "prior" (``Likelihood``).
-
-        Raises:
-            BlendError: for a hole that is empty or covers the whole image.
+        weights: of "first" (pixels), "perceptual" and "prior" (``likelihood``).
+        Raises BlendError for a hole that is empty or covers the whole image.
         """
-        generator, options = self.generator, replace(self.options, **options)
-        hole, weights = as_mask(hole, generator.resolution), WEIGHTS["inpaint"] | (weights or {})
+        options, hole, feather, weights = self._settings("inpaint", hole, weights, options)
         if not (0 < hole.mean() < 1):
             raise BlendError("the hole must cover a part of the image, but it is empty or covers all of it.")
-        _, known = transition(hole, 2 * feather_of(generator, options.feather))
-        anywhere = hole.gt(0).float()
+        anywhere, (_, known) = hole.gt(0).float(), transition(hole, 2 * feather)
         # the network looks across the edge: there it sees a smooth fill, not the content of the hole
         seen = poisson_blend(torch.zeros_like(x), x, anywhere)
-        terms = photo_terms(seen, invert(anywhere))
-        criterion = MaskedCriterion(terms, self.features, weights, self.likelihood)
-        rows = inpainting_rows(generator.num_ws) if rows is None else rows
-        blocks = [
-            Block(share=options.steps, build=lambda last, n: embed(generator, criterion, len(x), steps=n, rows=rows)),
-            Block(
-                share=options.noise_steps,
-                build=lambda last, n: fit_noise(generator, seen, last.images, known, last.latents, n),
-            ),
-        ]
-        return Edit("inpaint", blocks, hole, torch.full_like(x, 0.5), x, weights)
+        criterion = self._criterion(photo_terms(seen, invert(anywhere)), weights, self.likelihood)
+        rows = inpainting_rows(self.generator.num_ws) if rows is None else rows
+        w_plus = self._w_plus(criterion, len(x), options.steps, rows)
+        blocks = [w_plus, self._noise(seen, known, options.noise_steps)]
+        return Edit("inpaint", hole, torch.full_like(x, 0.5), x, weights, blocks)
 
     def scribble(
         self,
@@ -219,28 +211,22 @@ class Editor:
         weights: dict | None = None,
         **options,
     ) -> Edit:
-        """Turn strokes painted on a photo into a likely change of the face.
+        """Turn strokes painted on a photo, ``drawn``, into a likely change of the face.
 
-        W_l of the photo gives w0; from there a second W_l follows the strokes with the first rows alone, held near w0
-        by the prior |w - w0|^2, so the strokes are a guide and not the result; Mk_n restores the photo around them.
+        W_l of the photo gives w0; from there a second W_l follows the strokes with the first rows alone (by default
+        half of them), held near w0 by the prior |w - w0|^2, so the strokes are a guide and not the result; Mk_n
+        restores the photo around them. The strokes are where the mask is 1, by default ``stroke_mask``; they may change
+        the photo up to ``feather`` pixels around them, and within twice that more and more weakly.
 
-        Args:
-            x: (B, 3, R, R) in [0, 1], the photo.
-            drawn: (B, 3, R, R) in [0, 1], the photo with the strokes.
-            mask: (B or 1, 1, R, R) in [0, 1], the strokes; None finds them (``stroke_mask``). They may change the photo
-                up to ``feather`` pixels around them, and within twice that more and more weakly.
-            rows: free rows in the second block; by default the first half.
-            weights: of "first" (the photo), "stroke", "perceptual" and "prior".
+        weights: of "first" (the photo), "stroke", "perceptual" and "prior".
         """
-        generator, options = self.generator, replace(self.options, **options)
-        mask = stroke_mask(x, drawn) if mask is None else as_mask(mask, generator.resolution)
-        weights = WEIGHTS["scribble"] | (weights or {})
-        region = grow(mask, feather_of(generator, options.feather))
-        _, outside = transition(region, 2 * feather_of(generator, options.feather))
+        mask = stroke_mask(x, drawn) if mask is None else mask
+        options, mask, feather, weights = self._settings("scribble", mask, weights, options)
+        _, outside = transition(grow(mask, feather), 2 * feather)
         terms = [*photo_terms(x, outside), Term("stroke", "pixel", drawn, mask)]
-        changed = MaskedCriterion(terms, self.features, weights, delta_loss)
-        rows = list(range(generator.num_ws // 2)) if rows is None else rows
-        return Edit("scribble", self._photo_then(x, outside, changed, options, rows), mask, drawn, x, weights)
+        rows = list(range(self.generator.num_ws // 2)) if rows is None else rows
+        changed = self._criterion(terms, weights, delta_loss)
+        return Edit("scribble", mask, drawn, x, weights, self._photo_then(changed, x, outside, options, rows))
 
     def local_style(
         self,
@@ -253,75 +239,45 @@ class Editor:
     ) -> Edit:
         """Give a region the texture and colours of a second image: W_l of the photo, M_st in the region, Mk_n around.
 
-        Args:
-            x: (B, 3, R, R) in [0, 1], the photo.
-            style: (B or 1, 3, H, W) in [0, 1].
-            mask: (B or 1, 1, R, R) in [0, 1], the region.
-            style_mask: (B or 1, 1, H, W), where the style is taken from; None is the whole image.
-            weights: of "first" (pixels outside), "perceptual" (outside), "content" (perceptual, inside), "style", and
-                "prior" (``Likelihood`` of the offset from the photo's latents: whatever the style makes of the region
-                should be a coat).
+        style: (B or 1, 3, H, W) in [0, 1]. style_mask: (B or 1, 1, H, W), where it is taken from; None is everywhere.
+        weights: of "first" (pixels outside), "perceptual" (outside), "content" (perceptual, inside), "style", and
+        "prior" (``likelihood`` of the offset from the photo's latents: whatever the style makes of the region should be
+        a coat).
         """
-        generator, options = self.generator, replace(self.options, **options)
-        mask, weights = as_mask(mask, generator.resolution), WEIGHTS["local-style"] | (weights or {})
-        _, outside = transition(mask, 2 * feather_of(generator, options.feather))
+        options, mask, feather, weights = self._settings("local-style", mask, weights, options)
+        _, outside = transition(mask, 2 * feather)
         content = Term("content", "perceptual", x, mask)
         terms = [*photo_terms(x, outside), content, Term("style", "style", style, mask, target_mask=style_mask)]
-        changed = MaskedCriterion(terms, self.features, weights, self.likelihood)
-        blocks = self._photo_then(x, outside, changed, options)
-        return Edit("local-style", blocks, mask, resize(style, generator.resolution), x, weights)
-
-    def _photo_then(
-        self,
-        x: Tensor,
-        outside: Tensor,
-        changed: MaskedCriterion,
-        options: EditOptions,
-        rows: Sequence[int] | None = None,
-    ) -> list[Block]:
-        """W_l of the photo; from there W_l by a changed criterion; Mk_n, which restores the photo around the region."""
-        generator, terms = self.generator, photo_terms(x, torch.ones_like(outside))
-        plain = MaskedCriterion(terms, self.features, changed.weights)
-        return [
-            Block(share=options.steps, build=lambda last, n: embed(generator, plain, len(x), steps=n)),
-            Block(share=options.steps, build=lambda last, n: embed(generator, changed, len(x), last.latents, n, rows)),
-            Block(
-                share=options.noise_steps,
-                build=lambda last, n: fit_noise(generator, x, last.images, outside, last.latents, n),
-            ),
-        ]
+        changed = self._criterion(terms, weights, self.likelihood)
+        blocks = self._photo_then(changed, x, outside, options, None)
+        return Edit("local-style", mask, resize(style, self.generator.resolution), x, weights, blocks)
 
     def transfer(
         self, x: Tensor, y: Tensor, mask: Tensor, layer: str = "b16.conv0", amount: float = 1.0, **options
     ) -> Edit:
         """Carry an attribute of x, e.g. its eyes, into y: W_l of both, activations copied in the region (I_att), Mk_n.
 
-        The copy is made between the two w+, before any noise is fitted: maps fitted to one image's activations are
-        salt and pepper on another's. The noise restores y around the region.
-
-        Args:
-            x, y: (B, 3, R, R) in [0, 1].
-            mask: (B or 1, 1, R, R) in [0, 1], the region; its edge is blurred by half of ``feather`` pixels.
-            layer, amount: see ``copy_activations``.
+        The copy (``copy_activations``) is made between the two w+, before any noise is fitted: maps fitted to one
+        image's activations are salt and pepper on another's. The noise restores y around the region, whose edge is
+        blurred by half of ``feather`` pixels.
         """
-        generator, options = self.generator, replace(self.options, **options)
-        check_copy(generator, layer, amount)  # now, not after the search
-        mask, feather = as_mask(mask, generator.resolution), feather_of(generator, options.feather)
+        check_copy(self.generator, layer, amount)  # now, not after the search
+        options, mask, feather, weights = self._settings("transfer", mask, None, options)
         soft, (_, outside), both = masks.feather(mask, feather / 2), transition(mask, feather), torch.cat([x, y])
-        weights, terms = dict(WEIGHTS["transfer"]), photo_terms(both, torch.ones_like(mask))
-        criterion = MaskedCriterion(terms, self.features, weights, self.likelihood)
+        criterion = self._criterion(photo_terms(both, torch.ones_like(mask)), weights, self.likelihood)
 
         def copied(latents: Latents) -> Tensor:
-            return copy_activations(generator, latents[: len(x)], latents[len(x) :], soft, layer, amount)
+            return copy_activations(self.generator, latents[: len(x)], latents[len(x) :], soft, layer, amount)
 
         def noise(last: Result, steps: int) -> NoiseSearch:
-            return fit_noise(generator, y, copied(last.latents), outside, last.latents[len(x) :], steps)
+            return fit_noise(self.generator, y, copied(last.latents), outside, last.latents[len(x) :], steps)
 
         def finish(result: Result) -> Tensor:
             return copied(result.latents) if len(result.latents) == len(both) else result.images
 
-        w_plus = Block(share=options.steps, build=lambda last, n: embed(generator, criterion, len(both), steps=n))
-        return Edit("transfer", [w_plus, Block(share=options.noise_steps, build=noise)], mask, x, y, weights, finish)
+        w_plus = self._w_plus(criterion, len(both), options.steps)
+        blocks = [w_plus, Block(share=options.noise_steps, build=noise)]
+        return Edit("transfer", mask, x, y, weights, blocks, finish)
 
 
 def feather_of(generator: Generator, feather: float | None = None) -> float:

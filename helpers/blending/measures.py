@@ -21,20 +21,17 @@ def seam(images: Tensor, x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
 
     images, x, y: (B, 3, H, W) in [0, 1]. mask: (B or 1, 1, H, W).
     """
+
+    def crossing(values: Tensor) -> Tensor:
+        total, count = 0.0, 0.0
+        for dim in (2, 3):
+            edge = hard.diff(dim=dim).expand(len(values), -1, -1, -1)
+            total = total + (values.diff(dim=dim).norm(dim=1, keepdim=True) * edge).sum((1, 2, 3))
+            count = count + edge.sum((1, 2, 3))
+        return total / count
+
     hard = as_mask(mask, tuple(x.shape[-2:])).to(x) >= 0.5
-    ours, first, second = (_crossing_gradients(values, hard) for values in (images, x, y))
-    return ours / ((first + second) / 2).clamp_min(STEP)
-
-
-def _crossing_gradients(images: Tensor, hard: Tensor) -> Tensor:
-    total, count = 0.0, 0.0
-    for dim in (-2, -1):
-        size = images.shape[dim] - 1
-        crossing = (hard.narrow(dim, 1, size) != hard.narrow(dim, 0, size)).expand(len(images), -1, -1, -1)
-        difference = (images.narrow(dim, 1, size) - images.narrow(dim, 0, size)).norm(dim=1, keepdim=True)
-        total = total + (difference * crossing).sum((1, 2, 3))
-        count = count + crossing.sum((1, 2, 3))
-    return total / count
+    return crossing(images) / ((crossing(x) + crossing(y)) / 2).clamp_min(STEP)
 
 
 def worst_seam(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, reach: int = 8) -> Tensor:
@@ -47,8 +44,7 @@ def worst_seam(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, reach: int = 
 def two_tone(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, reach: float = 1 / 8) -> Tensor:
     """How two-coloured a blend is: colour step between bands on both sides of the edge, over that in x and y, (B,).
 
-    The bands are ``reach`` of the side wide and blurred; 1 is as even as the photos. Arguments as for ``seam``; NaN
-    without an edge.
+    The bands are ``reach`` of the side wide and blurred; 1 is as even as the photos. Otherwise like ``seam``.
     """
     hard, width = (mask >= 0.5).to(x), reach * x.shape[-1]
     bands, edge = (hard - shrink(hard, width), grow(hard, width) - hard), edge_band(hard)

@@ -28,10 +28,10 @@ def poisson_blend(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
     x, y: (B, 3, H, W) in [0, 1]. mask: (B or 1, 1, H, W). Returns (B, 3, H, W), clamped to [0, 1].
     """
     inside = (as_mask(mask, tuple(x.shape[-2:])) >= 0.5).expand(len(x), -1, -1, -1)[:, 0]
-    return torch.stack([_solve_poisson(*sample) for sample in zip(x, y, inside, strict=True)])
+    return torch.stack([_solved(*sample) for sample in zip(x, y, inside, strict=True)])
 
 
-def _solve_poisson(x: Tensor, y: Tensor, inside: Tensor) -> Tensor:
+def _solved(x: Tensor, y: Tensor, inside: Tensor) -> Tensor:
     flags = inside.flatten().cpu().numpy()
     if flags.all() or not flags.any():
         return x if flags.all() else y
@@ -110,9 +110,8 @@ def _closing(x: Tensor, y: Tensor, hard: Tensor, reach: float) -> Tensor:
     for dim in (2, 3):
         x_slope, y_slope, slope, crossing = (values.diff(dim=dim) for values in (x, y, paste, hard))
         excess = ((x_slope + y_slope) / 2 - slope) * crossing.abs()
-        size = excess.shape[dim]
-        divergence.narrow(dim, 1, size).add_(excess)
-        divergence.narrow(dim, 0, size).sub_(excess)
+        divergence.narrow(dim, 1, excess.shape[dim]).add_(excess)
+        divergence.narrow(dim, 0, excess.shape[dim]).sub_(excess)
     rows, columns = (2 - 2 * np.cos(np.pi * np.arange(size) / size) for size in x.shape[-2:])
     spectrum = dctn(divergence.double().cpu().numpy(), axes=(2, 3), norm="ortho")
     spectrum /= rows[:, None] + columns + 1 / reach**2
@@ -123,9 +122,8 @@ def _continued(values: Tensor, side: Tensor, radius: float) -> Tensor:
     """Values (B, C, H, W) on a side, continued smoothly beyond it."""
     if radius <= 0:
         return values
-
-    def blurred(values: Tensor) -> Tensor:
-        array = ndimage.gaussian_filter(values.cpu().numpy(), (0, 0, radius, radius), mode="nearest", truncate=6)
-        return torch.from_numpy(array).to(values)
-
-    return torch.where(side > 0.5, values, blurred(values * side) / blurred(side).clamp_min(1e-4))
+    blurred = [
+        ndimage.gaussian_filter(given.cpu().numpy(), (0, 0, radius, radius), mode="nearest", truncate=6)
+        for given in (values * side, side)
+    ]
+    return torch.where(side > 0.5, values, torch.from_numpy(blurred[0] / blurred[1].clip(1e-4)).to(values))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -28,9 +28,7 @@ class StyleError(ValueError):
 
 @dataclass(frozen=True)
 class StyleOptions:
-    """What a style transfer can be set to.
-
-    Whatever is a tensor of length B makes a batch of B: a table of settings, a grid.
+    """What a style transfer can be set to. Whatever is a tensor of length B makes a batch of B: a table, a grid.
 
     Attributes:
         content_layers: layers that hold the content, names or numbers, or a dict of layer to weight, a number or (B,).
@@ -52,7 +50,6 @@ class StyleOptions:
         lr: its rate, by default from RATES.
         precision: auto (bfloat16 where the processor multiplies it), bfloat16 or float32, of the convolutions.
         seed: seed of the noise; one number, or one per sample.
-        graphs: on a CUDA device, run the network as CUDA graphs, which saves the launches of small kernels.
     """
 
     content_layers: Layers = CONTENT_LAYERS
@@ -71,7 +68,6 @@ class StyleOptions:
     lr: float | None = None
     precision: str = "auto"
     seed: int | Sequence[int] = 0
-    graphs: bool = field(default=False, metadata={"option": False})
 
     @property
     def patches(self) -> bool:
@@ -81,23 +77,18 @@ class StyleOptions:
     @property
     def weights(self) -> dict[str, float | Tensor]:
         """Weights of the criterion by the names of its losses."""
-        style = self.style_weight
-        if style is None:
-            style = PATCH_WEIGHT if self.patches else STYLE_WEIGHT
-        tv = self.tv_weight
-        if tv is None:
-            tv = 0.0 if self.patches else style
+        style = (PATCH_WEIGHT if self.patches else STYLE_WEIGHT) if self.style_weight is None else self.style_weight
+        tv = (0.0 if self.patches else style) if self.tv_weight is None else self.tv_weight
         return {"content": self.content_weight, "style": style, "tv": tv}
 
     @property
     def lengths(self) -> dict[str, int]:
         """Lengths of all that can differ from sample to sample."""
-        tables = {f"weights of {name}": weight for name, weight in self.weights.items()}
+        tables = {f"weights of {name}": weight for name, weight in self.weights.items()} | {"starts": self.init}
         for layers in (self.content_layers, self.style_layers):
             tables |= {f"weights of {k}": w for k, w in layers.items()} if isinstance(layers, Mapping) else {}
         mixture = torch.as_tensor(0.0 if self.style_weights is None else self.style_weights)
         tables |= {"weights of styles": mixture} if mixture.ndim == 2 else {}
-        tables |= {"starts": self.init} if isinstance(self.init, Tensor) else {}
         found = {name: len(table) for name, table in tables.items() if isinstance(table, Tensor) and table.ndim}
         return found | ({} if isinstance(self.seed, int) else {"seeds": len(self.seed)})
 
@@ -108,16 +99,12 @@ class StyleCriterion(WeightedSum):
     Content is the relative squared distance of feature maps, style that of a statistic of feature maps; both are
     weighted means over their layers, so that the weights mean the same for any layers, size and network.
 
-    Args:
-        features: network of ``load_features``; None where every style is a patch bank and content has weight 0.
-        contents: (B or 1, 3, H, W) in [0, 1].
-        styles: images (1 or B, 3, h, w) in [0, 1] of any size; an image of length B differs from sample to sample.
-        masks: (S, 1, H, W) in [0, 1], where each style goes; None is everywhere.
-        options: see StyleOptions; ``changes`` are fields of it.
+    features: network of ``load_features``; None where every style is a patch bank and content has weight 0.
+    contents: (B or 1, 3, H, W) in [0, 1]. styles: images (1 or B, 3, h, w) in [0, 1] of any size. masks: (S, 1, H, W)
+    in [0, 1], where each style goes; None is everywhere. ``changes`` are fields of the options.
 
-    Raises:
-        StyleError: for weights that are negative or all 0, no style or layer, or lengths that do not agree.
-        FeatureError: for an unknown layer or images that are too small for one.
+    Raises StyleError for weights that are negative or all 0, no style or layer, or lengths that do not agree, and
+    FeatureError for an unknown layer or images that are too small for one.
     """
 
     error = StyleError
@@ -144,10 +131,14 @@ class StyleCriterion(WeightedSum):
         if features is None and (self.on("content") or not self.patches):
             raise StyleError("content and style need a feature network; pass features=load_features().")
         with torch.no_grad():
-            self.content_targets = self._content_targets() if self.on("content") else {}
-            self.style_targets = [
-                self._style_targets(network, style) for network, style in zip(self.networks, styles, strict=True)
-            ]
+            content = self._targets(self.features, contents, self.content_layers, full) if self.on("content") else {}
+            self.content_targets, self.style_targets = (
+                content,
+                [
+                    self._targets(network, style, self.style_layers, self._prepared)
+                    for network, style in zip(self.networks, styles, strict=True)
+                ],
+            )
 
     def _networks(self, styles: Sequence[Tensor]) -> list:
         """The network that describes each style."""
@@ -156,25 +147,22 @@ class StyleCriterion(WeightedSum):
         octaves = octaves_of(min(image.shape[-2:]) for image in (self.contents, *styles))
         return [PatchBank(style[:1], octaves=octaves) for style in styles]
 
-    def _content_targets(self) -> dict:
-        single = [self.features(content[None], list(self.content_layers)) for content in self.contents]
-        return {layer: full(torch.cat([found[layer] for found in single])) for layer in single[0]}
+    def _prepared(self, activations: Tensor) -> Tensor:
+        return self.statistic.prepare(self.statistic.describe(activations))
 
-    def _style_targets(self, network, style: Tensor) -> dict:
-        single = []
-        for image in style:
-            found = network(image[None], list(self.style_layers))
-            single.append({k: self.statistic.prepare(self.statistic.describe(v)) for k, v in found.items()})
+    @staticmethod
+    def _targets(network, images: Tensor, layers: Sequence, describe: Callable[[Tensor], Tensor]) -> dict:
+        """Layer to what describes the images, one after the other: a grid of them need not fit into memory at once."""
+        single = [{k: describe(v) for k, v in network(image[None], list(layers)).items()} for image in images]
         return {layer: torch.cat([found[layer] for found in single]) for layer in single[0]}
 
     def parts(self, images: Tensor, offset: Tensor | None = None, index=slice(None)) -> dict[str, Tensor]:
         """Unweighted content, style and total variation (b,) of images (b, 3, H, W), where they have a weight."""
-        parts, found = {}, {}
+        parts, content = {}, self.on("content")
         shared = self.on("style") and self.masks is None and not self.patches
-        if shared or self.on("content"):
-            layers = [*(self.content_layers if self.on("content") else ()), *(self.style_layers if shared else ())]
-            found = self.features(images, list(dict.fromkeys(layers)))
-        if self.on("content"):
+        layers = (self.content_layers if content else {}) | (self.style_layers if shared else {})
+        found = self.features(images, list(layers)) if layers else {}
+        if content:
             parts["content"] = self._content(found, index)
         if self.on("style"):
             parts["style"] = self._style(images, found if shared else None, index)
@@ -187,39 +175,38 @@ class StyleCriterion(WeightedSum):
             layer: perceptual_loss({layer: full(found[layer])}, {layer: self.pick(target, index)})
             for layer, target in self.content_targets.items()
         }
-        return _mean(distances, self.content_layers, index)
+        return self._mean(distances, self.content_layers, index)
 
     def _style(self, images: Tensor, found: dict | None, index) -> Tensor:
         """Sum over the styles of their share times their distance; a style is only compared where it has a share."""
-        described = None if found is None else {k: self.statistic.describe(found[k]) for k in self.style_layers}
+        described = {} if found is None else {k: self.statistic.describe(found[k]) for k in self.style_layers}
         rows = torch.arange(max(len(images), index.stop or 0), device=images.device)[index]
         total = images.new_zeros(len(images))
         for number, targets in enumerate(self.style_targets):
-            share = _at(self.style_weights[:, number], images, index).expand(len(images))
+            share = self.pick(self.style_weights[:, number].to(images), index).expand(len(images))
             here = share.nonzero()[:, 0]
             if not len(here):
                 continue
-            if described is None:
-                ours = self._region(images, number, here, rows)
-            else:  # without a copy where all samples have a share
-                ours = {k: v if len(here) == len(v) else v[here] for k, v in described.items()}
-            distances = {
-                layer: self.statistic.distance(ours[layer], self.pick(targets[layer], rows[here]))
-                for layer in self.style_layers
-            }
-            value = share[here] * _mean(distances, self.style_layers, rows[here])
+            ours = {k: v[here] for k, v in described.items()} or self._region(images[here], number, rows[here])
+            distances = {k: self.statistic.distance(v, self.pick(targets[k], rows[here])) for k, v in ours.items()}
+            value = share[here] * self._mean(distances, self.style_layers, rows[here])
             total = total.index_add(0, here, value)
         return total
 
-    def _region(self, images: Tensor, number: int, here: Tensor, rows: Tensor) -> dict:
+    def _region(self, images: Tensor, number: int, index: Tensor) -> dict:
         """Statistics of one style's region; the photo surrounds it, so that nothing leaks in or out."""
-        network, mask, images = self.networks[number], None, images[here]
+        mask = None
         if self.masks is not None:
             mask = self.masks[number : number + 1].to(images)
-            photos = self.pick(self.contents, rows[here]).to(images)
+            photos = self.pick(self.contents, index).to(images)
             images = photos + (images - photos) * mask
-        found = network(images, list(self.style_layers))
+        found = self.networks[number](images, list(self.style_layers))
         return {k: self.statistic.describe(v, mask) for k, v in found.items()}
+
+    def _mean(self, distances: dict, weights: dict, index) -> Tensor:
+        """Mean over layers with their weights, per sample."""
+        given = {k: self.pick(torch.as_tensor(weights[k]).to(v).reshape(-1), index) for k, v in distances.items()}
+        return sum(given[layer] * value for layer, value in distances.items()) / sum(given.values())
 
 
 def total_variation(images: Tensor) -> Tensor:
@@ -260,14 +247,3 @@ def _shares(weights, styles: int) -> Tensor:
     if not (given.isfinite() & (given >= 0)).all() or not (given.sum(1) > 0).all():
         raise StyleError(f"the weights of the styles must be at least 0 and not all 0; got {given.tolist()}.")
     return given / given.sum(1, keepdim=True)
-
-
-def _at(weight: float | Tensor, like: Tensor, index) -> Tensor:
-    weight = torch.as_tensor(weight, dtype=like.dtype, device=like.device)
-    return weight[index] if weight.ndim and len(weight) > 1 else weight
-
-
-def _mean(distances: dict, weights: dict, index) -> Tensor:
-    """Mean over layers with their weights, per sample."""
-    given = {layer: _at(weights[layer], value, index) for layer, value in distances.items()}
-    return sum(given[layer] * value for layer, value in distances.items()) / sum(given.values())

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from helpers.colours import grey, match_linear
 from helpers.search import Result
-from helpers.style_transfer import Layers, StyleError, StyleTransfer, stylize
+from helpers.style_transfer.criterion import Layers, StyleError
+from helpers.style_transfer.transfer import StyleTransfer, stylize
 
 GROUPS = tuple(tuple(range(first, first + 5)) for first in range(1, 12))  # style layers 1–5, 2–6, … 11–15
 MOVED = 0.06  # a channel of a warped frame may differ by this much and still count as the same thing
@@ -29,19 +30,13 @@ def _one_hot(choices: Sequence[Layers], repeat: int = 1, tile: int = 1) -> dict[
 
 
 def reconstructions(
-    features,
-    content: Tensor,
-    layers: Sequence[str | int],
-    seeds: Sequence[int] = (0,),
-    run: Run = StyleTransfer.run,
-    **options,
+    features, content: Tensor, layers: Sequence[str | int], seeds=(0,), run: Run = StyleTransfer.run, **options
 ) -> Result:
-    """The image that has the content's features at one layer, for each layer and noise: one batch.
+    """The image that has the features of content (1, 3, H, W) at one layer, for each layer and noise: one batch.
 
-    content: (1, 3, H, W). Images (len(layers) * len(seeds), 3, H, W), the seeds of the first layer first.
+    Images (len(layers) * len(seeds), 3, H, W), the seeds of the first layer first.
     """
-    noise = list(seeds) * len(layers)
-    table = _one_hot(layers, len(seeds))
+    table, noise = _one_hot(layers, len(seeds)), list(seeds) * len(layers)
     options = {"content_layers": table, "init": "noise", "seed": noise, "pyramid": None} | options
     return run(StyleTransfer(features, content, **options))
 
@@ -55,16 +50,15 @@ def textures(
     run: Run = StyleTransfer.run,
     **options,
 ) -> Result:
-    """Textures from noise: each style with each group of style layers and each noise, one batch.
+    """Textures from noise: each style (1, 3, h, w) with each group of style layers and each noise, one batch.
 
-    styles: (1, 3, h, w) each. Images (styles * groups * seeds, 3, size, size), the last index fastest.
+    Images (styles * groups * seeds, 3, size, size), the last index fastest.
     """
     count, rows = len(styles), len(groups) * len(seeds)
-    mixture = torch.eye(count).repeat_interleave(rows, 0)
+    mixture, layers = torch.eye(count).repeat_interleave(rows, 0), _one_hot(groups, len(seeds), count)
     noise = list(seeds) * (len(groups) * count)
-    layers = _one_hot(groups, len(seeds), count)
-    blank = torch.full((1, 3, size, size), 0.5)
     options = {"content_weight": 0.0, "style_weight": 1.0, "init": "noise", "seed": noise} | options
+    blank = torch.full((1, 3, size, size), 0.5)
     return run(StyleTransfer(features, blank, styles, style_layers=layers, style_weights=mixture, **options))
 
 
@@ -82,24 +76,22 @@ def layer_grid(
 
     At most ``batch`` samples run together: 16 × 11 images of 256 pixels would need some 60 GB with vgg19.
     """
-    rows, columns = len(content_layers), len(style_groups)
+    columns, parts = len(style_groups), []
     per_run = max(1, batch // columns)
-    parts = []
-    for first in range(0, rows, per_run):
+    for first in range(0, len(content_layers), per_run):
         chosen = content_layers[first : first + per_run]
         settings = {"content_layers": _one_hot(chosen, columns), "style_layers": _one_hot(style_groups, 1, len(chosen))}
         parts.append(run(StyleTransfer(features, content, [style], **settings, **options)).images)
-    return torch.cat(parts).unflatten(0, (rows, columns))
+    return torch.cat(parts).unflatten(0, (len(content_layers), columns))
 
 
 def transfer_grid(
     features, contents: Tensor, styles: Sequence[Tensor], run: Run = StyleTransfer.run, **options
 ) -> tuple[Tensor, Result]:
     """Every content (rows) in every style (columns), one batch: images (C, S, 3, H, W) and the result."""
-    count = len(styles)
-    mixture = torch.eye(count).repeat(len(contents), 1)
-    transfer = StyleTransfer(features, contents.repeat_interleave(count, 0), styles, style_weights=mixture, **options)
-    result = run(transfer)
+    count, mixture = len(styles), torch.eye(len(styles)).repeat(len(contents), 1)
+    each = contents.repeat_interleave(count, 0)
+    result = run(StyleTransfer(features, each, styles, style_weights=mixture, **options))
     return result.images.unflatten(0, (len(contents), count)), result
 
 
@@ -111,10 +103,9 @@ def stylize_frames(
 ) -> Iterator[Tensor]:
     """Style transfer of a film; yields each frame (1, 3, H, W) in [0, 1] as soon as it is done.
 
-    warm: a frame starts from the previous result, moved along the optical flow, where the two show the same thing
+    Warm, a frame starts from the previous result, moved along the optical flow, where the two show the same thing
     (Ruder et al. 2016), and from the photo in the result's colours elsewhere; it takes half of the steps. Otherwise
-    every frame starts from its photo.
-    Raises StyleError for frames that differ in size.
+    every frame starts from its photo. Raises StyleError for frames that differ in size.
     """
     before = None
     for frame in frames:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from helpers import colours
-from helpers.fast.features import FastFeatures, GraphedFeatures
 from helpers.features import Features, fast_copy, fast_dtype
 from helpers.images import in_range, resize
 from helpers.losses import Loss
@@ -33,16 +32,13 @@ class Scale(Phase):
 class StyleTransfer(Chain):
     """Optimise B images as one batch; iterate for the steps, leave the loop to stop, then ask for ``result()``.
 
-    Args:
-        features: network of ``load_features``; networks of float64 stay so.
-        contents: (B or 1, 3, H, W) in [0, 1]; the result has their size.
-        styles: images (1, 3, h, w) in [0, 1] of any size; they are resized to the short side of the contents.
-        masks: (S, 1, H, W), the region of each style; where all are 0 the photo stays as it is.
-        options: see StyleOptions; ``changes`` are fields of it.
+    features: network of ``load_features``; networks of float64 stay so.
+    contents: (B or 1, 3, H, W) in [0, 1]; the result has their size.
+    styles: images (1, 3, h, w) in [0, 1] of any size; they are resized to the short side of the contents.
+    masks: (S, 1, H, W), the region of each style; where all are 0 the photo stays as it is.
+    ``changes`` are fields of the options.
 
-    Raises:
-        StyleError: for settings that do not fit; FeatureError: for unknown layers or images that are too small;
-        OptimizationError: when the losses of all images are NaN; ``result()`` still gives the best so far.
+    Raises StyleError for settings that do not fit, FeatureError for unknown layers or images that are too small.
     """
 
     def __init__(
@@ -57,51 +53,44 @@ class StyleTransfer(Chain):
         started = time.perf_counter()
         self.options = options = replace(options or StyleOptions(), **changes)
         self.contents, self.styles = contents, [styles] if isinstance(styles, Tensor) else list(styles)
-        self.masks = self._checked(masks)
-        self.features = _prepared(features, options.precision, contents.device, options.graphs)
-        self.batch = self._batch()
+        self.masks = None if masks is None else as_mask(masks, tuple(contents.shape[-2:]))
+        self.batch = self._check()
+        self.features = _prepared(features, options.precision, contents.device)
         sizes = scales(tuple(contents.shape[-2:]), options.pyramid)
         later = max(1, options.steps // 2)
         self.phases = [Scale(share=later if at else options.steps, size=size) for at, size in enumerate(sizes)]
         self.steps = sum(phase.share for phase in self.phases)
+        # what the optimisation sees: each style is fitted to the colours of each photo
         self.photos, self.shown_styles = contents, self.styles
+        if options.colour == "luminance":
+            self.photos = colours.grey(contents)
         if options.colour != "style":
-            self._keep_colours()
+            match = getattr(colours, f"match_{options.colour}")
+            self.shown_styles = [torch.cat([match(style, photo[None]) for photo in contents]) for style in self.styles]
         self.prepared = time.perf_counter() - started
         self._open()
 
-    # --- settings ---------------------------------------------------------------------------------------------------
-
-    def _checked(self, masks: Tensor | None) -> Tensor | None:
-        """Raise StyleError for what does not fit; gives the masks."""
+    def _check(self) -> int:
+        """The size of the batch. Raises StyleError for what does not fit."""
         options, count = self.options, len(self.styles)
-        for name, image in [("contents", self.contents), *(("styles", style) for style in self.styles)]:
-            _check_images(name, image)
+        for name, images in [("contents", self.contents), *(("styles", style) for style in self.styles)]:
+            if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+                got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+                raise StyleError(f"{name} must be (B, 3, H, W); got {got}. Read them with read_image().")
+            if not in_range(images):
+                raise StyleError(f"{name} must be finite and in [0, 1]; read them with read_image().")
         if options.colour not in COLOURS:
             raise StyleError(f"colour must be one of {', '.join(COLOURS)}; got {options.colour!r}.")
         if not (math.isfinite(options.style_scale) and options.style_scale > 0):
             raise StyleError(f"the style's scale must be a positive number; got {options.style_scale}.")
-        if masks is None:
-            return None
-        masks = as_mask(masks, tuple(self.contents.shape[-2:]))
-        if len(masks) != count:
-            raise StyleError(f"{count} styles need as many masks; got {len(masks)}.")
-        return masks
-
-    def _batch(self) -> int:
-        lengths = {"contents": len(self.contents)} | self.options.lengths
+        if self.masks is not None and len(self.masks) != count:
+            raise StyleError(f"{count} styles need as many masks; got {len(self.masks)}.")
+        lengths = {"contents": len(self.contents)} | options.lengths
         batch = max(lengths.values())
         if any(length not in (1, batch) for length in lengths.values()):
             given = ", ".join(f"{length} {name}" for name, length in lengths.items())
             raise StyleError(f"all batches must have the same length or 1; got {given}.")
         return batch
-
-    def _keep_colours(self) -> None:
-        """Photos and styles as the optimisation sees them; each style is fitted to each photo."""
-        if self.options.colour == "luminance":
-            self.photos = colours.grey(self.contents)
-        match = getattr(colours, f"match_{self.options.colour}")
-        self.shown_styles = [torch.cat([match(style, photo[None]) for photo in self.contents]) for style in self.styles]
 
     def _start(self, size: tuple[int, int]) -> Tensor:
         init, seed = self.options.init, self.options.seed
@@ -116,8 +105,6 @@ class StyleTransfer(Chain):
         else:
             raise StyleError(f'init must be "content", "noise" or an image; got {init!r}.')
         return start.detach().expand(self.batch, -1, -1, -1).clone(memory_format=torch.contiguous_format)
-
-    # --- the chain --------------------------------------------------------------------------------------------------
 
     def _begin(self, phase: Scale, steps: int) -> Optimization:
         size, short = phase.size, min(phase.size)
@@ -164,15 +151,12 @@ class StyleTransfer(Chain):
         loss = self._loss(best, slice(None))
         return Result(resize(self.images(best[0]), self.phases[-1].size), loss.total, loss.parts, **facts)
 
-    # --- interrupt and resume ---------------------------------------------------------------------------------------
-
     @property
     def sizes(self) -> list[tuple[int, int]]:
         """Height and width of every scale."""
         return [phase.size for phase in self.phases]
 
     def state_dict(self) -> dict:
-        """Tensors and numbers from which the same settings continue exactly; ``torch.save`` takes it."""
         return super().state_dict() | {"sizes": self.sizes, "batch": self.batch}
 
     def load_state_dict(self, state: dict) -> None:
@@ -193,17 +177,14 @@ def stylize(features, contents: Tensor, styles: Sequence[Tensor] = (), **options
     return StyleTransfer(features, contents, styles, **options).run()
 
 
-def _prepared(features, precision: str, device: torch.device, graphs: bool = False):
+def _prepared(features, precision: str, device: torch.device):
     """The network in the precision asked for; other networks (the tests' tiny ones) are used unchanged."""
     dtypes = {"auto": fast_dtype(device), "bfloat16": torch.bfloat16, "float32": torch.float32}
     if precision not in dtypes:
         raise StyleError(f"precision must be one of {', '.join(dtypes)}; got {precision!r}.")
     if not isinstance(features, Features) or features.convs[0].weight.dtype == torch.float64:
         return features
-    if device.type == "cpu":
-        return FastFeatures(features, dtypes[precision])
-    copied = fast_copy(features, dtypes[precision])
-    return GraphedFeatures(copied) if graphs and device.type == "cuda" else copied
+    return fast_copy(features, dtypes[precision])
 
 
 def _noise(size: tuple[int, int], seed: int) -> Tensor:
@@ -229,11 +210,3 @@ def scales(size: tuple[int, int], base: int | None) -> list[tuple[int, int]]:
     count = math.ceil(math.log2(short / base))
     factors = [(base / short) ** (1 - number / count) for number in range(count)]
     return [(round(size[0] * factor), round(size[1] * factor)) for factor in factors] + [size]
-
-
-def _check_images(name: str, images: Tensor) -> None:
-    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
-        got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise StyleError(f"{name} must be (B, 3, H, W); got {got}. Read them with read_image().")
-    if not in_range(images):
-        raise StyleError(f"{name} must be finite and in [0, 1]; read them with read_image().")

@@ -147,8 +147,6 @@ def bench_speed(sizes: list[int], device: torch.device, rounds: int = 4) -> list
             "ours, vgg19": our_loop(full, content, style),
             "ours, vgg19-slim": our_loop(slim, content, style),
         }
-        if device.type == "cuda":
-            loops["ours, vgg19, CUDA graphs"] = our_loop(full, content, style, graphs=True)
         seconds, memory = {name: [] for name in loops}, {}
         for name, loop in loops.items():  # the first evaluations allocate and choose kernels
             with peak_memory(device) as peak:

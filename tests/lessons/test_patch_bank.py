@@ -17,7 +17,7 @@ def picture():
 def test_a_patch_answers_to_itself_most(picture):
     bank = PatchBank(picture, filters=40, octaves=1)
     patches = F.unfold(picture, 7)[0].T.reshape(-1, 3, 7, 7)
-    responses = F.conv2d(patches, bank.kernel0, bank.bias0).relu().flatten(1)  # every patch, every filter
+    responses = F.conv2d(patches, *bank.filters[0]).relu().flatten(1)  # every patch, every filter
     own = responses.max(0)
     assert (own.values > 1).all()
     # the filter's source is the patch whose whitened direction it is: no other one of the 40 sources answers as well
@@ -27,7 +27,7 @@ def test_a_patch_answers_to_itself_most(picture):
 
 def test_the_responses_of_the_pictures_linear_filters_are_white(picture):
     bank = PatchBank(picture, octaves=1)
-    linear = F.conv2d(picture, bank.kernel0, bank.bias0)[0].flatten(1)
+    linear = F.conv2d(picture, *bank.filters[0])[0].flatten(1)
     assert linear.mean(1).abs().max() < 0.05  # the mean patch answers 0
     assert 0.3 < linear.std(1).mean() < 1.2  # unit variance, less what was noise
 

@@ -256,9 +256,12 @@ def test_the_fast_copy_gives_the_same_features(slim, images, dtype, tolerance):
 def test_half_precision_is_chosen_by_what_the_processor_has(monkeypatch):
     for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, probe, lambda: False, raising=False)
-    monkeypatch.setattr("helpers.features.onednn_takes_bfloat16", lambda: True)
+    takes = [True]
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: takes[0], raising=False)
     assert fast_dtype("cpu") == torch.float32
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
     assert fast_dtype("cpu") == torch.bfloat16
+    takes[0] = False  # ONEDNN_MAX_CPU_ISA can forbid what the processor has
+    assert fast_dtype("cpu") == torch.float32
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
     assert fast_dtype("cuda") == torch.float32
