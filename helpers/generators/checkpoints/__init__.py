@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from helpers.generators.checkpoints import own
 from helpers.generators.checkpoints.own import Checkpoint, CheckpointError, Part
@@ -11,7 +13,7 @@ from helpers.weights import page_or_pointer
 
 MAX_BYTES = 8 * 2**30  # rosinality's with optimizers have 1 GB
 
-__all__ = ["Checkpoint", "CheckpointError", "Part", "read_checkpoint", "read_object"]
+__all__ = ["Checkpoint", "CheckpointError", "Part", "opened", "read_checkpoint"]
 
 
 def read_checkpoint(path: str | Path, *wanted: str) -> Checkpoint:
@@ -21,15 +23,18 @@ def read_checkpoint(path: str | Path, *wanted: str) -> Checkpoint:
     reason in ``refused``. Raises CheckpointError, one sentence, for a file that is missing, empty, damaged, hostile, a
     web page, or of no known format. Nothing in the file was run.
     """
-    return _read(Path(path), lambda formats, root: formats.interpret(root, wanted or ("generator",)))
+    path = Path(path)
+    with opened(path) as (file, head):
+        if path.suffix == ".safetensors" or head[8:9] == b"{":
+            return own.read(path)
+        from helpers.generators.checkpoints import formats  # foreign files are rare, their readers long
+
+        return formats.interpret(formats.load(file), wanted or ("generator",))
 
 
-def read_object(path: str | Path, use: Callable[[object], object]) -> object:
-    """What a function makes of the object in a pickle or torch file, while the file is open; raises CheckpointError."""
-    return _read(Path(path), lambda formats, root: use(root))
-
-
-def _read(path: Path, use: Callable):
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[BinaryIO, bytes]]:
+    """A file of weights and its first bytes; whatever is wrong with it, inside the block too, is a CheckpointError."""
     try:
         size = path.stat().st_size
         if not path.is_file():
@@ -40,14 +45,9 @@ def _read(path: Path, use: Callable):
             head = file.read(4096)
             if not head:
                 raise CheckpointError("it is empty; get it again.")
-            reason = page_or_pointer(head)
-            if reason:
+            if reason := page_or_pointer(head):
                 raise CheckpointError(reason)
-            if path.suffix == ".safetensors" or head[8:9] == b"{":
-                return own.read(path)
-            from helpers.generators.checkpoints import formats  # foreign files are rare, their readers long
-
-            return use(formats, formats.load(file, head, size))
+            yield file, head
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no file {path}; check the path.") from error
     except OSError as error:

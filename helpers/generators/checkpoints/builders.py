@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 
 import torch
 
@@ -21,37 +20,23 @@ ATTACKS = re.compile(
     r"|(builtins\.(eval|exec|compile|open|input|breakpoint|__import__)|_?pickle\.(loads?|Unpickler)|numpy\.load"
     r"|torch\.load|torch\.serialization\.load|torch\._utils\._import_dotted_name)$"
 )
-STORAGES = {
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "DoubleStorage": torch.float64,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-    "ComplexFloatStorage": torch.complex64,
-    "ComplexDoubleStorage": torch.complex128,
-    "UntypedStorage": torch.uint8,
-}
-NUMPY = {"f2": "Half", "f4": "Float", "f8": "Double", "i1": "Char", "i2": "Short", "i4": "Int", "i8": "Long"}
-NUMPY |= {"u1": "Byte", "b1": "Bool"}
-
-
-def key(value):
-    """A dict key: short plain values only, as hashes of large numbers and nested tuples can be made to collide.
-
-    Anything else becomes a key that nobody finds.
-    """
-    if isinstance(value, str | bytes | bool | float | type(None)) or (type(value) is int and abs(value) < 2**31):
-        return value
-    return object()
+TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128, torch.bool)
+TYPES += (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+STORAGES = {torch.empty(0, dtype=kind).type().replace("Tensor", "Storage"): kind for kind in TYPES}
+STORAGES["torch.UntypedStorage"] = torch.uint8
+NUMPY = {torch.empty(0, dtype=t).numpy().dtype.str[1:]: t for t in TYPES if not (t.is_complex or t == torch.bfloat16)}
 
 
 def pairs(items) -> dict:
-    return {key(name): value for name, value in items}
+    """A dict whose keys are short plain values: hashes of large numbers and nested tuples can be made to collide.
+
+    Anything else becomes a key that nobody finds.
+    """
+
+    def plain(key) -> bool:
+        return isinstance(key, str | bytes | bool | float | type(None)) or (type(key) is int and abs(key) < 2**31)
+
+    return {key if plain(key) else object(): value for key, value in items}
 
 
 def _dict(machine, items=()) -> dict:
@@ -61,18 +46,11 @@ def _dict(machine, items=()) -> dict:
     return pairs(items.items() if isinstance(items, dict) else items)
 
 
-def _reconstructor(machine, cls, base, state):
-    return BUILDERS[cls](machine) if cls in BUILDERS else Record(str(cls), {}, (state,))
-
-
-def _encode(machine, text, encoding="latin1") -> bytes:
+def _encode(machine, text, encoding="latin1"):
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         return Record("_codecs.encode")
     machine.budget.spend(len(text))
     return text.encode("latin-1")
-
-
-# --- numpy -----------------------------------------------------------------------------------------------------------
 
 
 def _torch_dtype(dtype) -> torch.dtype | None:
@@ -83,22 +61,21 @@ def _torch_dtype(dtype) -> torch.dtype | None:
     order = dtype.state[1] if type(dtype.state) is tuple and len(dtype.state) > 1 else "="
     if not isinstance(code, str) or ">" in (order, code[:1]):
         return None
-    return STORAGES.get(f"{NUMPY.get(code.lstrip('<|='))}Storage")
+    return NUMPY.get(code.lstrip("<|="))
 
 
 def fill_array(machine, array: LazyTensor, raw, dtype, shape, order="C"):
     """Give an array its elements, bytes of a numpy dtype; other arrays (of objects, of texts) remain without."""
     known = _torch_dtype(dtype)
-    if known is None or not isinstance(raw, bytes | bytearray):
+    if known is None or not isinstance(raw, bytes):
         return array
     check_shape(shape)
     count = len(raw) // known.itemsize
     if count != math.prod(shape) or count * known.itemsize != len(raw):
         raise CheckpointError(f"it is damaged: an array of {count} values claims {math.prod(shape)}.")
-    view = memoryview(raw)
-    storage = Storage(known, count, machine.budget, lambda start, size: bytearray(view[start : start + size]))
     sizes = shape if order == "F" else shape[::-1]
     stride = tuple(math.prod(sizes[:i]) for i in range(len(sizes)))
+    storage = Storage(known, count, machine.budget, memoryview(raw))
     return array.place(storage, 0, shape, stride if order == "F" else stride[::-1])
 
 
@@ -108,21 +85,18 @@ def _scalar(machine, dtype, raw=b""):
     return array.read()[0].item() if array.storage else Record("numpy scalar")
 
 
-# --- torch -----------------------------------------------------------------------------------------------------------
-
-
 def _tensor(machine, storage, offset, size, stride, *_):
     return LazyTensor().place(storage, offset, size, stride) if isinstance(storage, Storage) else Record("Tensor")
 
 
 def _from_type(machine, function, kind, arguments, state):
-    return BUILDERS[function](machine, *arguments) if function in _TENSORS else Record("Tensor")
+    return _tensor(machine, *arguments) if function in TENSORS else Record("Tensor")
 
 
-def _storage(machine, blob):
-    if machine.nested is None or not isinstance(blob, bytes | bytearray):
+def _storage(machine, blob) -> Storage:
+    if machine.nested is None or not isinstance(blob, bytes):
         raise CheckpointError("it is damaged: a storage lies where none can be.")
-    return machine.nested(bytes(blob), machine.budget)
+    return machine.nested(blob, machine.budget)
 
 
 def _persistent_object(machine, meta) -> Record:
@@ -134,25 +108,20 @@ def _persistent_object(machine, meta) -> Record:
     return Record(shown(meta["class_name"]), meta["state"])
 
 
-_TENSORS: dict[Name, Callable] = {
-    Name("torch._utils", "_rebuild_tensor"): _tensor,
-    Name("torch._utils", "_rebuild_tensor_v2"): _tensor,
-}
-BUILDERS: dict[Name, Callable] = _TENSORS | {
-    Name("collections", "OrderedDict"): _dict,
-    Name("collections", "Counter"): _dict,
-    Name("collections", "defaultdict"): lambda machine, *_: {},
-    Name("builtins", "dict"): _dict,
-    Name("dnnlib", "EasyDict"): _dict,
-    Name("dnnlib.util", "EasyDict"): _dict,
-    Name("copyreg", "_reconstructor"): _reconstructor,
-    Name("_codecs", "encode"): _encode,
-    Name("numpy.core.multiarray", "_reconstruct"): lambda machine, *_: LazyTensor(),
-    Name("numpy.core.multiarray", "scalar"): _scalar,
-    Name("numpy.core.numeric", "_frombuffer"): lambda machine, *args: fill_array(machine, LazyTensor(), *args),
-    Name("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent_object,
-    Name("torch._utils", "_rebuild_parameter"): lambda machine, data, *_: data,
-    Name("torch._utils", "_rebuild_parameter_with_state"): lambda machine, data, *_: data,
-    Name("torch._tensor", "_rebuild_from_type_v2"): _from_type,
-    Name("torch.storage", "_load_from_bytes"): _storage,
+DICTS = ("collections.OrderedDict", "collections.Counter", "builtins.dict", "dnnlib.EasyDict", "dnnlib.util.EasyDict")
+TENSORS = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2")
+PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
+BUILDERS = {
+    **dict.fromkeys(DICTS, _dict),
+    **dict.fromkeys(TENSORS, _tensor),
+    **dict.fromkeys(PARAMETERS, lambda machine, data, *_: data),
+    "collections.defaultdict": lambda machine, *_: {},
+    "copyreg._reconstructor": lambda machine, cls, *_: {} if cls in DICTS else Record(shown(Name(cls))),
+    "_codecs.encode": _encode,
+    "numpy.core.multiarray._reconstruct": lambda machine, *_: LazyTensor(),
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy.core.numeric._frombuffer": lambda machine, *arguments: fill_array(machine, LazyTensor(), *arguments),
+    "torch_utils.persistence._reconstruct_persistent_obj": _persistent_object,
+    "torch._tensor._rebuild_from_type_v2": _from_type,
+    "torch.storage._load_from_bytes": _storage,
 }

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable
-from typing import BinaryIO
 
 from helpers.generators.checkpoints import official, rosinality, stylegan1_pt, tensorflow, vanilla
 from helpers.generators.checkpoints.layout import Contents, contents_of
 from helpers.generators.checkpoints.own import Checkpoint, CheckpointError, Part
-from helpers.generators.checkpoints.safe_pickle import read_pickle
-from helpers.generators.checkpoints.torch_file import is_legacy, is_zip, read_storage, read_torch_legacy, read_torch_zip
-from helpers.generators.checkpoints.values import Budget, Record
+from helpers.generators.checkpoints.torch_file import load  # noqa: F401
+from helpers.generators.checkpoints.values import Record
 from helpers.weights import WeightsError
 
 READERS = (official, tensorflow, rosinality, stylegan1_pt, vanilla)
 KNOWN = "official StyleGAN2-ADA/3, StyleGAN1/2 (TensorFlow), rosinality, g_mapping/g_synthesis and vanilla checkpoints"
-
-
-def load(file: BinaryIO, head: bytes, size: int) -> object:
-    """The object of a pickle or a torch file that begins with ``head``."""
-    if is_zip(head):
-        return read_torch_zip(file, size)
-    memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # closed with the last tensor that reads from it
-    if is_legacy(head):
-        return read_torch_legacy(memory, size)
-    return read_pickle(memory, Budget(size), nested=read_storage)
 
 
 def interpret(root: object, wanted: tuple[str, ...]) -> Checkpoint:

@@ -6,16 +6,15 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from helpers.generators.checkpoints.own import CheckpointError
 from helpers.generators.checkpoints.values import LazyTensor, Record, shown
+from helpers.generators.stylegan2 import fir_kernel
 
 MAX_NODES, MAX_ENTRIES, MAX_DEPTH = 50_000, 5_000, 12  # of a walk through a file; a StyleGAN2 has about 500 nodes
-FILTER = torch.outer(row := torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8, row)  # the only low-pass filter that is read
 
 
 def walk(root, children: Callable[[object], Mapping]) -> Iterator[tuple[str, object]]:
@@ -48,8 +47,7 @@ class Contents:
     def network(self, marker: str) -> Contents | None:
         """The part in which a tensor ``marker`` lies, with the names that it has there; the averaged one of several.
 
-        It may be a module or a state dict, and lie in any dict or module ("g_ema", "decoder.", DataParallel's
-        "module.").
+        It may be a module or a state dict, in any dict or module ("g_ema", "decoder.", DataParallel's "module.").
         """
         prefixes = [n.removesuffix(marker) for n in self.tensors if n == marker or n.endswith(f".{marker}")]
         if not prefixes:
@@ -59,14 +57,6 @@ class Contents:
         tensors = {name[cut:]: value for name, value in self.tensors.items() if name.startswith(prefix)}
         modules = {name[cut:]: value for name, value in self.modules.items() if f"{name}.".startswith(prefix)}
         return Contents(self.root, tensors, modules)
-
-
-def _children(node) -> dict:
-    if isinstance(node, Record):
-        state = node.state if isinstance(node.state, dict) else {}
-        groups = [state.get(kind) for kind in ("_parameters", "_buffers", "_modules")]
-        return {name: value for group in groups if type(group) is dict for name, value in group.items()}
-    return node if type(node) is dict else {}
 
 
 def contents_of(root) -> Contents:
@@ -80,15 +70,19 @@ def contents_of(root) -> Contents:
     return contents
 
 
+def _children(node) -> dict:
+    if isinstance(node, Record):
+        state = node.state if isinstance(node.state, dict) else {}
+        groups = [state.get(kind) for kind in ("_parameters", "_buffers", "_modules")]
+        return {name: value for group in groups if type(group) is dict for name, value in group.items()}
+    return node if type(node) is dict else {}
+
+
 def to_tensor(value) -> Tensor:
-    """A float32 tensor of a lazy tensor or a number; CheckpointError for anything else or NaN."""
-    if isinstance(value, LazyTensor):
-        tensor = value.read()
-    elif isinstance(value, int | float):
-        tensor = torch.tensor(float(value))
-    else:
+    """A float32 tensor of a lazy tensor or a number; CheckpointError for anything else, NaN or infinity."""
+    if not isinstance(value, LazyTensor | int | float):
         raise CheckpointError(f"it holds a {shown(type(value).__name__)} where a tensor belongs.")
-    tensor = tensor.float()
+    tensor = (value.read() if isinstance(value, LazyTensor) else torch.tensor(float(value))).float()
     if not tensor.isfinite().all():
         raise CheckpointError("it holds values that are NaN or infinite: its training failed, or it is damaged.")
     return tensor
@@ -102,8 +96,7 @@ def translated(tensors: Mapping, rules: Sequence[tuple]) -> dict[str, Tensor]:
     found = {}
     for name, value in tensors.items():
         for pattern, ours, *change in rules:
-            match = re.fullmatch(pattern, name)
-            if match:
+            if match := re.fullmatch(pattern, name):
                 tensor = to_tensor(value)
                 found[ours(match) if callable(ours) else match.expand(ours)] = change[0](tensor) if change else tensor
                 break
@@ -123,42 +116,36 @@ def shape_of(tensors: Mapping, name: str, dims: int) -> tuple[int, ...]:
 def generator_sizes(tensors: Mapping) -> dict:
     """Sizes of a StyleGAN or StyleGAN2 generator, from its tensors under our names. CheckpointError if they are odd."""
     w_dim, z_dim = shape_of(tensors, "mapping.fc0.weight", 2)
-    labels = {}
+    sizes = _widths(tensors, "synthesis.b", ".conv1.weight") | {"w_dim": w_dim, "mapping_layers": _layers(tensors)}
     if "mapping.embed.weight" in tensors:
-        labels = {"c_dim": shape_of(tensors, "mapping.embed.weight", 2)[1]}
-        z_dim -= w_dim
-    elif "mapping.label_weight" in tensors:
+        return sizes | {"z_dim": z_dim - w_dim, "c_dim": shape_of(tensors, "mapping.embed.weight", 2)[1]}
+    if "mapping.label_weight" in tensors:
         c_dim, size = shape_of(tensors, "mapping.label_weight", 2)
-        labels, z_dim = {"c_dim": c_dim}, z_dim - size
-    sizes = {"z_dim": z_dim, "w_dim": w_dim, "mapping_layers": _layers(tensors)} | labels
-    return _widths(tensors, "synthesis.b", ".conv1.weight") | sizes
+        return sizes | {"z_dim": z_dim - size, "c_dim": c_dim}
+    return sizes | {"z_dim": z_dim}
 
 
 def discriminator_sizes(tensors: Mapping) -> dict:
     """Sizes of a StyleGAN2 discriminator, from its tensors under our names. CheckpointError if they are odd."""
-    labels = {}
+    sizes = _widths(tensors, "b", ".conv0.weight", {4: shape_of(tensors, "b4.conv.weight", 4)[0]})
     if "mapping.embed.weight" in tensors:
-        labels = {"c_dim": shape_of(tensors, "mapping.embed.weight", 2)[1], "mapping_layers": _layers(tensors)}
-    smallest = {4: shape_of(tensors, "b4.conv.weight", 4)[0]}
-    return _widths(tensors, "b", ".conv0.weight", smallest) | labels
+        sizes |= {"c_dim": shape_of(tensors, "mapping.embed.weight", 2)[1], "mapping_layers": _layers(tensors)}
+    return sizes
 
 
 def _layers(tensors: Mapping) -> int:
     return next(i for i in range(len(tensors) + 1) if f"mapping.fc{i}.weight" not in tensors)
 
 
-def _widths(tensors: Mapping, prefix: str, suffix: str, widths: Mapping = MappingProxyType({})) -> dict:
+def _widths(tensors: Mapping, prefix: str, suffix: str, smallest: Mapping | None = None) -> dict:
     """Resolution, channel_base and channel_max, for which ``min(channel_base // r, channel_max)`` gives all widths."""
-    widths = dict(widths) | {
-        r: shape_of(tensors, f"{prefix}{r}{suffix}", 4)[0]
-        for r in (2**i for i in range(2, 11))
-        if f"{prefix}{r}{suffix}" in tensors
-    }
-    found = sorted(widths)
+    names = {r: name for r in (2**i for i in range(2, 11)) if (name := f"{prefix}{r}{suffix}") in tensors}
+    widths = dict(sorted(((smallest or {}) | {r: shape_of(tensors, name, 4)[0] for r, name in names.items()}).items()))
+    found = list(widths)
     if len(found) < 3 or found != [2 ** (i + 2) for i in range(len(found))]:
         raise CheckpointError(f"its resolutions are {found}; 4, 8, 16, … up to 1024 were expected.")
     most = max(widths.values())
-    base = next((width * r for r, width in sorted(widths.items()) if width < most), most * found[-1])
+    base = next((width * r for r, width in widths.items() if width < most), most * found[-1])
     if any(width != min(base // r, most) for r, width in widths.items()):
         listed = ", ".join(f"{width} at {r}" for r, width in widths.items())
         raise CheckpointError(f"its numbers of channels follow no rule that is known here: {listed}.")
@@ -171,8 +158,7 @@ def expect(condition: bool, what: str) -> None:
         raise CheckpointError(f"its network is of a kind that is not read: {what}.")
 
 
-def check_filter(kernel: Tensor) -> Tensor:
-    """Return a low-pass filter of any scale; CheckpointError unless it is [1, 3, 3, 1]."""
-    known = kernel.shape == (4, 4) and torch.allclose(kernel / kernel.sum(), FILTER, atol=1e-5)
+def check_filter(kernel: Tensor) -> None:
+    """CheckpointError unless a low-pass filter of any scale is [1, 3, 3, 1]."""
+    known = kernel.shape == (4, 4) and torch.allclose(kernel / kernel.sum(), fir_kernel(), atol=1e-5)
     expect(known, "its low-pass filter is not [1, 3, 3, 1]")
-    return kernel

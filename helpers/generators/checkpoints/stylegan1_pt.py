@@ -1,10 +1,7 @@
 """StyleGAN in the common PyTorch conversion: ``torch.save`` of one state dict of ``g_mapping`` and ``g_synthesis``.
 
-Names: ``g_mapping.dense0.weight`` …; ``g_synthesis.blocks.4x4.const`` (1, C, 4, 4), ``.bias``, ``.conv.weight``;
-``g_synthesis.blocks.8x8.conv0_up.weight``, ``.conv1.weight``; in each block ``epi1`` and ``epi2`` with
-``top_epi.noise.weight`` (C,) and ``style_mod.lin.weight`` (2C, w_dim); ``g_synthesis.torgb.weight``. Fixed noise maps
-are not stored, nor, as a rule, the mean of w (``truncation.avg_latent`` where there is one): the maps are drawn with
-seed 0, the mean is measured. The instance norm of this conversion adds 1e-5 to the variance, the official one 1e-8.
+Noise maps are not stored, nor, as a rule, the mean of w (``truncation.avg_latent``): the maps are drawn with seed 0,
+the mean is measured. The instance norm of this conversion adds 1e-5 to the variance, the official one 1e-8.
 """
 
 from __future__ import annotations
@@ -25,11 +22,13 @@ RULES = [
     (r"g_synthesis\.blocks\.(\d{3,})x\1\.conv0_up\.weight", OURS + "conv0.weight", lambda t: t.flip(2, 3)),
     (BLOCK + r"conv0_up\.(weight|bias)", OURS + r"conv0.\2"),
     (BLOCK + r"conv1?\.(weight|bias)", OURS + r"conv1.\2"),
-    (BLOCK + r"epi1\.top_epi\.noise\.weight", OURS + "conv0.noise_strength"),
-    (BLOCK + r"epi2\.top_epi\.noise\.weight", OURS + "conv1.noise_strength"),
-    (BLOCK + r"epi1\.style_mod\.lin\.(weight|bias)", OURS + r"conv0.style.\2"),
-    (BLOCK + r"epi2\.style_mod\.lin\.(weight|bias)", OURS + r"conv1.style.\2"),
 ]
+for _number in (1, 2):
+    _theirs, _ours = rf"{BLOCK}epi{_number}\.", f"{OURS}conv{_number - 1}."
+    RULES += [
+        (_theirs + r"top_epi\.noise\.weight", _ours + "noise_strength"),
+        (_theirs + r"style_mod\.lin\.(weight|bias)", _ours + r"style.\2"),
+    ]
 
 
 def matches(contents: Contents) -> bool:

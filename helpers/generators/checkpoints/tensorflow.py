@@ -1,21 +1,13 @@
 """Pickles of the official TensorFlow releases: StyleGAN, StyleGAN2 and StyleGAN2-ADA.
 
-The file is one pickle of a tuple ``(G, D, Gs)``, or of one network. Each is a ``dnnlib.tflib.network.Network`` whose
-state is a dict: ``version`` (2 to 5), ``name``, ``static_kwargs`` (the arguments of its function, without defaults),
-``components`` (its sub-networks ``mapping`` and ``synthesis``, again networks), ``build_module_src`` (source text that
-the original code executes and that is never looked at here), ``build_func_name`` and ``variables``, a list of (name,
-array). ``Gs`` is the averaged generator.
+A pickle of a tuple ``(G, D, Gs)``, or of one network; ``Gs`` is the averaged generator. Each is a
+``dnnlib.tflib.network.Network`` whose state is a dict: ``version`` (2 to 5), ``static_kwargs`` (the arguments of its
+function, without defaults), ``components`` (its sub-networks), ``variables``, a list of (name, array), and
+``build_module_src``, a source text that the original code executes and that is never looked at here.
 
 Weights are stored (in, out) and (height, width, in, out). The convolutions that double the size in StyleGAN2 are
 stored turned by 180 degrees, biases of style layers without their 1. The first StyleGAN doubles sizes from 128 on by a
 transposed convolution, which is ours with the kernel turned (``fused_scale`` "auto").
-
-Names: ``dlatent_avg``, ``mapping/Dense0/weight``, ``mapping/LabelConcat/weight`` (or, in ADA, ``LabelEmbed``),
-``synthesis/noise0``. StyleGAN2: ``synthesis/4x4/Const/const``, ``4x4/Conv/weight``, ``mod_weight``, ``mod_bias``,
-``noise_strength``, ``8x8/Conv0_up``, ``8x8/Conv1``, ``8x8/ToRGB``. StyleGAN:
-``4x4/Const/const``, ``4x4/Const/Noise/weight``, ``4x4/Const/StyleMod/weight``, ``4x4/Conv``, ``8x8/Conv0_up``,
-``8x8/Conv1``, ``ToRGB_lod0``. Discriminators of StyleGAN2 are read too: ``16x16/FromRGB``, ``16x16/Conv0``,
-``Conv1_down``, ``Skip``, ``4x4/Conv``, ``4x4/Dense0``, ``Output``, ``LabelEmbed``, ``Mapping0``.
 """
 
 from __future__ import annotations
@@ -35,20 +27,15 @@ from helpers.generators.checkpoints.own import CheckpointError, Part
 from helpers.generators.checkpoints.values import Record
 
 FORMAT = "official TensorFlow pickle (StyleGAN, StyleGAN2)"
+ON = ("normalize_latents", "use_instance_norm", "use_styles", "const_input_layer", "use_wscale", "use_noise")
 DEFAULTS = {  # arguments that change the images, with the only values that are read
     "nonlinearity": "lrelu",
     "mapping_nonlinearity": "lrelu",
-    "normalize_latents": True,
     "resample_kernel": [1, 3, 3, 1],
     "blur_filter": [1, 2, 1],
-    "use_pixel_norm": False,
-    "use_instance_norm": True,
-    "use_styles": True,
-    "const_input_layer": True,
-    "use_wscale": True,
-    "use_noise": True,
     "num_channels": 3,
-}
+    "use_pixel_norm": False,
+} | dict.fromkeys(ON, True)
 
 
 def turned(t: Tensor) -> Tensor:
@@ -81,8 +68,7 @@ for _theirs, _ours in (("Conv0_up", "conv0"), ("Conv1?", "conv1"), ("ToRGB", "to
         (f"{PLACE}{_theirs}/noise_strength", f"{OURS}{_ours}.noise_strength", lambda t: t.reshape(())),
     ]
 CRITIC = [
-    (r"(\d+)x\1/FromRGB/(weight|bias)", r"b\1.fromrgb.\2", turned),
-    (r"(\d+)x\1/Conv0/(weight|bias)", r"b\1.conv0.\2", turned),
+    (r"(\d+)x\1/(FromRGB|Conv0)/(weight|bias)", lambda m: f"b{m[1]}.{m[2].lower()}.{m[3]}", turned),
     (r"(\d+)x\1/Conv1_down/(weight|bias)", r"b\1.conv1.\2", turned),
     (r"(\d+)x\1/Skip/weight", r"b\1.skip.weight", turned),
     (r"4x4/Conv/(weight|bias)", r"b4.conv.\1", turned),

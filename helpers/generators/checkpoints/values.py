@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,14 +22,8 @@ def shown(text: str, most: int = 60) -> str:
     return text if len(text) <= most else text[:most] + "…"
 
 
-class Name(NamedTuple):
-    """A module and a name in it, as the file spells them; never imported."""
-
-    module: str
-    name: str
-
-    def __str__(self) -> str:
-        return shown(f"{self.module}.{self.name}")
+class Name(str):
+    """A module and a name in it, as the file spells them with a dot between; never imported."""
 
 
 @dataclass(eq=False, slots=True)
@@ -41,6 +33,11 @@ class Record:
     kind: str
     state: object = field(default_factory=dict)
     args: tuple = ()
+
+    def extend(self, *_) -> None:
+        """Items of its own, which nobody reads."""
+
+    append = extend
 
 
 class Budget:
@@ -63,25 +60,27 @@ class Budget:
 
 @dataclass(eq=False, slots=True)
 class Storage:
-    """Elements of one type; ``read`` gives some of their bytes, (start, count), once the file has been checked."""
+    """Elements of one type, ``data``, which stay in the file."""
 
     dtype: torch.dtype
     numel: int
     budget: Budget
-    read: Callable[[int, int], bytearray] | None = None
+    data: memoryview | None = None
 
 
+@dataclass(eq=False, slots=True)
 class LazyTensor:
     """A view of a storage: shape, dtype and place, checked; the elements come with ``read``."""
 
-    __slots__ = ("storage", "offset", "shape", "stride")
-
-    def __init__(self):
-        self.storage, self.offset, self.shape, self.stride = None, 0, (), ()
+    storage: Storage | None = None
+    offset: int = 0
+    shape: tuple = ()
+    stride: tuple = ()
 
     def place(self, storage: Storage, offset: int, shape: tuple, stride: tuple) -> LazyTensor:
         """Say where the elements are. Raises CheckpointError if they are not within the storage."""
-        check_shape(shape), check_shape(stride)
+        check_shape(shape)
+        check_shape(stride)
         if type(offset) is not int or offset < 0 or len(shape) != len(stride):
             raise CheckpointError("it is damaged: a tensor has no storage.")
         if math.prod(shape) and offset + _span(shape, stride) > storage.numel:
@@ -93,14 +92,14 @@ class LazyTensor:
 
     def read(self) -> Tensor:
         """The elements in their own memory; only their part of the storage is read."""
-        if self.storage is None or self.storage.read is None:
+        if self.storage is None or self.storage.data is None:
             raise CheckpointError("it holds an array of a kind that is not read where a tensor belongs.")
         dtype, count = self.storage.dtype, math.prod(self.shape)
         if not count:
             return torch.empty(self.shape, dtype=dtype)
-        span = _span(self.shape, self.stride)
-        self.storage.budget.spend(max(4, dtype.itemsize) * count + max(0, span - count) * dtype.itemsize)
-        raw = self.storage.read(self.offset * dtype.itemsize, span * dtype.itemsize)
+        span, size = _span(self.shape, self.stride), dtype.itemsize
+        self.storage.budget.spend(max(4, size) * count + max(0, span - count) * size)
+        raw = bytearray(self.storage.data[self.offset * size : (self.offset + span) * size])
         return torch.frombuffer(raw, dtype=dtype).as_strided(self.shape, self.stride).contiguous()
 
 
