@@ -19,19 +19,36 @@ class LogError(ValueError):
 
 
 class RunLog:
-    """Where a run reports what it does; this one keeps nothing. Use it with ``with``."""
+    """Where a run reports what it does; use it with ``with``.
 
-    def settings(self, settings: dict) -> None:
-        """The run's settings, once."""
+    lines: an open ``log.jsonl``, a line per call, with the images next to it. writer: TensorBoard's; run: W&B's.
+    Without any, nothing is kept.
+    """
+
+    def __init__(self, folder: Path, lines=None, writer=None, run=None):
+        self.folder, self.lines, self.writer, self.run = folder, lines, writer, run
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Losses or measures of a step."""
+        self._line(step=step, **values)
+        for name, value in values.items() if self.writer else ():
+            self.writer.add_scalar(name, value, step)
 
-    def picture(self, step: int, name: str, image: Tensor) -> None:
+    def image(self, step: int, name: str, image: Tensor) -> None:
         """An image (1, 3, H, W) in [0, 1]."""
+        if self.lines:
+            file = f"{name}-{step:06d}.png"
+            write_image(self.folder / file, image)
+            self._line(step=step, image=file)
+        if self.writer:
+            self.writer.add_image(name, to_uint8(image)[0], step, dataformats="HWC")
 
-    def text(self, step: int, name: str, text: str) -> None:
-        """Words on a step."""
+    def file(self, step: int, name: str, path: Path) -> None:
+        """An image that is on disk already."""
+        if self.lines:
+            self._line(step=step, image=os.path.relpath(path, self.folder))
+        if self.writer:
+            self.image(step, name, read_image(path))
 
     def row(self, step: int, row: dict, folder: Path) -> None:
         """A row of results: its words, its numbers, and its images in the folder, ``image`` and among ``files``."""
@@ -40,19 +57,27 @@ class RunLog:
             flat |= {f"{name}/{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
         numbers = {k: v for k, v in flat.items() if isinstance(v, int | float) and not isinstance(v, bool)}
         words = {k: v for k, v in row.items() if not (k in numbers or k == "image" or v is None or isinstance(v, dict))}
-        self.text(step, "row", json.dumps(words, default=str))
+        text = json.dumps(words, default=str)
+        self._line(step=step, row=text)
+        if self.writer:
+            self.writer.add_text("row", f"`{text}`", step)
         self.scalars(step, numbers)
         files = row.get("files", {}) | ({"image": row["image"]} if row.get("image") else {})
         for name, file in files.items():
             if file.endswith(".png"):
                 self.file(step, name.removesuffix(".png"), folder / file)
 
-    def file(self, step: int, name: str, path: Path) -> None:
-        """An image that is on disk already."""
-        self.picture(step, name, read_image(path))
+    def _line(self, **values: object) -> None:
+        if self.lines:
+            self.lines.write(json.dumps(json_safe(values), default=str, allow_nan=False) + "\n")
 
     def close(self) -> None:
         """Write what is left."""
+        for stream in (self.lines, self.writer):
+            if stream:
+                stream.close()
+        if self.run:
+            self.run.finish()
 
     def __enter__(self) -> RunLog:
         return self
@@ -61,94 +86,33 @@ class RunLog:
         self.close()
 
 
-class JsonLinesLog(RunLog):
-    """``log.jsonl`` with a line per call, and the images next to it."""
-
-    def __init__(self, folder: Path):
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self.lines = open(folder / "log.jsonl", "a", buffering=1)  # noqa: SIM115  (closed in close)
-
-    def _line(self, **values: object) -> None:
-        self.lines.write(json.dumps(json_safe(values), default=str, allow_nan=False) + "\n")
-
-    def settings(self, settings: dict) -> None:
-        self._line(settings=settings)
-
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        self._line(step=step, **values)
-
-    def text(self, step: int, name: str, text: str) -> None:
-        self._line(step=step, **{name: text})
-
-    def picture(self, step: int, name: str, image: Tensor) -> None:
-        file = f"{name}-{step:06d}.png"
-        write_image(self.folder / file, image)
-        self._line(step=step, picture=file)
-
-    def file(self, step: int, name: str, path: Path) -> None:
-        self._line(step=step, picture=os.path.relpath(path, self.folder))
-
-    def close(self) -> None:
-        self.lines.close()
-
-
-class TensorBoardLog(RunLog):
-    """Event files: ``tensorboard --logdir FOLDER``."""
-
-    def __init__(self, folder: Path):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise LogError("--log tensorboard needs its package: pip install tensorboard.") from error
-        self.writer = SummaryWriter(str(folder))
-
-    def settings(self, settings: dict) -> None:
-        self.writer.add_text("settings", f"```\n{json.dumps(settings, indent=2, default=str)}\n```")
-
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-
-    def text(self, step: int, name: str, text: str) -> None:
-        self.writer.add_text(name, f"`{text}`", step)
-
-    def picture(self, step: int, name: str, image: Tensor) -> None:
-        self.writer.add_image(name, to_uint8(image)[0], step, dataformats="HWC")
-
-    def close(self) -> None:
-        self.writer.close()
-
-
-class WandbLog(TensorBoardLog):
-    """A run of Weights & Biases, which reads TensorBoard's files; offline unless WANDB_MODE says otherwise.
-
-    ``wandb sync`` sends an offline run later.
-    """
-
-    def __init__(self, folder: Path):
-        try:
-            import wandb
-        except ImportError as error:
-            raise LogError("--log wandb needs its package: pip install wandb.") from error
-        folder.mkdir(parents=True, exist_ok=True)
-        mode = os.environ.get("WANDB_MODE", "offline")
-        self.run = wandb.init(dir=str(folder), project="gan-photo-editing", mode=mode, sync_tensorboard=True)
-        super().__init__(folder)
-
-    def settings(self, settings: dict) -> None:
-        self.run.config.update(settings)
-
-    def close(self) -> None:
-        super().close()
-        self.run.finish()
-
-
 def open_log(kind: str, folder: str | Path, settings: dict) -> RunLog:
-    """A log of one of KINDS with the settings in it; "none" keeps nothing."""
-    makers = dict(zip(KINDS, (JsonLinesLog, TensorBoardLog, WandbLog, lambda _: RunLog()), strict=True))
-    if kind not in makers:
+    """A log of one of KINDS with the settings in it; "none" keeps nothing.
+
+    Weights & Biases reads TensorBoard's files as they are written; offline unless WANDB_MODE says otherwise
+    (``wandb sync`` sends an offline run later).
+    """
+    if kind not in KINDS:
         raise LogError(f"--log must be one of {', '.join(KINDS)}; got {kind!r}.")
-    log = makers[kind](Path(folder))
-    log.settings(settings)
+    folder, lines, writer, run = Path(folder), None, None, None
+    if kind != "none":
+        folder.mkdir(parents=True, exist_ok=True)
+    if kind == "jsonl":
+        lines = open(folder / "log.jsonl", "a", buffering=1)  # noqa: SIM115  (closed in close)
+    try:
+        if kind == "wandb":
+            import wandb
+
+            mode = os.environ.get("WANDB_MODE", "offline")
+            run = wandb.init(dir=str(folder), project="gan-photo-editing", mode=mode, sync_tensorboard=True)
+            run.config.update(settings)
+        if kind in ("tensorboard", "wandb"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            writer = SummaryWriter(str(folder))
+            writer.add_text("settings", f"```\n{json.dumps(settings, indent=2, default=str)}\n```")
+    except ImportError as error:
+        raise LogError(f"--log {kind} needs its package: pip install {kind}.") from error
+    log = RunLog(folder, lines, writer, run)
+    log._line(settings=settings)
     return log

@@ -212,7 +212,7 @@ def train_encoder(
 
     def sample(lines: RunLog) -> None:
         if trainer.position % max(1, trainer.goal // SHEETS) == 0:
-            lines.picture(trainer.position, "sheet", trainer.sheet())
+            lines.image(trainer.position, "sheet", trainer.sheet())
 
     train(trainer, out, after=sample, **schedule)
     return export(trainer, Path(out) / WEIGHTS_FILE)

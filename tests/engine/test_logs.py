@@ -18,14 +18,14 @@ def fill(kind, folder):
     with open_log(kind, folder, SETTINGS) as log:
         log.scalars(1, {"loss": 0.5})
         log.scalars(2, {"loss": 0.25})
-        log.picture(2, "image", IMAGE)
+        log.image(2, "image", IMAGE)
 
 
-def test_json_lines_hold_settings_losses_and_pictures(tmp_path):
+def test_json_lines_hold_settings_losses_and_images(tmp_path):
     fill("jsonl", tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[:3] == [{"settings": SETTINGS}, {"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
-    assert (read_image(tmp_path / lines[3]["picture"]) - IMAGE).abs().max() <= 0.5 / 255 + 1e-6
+    assert (read_image(tmp_path / lines[3]["image"]) - IMAGE).abs().max() <= 0.5 / 255 + 1e-6
 
 
 def test_json_lines_are_there_while_the_run_goes_on_and_after_the_next(tmp_path):
@@ -55,7 +55,7 @@ ROW = {
 WORDS = json.dumps({"key": "a", "photo": "b.png", "ok": True})
 
 
-def test_a_row_gives_its_words_its_numbers_and_its_pictures(tmp_path):
+def test_a_row_gives_its_words_its_numbers_and_its_images(tmp_path):
     write_image(tmp_path / "files" / "a-image.png", IMAGE)
     with open_log("jsonl", tmp_path / "log", {}) as log:
         log.row(4, ROW, tmp_path)
@@ -63,7 +63,7 @@ def test_a_row_gives_its_words_its_numbers_and_its_pictures(tmp_path):
     assert lines[1:] == [
         {"step": 4, "row": WORDS},
         {"step": 4, "psnr": 20.0, "losses/l1": 0.5},
-        {"step": 4, "picture": "../files/a-image.png"},
+        {"step": 4, "image": "../files/a-image.png"},
     ]
 
 
