@@ -8,7 +8,8 @@ import psutil
 import torch
 
 MEMORY_NEEDED = 1.0  # GB; a batch of 24 inversions of 64 px images with the VGG19 features stays below
-_OTHERS = "close the programs and notebooks that use it (nvidia-smi lists them), or use --device cpu"
+OTHERS = "close the programs and notebooks that use it (nvidia-smi lists them), or use --device cpu"
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class DeviceError(ValueError):
@@ -18,27 +19,22 @@ class DeviceError(ValueError):
 def pick_device(name: str | torch.device | None = None) -> torch.device:
     """Device of that name ("cpu", "cuda", "cuda:1", "mps"), checked; without a name CUDA if it is usable, else the CPU.
 
-    A CUDA device that exists but cannot be used is skipped with a warning that says how to make it usable. "mps" is
-    only taken by name: it has no float64, which some of the checks need.
-    Raises DeviceError if the named device is unknown, absent or not usable.
+    Raises DeviceError for a named device that cannot be used; a card that was not named is skipped with a warning.
+    "mps" is only taken by name: it has no float64, which some of the checks need.
     """
     if name is not None:
-        device = _parse(name)
-        check_device(device)
-        return device
+        return check_device(name)
     if torch.cuda.is_available():
-        device = torch.device("cuda", torch.cuda.current_device())
         try:
-            check_device(device)
-            return device
+            return check_device(torch.device("cuda", torch.cuda.current_device()))
         except DeviceError as error:
             warnings.warn(f"{error} (running on the CPU instead)", stacklevel=2)
     return torch.device("cpu")
 
 
-def check_device(device: str | torch.device, memory: float = MEMORY_NEEDED) -> None:
-    """Raise DeviceError, with the fix, unless the device runs a kernel and has `memory` GB free."""
-    device = _parse(device)
+def check_device(name: str | torch.device, memory: float = MEMORY_NEEDED) -> torch.device:
+    """The device, if it runs a kernel and has ``memory`` GB free; else DeviceError, with the fix."""
+    device = _parse(name)
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("The device mps is not available here, it needs macOS on Apple silicon: use --device cpu.")
     if device.type == "cuda":
@@ -47,8 +43,9 @@ def check_device(device: str | torch.device, memory: float = MEMORY_NEEDED) -> N
     if free < memory:
         raise DeviceError(
             f"{free:.1f} GB of memory are free on {device}, but the lessons need {memory:.1f} GB: "
-            f"{_OTHERS if device.type != 'cpu' else 'close other programs and notebooks'}."
+            f"{OTHERS if device.type != 'cpu' else 'close other programs and notebooks'}."
         )
+    return device
 
 
 def free_memory(device: str | torch.device) -> float:
@@ -58,8 +55,8 @@ def free_memory(device: str | torch.device) -> float:
     """
     device = _parse(device)
     if device.type != "cuda":
-        if hasattr(_libc(), "malloc_trim"):
-            _libc().malloc_trim(0)  # gives back what keep_freed_memory holds
+        if hasattr(LIBC, "malloc_trim"):
+            LIBC.malloc_trim(0)  # gives back what keep_freed_memory holds
         return psutil.virtual_memory().available / 2**30
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return (torch.cuda.mem_get_info(device)[0] + kept) / 2**30
@@ -68,29 +65,21 @@ def free_memory(device: str | torch.device) -> float:
 def keep_freed_memory() -> None:
     """Let the process keep the memory of freed tensors for the next ones, up to 2 GB (glibc only).
 
-    Otherwise the system hands out, and clears page by page, fresh memory for every activation of a large network,
-    which takes longer than most of the work on it.
+    Otherwise the system clears fresh memory, page by page, for every activation of a large network, which takes longer
+    than most of the work on it.
     """
-    if hasattr(_libc(), "mallopt"):
+    if hasattr(LIBC, "mallopt"):
         m_trim_threshold, m_mmap_threshold = -1, -3  # from malloc.h
-        _libc().mallopt(m_mmap_threshold, 2**30)
-        _libc().mallopt(m_trim_threshold, 2**31 - 1)
-
-
-def _libc():
-    return ctypes.CDLL(None) if sys.platform == "linux" else None
+        LIBC.mallopt(m_mmap_threshold, 2**30)
+        LIBC.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def describe_device(device: str | torch.device) -> str:
     """The device in a few words, such as "CPU, 2 threads, 21.3 GB free"."""
-    device = _parse(device)
-    free = f"{free_memory(device):.1f} GB free"
-    if device.type == "cuda":
-        return f"CUDA, {torch.cuda.get_device_name(device)}, {free}"
-    if device.type == "mps":
-        return f"MPS, {free}"
-    threads = torch.get_num_threads()
-    return f"CPU, {threads} thread{'s' if threads > 1 else ''}, {free}"
+    device, threads = _parse(device), torch.get_num_threads()
+    names = {"cpu": f"CPU, {threads} thread{'s' if threads > 1 else ''}", "mps": "MPS"}
+    name = names.get(device.type) or f"CUDA, {torch.cuda.get_device_name(device)}"
+    return f"{name}, {free_memory(device):.1f} GB free"
 
 
 def _parse(name: str | torch.device) -> torch.device:
@@ -105,10 +94,11 @@ def _parse(name: str | torch.device) -> torch.device:
 
 def _check_cuda(device: torch.device) -> None:
     if not torch.cuda.is_available():
-        fix = "update the NVIDIA driver, or use --device cpu"
-        if torch.version.cuda is None:
-            fix = "install a torch that was built with CUDA, or use --device cpu"
-        raise DeviceError(f"The device {device} cannot be used, torch {torch.__version__} finds no CUDA card: {fix}.")
+        fix = "install a torch that was built with CUDA" if torch.version.cuda is None else "update the NVIDIA driver"
+        raise DeviceError(
+            f"The device {device} cannot be used, torch {torch.__version__} finds no CUDA card: {fix}, "
+            "or use --device cpu."
+        )
     count = torch.cuda.device_count()
     if device.index is not None and device.index >= count:
         raise DeviceError(f"The device {device} does not exist, there are {count}: use cuda:0 to cuda:{count - 1}.")
@@ -117,11 +107,10 @@ def _check_cuda(device: torch.device) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         if "no kernel image" not in reason:  # a card so full, or so broken, that not even its context can be made
-            raise DeviceError(f"The device {device} does not answer ({reason}): {_OTHERS}.") from error
+            raise DeviceError(f"The device {device} does not answer ({reason}): {OTHERS}.") from error
         capability = torch.cuda.get_device_capability(device)
-        fix = "pip install --upgrade torch torchvision"
-        if capability < (7, 5):  # torch 2.15 and newer have no kernels for these
-            fix = "conda env create -f environment-v100.yml"
+        old = capability < (7, 5)  # torch 2.15 and newer have no kernels for these
+        fix = "conda env create -f environment-v100.yml" if old else "pip install --upgrade torch torchvision"
         raise DeviceError(
             f"torch {torch.__version__} has no kernels for compute capability {capability[0]}.{capability[1]} "
             f"({torch.cuda.get_device_name(device)}): {fix}, or use --device cpu."

@@ -18,26 +18,22 @@ from helpers.generators import LARGE, Generator
 from helpers.latents import Latents, save_tensors
 
 LAYERS = ("conv2_2", "conv3_4", "conv4_4")
-SAMPLES, FEW = 96, 16  # of the model; few of a large one, which take a minute at 1024 pixels and tell as much
+SAMPLES, FEW = 96, 16  # of the model; few of a large one, which take a minute at 1024 pixels and say as much
 SIZE = 256  # pixels at which images are described; more changes nothing but the time
 SHRINKAGE = 0.1  # of the covariance towards its diagonal: there are more features than samples
 FAR = 1.5  # nine of ten validation cats lie below 1.4, photos of coffee, rockets and people above 1.6
 
 
 @torch.no_grad()
-def domain_distance(
-    generator: Generator, images: Tensor, features, samples: int | None = None, seed: int = 0
-) -> Tensor:
+def domain_distance(generator: Generator, images: Tensor, features) -> Tensor:
     """How far images (B, 3, R, R) in [0, 1] are from what a model shows: (B,), about 1 for its own images.
 
     Mahalanobis distance (Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples, 2018) of the
     mean and deviation of each feature channel, to two thirds of some samples, divided by the mean of the same for the
     last third. It depends on content more than on position: a face that is slightly turned or shifted scores near 1.
-    The samples of a loaded model are drawn once and what describes them is kept in weights/downloads.
     """
-    samples = samples or (SAMPLES if generator.resolution < LARGE else FEW)
-    rows = _samples(generator, features, samples, seed)
-    first, rest = rows.split([samples * 2 // 3, samples - samples * 2 // 3])
+    rows = _samples(generator, features)
+    first, rest = rows.tensor_split([len(rows) * 2 // 3])
     mean, covariance = first.mean(0), torch.cov(first.t())
     diagonal = covariance.diag()
     covariance = (1 - SHRINKAGE) * covariance + torch.diag(SHRINKAGE * diagonal + 1e-4 * diagonal.mean())
@@ -49,31 +45,23 @@ def domain_distance(
     return distance(_described(images, features)) / distance(rest).mean()
 
 
-def _samples(generator: Generator, features, samples: int, seed: int) -> Tensor:
-    """Samples of the model, described: (samples, n). Read from the disk if they were drawn before."""
-    named = bool(getattr(generator, "name", ""))  # the others are made in passing
-    path = weights.FOLDER / "downloads" / f"domain-{_fingerprint(generator, features, samples, seed)}.safetensors"
-    if named and path.is_file():
-        try:
+def _samples(generator: Generator, features) -> Tensor:
+    """Samples of the model, described: (samples, n). Those of a named model are drawn once and kept on disk."""
+    large, name = generator.resolution >= LARGE, getattr(generator, "name", "")
+    found = hashlib.sha256(f"{SAMPLES} {FEW} {SIZE} {generator.label} {generator.resolution}".encode())
+    for key, value in [*generator.state_dict().items(), *features.state_dict().items()]:
+        found.update(f"{key} {tuple(value.shape)} {value.double().sum().item()!r}".encode())
+    path = weights.FOLDER / "downloads" / f"domain-{found.hexdigest()[:16]}.safetensors"
+    if name:
+        with suppress(OSError, SafetensorError, KeyError):  # absent or damaged
             return load_file(path)["rows"].to(generator.device)
-        except (OSError, SafetensorError, KeyError):
-            path.unlink(missing_ok=True)
-    z, large = generator.sample("z", samples, seed), generator.resolution >= LARGE
+    z = generator.sample("z", FEW if large else SAMPLES, seed=0)
     parts = tqdm(z.split(1 if large else 8), "what the model shows", leave=False, disable=None if large else True)
     rows = torch.cat([_described(generator.synthesize(Latents("z", part)).clamp(0, 1), features) for part in parts])
-    if named:
+    if name:
         with suppress(WriteError):  # they are then drawn again next time
-            save_tensors(path, {"rows": rows.cpu()}, {"generator": generator.name})
+            save_tensors(path, {"rows": rows.cpu()}, {"generator": name})
     return rows
-
-
-def _fingerprint(generator: Generator, features, samples: int, seed: int) -> str:
-    """Of the weights and settings on which the description of samples depends."""
-    found = hashlib.sha256(f"{samples} {seed} {SIZE} {generator.label} {generator.resolution}".encode())
-    for network in (generator, features):
-        for name, value in network.state_dict().items():
-            found.update(f"{name} {tuple(value.shape)} {value.double().sum().item()!r}".encode())
-    return found.hexdigest()[:16]
 
 
 def _described(images: Tensor, features) -> Tensor:

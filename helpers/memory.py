@@ -33,18 +33,14 @@ class PeakOfTensors(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                self.count(tensor.untyped_storage())
+        storages = [leaf.untyped_storage() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        for storage in storages:
+            if storage._cdata not in self.known:
+                self.known.add(storage._cdata)
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self.forget, storage._cdata, storage.nbytes())
         return result
-
-    def count(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self.known:
-            self.known.add(key)
-            self.now += size
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self.forget, key, size)
 
     def forget(self, key: int, size: int) -> None:
         self.known.discard(key)
@@ -64,12 +60,10 @@ def without_data(generator: Generator) -> Generator:
 
 
 def step_memory(generator: Generator, space: str = "w+", batch: int = 1, noise: bool = False) -> float:
-    """Estimated memory in GB (2^30 bytes) of an optimisation of latents: the generator's weights and one step.
+    """Estimated memory in GB (2^30 bytes) of an optimisation: the generator's weights, one step and Adam's two moments.
 
-    Nothing is computed: the step runs forward and backward on tensors without data, so that what lives at once is
-    counted for the generator's own ``dtype`` and ``checkpointing``. Adam's two moments come on top.
-
-    batch: problems that run together. noise: the noise maps are optimised as well.
+    The step runs on tensors without data, with the generator's own ``dtype`` and ``checkpointing``, and what lives at
+    once is counted. batch: problems that run together. noise: the noise maps are optimised as well.
     """
     weights = sum(p.numel() * p.element_size() for p in generator.parameters())
     twin = without_data(generator)
@@ -87,24 +81,22 @@ def check_memory(generator: Generator, space: str = "w+", noise: bool = False) -
     if generator.resolution**2 < SMALL:
         return
     needed, free = step_memory(generator, space, noise=noise), free_memory(generator.device)
-    if needed <= free:
-        return
     ways = []
     if getattr(generator, "dtype", None) == torch.float32 and fast_dtype(generator.device) == torch.bfloat16:
         ways.append("--precision bf16")
     if getattr(generator, "checkpointing", None) is False:
         ways.append("--checkpointing")
-    raise NotEnoughMemory(
-        f"{generator.resolution}² {space} needs about {needed:.1f} GB, {free:.1f} GB are free: "
-        f"use {' or '.join(ways) or 'another machine'}."
-    )
+    if needed > free:
+        raise NotEnoughMemory(
+            f"{generator.resolution}² {space} needs about {needed:.1f} GB, {free:.1f} GB are free: "
+            f"use {' or '.join(ways) or 'another machine'}."
+        )
 
 
 def chunk_that_fits(generator: Generator, space: str = "w+", batch: int = 1, noise: bool = False) -> int:
     """The largest of ``batch``, its half, its quarter ... 1 whose step fits into what is free, by estimate."""
-    if batch == 1 or batch * generator.resolution**2 < SMALL:
-        return batch
-    free = free_memory(generator.device)
-    while batch > 1 and step_memory(generator, space, batch, noise) > free:
-        batch = (batch + 1) // 2
+    if batch > 1 and batch * generator.resolution**2 >= SMALL:
+        free = free_memory(generator.device)
+        while batch > 1 and step_memory(generator, space, batch, noise) > free:
+            batch = (batch + 1) // 2
     return batch

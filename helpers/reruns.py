@@ -11,25 +11,21 @@ import sys
 
 
 class Reruns:
-    """Watches the cells of an IPython shell; ``install`` makes the one of a kernel.
-
-    Two runs are of the same cell if they have the same id, or without ids the same text.
-    """
+    """Watches the cells of an IPython shell. Runs are of one cell if they have one id, or without ids one text."""
 
     def __init__(self, shell):
         self.shell = shell
-        self.made: dict[str, tuple[int, list[str]]] = {}  # cell to its count and the widgets that it made
+        self.made: dict[str, tuple[int, set[str]]] = {}  # cell to its count and the widgets that it made
         self.before = set(_widgets())
         shell.events.register("pre_run_cell", self.start)
         shell.events.register("post_run_cell", self.end)
 
     def start(self, info) -> None:
         """Close the widgets of the last run of this cell and forget its value."""
-        count, names = self.made.pop(_cell(info), (None, []))
+        count, names = self.made.pop(_cell(info), (None, set()))
         known = _widgets()
-        for name in names:
-            if name in known:
-                known[name].close()
+        for widget in [known[name] for name in names & set(known)]:
+            widget.close()
         if count is not None:
             self._forget(count)
             gc.collect()  # widgets, panels and autograd graphs are reference cycles
@@ -37,33 +33,23 @@ class Reruns:
 
     def end(self, result) -> None:
         """Note what this run has made."""
-        new = [name for name in _widgets() if name not in self.before]
-        self.made[_cell(result.info)] = (result.execution_count, new)
+        self.made[_cell(result.info)] = (result.execution_count, set(_widgets()) - self.before)
 
     def _forget(self, count: int) -> None:
-        spaces, hook = (self.shell.user_ns, self.shell.user_ns_hidden), self.shell.displayhook
+        spaces = (self.shell.user_ns, self.shell.user_ns_hidden)  # IPython keeps every value in both
         value = spaces[0].get("_oh", {}).pop(count, None)
-        shown = getattr(self.shell.history_manager, "outputs", {})  # from IPython 9: every figure that a cell displayed
-        shown.pop(count, None)
-        for space in spaces:  # IPython keeps every value in the second one too
+        getattr(self.shell.history_manager, "outputs", {}).pop(count, None)  # from IPython 9: what a cell displayed
+        for space in (*spaces, vars(self.shell.displayhook)):
             space.pop(f"_{count}", None)
-        for name in ("_", "__", "___") if value is not None else ():
-            for space in spaces:
-                if space.get(name) is value:
-                    space[name] = ""
-            if getattr(hook, name, None) is value:
-                setattr(hook, name, "")
+            space |= {name: "" for name in ("_", "__", "___") if value is not None and space.get(name) is value}
 
 
-def install() -> Reruns | None:
-    """Watch the cells of this kernel, once; None outside of IPython."""
+def install() -> None:
+    """Watch the cells of this kernel, once; does nothing outside of IPython."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
-    if shell is None:
-        return None
-    if not hasattr(shell, "course_reruns"):
+    if shell is not None and not hasattr(shell, "course_reruns"):
         shell.course_reruns = Reruns(shell)
-    return shell.course_reruns
 
 
 def _cell(info) -> str:

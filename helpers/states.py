@@ -24,10 +24,8 @@ class StateError(ValueError):
 class State:
     """What a panel was set to and what it found.
 
-    Attributes:
-        latents: of the result; None if it has none.
-        pictures: name to tensor: images (B, 3, H, W) and masks (B, 1, H, W) in [0, 1], drawings uint8 (H, W, 4).
-        settings: numbers, texts and lists of them by name, as JSON has them.
+    pictures: name to tensor: images (B, 3, H, W) and masks (B, 1, H, W) in [0, 1], drawings uint8 (H, W, 4).
+    settings: numbers, texts and lists of them by name, as JSON has them.
     """
 
     latents: Latents | None = None
@@ -47,10 +45,7 @@ def plain(settings: dict) -> dict:
 
 
 def save_state(path: str | Path, state: State, **metadata: str) -> None:
-    """Write a state as safetensors, whole or not at all; ``load_latents`` reads its latents too.
-
-    metadata: strings, e.g. the model's name.
-    """
+    """Write a state, and metadata such as the model's name, as safetensors; ``load_latents`` reads its latents too."""
     extra = {PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in state.pictures.items()}
     metadata["settings"] = json.dumps(plain(state.settings))
     if state.latents is None:
@@ -60,12 +55,10 @@ def save_state(path: str | Path, state: State, **metadata: str) -> None:
 
 
 def load_state(path: str | Path) -> tuple[State, dict[str, str]]:
-    """Read what ``save_state`` or ``save_latents`` wrote: the state and the other metadata.
-
-    Raises StateError for any other file.
-    """
-    if Path(path).is_dir():  # of which safetensors says "No such device"
-        raise StateError(f"expected a state that a panel saved (.safetensors), got the folder {path}; name a file.")
+    """The state and the other metadata of a file of ``save_state`` or ``save_latents``; StateError for any other."""
+    wanted = "expected a state that a panel saved (.safetensors), got"
+    if Path(path).is_dir():  # for which safetensors says "No such device"
+        raise StateError(f"{wanted} the folder {path}; name a file.")
     try:
         with safe_open(path, "pt") as file:
             metadata, names = dict(file.metadata() or {}), list(file.keys())
@@ -73,14 +66,16 @@ def load_state(path: str | Path) -> tuple[State, dict[str, str]]:
         settings = json.loads(metadata.pop("settings", "{}"))
         latents = load_latents(path)[0] if "code" in names else None
     except (OSError, SafetensorError, LatentsError, json.JSONDecodeError) as error:
-        raise StateError(f"expected a state that a panel saved (.safetensors), got {path}: {error}") from error
+        raise StateError(f"{wanted} {path}: {error}") from error
     if latents is None and not pictures or not isinstance(settings, dict):
-        raise StateError(f"expected a state that a panel saved (.safetensors), got {path} without one.")
+        raise StateError(f"{wanted} {path} without one.")
+    for name, picture in pictures.items():
+        _check(name, picture)
     metadata.pop("space", None)
-    return State(latents, {name: _checked(name, value) for name, value in pictures.items()}, settings), metadata
+    return State(latents, pictures, settings), metadata
 
 
-def _checked(name: str, picture: Tensor) -> Tensor:
+def _check(name: str, picture: Tensor) -> None:
     if not re.fullmatch(r"[\w -]+(\.[\w -]+)*", name):  # it becomes a file name
         raise StateError(f"an image of this state has the name {name!r}; expected letters, digits, spaces, - and dots.")
     drawing = picture.dtype == torch.uint8 and picture.ndim == 3 and picture.shape[2] == 4
@@ -92,4 +87,3 @@ def _checked(name: str, picture: Tensor) -> Tensor:
         )
     if image and not torch.isfinite(picture).all():
         raise StateError(f"the image {name} of this state holds NaN or infinity; save it again.")
-    return picture
