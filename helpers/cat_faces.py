@@ -15,11 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.images import ImageError
-from helpers.photos import cut_square, fit_similarity
-from helpers.weights import load_weights, registry, weights_path
+from helpers.photos import cut_square
+from helpers.weights import load_weights, weights_path
 
-FINDER = "cat-face-finder"
 STRIDE = 8  # pixels of a cell
 UNIT = 32.0  # pixels of an offset of 1
 LOOK = 256  # longer side of the photo at the first look
@@ -78,14 +76,11 @@ class FinderNetwork(nn.Module):
 
     def __init__(self, width: int = 64):
         super().__init__()
-        self.stem, inputs, stages = Convolution(3, 32, 3, 2), 32, []
+        self.stem, self.stages, inputs = Convolution(3, 32, 3, 2), nn.ModuleList(), 32
         for expansion, outputs, count, stride, side in STAGES:
-            blocks = []
-            for number in range(count):
-                blocks.append(Block(inputs, outputs, expansion, side, stride if number == 0 else 1))
-                inputs = outputs
-            stages.append(nn.Sequential(*blocks))
-        self.stages = nn.ModuleList(stages)
+            more = [Block(outputs, outputs, expansion, side, 1) for _ in range(count - 1)]
+            self.stages.append(nn.Sequential(Block(inputs, outputs, expansion, side, stride), *more))
+            inputs = outputs
         self.coarse, self.fine = Convolution(112, width, 1), Convolution(40, width, 1)
         self.mix = Block(width, width, 4, 5, 1)
         self.out = Convolution(width, 7, 3)
@@ -103,7 +98,7 @@ class FinderNetwork(nn.Module):
 @cache
 def load_finder() -> FinderNetwork:
     """The bundled network. Raises WeightsError when its file is missing or damaged."""
-    tensors, _ = load_weights(weights_path(FINDER))
+    tensors, _ = load_weights(weights_path("cat-face-finder"))
     net = FinderNetwork()
     net.load_state_dict({name: value.float() for name, value in tensors.items()})
     return net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
@@ -124,33 +119,6 @@ def find_cats(image: Tensor) -> list[CatFace]:
     best = max((face.confidence for face in closer), default=0.0)
     found = [face for face in closer if face.confidence >= max(LEAST, UNSURE * best)]
     return sorted(found, key=lambda face: -_apart(face) * min(1, face.confidence / SURE) ** 2)  # a paw comes last
-
-
-def find(image: Tensor, face: int = 1) -> CatFace:
-    """The cat's face of a photo (1, 3, H, W) in [0, 1]: of several the largest, or with ``face`` the next one in size.
-
-    Raises ImageError when there are not so many.
-    """
-    found = find_cats(image)
-    if not found:
-        raise ImageError("expected a cat's face with both eyes visible but found none; give a box around the face")
-    if not 1 <= face <= len(found):
-        raise ImageError(f"expected a face from 1 to {len(found)}, so many were found, but got {face}")
-    return found[face - 1]
-
-
-def template_of(model: str) -> tuple[tuple[float, float], ...] | None:
-    """Where a model's faces have both eyes and the nose, sides of length 1; None where the registry does not say."""
-    return registry().get(model, {}).get("landmarks")
-
-
-def crop(image: Tensor, landmarks, size: int, template=WITH_EARS) -> Tensor:
-    """Turn, scale and cut a photo (1, 3, H, W) so that its face lies as in ``template``: (1, 3, size, size).
-
-    The least-squares similarity transform of both eyes and the nose (Umeyama 1991). What lies outside of the photo is
-    mirrored at its edge.
-    """
-    return cut_square(image, *fit_similarity(np.asarray(landmarks), np.array(template) * size), size)
 
 
 def _peaks(images: Tensor, most: int = 6) -> list[CatFace]:

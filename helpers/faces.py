@@ -6,7 +6,6 @@ import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,8 @@ from helpers.images import (
     Box,
     ImageError,
     Source,
+    central_box,
     crop,
-    cut_box,
     from_uint8,
     longer_side,
     read_image,
@@ -33,10 +32,7 @@ from helpers.latents import SUFFIXES, load_latents
 from helpers.photos import FACE_LANDMARKS, cut_square, fit_similarity
 
 DETECTOR = "face-detector"  # YuNet's name in the registry
-CAT_FINDER = "cat-face-finder"
 LEAST = 0.7  # of YuNet's confidence in [0, 1], from which on a face counts
-EYES_68 = (slice(36, 42), slice(42, 48))  # of the 68 landmarks of the iBUG 300-W scheme, left in the image first
-MOUTH_68 = (48, 54)  # corners
 LOOK = 320  # pixels of the longer side of a photo in a sheet
 
 
@@ -75,13 +71,10 @@ class FaceOptions:
 
 @dataclass
 class Cut:
-    """The part of a photo that a model gets.
+    """The part of a photo that a model gets: target, (1, 3, R, R) in [0, 1].
 
-    Attributes:
-        target: (1, 3, R, R) in [0, 1].
-        looked_at: the whole photo (1, 3, h, w), small, with a frame around the part.
-        sides: height and width of the photo in pixels.
-        cut: from the photo to the target.
+    looked_at is the whole photo (1, 3, h, w), small, with a frame around the part; sides are the photo's height and
+    width in pixels; cut leads from the photo to the target.
     """
 
     target: Tensor
@@ -97,6 +90,7 @@ class Cut:
         return self.cut(resize(image, self.sides))
 
 
+@torch.no_grad()
 def read_face(source: Source, generator: Generator, options: FaceOptions | None = None, name: str | None = None) -> Cut:
     """Read the part of a photo (path or bytes) that a generator gets, or the image of a file of latents.
 
@@ -108,28 +102,16 @@ def read_face(source: Source, generator: Generator, options: FaceOptions | None 
     is_path = isinstance(source, str | os.PathLike)
     name = name or (str(source) if is_path else "the uploaded file")
     if is_path and Path(source).suffix.lower() in SUFFIXES:
-        with torch.no_grad():
-            image = generator.synthesize(load_latents(source)[0].to(generator.device)).clamp(0, 1).cpu()
+        image = generator.synthesize(load_latents(source)[0].to(generator.device)).clamp(0, 1).cpu()
         return Cut(image, image, (size, size), lambda other: other)
     image = read_image(source, name=name)
-    if isinstance(options.box, tuple):
-        cut_box(image, options.box, name)
     try:
-        place = find_place(image, generator, options)
+        cut, corners = _way_to(find_place(image, generator, options), size)
+        return Cut(cut(image), framed(image, corners), tuple(image.shape[-2:]), cut)
     except NoFace as error:
         raise NoFace(f"{name} {error}", longer_side(image, LOOK)) from None
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
-    if isinstance(place, tuple) and len(place) == 4:
-        left, top, right, bottom = place
-        corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-        cut = partial(_resized_part, box=place, size=size)
-    else:
-        turn, shift = place
-        points = [(corner - shift) / turn for corner in (0, size, size * (1 + 1j), size * 1j)]
-        corners = [(point.real, point.imag) for point in points]
-        cut = partial(cut_square, scaled_turn=turn, shift=shift, size=size)
-    return Cut(cut(image), framed(image, corners), tuple(image.shape[-2:]), cut)
 
 
 def find_place(image: Tensor, generator: Generator, options: FaceOptions) -> Box | tuple[complex, complex]:
@@ -140,17 +122,11 @@ def find_place(image: Tensor, generator: Generator, options: FaceOptions) -> Box
         found = find_faces(image)
         if not found:
             raise NoFace("shows no face that the detector finds; cut it with --box instead of --align", image)
-        return _ffhq_square(found[min(options.face, len(found)) - 1], size)
+        return ffhq_square(found[min(options.face, len(found)) - 1], size)
     whole = height == width <= 2 * size  # a face that was cut out before
-    if box is None and not whole and "cats" in generator.domain and CAT_FINDER in weights.registry():
-        box = "auto"
-    if box == "auto":
+    if box == "auto" or (box is None and not whole and "cats" in generator.domain):
         return _cat_square(image, options.face, generator)
-    if box is not None and box != "none":
-        return box
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return left, top, left + side, top + side
+    return central_box(image) if box in (None, "none") else box
 
 
 def _cat_square(image: Tensor, face: int, generator: Generator) -> tuple[complex, complex]:
@@ -158,121 +134,96 @@ def _cat_square(image: Tensor, face: int, generator: Generator) -> tuple[complex
 
     found = find_cats(image)
     if not found:
-        raise NoFace(
-            "shows no cat's face with both eyes that can be found; give --box LEFT,TOP,RIGHT,BOTTOM, or --box none for "
-            "its central square",
-            image,
-        )
+        advice = "give --box LEFT,TOP,RIGHT,BOTTOM, or --box none for its central square"
+        raise NoFace(f"shows no cat's face with both eyes that can be found; {advice}", image)
     if face > len(found):
         raise ImageError(f"--face must be from 1 to {len(found)}, the faces found; got {face}")
     template = FACE_LANDMARKS if "without ears" in generator.domain else WITH_EARS
-    return fit_similarity(np.asarray(found[face - 1].landmarks), np.array(template) * generator.resolution)
+    return fit_similarity(found[face - 1].landmarks, np.array(template) * generator.resolution)
 
 
-def _resized_part(image: Tensor, box: Box, size: int) -> Tensor:
-    return resize(square_crop(crop(image, box)), size)
+def _way_to(place: Box | tuple[complex, complex], size: int) -> tuple[Callable[[Tensor], Tensor], list]:
+    """The function from a photo to its part, (1, 3, size, size), and the part's four corners (x, y) in the photo."""
+    if len(place) == 4:
+        left, top, right, bottom = place
+        corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+        return lambda photo: resize(square_crop(crop(photo, place)), size), corners
+    turn, shift = place
+    points = [(corner - shift) / turn for corner in (0, size, size * (1 + 1j), size * 1j)]
+    return lambda photo: cut_square(photo, turn, shift, size), [(point.real, point.imag) for point in points]
 
 
 def framed(image: Tensor, corners: Sequence[tuple[float, float]]) -> Tensor:
     """A photo (1, 3, H, W), its longer side LOOK pixels, with a frame through corners (x, y) in pixels of the photo."""
     small = longer_side(image, LOOK)
-    scale = small.shape[-1] / image.shape[-1]
-    shown = Image.fromarray(to_uint8(small)[0])
+    shown, scale = Image.fromarray(to_uint8(small)[0]), small.shape[-1] / image.shape[-1]
     points = [(x * scale, y * scale) for x, y in corners]
     for colour, width in (("white", 4), ("#d00050", 2)):
-        ImageDraw.Draw(shown).line([*points, points[0], points[1]], fill=colour, width=width, joint="curve")
+        ImageDraw.Draw(shown).line([*points, *points[:2]], fill=colour, width=width, joint="curve")
     return from_uint8(np.asarray(shown))
 
 
 # --- human faces -----------------------------------------------------------------------------------------------------
 
 
-def align_ffhq(image: torch.Tensor, landmarks: Sequence[tuple[float, float]], size: int = 256) -> torch.Tensor:
-    """Turn, scale and cut a face as the photos of FFHQ were: (1, 3, size, size) in [0, 1].
+def ffhq_square(landmarks: Sequence[tuple[float, float]], size: int) -> tuple[complex, complex]:
+    """The transform that turns, scales and cuts a face as the photos of FFHQ were; see ``cut_square``.
 
+    landmarks: (x, y) in pixels of left eye, right eye, nose, left and right corner of the mouth, as seen in the image.
     The square stands upright on the line between the eyes, turned halfway towards the line from the mouth to the eyes;
     its half side is the larger of 2.0 times the distance of the eyes and 1.8 times that from eyes to mouth, its centre
     a tenth of the latter below the eyes (Karras et al., A Style-Based Generator Architecture for GANs, app. A).
-
-    Args:
-        image: (1, 3, H, W) in [0, 1].
-        landmarks: (x, y) in pixels, left and right as seen in the image. Five: left eye, right eye, nose, left and
-            right corner of the mouth; or the 68 of iBUG 300-W.
-        size: side of the result.
-
-    Raises:
-        ImageError: for another number of landmarks, or left and right exchanged.
     """
-    return cut_square(image, *_ffhq_square(landmarks, size), size)
-
-
-def _ffhq_square(landmarks: Sequence[tuple[float, float]], size: int) -> tuple[complex, complex]:
-    """The transform from the photo to FFHQ's square, as cut_square takes it."""
-    left, right, mouth_left, mouth_right = _eyes_and_mouth(landmarks)
+    left, right, _, mouth_left, mouth_right = np.asarray(landmarks) @ [1, 1j]
     eyes, mouth = (left + right) / 2, (mouth_left + mouth_right) / 2
     between, down = right - left, mouth - eyes
     half = between - 1j * down  # the vector to the mouth, turned to point right as the eyes do
-    if (between.conjugate() * down).imag <= 0 or abs(half) < 1:
-        raise ImageError("expected left and right as seen in the image, but the eyes or the mouth are exchanged")
     half *= max(2.0 * abs(between), 1.8 * abs(down)) / abs(half)
-    centre = eyes + 0.1 * down
     scaled_turn = size / (2 * half)
-    return scaled_turn, size / 2 * (1 + 1j) - scaled_turn * centre
-
-
-def _eyes_and_mouth(landmarks) -> tuple[complex, complex, complex, complex]:
-    """Both eyes and both corners of the mouth, x + iy."""
-    points = np.array(landmarks, dtype=float)
-    if points.shape not in ((5, 2), (68, 2)) or not np.isfinite(points).all():
-        raise ImageError(f"expected 5 or 68 landmarks (x, y) in pixels but got an array of shape {points.shape}")
-    points = points @ [1, 1j]
-    if len(points) == 5:
-        return points[0], points[1], points[3], points[4]
-    return *(points[eye].mean() for eye in EYES_68), *(points[i] for i in MOUTH_68)
+    return scaled_turn, size / 2 * (1 + 1j) - scaled_turn * (eyes + 0.1 * down)
 
 
 def find_faces(image: Tensor) -> list[np.ndarray]:
-    """Landmarks of every face in a photo (1, 3, H, W), in pixels, the largest face first; for align_ffhq.
+    """Landmarks of every face in a photo (1, 3, H, W), for ``ffhq_square``, the largest face first.
 
-    Either (68, 2), of dlib (Kazemi and Sullivan, One Millisecond Face Alignment with an Ensemble of Regression Trees,
-    2014), with which FFHQ itself was aligned and whose weights are in a package; or (5, 2), of OpenCV's YuNet (Wu et
-    al., YuNet: A Tiny Millisecond-level Face Detector, 2023), which is downloaded once.
+    Found by dlib (Kazemi and Sullivan, One Millisecond Face Alignment with an Ensemble of Regression Trees, 2014), with
+    which FFHQ itself was aligned and whose weights are in a package; without it by OpenCV's YuNet (Wu et al., YuNet: A
+    Tiny Millisecond-level Face Detector, 2023), which is downloaded once.
 
     Raises ImageError when neither is installed, and WeightsError when YuNet cannot be fetched.
     """
-    pixels = np.ascontiguousarray(to_uint8(image)[0])
-    for finder in (_faces_of_dlib, _faces_of_yunet):
-        found = finder(pixels)
-        if found is not None:
-            return [landmarks for _, landmarks in sorted(found, key=lambda face: -face[0])]
-    raise ImageError(
-        'finding faces needs dlib or OpenCV: pip install "gan-photo-editing[faces]" (or opencv-python-headless), '
-        "or give landmarks"
-    )
+    pixels, has = np.ascontiguousarray(to_uint8(image)[0]), importlib.util.find_spec
+    if has("dlib") and has("face_recognition_models"):
+        found = _faces_of_dlib(pixels)
+    elif has("cv2"):
+        found = _faces_of_yunet(pixels)
+    else:
+        package = '"gan-photo-editing[faces]" (or opencv-python-headless)'
+        raise ImageError(f"finding faces needs dlib or OpenCV: pip install {package}, or give --box")
+    return [landmarks for _, landmarks in sorted(found, key=lambda face: -face[0])]
 
 
-def _faces_of_dlib(pixels: np.ndarray) -> list[tuple[float, np.ndarray]] | None:
-    """Area and 68 landmarks of the faces in RGB pixels (H, W, 3); None where dlib or its weights are missing."""
-    package = importlib.util.find_spec("face_recognition_models")
-    if package is None or importlib.util.find_spec("dlib") is None:
-        return None
+def _faces_of_dlib(pixels: np.ndarray) -> list[tuple[float, np.ndarray]]:
+    """Area and landmarks of the faces in RGB pixels (H, W, 3)."""
     import dlib
 
-    weights_file = Path(package.submodule_search_locations[0]) / "models" / "shape_predictor_68_face_landmarks.dat"
-    predictor = dlib.shape_predictor(str(weights_file))
-    boxes = dlib.get_frontal_face_detector()(pixels, 1)  # enlarged once: faces from 40 pixels on are found
-    return [(box.area(), np.array([(p.x + 0.5, p.y + 0.5) for p in predictor(pixels, box).parts()])) for box in boxes]
+    folder = importlib.util.find_spec("face_recognition_models").submodule_search_locations[0]
+    predictor = dlib.shape_predictor(f"{folder}/models/shape_predictor_68_face_landmarks.dat")
+    found = []
+    for box in dlib.get_frontal_face_detector()(pixels, 1):  # enlarged once: faces from 40 pixels on are found
+        points = np.array([(p.x + 0.5, p.y + 0.5) for p in predictor(pixels, box).parts()])  # 68, as in iBUG 300-W
+        eyes = points[36:42].mean(0), points[42:48].mean(0)
+        found.append((box.area(), np.stack([*eyes, points[30], points[48], points[54]])))
+    return found
 
 
-def _faces_of_yunet(pixels: np.ndarray) -> list[tuple[float, np.ndarray]] | None:
-    """Area and 5 landmarks of the faces in RGB pixels (H, W, 3); None where OpenCV is missing."""
-    try:
-        import cv2
-    except ImportError:
-        return None
+def _faces_of_yunet(pixels: np.ndarray) -> list[tuple[float, np.ndarray]]:
+    """Area and landmarks of the faces in RGB pixels (H, W, 3)."""
+    import cv2
+
     height, width = pixels.shape[:2]
     detector = cv2.FaceDetectorYN.create(str(weights.weights_path(DETECTOR)), "", (width, height), LEAST)
-    found = detector.detect(np.ascontiguousarray(pixels[:, :, ::-1]))[1]  # BGR
-    rows = [] if found is None else found
+    rows = detector.detect(np.ascontiguousarray(pixels[:, :, ::-1]))[1]  # BGR
+    rows = [] if rows is None else rows.astype(float)
     # YuNet's own order is right eye, left eye, nose, right and left corner as the person sees them: left first here
-    return [(row[2] * row[3], np.asarray(row[4:14], dtype=float).reshape(5, 2)) for row in rows]
+    return [(row[2] * row[3], row[4:14].reshape(5, 2)) for row in rows]

@@ -1,7 +1,6 @@
 """Figures of the notebooks and the command line: sheets of images with captions, loss curves, tables.
 
-matplotlib lays them out, without axes and without text over text. Text is taken as it is, without mathtext: a file name
-may hold a $.
+Text is taken as it is, without mathtext: a file name may hold a $.
 """
 
 import io
@@ -22,20 +21,19 @@ from helpers.files import atomic_path
 from helpers.images import ImageError, to_uint8
 
 DPI = 100
-SHOWN = 192  # pixels that a small image is enlarged to, at most; larger ones than LARGEST are shrunk
-LARGEST = 320
+SHOWN, LARGEST = 192, 320  # pixels that a small image is enlarged to, and a large one is shrunk to, at most
 NARROWEST = 96  # pixels of a cell that has text
 LABEL_WIDTH, LINE = 150, 18  # pixels for row labels, at most, and for each of their lines
 INK, FAINT, RIM = "#1b1b1b", "#5c5c5c", "#d0d0d0"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito 2008
 STYLES = {  # of text, as matplotlib takes it
-    "suptitle": {"fontsize": 12, "fontweight": "bold", "color": INK},
-    "label": {"fontsize": 9, "fontweight": "bold", "color": INK},
-    "title": {"fontsize": 9, "color": INK},
-    "caption": {"fontsize": 8, "color": FAINT},
+    "suptitle": {"fontsize": 12, "fontweight": "bold", "color": INK, "parse_math": False},
+    "label": {"fontsize": 9, "fontweight": "bold", "color": INK, "parse_math": False},
+    "title": {"fontsize": 9, "color": INK, "parse_math": False},
+    "caption": {"fontsize": 8, "color": FAINT, "parse_math": False},
 }
 
-Images = torch.Tensor | Sequence[torch.Tensor]
+Images = torch.Tensor | Sequence[torch.Tensor | None]  # (B, 3, H, W) in [0, 1], or a list of them; None: an empty cell
 
 
 class Figure(MatplotlibFigure):
@@ -53,13 +51,13 @@ class Figure(MatplotlibFigure):
 
 @dataclass
 class _Cell:
-    pixels: np.ndarray | None  # (H, W, 3) uint8, or None for an empty cell
+    pixels: np.ndarray | None = None  # (H, W, 3) uint8, or None for an empty cell
     title: str = ""
     caption: str = ""
     label: str = ""  # at its left
 
 
-# --- public ----------------------------------------------------------------------------------------------------------
+# --- sheets of images ------------------------------------------------------------------------------------------------
 
 
 def show_images(
@@ -78,10 +76,9 @@ def show_images(
     Raises ImageError for other shapes, NaN, no images, or when there are not as many titles or captions as images.
     """
     pixels = _pixels(images)
-    titles, captions = (_as_many(texts, pixels) for texts in (titles, captions))
-    cells = [_Cell(*cell) for cell in zip(pixels, titles, captions, strict=True)]
-    columns = _balanced(len(cells), 6) if columns is None else max(1, columns)
-    return _sheet([cells[at : at + columns] for at in range(0, len(cells), columns)], scale, suptitle)
+    texts = _as_many(titles, pixels), _as_many(captions, pixels)
+    cells = [_Cell(*cell) for cell in zip(pixels, *texts, strict=True)]
+    return _sheet(_lines(cells, columns or _balanced(len(cells), 6)), scale, suptitle)
 
 
 def labelled_grid(
@@ -90,7 +87,6 @@ def labelled_grid(
     column_labels: Sequence[str] | None = None,
     captions: Sequence[Sequence[str]] | None = None,
     scale: float | None = None,
-    suptitle: str | None = None,
 ) -> Figure:
     """A table of images with labels at its left and top, and optional captions below each image.
 
@@ -98,113 +94,45 @@ def labelled_grid(
     Raises ImageError for other shapes, NaN, no images, or when the labels or captions do not fit the rows and columns.
     """
     rows = [_pixels(row) for row in rows_of_images] or [_pixels([])]
-    captions = _as_many(captions, rows, ())
-    cells = [
-        [_Cell(pixels, caption=text) for pixels, text in zip(row, _as_many(texts or None, row), strict=True)]
-        for row, texts in zip(rows, captions, strict=True)
-    ]
-    row_labels = _as_many(row_labels, rows)
-    column_labels = _as_many(column_labels, max(rows, key=len, default=[]))
-    for row, label in zip(cells, row_labels, strict=True):
-        row[0].label = label
-    for cell, label in zip(cells[0], column_labels, strict=False):
+    texts = [_as_many(row or None, pixels) for row, pixels in zip(_as_many(captions, rows), rows, strict=True)]
+    cells = [[_Cell(p, caption=text) for p, text in zip(*row, strict=True)] for row in zip(rows, texts, strict=True)]
+    for cell, label in zip(cells[0], _as_many(column_labels, max(rows, key=len)), strict=False):
         cell.title = label
-    return _sheet(cells, scale, suptitle, "label")
+    for row, label in zip(cells, _as_many(row_labels, rows), strict=True):
+        row[0].label = label
+    return _sheet(cells, scale, None, "label")
 
 
-def result_sheet(
-    target: torch.Tensor,
-    rows: Sequence[Mapping[str, Any]],
-    columns: int | None = None,
-    scale: float | None = None,
-    suptitle: str | None = None,
-) -> Figure:
+def result_sheet(target: torch.Tensor, rows: Sequence[Mapping[str, Any]], columns: int | None = None) -> Figure:
     """The target at the left and the results next to it, each with what it is above and its numbers below.
 
     target: (1, 3, H, W) in [0, 1]. rows: one dict per result: "image" (1, 3, H, W) and "label", a list of lines, such
     as ["StyleGAN2, w+", "PSNR 24.1 dB", "SSIM 0.81"]; the first is the title. columns: results per line, at most 5 by
     default. Raises ImageError as show_images does.
     """
-    results = [
-        _Cell(pixels, *_title_and_caption(row["label"]))
-        for pixels, row in zip(_pixels([row["image"] for row in rows]), rows, strict=True)
-    ]
-    columns = _balanced(len(results), 5) if columns is None else max(1, columns)
-    lines = [results[at : at + columns] for at in range(0, len(results), columns)]
-    first = _Cell(_pixels(target)[0], "target")
-    return _sheet([[first if index == 0 else _Cell(None), *line] for index, line in enumerate(lines)], scale, suptitle)
+    images = _pixels([row["image"] for row in rows])
+    labels = [list(row["label"]) or [""] for row in rows]
+    results = [_Cell(p, first, "\n".join(rest)) for p, (first, *rest) in zip(images, labels, strict=True)]
+    lines = _lines(results, columns or _balanced(len(results), 5))
+    first = [_Cell(_pixels(target)[0], "target"), *(_Cell() for _ in lines)]
+    return _sheet([[left, *line] for left, line in zip(first, lines, strict=False)], None, None)
 
 
-def plot_losses(
-    history: Mapping[str, Sequence[float]], log: bool = True, suptitle: str | None = None, label: str = "loss"
-) -> Figure:
-    """Curves over the steps, one per name; `log` gives a logarithmic axis, on which values of 0 or less are gaps.
+def save_figure(figure: MatplotlibFigure, path: str | os.PathLike) -> None:
+    """Write a figure to .png, .jpg, .pdf or .svg, atomically.
 
-    history: name -> one value per step, in any unit; NaN is a gap. label: of the values. Raises ImageError when it
-    holds no finite value.
-    """
-    curves = {name: np.asarray(values, dtype=float) for name, values in history.items()}
-    curves = {name: np.where(values > 0, values, np.nan) if log else values for name, values in curves.items()}
-    if not any(np.isfinite(values).any() for values in curves.values()):
-        raise ImageError(
-            f"expected at least one {'positive ' if log else ''}value to plot but got none in {list(history)}"
-        )
-    figure = Figure(figsize=(6.4, 3.2), dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
-    for index, (name, values) in enumerate(curves.items()):
-        marker = "o" if len(values) == 1 else None
-        axes.plot(values, label=name, color=COLOURS[index % len(COLOURS)], linewidth=1.5, marker=marker)
-    if log:
-        axes.set_yscale("log")
-    axes.set_xlabel("step", fontsize=9, color=INK)
-    axes.set_ylabel(label, fontsize=9, color=INK)
-    axes.tick_params(labelsize=8, colors=FAINT, which="both")
-    axes.grid(True, color="#e4e4e4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#9a9a9a")
-    if len(curves) > 1:
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
-    if suptitle:
-        figure.suptitle(suptitle, x=0.01, ha="left", parse_math=False, **STYLES["suptitle"])
-    return figure
-
-
-def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of results as a Markdown table that also reads well as plain text; columns in the order they first appear.
-
-    Numbers are right-aligned and have the same decimals throughout a column (about four digits in all); a missing
-    value is a dash.
-    """
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = [_column([row.get(name) for row in rows]) for name in names]
-    heads = [str(name).replace("_", " ") for name in names]
-    widths = [max(map(len, [head, *texts, "---"])) for head, (texts, _) in zip(heads, columns, strict=True)]
-    rights = [right for _, right in columns]
-    rules = ["-" * (width - 1) + (":" if right else "-") for width, right in zip(widths, rights, strict=True)]
-    lines = [heads, rules, *zip(*(texts for texts, _ in columns), strict=True)]
-    return "\n".join(_table_line(line, widths, rights) for line in lines)
-
-
-def save_figure(figure: MatplotlibFigure, path: str | os.PathLike, zoom: float = 1) -> None:
-    """Write a figure to .png, .jpg, .pdf or .svg, atomically; `zoom` times as many pixels as on the screen.
-
-    Raises ImageError for another suffix, or where the file cannot be written.
+    Raises ImageError for another suffix, WriteError where the file cannot be written.
     """
     kind = Path(path).suffix.lower().lstrip(".")
     if kind not in ("png", "jpg", "pdf", "svg"):
         raise ImageError(f"expected a file name ending in .png, .jpg, .pdf or .svg but got {Path(path).name!r}")
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=kind, dpi=zoom * figure.dpi)
-
-
-# --- images and text -------------------------------------------------------------------------------------------------
+        figure.savefig(temporary, format=kind, dpi=figure.dpi)
 
 
 def _pixels(images: Images) -> list[np.ndarray | None]:
-    batches = [images] if isinstance(images, torch.Tensor) else images
     out = []
-    for batch in batches:
+    for batch in [images] if isinstance(images, torch.Tensor) else images:
         out += [None] if batch is None else list(np.broadcast_to(p := to_uint8(batch), (*p.shape[:3], 3)))
     if not out:
         raise ImageError("expected at least one image but got none")
@@ -216,25 +144,22 @@ def _balanced(count: int, most: int) -> int:
     return math.ceil(count / math.ceil(count / most))
 
 
-def _as_many(texts: Sequence | None, others: Sequence, missing: Any = "") -> Sequence:
-    if texts is None:
-        return [missing] * len(others)
-    if len(texts) != len(others):
+def _lines(cells: list[_Cell], columns: int) -> list[list[_Cell]]:
+    return [cells[at : at + columns] for at in range(0, len(cells), columns)]
+
+
+def _as_many(texts: Sequence | None, others: Sequence) -> Sequence:
+    """The texts, or as many empty ones as there are others."""
+    if texts is not None and len(texts) != len(others):
         raise ImageError(f"expected one text for each of {len(others)} but got {len(texts)}: {list(texts)}")
-    return texts
+    return [""] * len(others) if texts is None else texts
 
 
-def _title_and_caption(label: str | Sequence[str]) -> tuple[str, str]:
-    lines = label.split("\n") if isinstance(label, str) else list(label)
-    return (lines[0] if lines else ""), "\n".join(lines[1:])
-
-
-def _wrapped(text: str, width: float, style: str) -> dict[str, Any]:
-    """The text in lines of about ``width`` pixels, with its style."""
+def _wrapped(text: str, width: float, style: str) -> str:
+    """The text in lines of about ``width`` pixels."""
     letter = STYLES[style]["fontsize"] * DPI / 72 * (0.65 if "fontweight" in STYLES[style] else 0.58)  # its mean width
     letters = max(1, int(width / letter))
-    lines = [line for part in str(text).split("\n") for line in textwrap.wrap(part, letters) or [""]]
-    return {"parse_math": False, **STYLES[style]} | {"text": "\n".join(lines)}
+    return "\n".join(line for part in str(text).split("\n") for line in textwrap.wrap(part, letters) or [""])
 
 
 def _shown(pixels: np.ndarray | None, scale: float | None) -> tuple[int, int]:
@@ -243,54 +168,41 @@ def _shown(pixels: np.ndarray | None, scale: float | None) -> tuple[int, int]:
         return 0, 0
     height, width = pixels.shape[:2]
     longest = max(height, width)
-    if scale is None:
-        scale = max(1, SHOWN // longest) if longest <= LARGEST else LARGEST / longest
+    scale = scale or (max(1, SHOWN // longest) if longest <= LARGEST else LARGEST / longest)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _sheet(rows: list[list[_Cell]], scale: float | None, suptitle: str | None, title_style: str = "title") -> Figure:
     """Rows of cells; those below each other have one width, those next to each other one height."""
     count = max(map(len, rows))
-    rows = [row + [_Cell(None)] * (count - len(row)) for row in rows]
+    rows = [row + [_Cell()] * (count - len(row)) for row in rows]
     sizes = [[_shown(cell.pixels, scale) for cell in row] for row in rows]
     least = NARROWEST if any(cell.title or cell.caption for row in rows for cell in row) else 1
     widths = [max(least, *(row[column][0] for row in sizes)) for column in range(count)]
-    labels = [_wrapped(row[0].label, LABEL_WIDTH, "label")["text"].count("\n") for row in rows]
+    labels = [_wrapped(row[0].label, LABEL_WIDTH, "label").count("\n") for row in rows]
     heights = [max(LINE * lines + 1, *(size[1] for size in row)) for row, lines in zip(sizes, labels, strict=True)]
-    space = (
-        sum(widths) / DPI + 2 * count + 2,
-        sum(heights) / DPI + 2 * len(rows) + 2,
-    )  # inches; more than it will need
+    space = sum(widths) / DPI + 2 * count + 2, sum(heights) / DPI + 2 * len(rows) + 2  # inches; more than it will need
     figure = Figure(figsize=space, dpi=DPI, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05, wspace=0, hspace=0)
     axes = figure.subplots(len(rows), count, squeeze=False, width_ratios=widths, height_ratios=heights)
-    for cells, line in zip(rows, axes, strict=True):
-        for cell, ax, width in zip(cells, line, widths, strict=True):
-            _fill(ax, cell, width, title_style)
+    for (row, column), ax in np.ndenumerate(axes):
+        _fill(ax, rows[row][column], widths[column], title_style)
     if suptitle:
         text = _wrapped(suptitle, max(sum(widths), 480), "suptitle")
-        figure.suptitle(text.pop("text"), x=0.01, ha="left", **text)
+        figure.suptitle(text, x=0.01, ha="left", **STYLES["suptitle"])
     _fit(figure, axes, widths, heights)
     return figure
 
 
 def _fill(ax, cell: _Cell, width: int, title_style: str) -> None:
     ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_color(RIM)  # so that a white image has an edge
-    if cell.pixels is None:
-        ax.spines[:].set_visible(False)
-    else:
+    ax.spines[:].set(color=RIM, visible=cell.pixels is not None)  # so that a white image has an edge
+    if cell.pixels is not None:
         small = cell.pixels.shape[1] <= width
         ax.imshow(cell.pixels, interpolation="nearest" if small else "antialiased", aspect="auto")
-    for text, wide, style, put in (
-        (cell.title, width, title_style, ax.set_title),
-        (cell.caption, width, "caption", ax.set_xlabel),
-        (cell.label, LABEL_WIDTH, "label", ax.set_ylabel),
-    ):
-        if text:
-            options = _wrapped(text, wide, style)
-            put(options.pop("text"), **options)
-    ax.yaxis.label.set(rotation=0, ha="right", va="center")
+    ax.set_title(_wrapped(cell.title, width, title_style), **STYLES[title_style])
+    ax.set_xlabel(_wrapped(cell.caption, width, "caption"), **STYLES["caption"])
+    ax.set_ylabel(_wrapped(cell.label, LABEL_WIDTH, "label"), rotation=0, ha="right", va="center", **STYLES["label"])
 
 
 def _fit(figure: Figure, axes: np.ndarray, widths: list[int], heights: list[int]) -> None:
@@ -306,34 +218,67 @@ def _fit(figure: Figure, axes: np.ndarray, widths: list[int], heights: list[int]
     figure.set_layout_engine("none")
     for (row, column), ax in np.ndenumerate(axes):  # to whole pixels: small images stay crisp
         box = ax.get_position(original=True)
-        place = (round(box.x0 * width) / width, round(box.y0 * height) / height)
+        place = round(box.x0 * width) / width, round(box.y0 * height) / height
         ax.set_position((*place, widths[column] / width, heights[row] / height))
-        ax.set_aspect(
-            "equal" if ax.images else "auto"
-        )  # not before: the texts would not count where it shrinks the axes
+        ax.set_aspect("equal" if ax.images else "auto")  # not before: texts do not count where it shrinks the axes
 
 
-# --- tables ----------------------------------------------------------------------------------------------------------
+# --- curves and tables -----------------------------------------------------------------------------------------------
 
 
-def _table_line(texts: Sequence[str], widths: Sequence[int], rights: Sequence[bool]) -> str:
-    padded = [
-        text.rjust(width) if right else text.ljust(width)
-        for text, width, right in zip(texts, widths, rights, strict=True)
-    ]
-    return "| " + " | ".join(padded) + " |"
+def plot_losses(
+    history: Mapping[str, Sequence[float]], log: bool = True, suptitle: str | None = None, label: str = "loss"
+) -> Figure:
+    """Curves over the steps, one per name; `log` gives a logarithmic axis, on which values of 0 or less are gaps.
+
+    history: name -> one value per step, in any unit; NaN is a gap. label: of the values. Raises ImageError when it
+    holds no finite value.
+    """
+    curves = {name: np.asarray(values, dtype=float) for name, values in history.items()}
+    curves = {name: np.where(values > 0, values, np.nan) if log else values for name, values in curves.items()}
+    if not any(np.isfinite(values).any() for values in curves.values()):
+        kind = "positive " if log else ""
+        raise ImageError(f"expected at least one {kind}value to plot but got none in {list(history)}")
+    figure = Figure(figsize=(6.4, 3.2), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_prop_cycle(color=COLOURS)
+    for name, values in curves.items():
+        axes.plot(values, label=name, linewidth=1.5, marker="o" if len(values) == 1 else None)
+    axes.set(yscale="log" if log else "linear", axisbelow=True)
+    axes.set_xlabel("step", fontsize=9, color=INK)
+    axes.set_ylabel(label, fontsize=9, color=INK)
+    axes.tick_params(labelsize=8, colors=FAINT, which="both")
+    axes.grid(True, color="#e4e4e4", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#9a9a9a")
+    if len(curves) > 1:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+    if suptitle:
+        figure.suptitle(suptitle, x=0.01, ha="left", **STYLES["suptitle"])
+    return figure
 
 
-def _column(values: list) -> tuple[list[str], bool]:
-    """The texts of a column and whether it holds numbers."""
-    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    decimals = _decimals([abs(value) for value in numbers if isinstance(value, float) and math.isfinite(value)])
-    return [_cell_text(value, decimals) for value in values], bool(numbers)
+def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of results as a Markdown table that also reads well as plain text; columns in the order they first appear.
+
+    Numbers are right-aligned and have the same decimals throughout a column (about four digits in all); a missing
+    value is a dash.
+    """
+    columns = []
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        head, decimals = str(name).replace("_", " "), _decimals(values)
+        texts = [head, *(_cell_text(value, decimals) for value in values)]
+        number = any(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+        width = max(3, *map(len, texts))
+        texts = [text.rjust(width) if number else text.ljust(width) for text in texts]
+        columns.append([texts[0], "-" * (width - 1) + (":" if number else "-"), *texts[1:]])
+    return "\n".join("| " + " | ".join(line) + " |" for line in zip(*columns, strict=True))
 
 
-def _decimals(sizes: list[float]) -> int | None:
-    """How many decimals give the largest about four digits; None where that needs an exponent."""
-    largest = max(sizes, default=0.0)
+def _decimals(values: list) -> int | None:
+    """How many decimals give the largest float about four digits; None where that needs an exponent."""
+    largest = max((abs(value) for value in values if isinstance(value, float) and math.isfinite(value)), default=0)
     if 0 < largest < 0.01:
         return None
     return min(4, max(0, 3 - math.floor(math.log10(largest)))) if largest else 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -17,12 +18,10 @@ from pathlib import Path
 REASONS = {
     errno.ENOSPC: "the disk is full; free some space",
     errno.EROFS: "the disk is read-only; choose another folder",
-    errno.EACCES: "the folder may not be written to; choose another folder",
-    errno.EPERM: "the folder may not be written to; choose another folder",
     errno.EISDIR: "it is a folder; add a file name",
-    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another path",
-    errno.EEXIST: "a part of the path is a file, not a folder; choose another path",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "the folder may not be written to; choose another folder"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a part of the path is a file, not a folder; choose another path"),
 }
 
 
@@ -84,7 +83,7 @@ def json_safe(value: object) -> object:
 
 
 def write_json(path: str | os.PathLike, value: object) -> None:
-    """Write a value as JSON, atomically; NaN and infinity become null, what JSON does not know its text."""
+    """Write a value as JSON, atomically; NaN and infinity become null, an object that JSON does not know its text."""
     text = json.dumps(json_safe(value), indent=2, ensure_ascii=False, allow_nan=False, default=str)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -93,21 +92,16 @@ def write_json(path: str | os.PathLike, value: object) -> None:
 def short_name(name: str, most: int = 80) -> str:
     """A part of a file name of at most ``most`` bytes: a longer one keeps its start, and a checksum of the whole."""
     encoded = os.fsencode(name)
-    if len(encoded) <= most:
-        return name
-    start = encoded[: most - 7].decode("utf-8", "ignore")
-    return f"{start}-{hashlib.sha256(encoded).hexdigest()[:6]}"
+    start, checksum = encoded[: most - 7].decode("utf-8", "ignore"), hashlib.sha256(encoded).hexdigest()[:6]
+    return name if len(encoded) <= most else f"{start}-{checksum}"
 
 
 def unique_stems(paths: Iterable[str | os.PathLike], most: int = 80) -> list[str]:
     """Names of results, one for each path: its name without suffix, short enough, numbered where it is taken."""
-    taken, stems = set(), []
+    stems: dict[str, str] = {}  # by their key: some file systems do not distinguish A from a
     for path in paths:
-        name = stem = short_name(Path(path).stem, most)
-        number = 1
-        while name.casefold() in taken:  # some file systems do not distinguish A from a
-            number += 1
-            name = f"{stem}-{number}"
-        taken.add(name.casefold())
-        stems.append(name)
-    return stems
+        stem = short_name(Path(path).stem, most)
+        numbered = (f"{stem}-{number}" for number in itertools.count(2))
+        name = next(name for name in itertools.chain([stem], numbered) if name.casefold() not in stems)
+        stems[name.casefold()] = name
+    return list(stems.values())

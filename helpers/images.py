@@ -1,7 +1,4 @@
-"""Read, resize, crop and write images; grids. Knows nothing of models.
-
-An image is a float32 tensor (B, 3, H, W), RGB, in [0, 1]. uint8 exists only at the file, by rounding.
-"""
+"""Read, resize, crop and write images. An image is float32 (B, 3, H, W), RGB, in [0, 1]; uint8 exists only at files."""
 
 import importlib
 import io
@@ -10,8 +7,7 @@ import math
 import os
 import stat
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -29,18 +25,11 @@ ROUNDING = 1e-3  # that a range check allows: an antialiased resize makes 1.0000
 
 # MPO: some phones' JPEG. HEIF: with the package pillow-heif. TGA has no mark at its start, so it is tried last.
 FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000", "HEIF")
-SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # what write_image writes
+KNOWN = "an image (PNG, JPEG, WebP, GIF, TIFF, BMP, PPM, TGA, JPEG 2000, AVIF or HEIC)"
 TGA_MARK = b"TRUEVISION-XFILE.\0"  # at the end of a TGA
-ORIENTATION = 0x0112  # tag of EXIF
-TURNS = {  # orientation: what makes the stored image upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+WRITTEN = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}  # format to options
+ORIENTATION = 0x0112  # tag of EXIF; its values from 2 on are undone by these
+TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
 
 # of a PNG's texts and profiles; Pillow's own limits, 1 and 64 MB, refuse the image for them
 PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = 64 * 2**20, 128 * 2**20
@@ -61,89 +50,34 @@ def _refused(expected: str, found: str, advice: str) -> ImageError:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def read_image(
-    source: Source, size: int | None = None, box: Box | None = None, name: str | None = None
-) -> torch.Tensor:
-    """Read a photo, upright, as float32 (1, 3, H, W), sRGB in [0, 1].
+def read_image(source: Source, size: int | None = None, name: str | None = None) -> torch.Tensor:
+    """Read a photo, upright, as float32 (1, 3, H, W), sRGB in [0, 1]; transparency is composited on white.
 
-    source: path of a PNG, JPEG, WebP, GIF, TIFF, BMP, PPM, TGA, JPEG 2000, AVIF or (with the package pillow-heif) HEIC
-    file, or its bytes (an upload). EXIF's orientation is applied, colours are converted to sRGB by the file's ICC
-    profile, transparency is composited on white, grey becomes RGB, 16-bit samples are scaled by 1/65535 (colour with
-    16 bits per channel keeps its high byte), of an animation the first frame is taken.
-    box: (left, top, right, bottom) in pixels of the upright photo, at least MIN_SIDE wide and high: only this part.
-    size: the central square (of the box, if given) is resized, antialiased, to (1, 3, size, size).
-    name: what to call the image in an error; the file's name by default.
+    source: path of a file in one of the formats of KNOWN, or its bytes (an upload). EXIF's orientation is applied,
+    colours are converted to sRGB by the ICC profile, grey becomes RGB, 16-bit samples are scaled by 1/65535 (colour
+    with 16 bits per channel keeps its high byte), of an animation the first frame is taken. size: the central square is
+    resized, antialiased, to (1, 3, size, size). name: what to call the image in an error; by default the file's name.
 
     Raises ImageError when there is no such file, it is not an image, is damaged, has a side below MIN_SIDE or more than
-    MAX_PIXELS pixels (seen in the header, before anything is decoded), or when the box lies outside it.
+    MAX_PIXELS pixels (seen in the header, before anything is decoded).
     """
-    name = name or _label(source)
-    rgba = _decode(source, name)
-    image = rgba if rgba.shape[1] == 3 else torch.lerp(torch.ones(()), rgba[:, :3], rgba[:, 3:])
-    return _cut(image, size, box, name)
-
-
-def read_rgba(
-    source: Source, size: int | None = None, box: Box | None = None, name: str | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Read a photo as read_image does, but keep its transparency: (1, 3, H, W) and a mask (1, 1, H, W), 1 = opaque.
-
-    The colours are those in the file, not composited; a file without transparency gives a mask of ones.
-    Raises ImageError as read_image does.
-    """
-    name = name or _label(source)
-    rgba = _decode(source, name)
-    alpha = rgba[:, 3:] if rgba.shape[1] == 4 else torch.ones_like(rgba[:, :1])
-    return _cut(rgba[:, :3], size, box, name), _cut(alpha, size, box, name)
-
-
-def _cut(image: torch.Tensor, size: int | None, box: Box | None, name: str) -> torch.Tensor:
-    image = image if box is None else cut_box(image, box, name)
+    colours, alpha = read_rgba(source, name)
+    image = colours if alpha.min() == 1 else torch.lerp(torch.ones(()), colours, alpha)
     return image if size is None else resize(square_crop(image), size)
 
 
-def cut_box(image: torch.Tensor, box: Box, name: str) -> torch.Tensor:
-    """The box of a photo, as crop; the message of ImageError names the photo, and the box has at least MIN_SIDE."""
-    try:
-        image = crop(image, box)
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}") from None
-    height, width = image.shape[-2:]
-    if min(height, width) < MIN_SIDE:
-        least = f"{name}: expected a box of at least {MIN_SIDE} x {MIN_SIDE} pixels"
-        raise ImageError(f"{least} but got {width} x {height}; choose a larger one")
-    return image
-
-
-def _decode(source: Source, name: str) -> torch.Tensor:
-    """The upright image as float32 (1, 3 or 4, H, W)."""
+def read_rgba(source: Source, name: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """``read_image`` with transparency apart: colours (1, 3, H, W) as stored, and a mask (1, 1, H, W), 1 = opaque."""
     uploaded = isinstance(source, bytes | bytearray | memoryview)
+    name = name or ("the uploaded file" if uploaded else Path(source).name or str(source))
     data = bytes(source) if uploaded else _read_bytes(source, name)
     if not data:
         raise _refused("an image", f"{name} is empty (0 bytes)", "copy or download it again")
     _check_bytes(name, len(data))
-    with warnings.catch_warnings(), _silent() if data[:2] in (b"II", b"MM") else nullcontext():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of damage that it can live with
-        return _to_tensor(_open(data, name), name)
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Nothing reaches the standard error stream: libtiff writes all it meets there, past Python's warnings."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def _label(source: Source) -> str:
-    if isinstance(source, bytes | bytearray | memoryview):
-        return "the uploaded file"
-    return Path(source).name or str(source)
+        image = _to_tensor(_open(data, name), name)
+    return image[:, :3], image[:, 3:] if image.shape[1] == 4 else torch.ones_like(image[:, :1])
 
 
 def _check_bytes(name: str, count: int) -> None:
@@ -156,19 +90,16 @@ def _read_bytes(path: str | os.PathLike, name: str) -> bytes:
     try:
         path = os.path.expanduser(path)
         status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise _refused("an image file", f"{name} is a folder, a device or a pipe", "name a file")
+        _check_bytes(name, status.st_size)
+        return Path(path).read_bytes()
+    except ImageError:
+        raise
     except FileNotFoundError:
         raise _refused("an image file", f"there is no {path}", "check the path") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a 0 byte in it
         raise _refused("the path of an image file", f"{name!r} gives '{error}'", "check the path") from None
-    if stat.S_ISDIR(status.st_mode):
-        raise _refused("an image file", f"{name} is a folder", "name a file in it")
-    if not stat.S_ISREG(status.st_mode):
-        raise _refused("an image file", f"{name} is a device or a pipe", "save it to a file first")
-    _check_bytes(name, status.st_size)
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise _refused("a readable image file", f"{name} gives '{error.strerror}'", "check it") from None
 
 
 def _open(data: bytes, name: str) -> Image.Image:
@@ -194,19 +125,13 @@ def _open(data: bytes, name: str) -> Image.Image:
         raise _refused(least, f"{name} has {width} x {height}", "choose a larger one")
     try:
         image.load()
-        return _to_srgb(_upright(image))
+        with suppress(Exception):  # damaged EXIF makes Pillow raise nearly everything; only the orientation matters
+            turn = image.getexif().get(ORIENTATION, 1)
+            image = image.transpose(Image.Transpose[TURNS[turn - 2]]) if turn in range(2, 9) else image
+        return _to_srgb(image)
     except Exception:
         found = f"{name} is a truncated or damaged {image.format} file"
         raise _refused("a whole image", found, "copy or download it again") from None
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned by EXIF's orientation; any other tag may be damaged."""
-    try:
-        turn = TURNS.get(image.getexif().get(ORIENTATION))
-    except Exception:  # damaged EXIF makes Pillow raise nearly everything, and does not belong to the image
-        return image
-    return image if turn is None else image.transpose(turn)
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
@@ -215,35 +140,30 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     if not profile or image.mode not in ("RGB", "RGBA", "L", "LA", "P", "CMYK"):
         return image
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
         if "sRGB" in ImageCms.getProfileDescription(source):  # a conversion would only round
             return image
-        alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
         grey = source.profile.xcolor_space.strip() == "GRAY"
-        mode = "L" if grey else "CMYK" if image.mode == "CMYK" else "RGB"
-        flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
-        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
-        image = ImageCms.profileToProfile(
-            image.convert(mode), source, ImageCms.createProfile("sRGB"), intent, outputMode="RGB", flags=flags
-        )
+        plain = image.convert("L" if grey else "CMYK" if image.mode == "CMYK" else "RGB")
+        intent, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
+        converted = ImageCms.profileToProfile(plain, source, target, intent, outputMode="RGB", flags=flags)
+        if image.has_transparency_data:
+            converted.putalpha(image.convert("RGBA").getchannel("A"))
+        return converted
     except (ImageCms.PyCMSError, OSError, ValueError):
         return image
-    if alpha is not None:
-        image.putalpha(alpha)
-    return image
 
 
 def _not_an_image(data: bytes, name: str) -> ImageError:
-    start = data[:512].lstrip().lower()
-    if start.startswith((b"<!doctype html", b"<html")):
+    if data[:512].lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return _refused("an image", f"{name} is a web page", "download the image itself")
     if data[4:8] == b"ftyp":
         return _refused("an image", f"{name} is HEIC or a video", "install pillow-heif, or export it as JPEG")
-    known = "an image (PNG, JPEG, WebP, GIF, TIFF, BMP, PPM, TGA, JPEG 2000, AVIF or HEIC)"
-    return _refused(known, f"{name} cannot be read as one", "open it in an image editor and save it as PNG")
+    return _refused(KNOWN, f"{name} cannot be read as one", "open it in an image editor and save it as PNG")
 
 
 def _to_tensor(image: Image.Image, name: str) -> torch.Tensor:
+    """The image as float32 (1, 3 or 4, H, W)."""
     if image.mode.startswith("I") or image.mode == "F":
         return _deep_grey(np.asarray(image), name)
     try:
@@ -261,8 +181,7 @@ def _deep_grey(pixels: np.ndarray, name: str) -> torch.Tensor:
     if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= peak):
         found = f"{name} holds {pixels.min():g}…{pixels.max():g}"
         raise _refused(f"grey values in 0…{peak}", found, "save it as PNG")
-    grey = torch.from_numpy(pixels.astype(np.float32) / peak)
-    return grey[None, None].repeat(1, 3, 1, 1)
+    return torch.from_numpy(pixels.astype(np.float32) / peak)[None, None].repeat(1, 3, 1, 1)
 
 
 # --- tensors and arrays ----------------------------------------------------------------------------------------------
@@ -273,18 +192,20 @@ def to_uint8(images: torch.Tensor) -> np.ndarray:
 
     Raises ImageError for another shape and for NaN.
     """
-    _check(images)
+    shape = tuple(getattr(images, "shape", ()))
+    if len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape:
+        raise ImageError(f"expected images of shape (B, 3, H, W) but got {shape or type(images).__name__}")
+    if not torch.isfinite(images).all():
+        raise ImageError("expected images with finite values but got NaN or infinity; check the step that made them")
     return (quantize(images) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def from_uint8(array: np.ndarray) -> torch.Tensor:
     """An array (H, W, C) or (B, H, W, C) of uint8 as float32 (B, C, H, W) in [0, 1]. Raises ImageError for others."""
-    array = np.asarray(array)
-    if array.dtype != np.uint8 or array.ndim not in (3, 4):
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.size == 0:
         raise ImageError(f"expected uint8 of shape (H, W, C) or (B, H, W, C) but got {array.dtype} {array.shape}")
     array = array[None] if array.ndim == 3 else array
-    channels_first = torch.from_numpy(np.array(array.transpose(0, 3, 1, 2), order="C"))
-    return channels_first.float().div_(255)
+    return torch.from_numpy(np.array(array.transpose(0, 3, 1, 2), order="C")).float().div_(255)
 
 
 def quantize(images: torch.Tensor) -> torch.Tensor:
@@ -302,14 +223,6 @@ def in_range(images: torch.Tensor) -> bool:
     return bool((images >= -ROUNDING).all() and (images <= 1 + ROUNDING).all())  # NaN is neither
 
 
-def _check(images: torch.Tensor) -> None:
-    shape = tuple(getattr(images, "shape", ()))
-    if len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape:
-        raise ImageError(f"expected images of shape (B, 3, H, W) but got {shape or type(images).__name__}")
-    if not torch.isfinite(images).all():
-        raise ImageError("expected images with finite values but got NaN or infinity; check the step that made them")
-
-
 # --- geometry --------------------------------------------------------------------------------------------------------
 
 
@@ -321,7 +234,7 @@ def resize(images: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
     Raises ImageError for a size below 1.
     """
     size = (size, size) if isinstance(size, int) else tuple(size)
-    if len(size) != 2 or min(size) < 1:
+    if min(size) < 1:
         raise ImageError(f"expected a size of at least 1 pixel but got {size}")
     if tuple(images.shape[-2:]) == size:
         return images
@@ -337,40 +250,37 @@ def longer_side(image: torch.Tensor, size: int) -> torch.Tensor:
 def crop(images: torch.Tensor, box: Box) -> torch.Tensor:
     """The part (left, top, right, bottom), in pixels, of images (B, C, H, W).
 
-    Raises ImageError when the box is not four whole numbers, is empty or reaches over the edge.
+    Raises ImageError when the box reaches over the edge or has a side below MIN_SIDE.
     """
     height, width = images.shape[-2:]
-    try:
-        left, top, right, bottom = (int(edge) for edge in box)
-        inside = 0 <= left < right <= width and 0 <= top < bottom <= height
-    except (TypeError, ValueError):
-        inside = False
-    if not inside:
+    left, top, right, bottom = box
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise ImageError(f"expected a box (left, top, right, bottom) within {width} x {height} pixels but got {box}")
+    if min(right - left, bottom - top) < MIN_SIDE:
+        least = f"a box of at least {MIN_SIDE} x {MIN_SIDE} pixels"
+        raise ImageError(f"expected {least} but got {right - left} x {bottom - top}; choose a larger one")
     return images[..., top:bottom, left:right]
 
 
-def square_crop(images: torch.Tensor) -> torch.Tensor:
+def central_box(images: torch.Tensor) -> Box:
     """The largest central square of images (B, C, H, W)."""
     height, width = images.shape[-2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    return images[..., top : top + side, left : left + side]
+    return left, top, left + side, top + side
 
 
-def grid(images: torch.Tensor, columns: int | None = None, padding: int = 2, background: float = 1.0) -> torch.Tensor:
-    """Images (B, C, H, W) as one image (1, C, rows*(H+padding)-padding, columns*(W+padding)-padding), row by row.
+def square_crop(images: torch.Tensor) -> torch.Tensor:
+    """Images (B, C, H, W) cut to their largest central square."""
+    left, top, right, bottom = central_box(images)
+    return images[..., top:bottom, left:right]
 
-    columns: as square as possible by default. background: grey value in [0, 1] between images and after the last.
-    Raises ImageError for another shape, NaN, or fewer than one column.
-    """
-    _check(images)
-    columns = math.ceil(math.sqrt(len(images))) if columns is None else columns
-    if columns < 1 or padding < 0:
-        raise ImageError(f"expected at least 1 column and a padding of 0 or more but got {columns} and {padding}")
+
+def grid(images: torch.Tensor, columns: int | None = None, padding: int = 2) -> torch.Tensor:
+    """Images (B, 3, H, W) as one image, row by row on white, as square as possible by default; one image stays."""
     if len(images) == 1:
         return images
-    joined = make_grid(images.expand(-1, 3, -1, -1), columns, padding, pad_value=background)[: images.shape[1]]
+    joined = make_grid(images, columns or math.ceil(math.sqrt(len(images))), padding, pad_value=1.0)
     height, width = joined.shape[-2:]
     return joined[None, :, padding : height - padding, padding : width - padding]
 
@@ -384,13 +294,12 @@ def write_image(path: str | os.PathLike, image: torch.Tensor) -> None:
     The suffix gives the format: .png, .webp (both lossless), .jpg, .jpeg (quality 95, full chroma).
     Raises ImageError for another suffix, more than one image or NaN, WriteError where the file cannot be written.
     """
-    file_format = SUFFIXES.get(Path(path).suffix.lower())
-    if file_format is None:
-        raise ImageError(f"expected a file name ending in {', '.join(SUFFIXES)} but got {Path(path).name!r}")
+    file_format = Image.registered_extensions().get(Path(path).suffix.lower())
+    if file_format not in WRITTEN:
+        raise ImageError(f"expected a file name ending in .png, .jpg or .webp but got {Path(path).name!r}")
     pixels = to_uint8(image)
     if len(pixels) != 1:
         raise ImageError(f"expected one image (1, 3, H, W) but got {len(pixels)}; join them with grid() first")
-    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}, "PNG": {}}
     written = Image.fromarray(pixels[0, :, :, 0] if pixels.shape[3] == 1 else pixels[0])
     with atomic_path(path) as temporary:
-        written.save(temporary, format=file_format, **options[file_format])
+        written.save(temporary, file_format, **WRITTEN[file_format])

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from helpers.figures import (
     DPI,
@@ -65,9 +64,7 @@ LONG = "a long title about the weights of the perceptual loss, and Pneumonoultra
     [
         lambda: show_images(noise(), ["one", LONG, "three"], captions=["short", LONG, ""], suptitle="Title"),
         lambda: show_images([noise(1, 16), noise(1, 300), noise(1, 1000)], [LONG] * 3, columns=2, suptitle=LONG + LONG),
-        lambda: labelled_grid(
-            [noise(2), noise(2)], ["L1", LONG], ["z", LONG], captions=[["a", LONG], ["", "b"]], suptitle=LONG
-        ),
+        lambda: labelled_grid([noise(2), noise(2)], ["L1", LONG], ["z", LONG], captions=[["a", LONG], ["", "b"]]),
         lambda: labelled_grid([noise(3, 16)], [LONG * 2], ["z", LONG, "w+"], scale=1),
         lambda: result_sheet(noise(1), [{"image": noise(1, seed=k), "label": ["w+", LONG, "12 s"]} for k in range(7)]),
     ],
@@ -195,13 +192,6 @@ def test_save_figure(suffix, tmp_path):
     save_figure(show_images(noise(1), ["one"]), tmp_path / "new" / f"a.{suffix}")
     assert [path.name for path in (tmp_path / "new").iterdir()] == [f"a.{suffix}"]
     assert (tmp_path / "new" / f"a.{suffix}").stat().st_size > 1000
-
-
-def test_save_figure_zooms_in_whole_pixels(tmp_path):
-    figure = show_images(noise(1))
-    save_figure(figure, tmp_path / "a.png", zoom=2)
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.size == tuple(2 * round(side * DPI) for side in figure.get_size_inches())
 
 
 def test_save_figure_refuses_and_keeps_the_old_file(tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     write_image(path, NOISE[0])
     before = path.read_bytes()
 
-    def full(self, target, **options):
+    def full(self, target, *_, **options):
         target.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 

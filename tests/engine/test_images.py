@@ -26,74 +26,58 @@ from helpers.images import (
     to_uint8,
     write_image,
 )
-from tests.support.spoil import KINDS, encoded, picture, seeds, smooth, spoiled
+from tests.support.spoil import KINDS, chunk, encoded, picture, png, seeds, smooth, spoiled
 
 
-def noise(height=20, width=30, count=1, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(count, 3, height, width, generator=generator)
+def noise(height=20, width=30, count=1):
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def tensor(image):
+    return from_uint8(np.asarray(image.convert("RGB")))
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def test_png_is_read_exactly(tmp_path):
+def test_png_and_its_bytes_are_read_exactly(tmp_path):
     pixels = to_uint8(noise())[0]
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    image = read_image(tmp_path / "a.png")
+    image = read_image(str(tmp_path / "a.png"))
     assert image.shape == (1, 3, 20, 30) and image.dtype == torch.float32
     assert torch.equal(image[0], torch.from_numpy(pixels).permute(2, 0, 1).float() / 255)
+    assert torch.equal(read_image(memoryview((tmp_path / "a.png").read_bytes())), image)
 
 
-def test_bytes_are_read_like_their_file(tmp_path):
-    write_image(tmp_path / "a.png", noise())
-    data = (tmp_path / "a.png").read_bytes()
-    assert torch.equal(read_image(memoryview(data)), read_image(str(tmp_path / "a.png")))
+UNDO = [None, "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_90", "TRANSVERSE", "ROTATE_270"]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation):
-    upright = picture().resize((24, 16))
-    undo = {
-        2: [Image.Transpose.FLIP_LEFT_RIGHT],
-        3: [Image.Transpose.ROTATE_180],
-        4: [Image.Transpose.FLIP_TOP_BOTTOM],
-        5: [Image.Transpose.TRANSPOSE],
-        6: [Image.Transpose.ROTATE_90],
-        7: [Image.Transpose.TRANSVERSE],
-        8: [Image.Transpose.ROTATE_270],
-    }
-    stored = upright
-    for step in undo.get(orientation, []):
-        stored = stored.transpose(step)
-    exif = Image.Exif()
+    upright, undo, exif = picture().resize((24, 16)), UNDO[orientation - 1], Image.Exif()
     exif[0x0112] = orientation
-    image = read_image(encoded(stored, "PNG", exif=exif))
-    assert torch.equal(image, from_uint8(np.asarray(upright)))
-
-
-def odd_exif(orientation):
-    """EXIF with the orientation and a resolution whose denominator is text."""
-    entries = [(0x0112, 3, 1, struct.pack("<HH", orientation, 0)), (0x011A, 2, 4, b"abc\0"), (0x0132, 9, 9, bytes(4))]
-    body = b"".join(struct.pack("<HHI", tag, kind, count) + value for tag, kind, count, value in entries)
-    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + body + bytes(4)
+    stored = upright if undo is None else upright.transpose(Image.Transpose[undo])
+    assert torch.equal(read_image(encoded(stored, "PNG", exif=exif)), tensor(upright))
 
 
 def test_only_the_orientation_of_exif_matters():
+    """A resolution whose denominator is text, and no EXIF at all."""
+    entries = [(0x0112, 3, 1, struct.pack("<HH", 6, 0)), (0x011A, 2, 4, b"abc\0"), (0x0132, 9, 9, bytes(4))]
+    body = b"".join(struct.pack("<HHI", tag, kind, count) + value for tag, kind, count, value in entries)
+    odd = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + body + bytes(4)
     stored = picture(side=24).crop((0, 0, 24, 16))
-    image = read_image(encoded(stored, "JPEG", quality=95, exif=odd_exif(6)))
-    assert image.shape == (1, 3, 24, 16)
-    assert (image - from_uint8(np.asarray(stored.rotate(-90, expand=True)))).abs().mean() < 0.02
+    image = read_image(encoded(stored, "JPEG", quality=95, exif=odd))
+    assert image.shape == (1, 3, 24, 16) and (image - tensor(stored.rotate(-90, expand=True))).abs().mean() < 0.02
     assert read_image(encoded(stored, "PNG", exif=b"Exif\0\0nonsense")).shape == (1, 3, 16, 24)
 
 
-@pytest.mark.parametrize("extra", [b"zTXt", b"iTXt", b"iCCP"])
-def test_a_png_with_two_megabytes_of_text_or_profile(extra):
-    packed = zlib.compress(b"ab" * 10**6)
-    body = {"zTXt": b"Comment\0\0", "iTXt": b"Comment\0\1\0\0\0", "iCCP": b"profile\0\0"}[extra.decode()] + packed
+@pytest.mark.parametrize(
+    ("kind", "start"), [(b"zTXt", b"Comment\0\0"), (b"iTXt", b"Comment\0\1\0\0\0"), (b"iCCP", b"profile\0\0")]
+)
+def test_a_png_with_two_megabytes_of_text_or_profile(kind, start):
     raw = b"".join(b"\0" + row.tobytes() for row in np.asarray(picture(side=8)).reshape(8, 24))
-    image = read_image(png(8, 8, 8, 2, raw, chunk(extra, body)))
-    assert torch.equal(image, from_uint8(np.asarray(picture(side=8))))
+    image = read_image(png(8, 8, 8, 2, raw, chunk(kind, start + zlib.compress(b"ab" * 10**6))))
+    assert torch.equal(image, tensor(picture(side=8)))
 
 
 def profile(primaries, gamma):
@@ -139,25 +123,18 @@ def test_a_profile_that_is_damaged_or_of_srgb_changes_nothing():
     assert torch.allclose(alpha, torch.tensor(128 / 255))
 
 
-def test_transparency_is_composited_on_white():
+def test_transparency_is_composited_on_white_or_given_apart():
     rgba = np.zeros((8, 8, 4), np.uint8)
     rgba[..., 0] = 255
     rgba[:, 2:4, 3] = 51  # a fifth of red
     rgba[:, 4:, 3] = 255
-    image = read_image(encoded(Image.fromarray(rgba), "PNG"))
-    assert torch.allclose(image[0, :, 0, 0], torch.tensor([1.0, 1.0, 1.0]))
-    assert torch.allclose(image[0, :, 0, 2], torch.tensor([1.0, 0.8, 0.8]))
-    assert torch.allclose(image[0, :, 0, 7], torch.tensor([1.0, 0.0, 0.0]))
-
-
-def test_read_rgba_keeps_colours_and_mask_apart():
-    rgba = np.full((8, 8, 4), (10, 20, 30, 0), np.uint8)
-    rgba[4:, :, 3] = 255
-    image, mask = read_rgba(encoded(Image.fromarray(rgba), "PNG"))
-    assert mask.shape == (1, 1, 8, 8) and mask[0, 0, 0, 0] == 0 and mask[0, 0, 7, 7] == 1
-    assert torch.allclose(image[0, :, 0, 0] * 255, torch.tensor([10.0, 20.0, 30.0]))
-    _, opaque = read_rgba(encoded(picture(), "PNG"), size=12)
-    assert torch.equal(opaque, torch.ones(1, 1, 12, 12))
+    data = encoded(Image.fromarray(rgba), "PNG")
+    expected = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.8, 0.8], [1.0, 0.0, 0.0]])
+    assert torch.allclose(read_image(data)[0, :, 0, [0, 2, 7]].T, expected)
+    colours, mask = read_rgba(data)
+    assert mask.shape == (1, 1, 8, 8) and torch.allclose(mask[0, 0, 0, [0, 2, 7]], torch.tensor([0, 0.2, 1]))
+    assert (colours[0, 0] == 1).all() and (colours[0, 1:] == 0).all()
+    assert torch.equal(read_rgba(encoded(picture(), "PNG"))[1], torch.ones(1, 1, 24, 24))
 
 
 def test_palette_with_transparent_colour():
@@ -169,36 +146,31 @@ def test_palette_with_transparent_colour():
 
 
 @pytest.mark.parametrize("mode", ["P", "L", "LA", "1", "CMYK", "RGBA", "RGBX"])
-def test_modes_give_the_same_picture_as_a_conversion(mode):
-    source = picture(mode)
-    image = read_image(encoded(source, "TIFF" if mode not in ("P", "LA") else "PNG"))
-    expected = from_uint8(np.asarray(source.convert("RGB")))
-    assert image.shape == expected.shape and (image - expected).abs().max() < 2 / 255
+def test_modes_give_the_same_image_as_a_conversion(mode):
+    image = read_image(encoded(picture(mode), "TIFF" if mode not in ("P", "LA") else "PNG"))
+    assert (image - tensor(picture(mode))).abs().max() < 2 / 255
 
 
 def test_cmyk_jpeg_is_not_inverted():
-    image = read_image(encoded(picture("CMYK"), "JPEG", quality=95))
-    assert (image - from_uint8(np.asarray(picture()))).abs().mean() < 0.05
+    assert (read_image(encoded(picture("CMYK"), "JPEG", quality=95)) - tensor(picture())).abs().mean() < 0.05
 
 
-@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
-def test_16_bit_grey_is_scaled_not_clipped(file_format):
-    ramp = np.linspace(0, 65535, 64 * 8).astype(np.uint16).reshape(8, 64)
-    image = read_image(encoded(Image.fromarray(ramp), file_format))
-    assert image.shape == (1, 3, 8, 64)
-    assert torch.allclose(image[0, 1], torch.from_numpy(ramp.astype(np.float32)) / 65535)
+RAMP = np.linspace(0, 65535, 64 * 8).reshape(8, 64)
 
 
-def chunk(kind, body):
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def png(width, height, depth, colour, raw, extra=b""):
-    """A PNG from its parts; Pillow cannot write 16-bit colour."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
-    )
+@pytest.mark.parametrize(
+    ("values", "file_format", "peak"),
+    [
+        (RAMP.astype(np.uint16), "PNG", 65535),
+        (RAMP.astype(np.uint16), "TIFF", 65535),
+        (np.arange(64).reshape(8, 8).astype(np.uint16) * 4, "TIFF", 255),  # 8-bit values in a larger file
+        (np.arange(64).reshape(8, 8).astype(np.int32) * 4, "TIFF", 255),
+        (np.full((8, 8), 0.25, np.float32), "TIFF", 1),
+    ],
+)
+def test_deep_grey_is_scaled_not_clipped(values, file_format, peak):
+    image = read_image(encoded(Image.fromarray(values), file_format))
+    assert torch.allclose(image, torch.from_numpy(values.astype(np.float32) / peak).expand_as(image))
 
 
 def test_16_bit_colour_is_scaled_not_clipped():
@@ -206,24 +178,6 @@ def test_16_bit_colour_is_scaled_not_clipped():
     image = read_image(png(8, 8, 16, 2, b"".join(b"\0" + row.tobytes() for row in values)))
     expected = torch.from_numpy(values.astype(np.float32).reshape(8, 8, 3)).permute(2, 0, 1)[None] / 65535
     assert (image - expected).abs().max() <= 1.01 / 255
-
-
-@pytest.mark.parametrize("kind", [np.uint16, np.int32])
-def test_8_bit_values_in_a_larger_file_are_8_bit_values(kind):
-    values = np.arange(64).reshape(8, 8).astype(kind) * 4
-    image = read_image(encoded(Image.fromarray(values), "TIFF"))
-    assert torch.allclose(image[0, 0] * 255, torch.from_numpy(values.astype(np.float32)))
-
-
-def test_whole_numbers_above_16_bits_are_refused_with_their_range():
-    refused(encoded(Image.fromarray(np.full((8, 8), 70_000, np.int32)), "TIFF"), "0…65535", "holds 70000")
-
-
-def test_float_grey_outside_of_the_range_is_refused():
-    inside, outside = np.full((8, 8), 0.25, np.float32), np.full((8, 8), 25, np.float32)
-    assert torch.allclose(read_image(encoded(Image.fromarray(inside), "TIFF")), torch.tensor(0.25))
-    with pytest.raises(ImageError, match="0…1 but the uploaded file holds 25"):
-        read_image(encoded(Image.fromarray(outside), "TIFF"))
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG"])
@@ -234,31 +188,19 @@ def test_first_frame_of_an_animation(file_format):
     assert image[0, :, 8, 8].tolist() == [1, 0, 0]
 
 
-def test_size_takes_the_central_square_and_box_comes_first():
-    wide = torch.zeros(1, 3, 16, 48)
-    wide[..., 16:32] = 1
-    data = encoded(Image.fromarray(to_uint8(wide)[0]), "PNG")
-    assert torch.equal(read_image(data, size=8), torch.ones(1, 3, 8, 8))
-    assert torch.equal(read_image(data, box=(0, 4, 16, 12)), torch.zeros(1, 3, 8, 16))
-    assert torch.equal(read_image(data, size=8, box=(32, 0, 48, 16)), torch.zeros(1, 3, 8, 8))
-    refused(data, "cat.png: ", "within 48 x 16 pixels", box=(40, 0, 56, 16), name="cat.png")
-    refused(data, "cat.png: ", "at least 8 x 8 pixels but got 1 x 1", box=(4, 4, 5, 5), name="cat.png")
-
-
 @pytest.mark.parametrize("name", ["photo.jfif", "photo.tga", "photo.jp2"])
 def test_formats_that_people_have_too(name, tmp_path, monkeypatch):
     picture(side=32).save(tmp_path / name, {"jfif": "JPEG", "tga": "TGA", "jp2": "JPEG2000"}[name.split(".")[1]])
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    image = read_image(f"~/{name}")
-    assert (image - from_uint8(np.asarray(picture(side=32)))).abs().mean() < 0.02
+    assert (read_image(f"~/{name}") - tensor(picture(side=32))).abs().mean() < 0.02
 
 
 def test_heic_is_read_with_its_package():
     heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed: pip install pillow-heif")
     heif.register_heif_opener()
     image = read_image(encoded(picture(side=64), "HEIF", quality=95))
-    assert image.shape == (1, 3, 64, 64) and (image - from_uint8(np.asarray(picture(side=64)))).abs().mean() < 0.03
+    assert image.shape == (1, 3, 64, 64) and (image - tensor(picture(side=64))).abs().mean() < 0.03
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -271,31 +213,25 @@ def refused(source, *words, **options):
     assert "\n" not in message and all(word in message for word in words), message
 
 
-def test_no_file_folder_and_empty_file(tmp_path):
-    refused(tmp_path / "none.png", "there is no", "none.png")
-    refused(tmp_path, "is a folder")
+def test_paths_that_are_refused(tmp_path):
     (tmp_path / "empty.png").touch()
+    os.mkfifo(tmp_path / "pipe.png")
+    refused(tmp_path / "none.png", "there is no", "none.png")
     refused(tmp_path / "empty.png", "empty.png is empty")
     refused("a\0b.png", "path")
+    for path in (tmp_path, "/dev/zero", tmp_path / "pipe.png"):
+        refused(path, "is a folder, a device or a pipe")
+
+
+def test_contents_that_are_refused():
     refused(b"", "empty")
-
-
-def test_device_is_not_read(tmp_path):
-    refused("/dev/zero", "device or a pipe")
-    os.mkfifo(tmp_path / "pipe.png")
-    refused(tmp_path / "pipe.png", "device or a pipe")
-
-
-def test_not_an_image():
-    refused(b"just text, and more of it", "cannot be read", name="notes.txt")
+    refused(b"just text, and more of it", "notes.txt cannot be read", name="notes.txt")
     refused(b"\n <!DOCTYPE html><html><body>404</body></html>", "web page")
     refused(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), "HEIC", "pillow-heif", "export it")
-
-
-def test_one_pixel_and_narrow_images():
     refused(encoded(Image.new("RGB", (1, 1)), "PNG"), "1 x 1", "at least 8")
     refused(encoded(Image.new("RGB", (100, 7)), "PNG"), "100 x 7")
-    assert read_image(encoded(Image.new("RGB", (8, 8)), "PNG")).shape == (1, 3, 8, 8)
+    refused(encoded(Image.fromarray(np.full((8, 8), 70_000, np.int32)), "TIFF"), "0…65535", "holds 70000")
+    refused(encoded(Image.fromarray(np.full((8, 8), 25, np.float32)), "TIFF"), "0…1 but the uploaded file holds 25")
 
 
 @pytest.mark.parametrize("side", [7100, 50_000, 2**31 - 1])
@@ -306,68 +242,44 @@ def test_huge_header_is_refused_before_decoding(side, monkeypatch):
     refused(png(side, side, 8, 2, b"\0" * 100), "at most 50 million pixels")
 
 
-def test_huge_file_is_refused_before_reading(tmp_path, monkeypatch):
+def test_huge_files_and_uploads_are_refused_before_reading(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.read_bytes", lambda self: pytest.fail("read"))
     with open(tmp_path / "big.png", "wb") as file:
         file.truncate(images.MAX_BYTES + 1)  # sparse
     refused(tmp_path / "big.png", "at most 200 MB")
-
-
-def test_huge_upload_is_refused_before_decoding(monkeypatch):
     monkeypatch.setattr(images, "MAX_BYTES", 100)
     refused(encoded(picture(), "PNG"), "image file of at most")
 
 
-FORMATS = {
-    "png": ("PNG", {}),
-    "jpeg": ("JPEG", {"quality": 90}),
-    "gif": ("GIF", {}),
-    "webp": ("WEBP", {}),
-    "tiff": ("TIFF", {}),
-    "bmp": ("BMP", {}),
-}
-
-
-@pytest.mark.parametrize("suffix", FORMATS)
-def test_truncated_file(suffix, tmp_path):
-    file_format, options = FORMATS[suffix]
-    data = encoded(Image.fromarray(to_uint8(noise(64, 64))[0]), file_format, **options)
-    (tmp_path / f"half.{suffix}").write_bytes(data[: len(data) // 2])
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
+def test_truncated_file(file_format, tmp_path):
+    data = encoded(Image.fromarray(to_uint8(noise(64, 64))[0]), file_format)
+    (tmp_path / f"half.{file_format}").write_bytes(data[: len(data) // 2])
     assert read_image(data).shape == (1, 3, 64, 64)
-    refused(tmp_path / f"half.{suffix}", f"half.{suffix}")
+    refused(tmp_path / f"half.{file_format}", f"half.{file_format}")
 
 
-def test_pillow_bomb_errors_become_ours():
+def test_pillow_bomb_errors_become_ours(monkeypatch):
     data = encoded(picture(), "PNG")
-    seen = []
-    original = Image.MAX_IMAGE_PIXELS
-    try:
-        Image.MAX_IMAGE_PIXELS = 100  # 24 x 24 is more than twice as much
-        refused(data, "million pixels")
-        Image.MAX_IMAGE_PIXELS = 400  # a warning in Pillow
-        with warnings.catch_warnings(record=True) as seen:
-            warnings.simplefilter("always")
-            assert read_image(data).shape == (1, 3, 24, 24)
-    finally:
-        Image.MAX_IMAGE_PIXELS = original
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # 24 x 24 is more than twice as much
+    refused(data, "million pixels")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)  # a warning in Pillow
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert read_image(data).shape == (1, 3, 24, 24)
     assert not seen
-
-
-# --- fuzzing ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_spoiled_files_are_read_or_refused_in_one_sentence(kind, monkeypatch, capfd):
     monkeypatch.setattr(images, "MAX_PIXELS", 1_000_000)
-    rng, files = random.Random(kind), seeds()[kind]
+    rng, files, outcomes = random.Random(kind), seeds()[kind], {"read": 0, "refused": 0}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    outcomes = {"read": 0, "refused": 0}
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         for case in range(250):
-            data = spoiled(kind, files[case % len(files)], rng)
             try:
-                image = read_image(data)
+                image = read_image(spoiled(kind, files[case % len(files)], rng))
             except ImageError as error:
                 assert "\n" not in str(error) and len(str(error)) < 300
                 outcomes["refused"] += 1
@@ -378,7 +290,7 @@ def test_spoiled_files_are_read_or_refused_in_one_sentence(kind, monkeypatch, ca
                 outcomes["read"] += 1
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024  # kB on Linux
     captured = capfd.readouterr()
-    assert not seen and not captured.out and not captured.err
+    assert not seen and not captured.out and (kind == "tiff" or not captured.err)  # libtiff writes to stderr itself
     assert grown < 300, f"{grown:.0f} MB more"
     assert outcomes["refused"] >= 20 and outcomes["read"] >= 20, outcomes  # the mutations neither spare nor ruin all
 
@@ -386,22 +298,12 @@ def test_spoiled_files_are_read_or_refused_in_one_sentence(kind, monkeypatch, ca
 # --- tensors ---------------------------------------------------------------------------------------------------------
 
 
-def test_to_uint8_rounds_and_clamps():
+def test_to_uint8_rounds_and_clamps_and_back_is_exact():
     values = torch.tensor([-0.5, 0.0, 0.9 / 255, 127.4 / 255, 127.6 / 255, 254.9 / 255, 1.5, 1.0])
     pixels = to_uint8(values.view(1, 1, 1, 8).expand(1, 3, 1, 8))
     assert pixels.dtype == np.uint8 and pixels[0, 0, :, 2].tolist() == [0, 0, 1, 127, 128, 255, 255, 255]
-
-
-def test_uint8_and_back_is_exact_for_every_value():
     pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
     assert np.array_equal(to_uint8(from_uint8(pixels)), pixels)
-
-
-def test_quantize_is_what_a_file_gives_back(tmp_path):
-    image = noise() * 1.4 - 0.2
-    write_image(tmp_path / "a.png", image)
-    assert torch.equal(quantize(image), read_image(tmp_path / "a.png"))
-    assert torch.equal(quantize(quantize(image)), quantize(image))
 
 
 @pytest.mark.parametrize("wrong", [torch.rand(3, 8, 8), torch.rand(1, 4, 8, 8), torch.rand(0, 3, 8, 8), None])
@@ -410,26 +312,19 @@ def test_wrong_shapes_are_refused(wrong):
         to_uint8(wrong)
 
 
-def test_nan_is_refused(tmp_path):
-    image = noise()
-    image[0, 0, 0, 0] = float("nan")
-    with pytest.raises(ImageError, match="NaN"):
-        write_image(tmp_path / "a.png", image)
-    assert not list(tmp_path.iterdir())
-
-
-def test_from_uint8_refuses_other_arrays():
+@pytest.mark.parametrize("wrong", [np.zeros((8, 8, 3), np.float32), np.zeros((8, 8), np.uint8)])
+def test_from_uint8_refuses_other_arrays(wrong):
     with pytest.raises(ImageError, match="expected uint8"):
-        from_uint8(np.zeros((8, 8, 3), np.float32))
-    with pytest.raises(ImageError, match="expected uint8"):
-        from_uint8(np.zeros((8, 8), np.uint8))
+        from_uint8(wrong)
 
 
-def test_resize_is_antialiased():
-    lines = (torch.arange(64) % 4 == 0).float().expand(1, 3, 64, 64)
+def test_resize_is_antialiased_and_differentiable():
+    lines = (torch.arange(64) % 4 == 0).float().expand(1, 3, 64, 64).clone().requires_grad_()
     small = resize(lines, 16)
     assert small.shape == (1, 3, 16, 16)
     assert (small - 0.25).abs()[..., 2:-2].max() < 0.02  # each pixel covers one line; without, it falls between two
+    small.sum().backward()
+    assert lines.grad.abs().sum() > 0
 
 
 def test_resize_stays_in_range_and_takes_height_width():
@@ -442,47 +337,40 @@ def test_resize_stays_in_range_and_takes_height_width():
         resize(edge, 0)
 
 
-def test_resize_has_gradients():
-    image = noise().requires_grad_()
-    resize(image, 8).sum().backward()
-    assert image.grad.abs().sum() > 0
-
-
-def test_crop_and_square_crop():
+def test_crops_and_the_central_square():
     image = noise(10, 20)
-    assert torch.equal(crop(image, (3, 1, 9, 5)), image[:, :, 1:5, 3:9])
+    assert torch.equal(crop(image, (3, 1, 12, 9)), image[:, :, 1:9, 3:12])
     assert torch.equal(square_crop(image), image[..., 5:15])
     assert torch.equal(square_crop(image.transpose(2, 3)), image.transpose(2, 3)[:, :, 5:15])
+    wide = torch.zeros(1, 3, 16, 48)
+    wide[..., 16:32] = 1
+    assert torch.equal(read_image(encoded(Image.fromarray(to_uint8(wide)[0]), "PNG"), size=8), torch.ones(1, 3, 8, 8))
 
 
-@pytest.mark.parametrize("box", [(0, 0, 0, 5), (5, 0, 4, 5), (-1, 0, 4, 4), (0, 0, 21, 5), (0, 0, 5), "abcd", None])
+@pytest.mark.parametrize("box", [(0, 0, 0, 5), (5, 0, 4, 5), (-1, 0, 8, 8), (0, 0, 21, 8), (4, 4, 5, 5)])
 def test_crop_refuses_boxes(box):
-    with pytest.raises(ImageError, match="expected a box"):
+    with pytest.raises(ImageError, match="expected a box .*within 20 x 10|at least 8 x 8 pixels but got 1 x 1"):
         crop(noise(10, 20), box)
 
 
-def test_grid_places_images_row_by_row():
+def test_grid_places_images_row_by_row_as_square_as_possible():
     batch = noise(4, 6, count=5)
-    picture = grid(batch, columns=2, padding=1, background=0.5)
-    assert picture.shape == (1, 3, 3 * 5 - 1, 2 * 7 - 1)
-    assert torch.equal(picture[0, :, 5:9, 7:13], batch[3])
-    assert (picture[0, :, 4] == 0.5).all() and (picture[0, :, 10:, 7:] == 0.5).all()
-
-
-def test_grid_is_as_square_as_possible():
+    joined = grid(batch, columns=2, padding=1)
+    assert joined.shape == (1, 3, 3 * 5 - 1, 2 * 7 - 1) and torch.equal(joined[0, :, 5:9, 7:13], batch[3])
+    assert (joined[0, :, 4] == 1).all() and (joined[0, :, 10:, 7:] == 1).all()
     assert grid(noise(4, 4, count=9), padding=0).shape == (1, 3, 12, 12)
-    assert grid(noise(4, 4, count=2), columns=5, padding=0).shape == (1, 3, 4, 8)
-    with pytest.raises(ImageError):
-        grid(noise(4, 4), columns=0)
+    assert torch.equal(grid(batch[:1]), batch[:1])
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp"])
-def test_lossless_formats(suffix, tmp_path):
-    write_image(tmp_path / f"new/a.{suffix}", noise())
-    assert torch.equal(read_image(tmp_path / f"new/a.{suffix}"), quantize(noise()))
+def test_lossless_formats_give_back_what_quantize_says(suffix, tmp_path):
+    image = noise() * 1.4 - 0.2
+    write_image(tmp_path / f"new/a.{suffix}", image)
+    assert torch.equal(read_image(tmp_path / f"new/a.{suffix}"), quantize(image))
+    assert torch.equal(quantize(quantize(image)), quantize(image))
 
 
 def test_jpeg_is_close(tmp_path):
@@ -493,13 +381,16 @@ def test_jpeg_is_close(tmp_path):
 def test_mask_is_written_as_grey(tmp_path):
     mask = torch.linspace(0, 1, 64).view(1, 1, 8, 8)
     write_image(tmp_path / "mask.png", mask)
-    with Image.open(tmp_path / "mask.png") as picture:
-        assert picture.mode == "L"
+    with Image.open(tmp_path / "mask.png") as written:
+        assert written.mode == "L"
     assert torch.equal(read_image(tmp_path / "mask.png")[:, :1], quantize(mask))
 
 
-def test_unknown_suffix_and_batches_are_refused(tmp_path):
+def test_what_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(ImageError, match=r"ending in \.png.* but got 'a\.xyz'"):
         write_image(tmp_path / "a.xyz", noise())
     with pytest.raises(ImageError, match="one image .* got 2"):
         write_image(tmp_path / "a.png", noise(count=2))
+    with pytest.raises(ImageError, match="NaN"):
+        write_image(tmp_path / "a.png", noise() * torch.nan)
+    assert not list(tmp_path.iterdir())
