@@ -15,11 +15,6 @@ def to_yiq(images: Tensor) -> Tensor:
     return torch.einsum("yc,bchw->byhw", images.new_tensor(YIQ), images)
 
 
-def from_yiq(images: Tensor) -> Tensor:
-    """The inverse of ``to_yiq``, clamped to [0, 1]."""
-    return torch.einsum("cy,byhw->bchw", torch.linalg.inv(images.new_tensor(YIQ)), images).clamp(0, 1)
-
-
 def grey(images: Tensor) -> Tensor:
     """Luminance in all three channels, (B, 3, H, W) in [0, 1]."""
     return to_yiq(images)[:, :1].expand(-1, 3, -1, -1).clamp(0, 1).contiguous()
@@ -27,27 +22,26 @@ def grey(images: Tensor) -> Tensor:
 
 def with_chroma(images: Tensor, photos: Tensor) -> Tensor:
     """The luminance of ``images`` with the colours of ``photos``: both (B, 3, H, W) in [0, 1]."""
-    return from_yiq(torch.cat([to_yiq(images)[:, :1], to_yiq(photos)[:, 1:]], 1))
+    mixed = torch.cat([to_yiq(images)[:, :1], to_yiq(photos)[:, 1:]], 1)
+    return torch.einsum("cy,byhw->bchw", torch.linalg.inv(images.new_tensor(YIQ)), mixed).clamp(0, 1)
 
 
 def match_linear(image: Tensor, target: Tensor) -> Tensor:
     """Colours of ``image`` (1, 3, h, w), mapped linearly so that mean and covariance are those of ``target``.
 
     A = S_t^½ (S_t^½ S_i S_t^½)^-½ S_t^½ moves the colours least of all such maps (Pitié & Kokaram 2007).
-    Clamped to [0, 1].
     """
+
+    def power(matrix: Tensor, exponent: float) -> Tensor:
+        values, vectors = torch.linalg.eigh(matrix)
+        return vectors * values.clamp_min(1e-12).pow(exponent) @ vectors.T
+
     ours, theirs = (values[0].flatten(1).double() for values in (image, target))
     ridge = 1e-6 * torch.eye(3, dtype=torch.float64, device=image.device)
-    cov_ours, cov_theirs = torch.cov(ours) + ridge, torch.cov(theirs) + ridge
-    root = _power(cov_theirs, 0.5)
-    turn = root @ _power(root @ cov_ours @ root, -0.5) @ root
+    root = power(torch.cov(theirs) + ridge, 0.5)
+    turn = root @ power(root @ (torch.cov(ours) + ridge) @ root, -0.5) @ root
     mapped = turn @ (ours - ours.mean(1, keepdim=True)) + theirs.mean(1, keepdim=True)
     return mapped.view_as(image[0])[None].to(image.dtype).clamp(0, 1)
-
-
-def _power(matrix: Tensor, exponent: float) -> Tensor:
-    values, vectors = torch.linalg.eigh(matrix)
-    return vectors * values.clamp_min(1e-12).pow(exponent) @ vectors.T
 
 
 def match_histogram(image: Tensor, target: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,19 +16,15 @@ from torch import Tensor, nn
 
 from helpers.generators import Generator
 from helpers.losses import LAYERS, WeightedSum, lp_loss, masked_mean, perceptual_loss
-from helpers.masks import as_mask, grow
+from helpers.masks import as_mask
 
 ORIENTATIONS, CELL = 8, 8  # of histograms of oriented gradients: bins over half a turn, pixels of a cell's side
 LUMA = (0.299, 0.587, 0.114)  # Rec. 601
-EDGE_REACH = 2 / 64  # relative to the side: how far from a stroke's rim an edge still counts as its own
 WISHES = ("colour", "edge", "perceptual", "warp")  # what ties an image to a sketch
 
 
 class ConstraintError(ValueError):
     """A constraint that cannot be computed from what it was given."""
-
-
-# --- histograms of oriented gradients --------------------------------------------------------------------------------
 
 
 def hog(images: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -60,9 +55,6 @@ def normalised(histograms: Tensor, floor: float = 0.01) -> Tensor:
     return histograms / (histograms.square().sum(1, keepdim=True) + floor**2).sqrt()
 
 
-# --- constraints -----------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Constraint:
     """What all constraints share. ``met_at`` is the largest value at which it is met, ``name`` the key of its weight.
@@ -73,8 +65,7 @@ class Constraint:
 
     mask: Tensor | None = None
     weight: float | Tensor = 1.0
-    name: ClassVar[str] = ""
-    met_at: ClassVar[float] = math.inf
+    name, met_at = "", math.inf
 
     def __post_init__(self):
         if self.mask is not None:
@@ -93,28 +84,24 @@ class Constraint:
 
 @dataclass
 class Colour(Constraint):
-    """Mean distance to the target's colours: L1 (``p`` 1) or squared (``p`` 2). target: (1, 3, R, R) in [0, 1]."""
+    """Mean distance (L1) to the colours of the target (1, 3, R, R) in [0, 1]."""
 
     target: Tensor = field(kw_only=True)
-    p: int = 1
-    name: ClassVar[str] = "colour"
-    met_at: ClassVar[float] = 0.06
+    name, met_at = "colour", 0.06
 
     def __call__(self, images: Tensor, codes: Tensor) -> Tensor:
-        return lp_loss(images, self.target, self.p, self.mask)
+        return lp_loss(images, self.target, 1, self.mask)
 
 
 @dataclass
 class Edge(Constraint):
     """Squared distance of the directions of edges, cell by cell (``hog``), where the target has edges under the mask.
 
-    The histograms have unit length, so it is directions that count and not contrast: 0 is equal, 1 is a cell without
-    edges, 2 edges at right angles. target: (1, 3, R, R) in [0, 1].
+    It is directions that count and not contrast: 0 is equal, 1 is a cell without edges, 2 edges at right angles.
     """
 
     target: Tensor = field(kw_only=True)
-    name: ClassVar[str] = "edge"
-    met_at: ClassVar[float] = 0.35
+    name, met_at = "edge", 0.35
 
     def __post_init__(self):
         super().__post_init__()
@@ -136,8 +123,7 @@ class Perceptual(Constraint):
     target: Tensor = field(kw_only=True)
     features: nn.Module = field(kw_only=True)
     layers: Sequence[str | int] = LAYERS
-    name: ClassVar[str] = "perceptual"
-    met_at: ClassVar[float] = 0.5
+    name, met_at = "perceptual", 0.5
 
     def __call__(self, images: Tensor, codes: Tensor) -> Tensor:
         with torch.no_grad():
@@ -149,17 +135,15 @@ class Perceptual(Constraint):
 
 @dataclass
 class Warp(Constraint):
-    """Drag: what the source shows in ``region`` should appear ``shift`` pixels further on (L1 at the new place).
+    """Drag: what the source (1, 3, R, R) shows in the region (1, 1, R, R) should appear ``shift`` pixels further on.
 
-    source: (1, 3, R, R) in [0, 1], the image before. region: (1, 1, R, R) in [0, 1], what is dragged. shift: (x, y)
-    in pixels, right and down, fractions too. The mask follows from them.
+    shift: (x, y), right and down, fractions too. The mask follows from them.
     """
 
     source: Tensor = field(kw_only=True)
     region: Tensor = field(kw_only=True)
     shift: tuple[float, float] = field(kw_only=True)
-    name: ClassVar[str] = "warp"
-    met_at: ClassVar[float] = 0.06
+    name, met_at = "warp", 0.06
 
     def __post_init__(self):
         region = as_mask(self.region, tuple(self.source.shape[-2:]), "the region of warp")
@@ -167,19 +151,15 @@ class Warp(Constraint):
         if self.mask.sum() == 0:
             raise ConstraintError(f"the region is empty, or {self.shift} drags all of it out of the image.")
 
-    def __call__(self, images: Tensor, codes: Tensor) -> Tensor:
-        return lp_loss(images, self.target, 1, self.mask)
+    __call__ = Colour.__call__
 
 
 @dataclass
 class Realism(Constraint):
-    """Does the discriminator take it for a photo? softplus(-score), the loss that the generator was trained with.
-
-    It judges each image separately. A mask limits the gradient, not the judgement.
-    """
+    """Does the discriminator take each image for a photo? softplus(-score), what the generator was trained with."""
 
     discriminator: nn.Module = field(kw_only=True)
-    name: ClassVar[str] = "realism"
+    name = "realism"
 
     def __call__(self, images: Tensor, codes: Tensor) -> Tensor:
         return F.softplus(-self.discriminator(self.inside(images), group_size=1))
@@ -191,7 +171,7 @@ class Prior(Constraint):
 
     generator: Generator = field(kw_only=True)
     space: str = field(kw_only=True)
-    name: ClassVar[str] = "prior"
+    name = "prior"
 
     def __post_init__(self):
         self.mean, self.std = self.generator.mean(self.space), self.generator.std(self.space)
@@ -238,8 +218,3 @@ def shifted(values: Tensor, shift: tuple[float, float]) -> Tensor:
     move = values.new_tensor([[1, 0, -2 * shift[0] / width], [0, 1, -2 * shift[1] / height]])
     where = F.affine_grid(move.expand(len(values), 2, 3), list(values.shape), align_corners=False)
     return F.grid_sample(values, where, align_corners=False)
-
-
-def edge_mask(mask: Tensor) -> Tensor:
-    """The strokes of a mask (1, 1, R, R) and a rim around them: a line's edges lie beside it."""
-    return grow((mask > 0).float(), max(1.0, EDGE_REACH * mask.shape[-1]))

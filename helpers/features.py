@@ -28,7 +28,7 @@ class FeatureError(ValueError):
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """Channels and number of 3x3 convolutions of each block; blocks are separated by 2x2 pooling."""
+    """Channels and number of 3x3 convolutions, with a border of one zero, of each block; 2x2 pooling between blocks."""
 
     widths: tuple[int, ...]
     depths: tuple[int, ...]
@@ -76,8 +76,8 @@ class Normalize(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        for name, values in (("mean", MEAN), ("std", STD)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std
@@ -86,10 +86,10 @@ class Normalize(nn.Module):
 class Features(nn.Module):
     """The convolutions of a VGG network (Simonyan & Zisserman 2015), frozen, without its classifier.
 
-    Layers are named by the number of the convolution from 1 (`5`: its output before the ReLU), by block and
-    place (`"conv3_1"`: the same), or after the ReLU (`"relu3_1"`). Every convolution is 3x3 with a border of
-    one zero, so it keeps the size; the 2x2 pooling before blocks 2, 3 … halves it, rounding down. `pooling` is
-    "max", as the networks were trained, "avg", which Gatys et al. (2016) found smoother, or "blur".
+    Layers are named by the number of the convolution from 1 (`5`: its output before the ReLU), by block and place
+    (`"conv3_1"`: the same), or after the ReLU (`"relu3_1"`). A convolution keeps the size; the pooling before blocks 2,
+    3 … halves it, rounding down: "max", as the networks were trained, "avg", which Gatys et al. (2016) found smoother,
+    or "blur".
     """
 
     def __init__(self, config: FeatureConfig, name: str = "", pooling: str = "max"):
@@ -97,14 +97,10 @@ class Features(nn.Module):
         if pooling not in POOLS:
             raise FeatureError(f"Expected pooling {', '.join(POOLS)}; got {pooling!r}.")
         self.config, self.name, self.pooling = config, name, pooling
+        self.layers = config.names  # number n is layers[n - 1]
         self.normalize, self.convs = Normalize(), config.build()
         self.requires_grad_(False)
         self.eval()
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Names of the convolutions in order: number n is layers[n - 1]."""
-        return self.config.names
 
     def locate(self, layer: int | str) -> tuple[int, bool]:
         """Index of the convolution from 0, and whether the output after its ReLU is meant. Raises FeatureError."""
@@ -113,8 +109,7 @@ class Features(nn.Module):
             places |= dict.fromkeys((index + 1, name), (index, False)) | {name.replace("conv", "relu"): (index, True)}
         if layer in places and not isinstance(layer, bool | float):
             return places[layer]
-        last = self.layers[-1]
-        known = f"1…{len(self.layers)}, conv1_1…{last} or relu1_1…{last.replace('conv', 'relu')}"
+        known = f"1…{len(self.layers)}, conv1_1…{name} or relu1_1…{name.replace('conv', 'relu')}"
         blocks = ", ".join(f"{d} in block {b}" for b, d in enumerate(self.config.depths, 1))
         raise FeatureError(f"{self.name or 'This network'} has no layer {layer!r}; it has {known} ({blocks}).")
 
@@ -131,10 +126,9 @@ class Features(nn.Module):
             )
 
     def forward(self, images: Tensor, layers: int | str | Iterable[int | str]) -> dict[int | str, Tensor]:
-        """Activations of the layers asked for, under the keys they were asked by; later layers are not run.
+        """Layer to activations (B, C, H / 2^(b-1), W / 2^(b-1)) in block b, under the keys they were asked by.
 
-        images: (B, 3, H, W), RGB in [0, 1], normalised inside. Gradients flow to the images, never to the
-        weights. Returns {layer: (B, C, H / 2^(b-1), W / 2^(b-1))} for layers of block b.
+        images: (B, 3, H, W), RGB in [0, 1], normalised inside. Later layers are not run; gradients flow to the images.
         """
         asked = [layers] if isinstance(layers, int | str) else list(layers)
         places = {layer: self.locate(layer) for layer in asked}
@@ -178,7 +172,7 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def torchvision_file(name: str) -> Path:
-    """Where torchvision's weights of vgg19 or vgg16 are on disk, or will be once downloaded."""
+    """Where torchvision's weights are on disk, or will be once downloaded."""
     return weights.FOLDER / "downloads" / DOWNLOADS[name].rsplit("/", 1)[1]
 
 
@@ -200,12 +194,11 @@ def _load_torchvision(name: str) -> dict[str, Tensor]:
 def load_features(
     name: str | Path | None = None, device: str | torch.device | None = None, pooling: str = "max"
 ) -> Features:
-    """A frozen feature network in evaluation mode, on `device` (the CPU when None).
+    """A frozen feature network in evaluation mode.
 
-    `name` is "vgg19" or "vgg16" (torchvision's, downloaded once), "vgg19-slim" (bundled), the path of a
-    network from `python -m helpers train features`, or None / "auto": vgg19 where its file is on disk,
-    vgg19-slim elsewhere; `.name` of the result says which. `pooling` is "max", "avg" or "blur".
-    Raises FeatureError or WeightsError for an unknown name or for weights that are missing or damaged.
+    `name` is "vgg19" or "vgg16" (torchvision's, downloaded once), "vgg19-slim" (bundled), the path of a network from
+    `python -m helpers train features`, or None / "auto": vgg19 where its file is on disk, vgg19-slim elsewhere. Raises
+    FeatureError or WeightsError for an unknown name or for weights that are missing or damaged.
     """
     if name in (None, "auto"):
         name = "vgg19" if torchvision_file("vgg19").is_file() else "vgg19-slim"

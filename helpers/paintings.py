@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +14,20 @@ import torch
 from helpers.files import atomic_path
 from helpers.images import ImageError, read_image
 
-FOLDER = Path(__file__).resolve().parent.parent / "data" / "downloads"
+DATA = Path(__file__).resolve().parent.parent / "data"
+FOLDER = DATA / "downloads"
 WIDTH = 1024  # pixels of the scan that is asked for
 COMMONS = "https://commons.wikimedia.org/wiki/"
 
 
 @dataclass(frozen=True)
 class Painting:
-    """A painting whose painter died more than 70 years ago."""
+    """A painting whose painter died more than 70 years ago; ``file`` is its scan on Wikimedia Commons."""
 
     title: str
     painter: str
     year: str
-    file: str  # its scan on Wikimedia Commons
+    file: str
 
     @property
     def link(self) -> str:
@@ -37,37 +39,8 @@ class Painting:
         return f"{COMMONS}Special:FilePath/{quote(self.file)}?width={WIDTH}"
 
 
-PAINTINGS = {
-    "starry_night": Painting(
-        "The Starry Night", "Vincent van Gogh", "1889", "Van Gogh - Starry Night - Google Art Project.jpg"
-    ),
-    "great_wave": Painting(
-        "The Great Wave off Kanagawa", "Katsushika Hokusai", "c. 1831", "Tsunami by hokusai 19th century.jpg"
-    ),
-    "composition_vii": Painting(
-        "Composition VII", "Wassily Kandinsky", "1913", "Vassily Kandinsky, 1913 - Composition 7.jpg"
-    ),
-    "scream": Painting(
-        "The Scream",
-        "Edvard Munch",
-        "1893",
-        "Edvard Munch, 1893, The Scream, oil, tempera and pastel on cardboard, 91 x 73 cm, "
-        "National Gallery of Norway.jpg",
-    ),
-    "grande_jatte": Painting(
-        "A Sunday on La Grande Jatte",
-        "Georges Seurat",
-        "1884–1886",
-        "A Sunday on La Grande Jatte, Georges Seurat, 1884.jpg",
-    ),
-    "impression": Painting("Impression, Sunrise", "Claude Monet", "1872", "Monet - Impression, Sunrise.jpg"),
-    "rain_steam_speed": Painting(
-        "Rain, Steam and Speed", "J. M. W. Turner", "1844", "Turner - Rain, Steam and Speed - National Gallery file.jpg"
-    ),
-    "kiss": Painting(
-        "The Kiss", "Gustav Klimt", "1907–1908", "The Kiss - Gustav Klimt - Google Cultural Institute.jpg"
-    ),
-}
+with open(DATA / "paintings.csv", encoding="utf-8", newline="") as _table:
+    PAINTINGS = {row.pop("name"): Painting(**row) for row in csv.DictReader(_table)}
 
 
 def painting_path(name: str, folder: str | Path = FOLDER) -> Path:

@@ -12,24 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers.constraints import (
-    Colour,
-    Constraint,
-    ConstraintError,
-    Constraints,
-    Edge,
-    Perceptual,
-    Prior,
-    Realism,
-    edge_mask,
-)
+from helpers.constraints import Colour, Constraint, ConstraintError, Constraints, Edge, Perceptual, Prior, Realism
 from helpers.encoder import Encoder, load_encoder
 from helpers.generators import Generator
 from helpers.images import from_uint8, read_rgba
 from helpers.inversion import LatentSearch
 from helpers.latents import Latents
 from helpers.losses import Loss
-from helpers.masks import as_mask, mask_from_file
+from helpers.masks import as_mask, grow, mask_from_file
 from helpers.search import Phase, Result, option
 
 STARTS = ("sample", "best", "encoder")
@@ -38,15 +28,13 @@ THRESHOLD = 0.1  # alpha below it is not a stroke
 RATES = {"z": 0.1, "w": 0.2, "w+": 0.1}  # in standard deviations of the space
 WEIGHTS = {"colour": 1.0, "edge": 0.1, "realism": 0.01, "prior": 0.02}
 LINE_WEIGHTS = {"edge": 1.0, "realism": 0.05, "prior": 0.1}  # where one dark ink draws: it means edges, not black fur
+EDGE_REACH = 2 / 64  # relative to the side: how far from a stroke's rim an edge still counts as its own
 INK = 0.25  # largest lightness of an ink
 INK_AREA = 0.25  # largest share of the paper under the ink of a line drawing
 
 
 class SketchError(ValueError):
     """A sketch that asks for nothing or does not fit, or a search that cannot start."""
-
-
-# --- sketches --------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -70,9 +58,9 @@ class Sketch:
         spread = ((self.image - ink).abs() * share).sum((1, 2, 3)).item() / 3
         return ink.mean().item() < INK and spread < 0.1 and self.mask.mean().item() < INK_AREA
 
-    def on_paper(self, grey: float = 0.85) -> Tensor:
+    def on_paper(self) -> Tensor:
         """The strokes on grey paper, to look at: (1, 3, R, R)."""
-        return torch.lerp(torch.full_like(self.image, grey), self.image, self.mask)
+        return torch.lerp(torch.full_like(self.image, 0.85), self.image, self.mask)
 
 
 def read_sketch(source, size: int, mask=None) -> Sketch:
@@ -82,17 +70,15 @@ def read_sketch(source, size: int, mask=None) -> Sketch:
     transparent stroke is a soft wish. Sketches of any size are resized to the generator's, colours weighted by alpha:
     the paper does not mix into the strokes.
 
-    source: path or bytes of an image file, or uint8 (H, W, 4) or (H, W, 3) of a canvas. size: the generator's
-    resolution. mask: path of an image file, white where the sketch counts, or an array or tensor for ``as_mask``, of
-    the size of the sketch; it is used instead of alpha.
-
-    Raises SketchError for a sketch that is not square, has neither transparency nor a mask, or an empty one;
-    ImageError and MaskError for files and arrays that are not an image or a mask.
+    source: path or bytes of an image file, or uint8 (H, W, 4) or (H, W, 3) of a canvas. mask: path of an image file,
+    white where the sketch counts, or an array or tensor for ``as_mask``, of the size of the sketch; it is used instead
+    of alpha. Raises SketchError for a sketch that is not square, has neither transparency nor a mask, or an empty one;
+    ImageError and MaskError for what is not an image or a mask.
     """
     if isinstance(source, np.ndarray):
-        rgba, name = from_uint8(source), "the drawing"
-        drawn = rgba.shape[1] == 4
-        image, alpha = rgba[:, :3], rgba[:, 3:]
+        image, name = from_uint8(source), "the drawing"
+        image, alpha = image[:, :3], image[:, 3:]
+        drawn = bool(alpha.numel())
     else:
         image, alpha = read_rgba(source)
         name = os.path.basename(source) if isinstance(source, str | os.PathLike) else "the sketch"
@@ -141,18 +127,18 @@ def sketch_constraints(
 ) -> list[Constraint]:
     """The constraints of a sketch by the weights of their names; a weight of 0 may be raised while a search runs.
 
-    weights: of "colour", "edge", "perceptual", "realism" and "prior", each a number or (B,) for a table of settings.
-    None is ``default_weights(sketch)``, without realism where there is no discriminator.
-
-    Raises ConstraintError for an unknown name, a missing network, or edges in a sketch that has none.
+    weights: numbers, or (B,) for a table of settings; None is ``default_weights(sketch)``, without realism where there
+    is no discriminator. Raises ConstraintError for an unknown name, a missing network, or edges in a sketch that has
+    none.
     """
     if weights is None:
         weights = default_weights(sketch)
         weights = {k: v for k, v in weights.items() if k != "realism" or discriminator is not None}
     image, mask = sketch.image.to(generator.device), sketch.mask.to(generator.device)
+    rim = grow((mask > 0).float(), max(1.0, EDGE_REACH * mask.shape[-1]))  # a line's edges lie beside it
     makers = {
         "colour": lambda w: Colour(mask, w, target=image),
-        "edge": lambda w: Edge(edge_mask(mask), w, target=sketch.edges.to(image)),
+        "edge": lambda w: Edge(rim, w, target=sketch.edges.to(image)),
         "perceptual": lambda w: Perceptual(mask, w, target=image, features=features),
         "realism": lambda w: Realism(None, w, discriminator=discriminator),
         "prior": lambda w: Prior(None, w, generator=generator, space=space_of(generator, space)),
@@ -166,9 +152,6 @@ def sketch_constraints(
                 f"the {name} constraint needs a network; pass {what}=load_{what}(), or leave {name} out."
             )
     return [makers[name](weight) for name, weight in weights.items()]
-
-
-# --- search ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -204,18 +187,12 @@ class SketchSearch(LatentSearch):
     """Look for images that follow a sketch from N starts as one batch; iterate, leave to stop, ask for ``result()``.
 
     Every start is an independent problem: a batch gives what single runs give. Weights of shape (B,) in the constraints
-    make a table: B settings with ``starts`` each. ``changes`` are single ones of the options.
-
-    Raises SketchError for an unknown start, or fewer than one; ConstraintError for constraints that ask for nothing;
-    GeneratorError for a space that the generator does not have.
+    make a table: B settings with ``starts`` each. ``changes`` are single ones of the options. Raises SketchError for an
+    unknown start, or fewer than one.
     """
 
     def __init__(
-        self,
-        generator: Generator,
-        constraints: Sequence[Constraint],
-        options: SketchOptions | None = None,
-        **changes,
+        self, generator: Generator, constraints: Sequence[Constraint], options: SketchOptions | None = None, **changes
     ):
         began = time.perf_counter()
         self.options = options = replace(options or SketchOptions(), **changes)
@@ -234,15 +211,14 @@ class SketchSearch(LatentSearch):
     @torch.no_grad()
     def _first_codes(self) -> Tensor:
         """The starts of the first setting, then those of the second, ..."""
-        start, count = self.options.start, self.options.starts
+        start = self.options.start
+        if start == "best":
+            return self._best_samples()
         if isinstance(start, Latents):
             code = self.generator.convert(start.code.detach(), start.space, self.space)
-        elif start == "best":
-            return self._best_samples()
-        elif start == "sample":
-            code = self._samples(count)
-        elif start == "encoder":
-            code = torch.lerp(self._samples(count), self._encoded(), 0.5)
+        elif start in STARTS:
+            code = self._samples(self.options.starts)
+            code = torch.lerp(code, self._encoded(), 0.5) if start == "encoder" else code
         else:
             raise SketchError(f"start must be one of {', '.join(STARTS)}, or Latents; got {start!r}.")
         return code.repeat(self.criterion.settings, *[1] * (code.ndim - 1))
@@ -264,11 +240,11 @@ class SketchSearch(LatentSearch):
         return torch.cat(chosen)
 
     def _encoded(self) -> Tensor:
-        sketch, device = self.options.sketch, self.generator.device
-        if sketch is None:
+        if self.options.sketch is None:
             raise SketchError('start="encoder" needs the sketch itself; pass sketch=..., or choose another start.')
         encoder = self.options.encoder or load_encoder(self.generator)
-        return encoder.encode(self.generator, sketch.image.to(device), sketch.mask.to(device), self.space).code
+        image, mask = (part.to(self.generator.device) for part in vars(self.options.sketch).values())
+        return encoder.encode(self.generator, image, mask, self.space).code
 
     def _loss(self, variables, parameters: list[Tensor], index) -> Loss:
         loss = super()._loss(variables, parameters, index)
@@ -282,7 +258,6 @@ class SketchSearch(LatentSearch):
         return enough is not None and bool((self.met.view(-1, self.starts).float().mean(1) >= enough).all())
 
     def forget_best(self) -> None:
-        """Forget the best so far; call it after a change of a weight during a run."""
         super().forget_best()
         self.met.zero_()
 
@@ -326,16 +301,9 @@ def near(generator: Generator, latents: Latents, n: int = 16, radius: float = 0.
 
 
 def search(
-    generator: Generator,
-    sketch: Sketch,
-    options: SketchOptions | None = None,
-    weights: dict | None = None,
-    discriminator=None,
-    features=None,
-    **changes,
+    generator: Generator, sketch: Sketch, weights: dict | None = None, discriminator=None, features=None, **options
 ) -> Candidates:
     """Search for a sketch, by ``sketch_constraints`` of these weights and networks, and return the candidates."""
-    options = replace(options or SketchOptions(), sketch=sketch, **changes)
     networks = {"discriminator": discriminator, "features": features}
-    constraints = sketch_constraints(sketch, generator, options.space, weights, **networks)
-    return SketchSearch(generator, constraints, options).run()
+    constraints = sketch_constraints(sketch, generator, options.get("space"), weights, **networks)
+    return SketchSearch(generator, constraints, sketch=sketch, **options).run()

@@ -1,7 +1,4 @@
-"""Our own style images: strokes, dots, glass, waves, marble, hatching. Free of anybody's rights.
-
-`tools/draw_styles.py` paints them into data/styles/.
-"""
+"""Our own style images, free of anybody's rights; `tools/draw_styles.py` paints them into data/styles/."""
 
 from __future__ import annotations
 

@@ -29,8 +29,7 @@ def embed(
 ) -> LatentSearch:
     """Masked search of w+ for a criterion of ``batch`` samples, W_l of the paper; with a style term its M_st.
 
-    Without a start it goes from the mean through w to w+, like an inversion. ``rows`` are the free rows of w+, None
-    frees all; with rows there is no phase in w, which would move them all.
+    Without a start it goes from the mean through w, which moves all rows, to w+. ``rows`` of w+ are free, None: all.
     """
     phases = PHASES["w+"] if start is None and rows is None else PHASES["w+"][-1:]
     if start is None:
@@ -42,21 +41,14 @@ def embed(
 def fit_noise(
     generator: Generator, x: Tensor, y: Tensor, mask: Tensor, latents: Latents, steps: int = NOISE_STEPS
 ) -> NoiseSearch:
-    """Masked search of noise maps, Mk_n of the paper: x under the mask, y elsewhere; the B latents stay.
+    """Masked search of noise maps, Mk_n of the paper: x under the mask, y elsewhere, both (B, 3, R, R); latents stay.
 
     For equal weights |M (G - x)|^2 + |(1 - M) (G - y)|^2 has the same gradient as |G - (M x + (1 - M) y)|^2 where M
     is 0 or 1, and a feathered M makes the target a cross-fade of the two. With the generator's own image as y, the
     maps restore x under the mask and keep the generator's image elsewhere.
-
-    x, y: (B, 3, R, R) in [0, 1]. mask: (B or 1, 1, R, R) in [0, 1].
     """
     criterion = Criterion(torch.lerp(y, x, mask), weights={"l2": 1.0})
     return NoiseSearch(generator, criterion, latents, steps=steps)
-
-
-def activation_layers(generator: Generator) -> dict[str, int]:
-    """Layers whose activations can be copied, coarse to fine: name ("b16.conv1") to their side in pixels."""
-    return {name: int(name[1:].split(".")[0]) for name, _ in generator.synthesis.layers()}
 
 
 def copy_activations(
@@ -66,14 +58,10 @@ def copy_activations(
 
     amount 1 copies and 0.5 averages; a feathered mask blends. StyleGAN2 sums the images of all resolutions, so the
     images of the resolutions up to the layer's are mixed in the same way. Everything after the layer, from its styles
-    to its noise, comes from ``second``.
-
-    first, second: B latents each, with or without noise maps. mask: (B or 1, 1, R, R) in [0, 1]; each layer gets its
-    mean over the layer's cells. Raises BlendError for an unknown layer or an amount outside [0, 1].
+    to its noise, comes from ``second``. Raises BlendError for an unknown layer or an amount outside [0, 1].
     """
-    check_copy(generator, layer, amount)
+    synthesis, side = generator.synthesis, check_copy(generator, layer, amount)
     mask = as_mask(mask, generator.resolution).to(generator.device) * amount
-    synthesis, side = generator.synthesis, activation_layers(generator)[layer]
     modules = [synthesis.get_submodule(layer)]
     modules += [synthesis.get_submodule(f"b{r}").torgb for r in synthesis.resolutions if r <= side]
     taken: dict = {}
@@ -96,10 +84,11 @@ def copy_activations(
     return images.clamp(0, 1)
 
 
-def check_copy(generator: Generator, layer: str, amount: float) -> None:
-    """Raise BlendError unless ``copy_activations`` knows the layer and the amount is in [0, 1]."""
-    names = activation_layers(generator)
-    if layer not in names:
-        raise BlendError(f"the layer must be one of {', '.join(names)}; got {layer!r}.")
+def check_copy(generator: Generator, layer: str, amount: float) -> int:
+    """The layer's side in cells. Raises BlendError for an unknown layer or an amount outside [0, 1]."""
+    sides = {name: int(name[1:].split(".")[0]) for name, _ in generator.synthesis.layers()}  # "b16.conv1", ...
+    if layer not in sides:
+        raise BlendError(f"the layer must be one of {', '.join(sides)}; got {layer!r}.")
     if not 0 <= amount <= 1:
         raise BlendError(f"the amount must be in [0, 1]; got {amount}.")
+    return sides[layer]

@@ -24,10 +24,9 @@ class BlendError(ValueError):
 class Term:
     """One masked term of a criterion; terms of the same name share a weight.
 
-    kind: "pixel" (mean squared error), "perceptual" or "style" (Gram matrices).
-    target: (B or 1, 3, R, R) in [0, 1]; for "style" any image of at least the layers' size.
-    mask: (B or 1, 1, R, R) in [0, 1], where the term counts in the generated image.
-    target_mask: where the style is taken from; None is the whole image.
+    kind: "pixel" (mean squared error), "perceptual" or "style" (Gram matrices). target: (B or 1, 3, R, R) in [0, 1];
+    for "style" any image of at least the layers' size, of which target_mask is taken, None is all of it. mask: (B or 1,
+    1, R, R) in [0, 1], where the term counts in the generated image.
     """
 
     name: str
@@ -49,9 +48,8 @@ class MaskedCriterion(WeightedSum):
     by the target before the network looks, so it sees each region as if its surroundings were already right; the style
     term treats everything outside as given. In each layer a cell counts by the area that the mask covers.
 
-    ``weights`` by the terms' names are numbers or (B,), missing ones are 1; the dict is kept, so that several criteria
-    may share it while a search runs. ``prior`` is a function of the latents' offset (B, ...) from their start, weighted
-    by "prior". Perceptual and style terms need the network ``features``. Raises BlendError and MaskError.
+    Missing ``weights`` are 1. ``prior`` is a function of the latents' offset (B, ...) from their start, weighted by
+    "prior".
     """
 
     error = BlendError
@@ -63,8 +61,6 @@ class MaskedCriterion(WeightedSum):
         weights: dict | None = None,
         prior: Callable[[Tensor], Tensor] | None = None,
     ):
-        if not terms:
-            raise BlendError("an edit needs at least one term.")
         self.terms, self.features, self.prior = list(terms), features, prior
         weights = {} if weights is None else weights
         for name in [*(term.name for term in terms), *(["prior"] if prior else [])]:
@@ -75,14 +71,10 @@ class MaskedCriterion(WeightedSum):
     @torch.no_grad()
     def _prepare(self, term: Term) -> dict[str, Tensor] | None:
         """Features or Gram matrices of the target, computed once."""
-        if term.kind not in ("pixel", *LAYERS):
-            raise BlendError(f"a term must be pixel, perceptual or style; got {term.kind!r}.")
         size = None if term.kind == "style" else tuple(term.target.shape[-2:])
         term.mask = as_mask(term.mask, size, f"the mask of {term.name}")
         if term.kind == "pixel":
             return None
-        if self.features is None:
-            raise BlendError(f"the {term.kind} term needs a feature network; pass features=load_features().")
         found = self.features(term.target, LAYERS[term.kind])
         if term.kind == "style":
             return {layer: gram_matrix(values, term.target_mask) for layer, values in found.items()}
@@ -112,18 +104,8 @@ class MaskedCriterion(WeightedSum):
 
 @torch.no_grad()
 def whitening(generator: Generator, samples: int = 8000) -> Tensor:
-    """The matrix W (w_dim, w_dim) that makes w white: components of (w - mean) W are uncorrelated, of variance 1."""
+    """The matrix W (w_dim, w_dim) for which the components of (w - mean) W are uncorrelated and of variance 1."""
     values, vectors = torch.linalg.eigh(torch.cov(generator.sample("w", samples).T.double()))
     # otherwise directions with almost no variance would be forbidden, and rounding error would choose which
     scales = values.clamp_min(SMALLEST_VARIANCE * values[-1]).sqrt()
     return (vectors / scales).to(generator.mean("w"))
-
-
-def likelihood(generator: Generator) -> Callable[[Tensor], Tensor]:
-    """The Gaussian prior on w of Wulff and Torralba (2020): a function of w offsets (B, ..., w_dim), giving (B,).
-
-    It is their squared Mahalanobis distance, mean over rows, about 1 for a typical w: an offset in a direction that no
-    w ever takes costs much.
-    """
-    white = whitening(generator)
-    return lambda offset: (offset @ white).square().flatten(1).mean(1)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from helpers import masks
 from helpers.blending.blocks import NOISE_STEPS, STEPS, check_copy, copy_activations, embed, fit_noise
-from helpers.blending.criterion import BlendError, MaskedCriterion, Term, likelihood, photo_terms
+from helpers.blending.criterion import BlendError, MaskedCriterion, Term, photo_terms, whitening
 from helpers.blending.pastes import exchange_details, hard_paste, harmonise, poisson_blend, transition
 from helpers.generators import Generator
 from helpers.images import resize
@@ -56,9 +56,7 @@ class Block(Phase):
 class Edit(Chain):
     """A chain of blocks, each built on the result of the previous one; iterate, stop, ask for ``result()``.
 
-    mask: (B or 1, 1, R, R) in [0, 1], the region.
     inside, outside: (B or 1, 3, R, R) in [0, 1], what a paste takes from under the mask and from elsewhere.
-    weights: of the terms; may be changed while it runs.
     blocks: with their steps as shares; those without steps are left out.
     finish: function from the last result to the final images, where they are not simply those of the latents.
     """
@@ -101,9 +99,9 @@ class Edit(Chain):
 class Editor:
     """Local edits with one generator; every method returns an ``Edit`` to iterate over, or to ``run()``.
 
-    Photos x, y are (B, 3, R, R) in [0, 1], masks (B or 1, 1, R, R) in [0, 1]. ``weights`` of a method replace those of
-    ``WEIGHTS`` by name; each is a number or (B,), and ``edit.weights`` may be changed while the edit runs. Further
-    keyword arguments of a method replace the editor's options (``changes`` of EditOptions) for this edit.
+    Photos x, y are (B, 3, R, R) in [0, 1], masks (B or 1, 1, R, R) in [0, 1]. Keyword arguments of a method replace the
+    editor's options (EditOptions) for this edit; ``weights`` replace those of ``WEIGHTS`` by name, each a number or
+    (B,), and ``edit.weights`` may be changed while the edit runs.
     """
 
     def __init__(self, generator: Generator, features, options: EditOptions | None = None, **changes):
@@ -112,58 +110,50 @@ class Editor:
 
     @cached_property
     def likelihood(self) -> Callable[[Tensor], Tensor]:
-        """The prior on w, measured once per editor."""
-        return likelihood(self.generator)
+        """The Gaussian prior on w of Wulff and Torralba (2020): squared Mahalanobis distance (B,) of offsets, by rows.
 
-    # --- what the edits are made of ---------------------------------------------------------------------------------
+        It is about 1 for a typical w; an offset in a direction that no w ever takes costs much.
+        """
+        white = whitening(self.generator)
+        return lambda offset: (offset @ white).square().flatten(1).mean(1)
 
-    def _settings(self, name: str, mask: Tensor, weights: dict | None, options: dict):
+    def _settings(self, edit: str, mask: Tensor, weights: dict | None = None, **options):
         """Options, mask, feather in pixels and weights of an edit."""
         options, mask = replace(self.options, **options), as_mask(mask, self.generator.resolution)
-        return options, mask, feather_of(self.generator, options.feather), WEIGHTS[name] | (weights or {})
-
-    def _criterion(self, terms: list[Term], weights: dict, prior=None) -> MaskedCriterion:
-        return MaskedCriterion(terms, self.features, weights, prior)
+        return options, mask, feather_of(self.generator, options.feather), WEIGHTS[edit] | (weights or {})
 
     def _w_plus(self, criterion: MaskedCriterion, batch: int, steps: int, rows: Sequence[int] | None = None) -> Block:
         """W_l, or M_st with a style term, from the latents of the block before it."""
-        generator = self.generator
-        return Block(
-            share=steps, build=lambda last, n: embed(generator, criterion, batch, last and last.latents, n, rows)
-        )
+        search = partial(embed, self.generator, criterion, batch, rows=rows)
+        return Block(share=steps, build=lambda last, n: search(start=last and last.latents, steps=n))
 
     def _noise(self, x: Tensor, mask: Tensor, steps: int) -> Block:
         """Mk_n: x under the mask, and elsewhere what the block before it found."""
-        generator = self.generator
-        return Block(share=steps, build=lambda last, n: fit_noise(generator, x, last.images, mask, last.latents, n))
+        search = partial(fit_noise, self.generator, x)
+        return Block(share=steps, build=lambda last, n: search(last.images, mask, last.latents, n))
 
-    def _photo_then(
-        self, changed: MaskedCriterion, x: Tensor, outside: Tensor, options: EditOptions, rows: Sequence[int] | None
-    ) -> list[Block]:
+    def _photo_then(self, changed: MaskedCriterion, x: Tensor, outside: Tensor, options: EditOptions, rows=None):
         """W_l of the photo; from there W_l by a changed criterion; Mk_n, which restores the photo around the region."""
-        plain = self._criterion(photo_terms(x, torch.ones_like(outside)), changed.weights)
+        plain = MaskedCriterion(photo_terms(x, torch.ones_like(outside)), self.features, changed.weights)
         w_plus = self._w_plus(plain, len(x), options.steps), self._w_plus(changed, len(x), options.steps, rows)
         return [*w_plus, self._noise(x, outside, options.noise_steps)]
 
-    # --- the edits --------------------------------------------------------------------------------------------------
-
-    def reconstruct(self, x: Tensor, weights: dict | None = None, **options) -> Edit:
+    def reconstruct(self, x: Tensor, **options) -> Edit:
         """Improved reconstruction: W_l, then Mk_n, both with a mask of ones."""
-        options, full, _, weights = self._settings("reconstruct", torch.ones_like(x[:1, :1]), weights, options)
-        w_plus = self._w_plus(self._criterion(photo_terms(x, full), weights), len(x), options.steps)
-        return Edit("reconstruct", full, x, x, weights, [w_plus, self._noise(x, full, options.noise_steps)])
+        options, full, _, weights = self._settings("reconstruct", torch.ones_like(x[:1, :1]), **options)
+        criterion = MaskedCriterion(photo_terms(x, full), self.features, weights)
+        blocks = [self._w_plus(criterion, len(x), options.steps), self._noise(x, full, options.noise_steps)]
+        return Edit("reconstruct", full, x, x, weights, blocks)
 
-    def crossover(self, x: Tensor, y: Tensor, mask: Tensor, weights: dict | None = None, **options) -> Edit:
+    def crossover(self, x: Tensor, y: Tensor, mask: Tensor, **options) -> Edit:
         """Two-image blend: x inside the mask and y outside, in one face.
 
-        W_l with pixel and perceptual terms for both images, under the blurred mask and its inverse; then Mk_n, which
-        restores both photos on their sides, to the last hair, while the colours of the transition between them are
-        those that the generator found. Towards the edge the colours of both coats approach each other (``harmonise``).
-
-        weights: of "first" (pixels of x), "second" (pixels of y), "perceptual" (both, each on its side) and "style"
-        (the texture of y for what shows x, visible where the noise leaves room for it).
+        W_l with pixel ("first", "second") and perceptual terms for both images, under the blurred mask and its inverse;
+        then Mk_n, which restores both photos on their sides, to the last hair, while the colours of the transition
+        between them are those that the generator found. Towards the edge the colours of both coats approach each other
+        (``harmonise``). The weight of "style" is that of y's texture for what shows x.
         """
-        options, mask, feather, weights = self._settings("crossover", mask, weights, options)
+        options, mask, feather, weights = self._settings("crossover", mask, **options)
         soft, (inside, outside) = masks.feather(mask, feather), transition(mask, 2 * feather)
         style = Term("style", "style", y, soft, target_mask=invert(soft))
         terms = [*photo_terms(x, soft), *photo_terms(y, invert(soft), "second"), style]
@@ -174,87 +164,60 @@ class Editor:
             image = harmonise(image, x, y, mask, feather, options.fidelity)
             return fit_noise(self.generator, image, image, mask, last.latents, steps)
 
-        w_plus = self._w_plus(self._criterion(terms, weights), len(x), options.steps)
+        w_plus = self._w_plus(MaskedCriterion(terms, self.features, weights), len(x), options.steps)
         return Edit("crossover", mask, x, y, weights, [w_plus, Block(share=options.noise_steps, build=noise)])
 
-    def inpaint(
-        self, x: Tensor, hole: Tensor, rows: Sequence[int] | None = None, weights: dict | None = None, **options
-    ) -> Edit:
+    def inpaint(self, x: Tensor, hole: Tensor, **options) -> Edit:
         """Fill a hole, where the mask is 1, with what the generator finds likely: W_l on what is known, then Mk_n.
 
         Few rows of w+ are free (``inpainting_rows``), the others stay at the mean, and a prior keeps the free ones
         where the w of faces are: without it the rows fit only the known pixels, and the hole shows whatever that
         produces. What is inside the hole is never looked at. The noise restores the known part and fades out in a ring
-        of twice ``feather`` pixels around the hole.
-
-        weights: of "first" (pixels), "perceptual" and "prior" (``likelihood``).
-        Raises BlendError for a hole that is empty or covers the whole image.
+        of twice ``feather`` pixels around the hole. Raises BlendError for a hole that is empty or the whole image.
         """
-        options, hole, feather, weights = self._settings("inpaint", hole, weights, options)
+        options, hole, feather, weights = self._settings("inpaint", hole, **options)
         if not (0 < hole.mean() < 1):
             raise BlendError("the hole must cover a part of the image, but it is empty or covers all of it.")
         anywhere, (_, known) = hole.gt(0).float(), transition(hole, 2 * feather)
         # the network looks across the edge: there it sees a smooth fill, not the content of the hole
         seen = poisson_blend(torch.zeros_like(x), x, anywhere)
-        criterion = self._criterion(photo_terms(seen, invert(anywhere)), weights, self.likelihood)
-        rows = inpainting_rows(self.generator.num_ws) if rows is None else rows
-        w_plus = self._w_plus(criterion, len(x), options.steps, rows)
+        criterion = MaskedCriterion(photo_terms(seen, invert(anywhere)), self.features, weights, self.likelihood)
+        w_plus = self._w_plus(criterion, len(x), options.steps, inpainting_rows(self.generator.num_ws))
         blocks = [w_plus, self._noise(seen, known, options.noise_steps)]
         return Edit("inpaint", hole, torch.full_like(x, 0.5), x, weights, blocks)
 
-    def scribble(
-        self,
-        x: Tensor,
-        drawn: Tensor,
-        mask: Tensor | None = None,
-        rows: Sequence[int] | None = None,
-        weights: dict | None = None,
-        **options,
-    ) -> Edit:
+    def scribble(self, x: Tensor, drawn: Tensor, mask: Tensor | None = None, **options) -> Edit:
         """Turn strokes painted on a photo, ``drawn``, into a likely change of the face.
 
-        W_l of the photo gives w0; from there a second W_l follows the strokes with the first rows alone (by default
-        half of them), held near w0 by the prior |w - w0|^2, so the strokes are a guide and not the result; Mk_n
-        restores the photo around them. The strokes are where the mask is 1, by default ``stroke_mask``; they may change
-        the photo up to ``feather`` pixels around them, and within twice that more and more weakly.
-
-        weights: of "first" (the photo), "stroke", "perceptual" and "prior".
+        W_l of the photo gives w0; from there a second W_l follows the strokes with the first half of the rows alone,
+        held near w0 by the prior |w - w0|^2, so the strokes are a guide and not the result; Mk_n restores the photo
+        around them. The strokes are where the mask is 1, by default ``stroke_mask``; they may change the photo up to
+        ``feather`` pixels around them, and within twice that more and more weakly.
         """
         mask = stroke_mask(x, drawn) if mask is None else mask
-        options, mask, feather, weights = self._settings("scribble", mask, weights, options)
+        options, mask, feather, weights = self._settings("scribble", mask, **options)
         _, outside = transition(grow(mask, feather), 2 * feather)
-        terms = [*photo_terms(x, outside), Term("stroke", "pixel", drawn, mask)]
-        rows = list(range(self.generator.num_ws // 2)) if rows is None else rows
-        changed = self._criterion(terms, weights, delta_loss)
+        terms, rows = (
+            [*photo_terms(x, outside), Term("stroke", "pixel", drawn, mask)],
+            range(self.generator.num_ws // 2),
+        )
+        changed = MaskedCriterion(terms, self.features, weights, delta_loss)
         return Edit("scribble", mask, drawn, x, weights, self._photo_then(changed, x, outside, options, rows))
 
-    def local_style(
-        self,
-        x: Tensor,
-        style: Tensor,
-        mask: Tensor,
-        style_mask: Tensor | None = None,
-        weights: dict | None = None,
-        **options,
-    ) -> Edit:
-        """Give a region the texture and colours of a second image: W_l of the photo, M_st in the region, Mk_n around.
+    def local_style(self, x: Tensor, style: Tensor, mask: Tensor, **options) -> Edit:
+        """Give a region the texture and colours of an image (B or 1, 3, H, W): W_l of the photo, M_st, Mk_n around it.
 
-        style: (B or 1, 3, H, W) in [0, 1]. style_mask: (B or 1, 1, H, W), where it is taken from; None is everywhere.
-        weights: of "first" (pixels outside), "perceptual" (outside), "content" (perceptual, inside), "style", and
-        "prior" (``likelihood`` of the offset from the photo's latents: whatever the style makes of the region should be
-        a coat).
+        The "perceptual" weight is that outside, "content" that inside, and "prior" that of the ``likelihood`` of the
+        offset from the photo's latents: whatever the style makes of the region should be a coat.
         """
-        options, mask, feather, weights = self._settings("local-style", mask, weights, options)
+        options, mask, feather, weights = self._settings("local-style", mask, **options)
         _, outside = transition(mask, 2 * feather)
-        content = Term("content", "perceptual", x, mask)
-        terms = [*photo_terms(x, outside), content, Term("style", "style", style, mask, target_mask=style_mask)]
-        changed = self._criterion(terms, weights, self.likelihood)
-        blocks = self._photo_then(changed, x, outside, options, None)
+        terms = [Term("content", "perceptual", x, mask), Term("style", "style", style, mask), *photo_terms(x, outside)]
+        changed = MaskedCriterion(terms, self.features, weights, self.likelihood)
+        blocks = self._photo_then(changed, x, outside, options)
         return Edit("local-style", mask, resize(style, self.generator.resolution), x, weights, blocks)
 
-    def transfer(
-        self, x: Tensor, y: Tensor, mask: Tensor, layer: str = "b16.conv0", amount: float = 1.0, **options
-    ) -> Edit:
+    def transfer(self, x: Tensor, y: Tensor, mask: Tensor, layer="b16.conv0", amount: float = 1.0, **options) -> Edit:
         """Carry an attribute of x, e.g. its eyes, into y: W_l of both, activations copied in the region (I_att), Mk_n.
 
         The copy (``copy_activations``) is made between the two w+, before any noise is fitted: maps fitted to one
@@ -262,9 +225,10 @@ class Editor:
         blurred by half of ``feather`` pixels.
         """
         check_copy(self.generator, layer, amount)  # now, not after the search
-        options, mask, feather, weights = self._settings("transfer", mask, None, options)
+        options, mask, feather, weights = self._settings("transfer", mask, **options)
         soft, (_, outside), both = masks.feather(mask, feather / 2), transition(mask, feather), torch.cat([x, y])
-        criterion = self._criterion(photo_terms(both, torch.ones_like(mask)), weights, self.likelihood)
+        everywhere = photo_terms(both, torch.ones_like(mask))
+        criterion = MaskedCriterion(everywhere, self.features, weights, self.likelihood)
 
         def copied(latents: Latents) -> Tensor:
             return copy_activations(self.generator, latents[: len(x)], latents[len(x) :], soft, layer, amount)
@@ -275,8 +239,7 @@ class Editor:
         def finish(result: Result) -> Tensor:
             return copied(result.latents) if len(result.latents) == len(both) else result.images
 
-        w_plus = self._w_plus(criterion, len(both), options.steps)
-        blocks = [w_plus, Block(share=options.noise_steps, build=noise)]
+        blocks = [self._w_plus(criterion, len(both), options.steps), Block(share=options.noise_steps, build=noise)]
         return Edit("transfer", mask, x, y, weights, blocks, finish)
 
 
@@ -291,10 +254,7 @@ def inpainting_rows(num_ws: int) -> list[int]:
 
 
 def stroke_mask(x: Tensor, drawn: Tensor) -> Tensor:
-    """Where a photo was painted on: (B, 1, R, R), 1 where any channel differs by more than ``STROKE``.
-
-    x, drawn: (B, 3, R, R) in [0, 1]. Raises BlendError for two that are the same.
-    """
+    """Where a photo was painted on: (B, 1, R, R), 1 where any channel differs by more than ``STROKE``."""
     mask = ((drawn - x).abs().amax(1, keepdim=True) > STROKE).to(x)
     if not mask.any():
         raise BlendError("the drawn photo equals the photo, so there is no stroke: paint on a copy of the same file.")

@@ -1,4 +1,7 @@
-"""How good a blend is: the seam at its edge, and its fidelity to the photo on each side."""
+"""How good a blend is: the seam at its edge, and its fidelity to the photo on each side.
+
+Images, x and y are (B, 3, H, W) in [0, 1], masks (B or 1, 1, H, W).
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,6 @@ def seam(images: Tensor, x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
 
     Every pair of neighbours of which one is inside the mask (at least 0.5) and one outside counts; the gradient is the
     length of their difference in RGB. 1 is as smooth as the photos, above it there is a seam; NaN without an edge.
-
-    images, x, y: (B, 3, H, W) in [0, 1]. mask: (B or 1, 1, H, W).
     """
 
     def crossing(values: Tensor) -> Tensor:
@@ -42,9 +43,9 @@ def worst_seam(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, reach: int = 
 
 
 def two_tone(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, reach: float = 1 / 8) -> Tensor:
-    """How two-coloured a blend is: colour step between bands on both sides of the edge, over that in x and y, (B,).
+    """How two-coloured a blend is: step of colour between blurred bands on both sides of the edge, as in ``seam``.
 
-    The bands are ``reach`` of the side wide and blurred; 1 is as even as the photos. Otherwise like ``seam``.
+    The bands are ``reach`` of the side wide.
     """
     hard, width = (mask >= 0.5).to(x), reach * x.shape[-1]
     bands, edge = (hard - shrink(hard, width), grow(hard, width) - hard), edge_band(hard)
@@ -65,13 +66,10 @@ def region_psnr(images: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measure(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, features=None) -> dict[str, Tensor]:
-    """Measures of a blend of x inside the mask (at least 0.5) and y outside, each (B,).
+    """Measures of a blend of x inside the mask (at least 0.5) and y outside, each (B,), by name.
 
-    "seam" on the edge, "worst_seam" near it and "two_tone" across it; "psnr" of every pixel to the photo of its own
-    side, and "psnr_x", "psnr_y" of one side; with features "feature_distance_x" and "..._y": of the result on that
-    side, continued by the photo beyond the edge, to the photo.
-
-    images, x, y: (B, 3, H, W) in [0, 1]. mask: (B or 1, 1, H, W).
+    PSNR is that of every pixel to the photo of its own side, or of one side; the feature distances are those of the
+    result on one side, continued by the photo beyond the edge, to the photo.
     """
     hard = (mask >= 0.5).to(x)
     sides = {"x": (x, hard), "y": (y, 1 - hard)}

@@ -1,4 +1,7 @@
-"""Edits without a generator, to compare with, and the soft edges that all edits share."""
+"""Edits without a generator, to compare with, and the soft edges that all edits share.
+
+Images, x and y are (B, 3, H, W) in [0, 1], masks (B or 1, 1, H, W).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from helpers.masks import as_mask, invert
 
 
 def hard_paste(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
-    """x where the mask is at least 0.5, y elsewhere: (B, 3, H, W)."""
+    """x where the mask is at least 0.5, y elsewhere."""
     return torch.where(as_mask(mask, tuple(x.shape[-2:])).to(x) >= 0.5, x, y)
 
 
@@ -24,8 +27,6 @@ def poisson_blend(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
 
     Inside the mask (at least 0.5) the result solves Poisson's equation; it meets y at the region's edge, and at the
     image's border nothing is prescribed. A region without an edge has no colours to meet: it stays x.
-
-    x, y: (B, 3, H, W) in [0, 1]. mask: (B or 1, 1, H, W). Returns (B, 3, H, W), clamped to [0, 1].
     """
     inside = (as_mask(mask, tuple(x.shape[-2:])) >= 0.5).expand(len(x), -1, -1, -1)[:, 0]
     return torch.stack([_solved(*sample) for sample in zip(x, y, inside, strict=True)])
@@ -49,8 +50,6 @@ def transition(mask: Tensor, radius: float) -> tuple[Tensor, Tensor]:
     Both are 0 at the region's edge (where the mask crosses 0.5) and rise to 1 along a cosine within ``radius`` pixels
     on their own side, or within the depth of a side that is thinner than that; the gap belongs to the generator. A
     radius of 0 leaves no gap: the two are the mask and its inverse, soft where the mask is.
-
-    mask: (B, 1, R, R) in [0, 1].
     """
     if radius <= 0:
         return mask, invert(mask)
@@ -71,7 +70,7 @@ def exchange_details(image: Tensor, x: Tensor, y: Tensor, mask: Tensor, radius: 
     """The image with its fine details, below ``radius`` pixels, replaced by those of x under the mask and y elsewhere.
 
     Two bands of a multi-band blend (Burt and Adelson 1983): the generator decides on colours and shapes, and no strip
-    of blurred fur gives away where the photos meet. All (B, 3, H, W) in [0, 1]; mask (B or 1, 1, H, W).
+    of blurred fur gives away where the photos meet.
     """
     share = masks.feather((mask >= 0.5).to(x), radius / 2)
     details = torch.lerp(y - masks.blur(y, radius), x - masks.blur(x, radius), share)
@@ -79,12 +78,10 @@ def exchange_details(image: Tensor, x: Tensor, y: Tensor, mask: Tensor, radius: 
 
 
 def harmonise(image: Tensor, x: Tensor, y: Tensor, mask: Tensor, feather: float, fidelity: float) -> Tensor:
-    """A blend of x under the mask and y elsewhere whose two coats approach each other towards the edge: (B, 3, H, W).
+    """A blend of x under the mask and y elsewhere whose two coats approach each other towards the edge.
 
     A smooth field that closes the step of colour at the edge, half of it on each side, fades out within about twice
     ``feather`` pixels. As much of it is added as leaves each side ``fidelity`` dB (PSNR) from its photo.
-
-    image, x, y: (B, 3, H, W) in [0, 1]; away from the edge the image shows x and y. mask: (B or 1, 1, H, W).
     """
     hard = (mask >= 0.5).to(image).expand(len(x), -1, -1, -1)
     photos, offset = torch.lerp(y, x, hard), _closing(x, y, hard, 2 * feather) if feather > 0 else torch.zeros_like(x)

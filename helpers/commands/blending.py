@@ -9,22 +9,34 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from torch import Tensor
 
+from helpers import features, generators, masks
 from helpers.blending import WEIGHTS, Edit, EditOptions, Editor, measure
 from helpers.commands.common import MASK_RULE, app, device_of, print_table
 from helpers.commands.options import with_options
-from helpers.generators import DEFAULT
+from helpers.commands.runs import model_stem, read_or_show
+from helpers.faces import FaceOptions
+from helpers.figures import save_figure, show_images
+from helpers.files import short_name, unique_stems, write_json
+from helpers.images import read_image, write_image
+from helpers.latents import save_latents
+from helpers.progress import Progress
+from helpers.search import marks
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-MASK = "half, left, right, top, bottom, ellipse, eyes, mouth, box:…, ellipse:…, polygon:… or a file"
-Mask = Annotated[str, typer.Option(help=f"{MASK} ({MASK_RULE}).")]
+MASK = f"half, left, right, top, bottom, ellipse, eyes, mouth, box:…, ellipse:…, polygon:… or a file ({MASK_RULE})."
+Mask = Annotated[str, typer.Option(help=MASK)]
+Hole = Annotated[str, typer.Option(help=f"The hole: {MASK}")]
+Strokes = Annotated[str, typer.Option(help="Where the strokes are: auto finds them, or as for blend.")]
 Invert = Annotated[bool, typer.Option("--invert-mask", help="Exchange inside and outside.")]
 Photo = Annotated[Path, typer.Argument(help="Photo, or latents (.safetensors).")]
+Inside = Annotated[Path, typer.Argument(help="Photo that shows inside the mask.")]
+Outside = Annotated[Path, typer.Argument(help="Photo that shows outside.")]
+Drawn = Annotated[Path, typer.Argument(help="The same photo with strokes painted on it.")]
+Style = Annotated[Path, typer.Argument(help="Image whose texture and colours are taken.")]
 WEIGHT_HELP = {
     "first": "Weight of the photo's pixels; with two photos, of the first's.",
     "second": "Weight of the second photo's pixels.",
@@ -51,7 +63,7 @@ class Run:
     """
 
     out: Path
-    model: str = DEFAULT
+    model: str = generators.DEFAULT
     device: str | None = None
     log: str = "jsonl"
     box: str | None = None
@@ -75,27 +87,15 @@ def edit_photos(
 ) -> list[dict]:
     """Read photos, run an edit of them and write it; the rows of its table.
 
-    Args:
-        files: names ("a", "photo", "style", ...) to photo files, or latents, of which the image is taken.
-        make: from an Editor and the photos (1, 3, R, R) by name to the ``Edit``.
-        settings: everything that decides the result: with the same ones the call continues after a stop or a kill.
-            Those of ``EditOptions`` are the editor's.
+    files: names ("a", "photo", "style", ...) to photo files, or latents, of which the image is taken. make: from an
+    Editor and the photos (1, 3, R, R) by name to the ``Edit``. settings: everything that decides the result: with the
+    same ones the call continues after a stop or a kill. Those of ``EditOptions`` are the editor's.
     """
-    from helpers.commands.runs import model_stem
-    from helpers.features import load_features
-    from helpers.figures import save_figure, show_images
-    from helpers.files import unique_stems, write_json
-    from helpers.generators import load_generator
-    from helpers.images import write_image
-    from helpers.latents import save_latents
-    from helpers.masks import overlay
-    from helpers.progress import Progress
-
     device, out, settings = device_of(run.device), Path(run.out), settings or {}
-    generator, features = load_generator(run.model, device), load_features(device=device)
+    generator, network = generators.load_generator(run.model, device), features.load_features(device=device)
     photos = {name: image.to(device) for name, image in _read(files, generator, run).items()}
     options = {field.name: settings[field.name] for field in fields(EditOptions) if field.name in settings}
-    edit = make(Editor(generator, features, **options), photos)
+    edit = make(Editor(generator, network, **options), photos)
     stem = "-".join([edit.name, *unique_stems(files.values(), 60), model_stem(run.model)])
     about = {"edit": edit.name, "model": run.model, "box": run.box, "face": run.face, "align": run.align, **settings}
     with Progress(out, about, files.values(), run.log) as progress:
@@ -103,23 +103,20 @@ def edit_photos(
         write_image(out / f"{stem}.png", result.images)
         save_latents(out / f"{stem}.safetensors", result.latents, model=str(run.model))
         ways = edit.ways(result.images)
-        images = {**photos, "mask": overlay(edit.outside, edit.mask), **ways}
+        images = {**photos, "mask": masks.overlay(edit.outside, edit.mask), **ways}
         save_figure(show_images(list(images.values()), list(images), columns=len(images)), out / f"{stem}-sheet.png")
         row = {"edit": edit.name, **{name: str(path) for name, path in files.items()}, "model": str(run.model)}
         row |= {name: settings[name] for name in ("mask", "feather", "layer", "amount") if name in settings}
-        rows = [row | {"way": way} | _measures(edit, images, features) for way, images in ways.items()]
-        rows[-1] |= _facts(result) | {"image": f"{stem}.png"}
+        rows = [row | {"way": way} | _measures(edit, images, network) for way, images in ways.items()]
+        losses = {name: round(value.mean().item(), 6) for name, value in result.parts.items()}
+        rows[-1] |= {"steps": result.steps, "seconds": round(result.seconds, 2), **marks(result, 0), "losses": losses}
+        rows[-1]["image"] = f"{stem}.png"
         write_json(out / "results.json", progress.finish(edit.name, rows))
     return rows
 
 
 def _read(files: dict[str, Path], generator, run: Run) -> dict[str, Tensor]:
     """The part of each photo that shows the face; what was drawn on a photo is cut as the photo, a style centrally."""
-    from helpers.commands.runs import read_or_show
-    from helpers.faces import FaceOptions
-    from helpers.files import short_name
-    from helpers.images import read_image
-
     faces, images, cut = FaceOptions(run.box, run.face, run.align), {}, None
     for name, path in files.items():
         if name == "style":
@@ -132,122 +129,67 @@ def _read(files: dict[str, Path], generator, run: Run) -> dict[str, Tensor]:
     return images
 
 
-def _facts(result) -> dict:
-    from helpers.search import marks
-
-    losses = {name: round(value.mean().item(), 6) for name, value in result.parts.items()}
-    return {"steps": result.steps, "seconds": round(result.seconds, 2), **marks(result, 0), "losses": losses}
-
-
-def _measures(edit: Edit, images: Tensor, features) -> dict[str, float | None]:
+def _measures(edit: Edit, images: Tensor, network) -> dict[str, float | None]:
     """The measures that mean something: inside a hole or under a stroke there is no photo to compare with."""
     two = edit.name in ("crossover", "transfer")
-    values = measure(images, edit.inside if two else edit.outside, edit.outside, edit.mask, features)
+    values = measure(images, edit.inside if two else edit.outside, edit.outside, edit.mask, network)
     kept = {name: round(value.item(), 4) for name, value in values.items() if two or not name.endswith(("_x", "psnr"))}
     return {name: None if value == float("inf") else value for name, value in kept.items()}
 
 
-def _run(files: dict[str, Path], make: Callable[[Editor, dict], Edit], run: Run, settings: dict) -> None:
-    """Run an edit and print its table."""
+def _run(
+    edit: str, files: dict[str, Path], mask: str, run: Run, options: EditOptions, weights=None, invert=False, **more
+) -> None:
+    """Run a method of the editor on the files and the mask, and print its table."""
+    weights = {} if weights is None else asdict(weights)
+
+    def make(editor: Editor, photos: dict[str, Tensor]) -> Edit:
+        region = None
+        if (edit, mask) != ("scribble", "auto"):
+            region = masks.mask_from_text(mask, editor.generator.resolution).to(editor.generator.device)
+            region = masks.invert(region) if invert else region
+        given = more | ({"weights": weights} if weights else {})
+        return getattr(editor, edit)(*photos.values(), region, **given)
+
+    settings = {"mask": f"not {mask}" if invert else mask} | more | asdict(options) | weights
     print_table(lambda: edit_photos(files, make, run, settings), ("edit", "model"))
     typer.echo(f"\nThe images: {run.out}")
-
-
-def _region(text: str, editor: Editor, invert: bool = False) -> Tensor:
-    from helpers.masks import invert as inverted
-    from helpers.masks import mask_from_text
-
-    mask = mask_from_text(text, editor.generator.resolution).to(editor.generator.device)
-    return inverted(mask) if invert else mask
 
 
 @app.command()
 @with_options
 def blend(
-    a: Annotated[Path, typer.Argument(help="Photo that shows inside the mask.")],
-    b: Annotated[Path, typer.Argument(help="Photo that shows outside.")],
-    mask: Mask = "half",
+    a: Inside, b: Outside, run: Run, options: EditOptions, weights: BlendWeights, mask: Mask = "half",
     invert_mask: Invert = False,
-    *,
-    run: Run,
-    options: EditOptions,
-    weights: BlendWeights,
-) -> None:
+) -> None:  # fmt: skip
     """Blend two photos in one face: A inside the mask, B outside."""
-
-    def make(editor: Editor, photos: dict) -> Edit:
-        return editor.crossover(photos["a"], photos["b"], _region(mask, editor, invert_mask), asdict(weights))
-
-    _run(
-        {"a": a, "b": b},
-        make,
-        run,
-        {"mask": f"not {mask}" if invert_mask else mask} | asdict(options) | asdict(weights),
-    )
+    _run("crossover", {"a": a, "b": b}, mask, run, options, weights, invert_mask)
 
 
 @app.command()
 @with_options
-def inpaint(
-    photo: Photo,
-    mask: Annotated[str, typer.Option(help=f"The hole: {MASK} ({MASK_RULE}).")] = "mouth",
-    *,
-    run: Run,
-    options: EditOptions,
-    weights: InpaintWeights,
-) -> None:
+def inpaint(photo: Photo, run: Run, options: EditOptions, weights: InpaintWeights, mask: Hole = "mouth") -> None:
     """Fill a hole in a photo with a likely face."""
-
-    def make(editor: Editor, photos: dict) -> Edit:
-        return editor.inpaint(photos["photo"], _region(mask, editor), weights=asdict(weights))
-
-    _run({"photo": photo}, make, run, {"mask": mask} | asdict(options) | asdict(weights))
+    _run("inpaint", {"photo": photo}, mask, run, options, weights)
 
 
 @app.command()
 @with_options
 def scribble(
-    photo: Photo,
-    drawn: Annotated[Path, typer.Argument(help="The same photo with strokes painted on it.")],
-    mask: Annotated[str, typer.Option(help="Where the strokes are: auto finds them, or as for blend.")] = "auto",
-    *,
-    run: Run,
-    options: EditOptions,
-    weights: ScribbleWeights,
+    photo: Photo, drawn: Drawn, run: Run, options: EditOptions, weights: ScribbleWeights, mask: Strokes = "auto"
 ) -> None:
     """Turn strokes painted on a photo into a likely change of the face."""
-
-    def make(editor: Editor, photos: dict) -> Edit:
-        region = None if mask == "auto" else _region(mask, editor)
-        return editor.scribble(photos["photo"], photos["drawn"], region, weights=asdict(weights))
-
-    _run({"photo": photo, "drawn": drawn}, make, run, {"mask": mask} | asdict(options) | asdict(weights))
+    _run("scribble", {"photo": photo, "drawn": drawn}, mask, run, options, weights)
 
 
 @app.command("local-style")
 @with_options
 def local_style(
-    photo: Photo,
-    style_image: Annotated[Path, typer.Argument(help="Image whose texture and colours are taken.")],
-    mask: Mask = "ellipse",
+    photo: Photo, style_image: Style, run: Run, options: EditOptions, weights: StyleWeights, mask: Mask = "ellipse",
     invert_mask: Invert = False,
-    *,
-    run: Run,
-    options: EditOptions,
-    weights: StyleWeights,
-) -> None:
+) -> None:  # fmt: skip
     """Give a region the texture and colours of a second image."""
-
-    def make(editor: Editor, photos: dict) -> Edit:
-        region = _region(mask, editor, invert_mask)
-        return editor.local_style(photos["photo"], photos["style"], region, weights=asdict(weights))
-
-    _run(
-        {"photo": photo, "style": style_image},
-        make,
-        run,
-        {"mask": f"not {mask}" if invert_mask else mask} | asdict(options) | asdict(weights),
-    )
+    _run("local_style", {"photo": photo, "style": style_image}, mask, run, options, weights, invert_mask)
 
 
 @app.command()
@@ -255,16 +197,11 @@ def local_style(
 def transfer(
     a: Annotated[Path, typer.Argument(help="Photo that an attribute is taken from.")],
     b: Annotated[Path, typer.Argument(help="Photo that gets it.")],
+    run: Run,
+    options: EditOptions,
     mask: Mask = "eyes",
     layer: Annotated[str, typer.Option(help="Layer whose activations are copied, e.g. b8.conv1.")] = "b16.conv0",
     amount: Annotated[float, typer.Option(min=0, max=1, help="1 copies, 0.5 averages.")] = 1.0,
-    *,
-    run: Run,
-    options: EditOptions,
 ) -> None:
     """Carry an attribute of A, e.g. its eyes, into B by copying activations."""
-
-    def make(editor: Editor, photos: dict) -> Edit:
-        return editor.transfer(photos["a"], photos["b"], _region(mask, editor), layer, amount)
-
-    _run({"a": a, "b": b}, make, run, {"mask": mask, "layer": layer, "amount": amount} | asdict(options))
+    _run("transfer", {"a": a, "b": b}, mask, run, options, layer=layer, amount=amount)

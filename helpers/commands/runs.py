@@ -37,14 +37,14 @@ class RunError(ValueError):
 
 
 @contextmanager
-def noted(bad: list[str], *paths: str | Path) -> Iterator[None]:
+def noted(bad: list[str], *paths: str | Path, fatal: type[ValueError] = WriteError) -> Iterator[None]:
     """Note what goes wrong with these files in ``bad``, one sentence each, so that the others are done.
 
-    A folder that cannot be written to ends the run: it would fail for the others too.
+    A folder that cannot be written to ends the run, as does a ``fatal`` error: it would fail for the others too.
     """
     try:
         yield
-    except WriteError:
+    except (WriteError, fatal):
         raise
     except ValueError as error:
         bad += [str(error) if Path(path).name in str(error) else f"{path}: {error}" for path in paths]

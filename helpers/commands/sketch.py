@@ -11,18 +11,21 @@ from typing import Annotated
 import torch
 import typer
 
+from helpers import features as feature_networks
+from helpers import generators
 from helpers.commands.common import MASK_RULE, Device, Log, Model, Out, app, device_of, print_table
 from helpers.commands.options import with_options
-from helpers.generators import DEFAULT
-from helpers.sketch import (
-    Candidates,
-    Sketch,
-    SketchOptions,
-    SketchSearch,
-    read_sketch,
-    sketch_constraints,
-    space_of,
-)
+from helpers.commands.runs import check_all_done, noted
+from helpers.figures import save_figure, show_images
+from helpers.files import unique_stems, write_json
+from helpers.images import write_image
+from helpers.latents import save_latents
+from helpers.losses import lp_loss
+from helpers.metrics import diversity
+from helpers.photos import photo_files
+from helpers.progress import Progress
+from helpers.search import marks
+from helpers.sketch import Candidates, Sketch, SketchOptions, SketchSearch, read_sketch, sketch_constraints, space_of
 
 
 @app.command()
@@ -31,7 +34,7 @@ def sketch(
     sketches: Annotated[list[Path], typer.Argument(help="Square drawings with a transparent background.")],
     out: Out,
     options: SketchOptions,
-    model: Model = DEFAULT,
+    model: Model = generators.DEFAULT,
     constraints: Annotated[
         str | None, typer.Option(help="NAME=WEIGHT,… of colour, edge, perceptual, realism, prior.")
     ] = None,
@@ -40,25 +43,21 @@ def sketch(
     log: Log = "jsonl",
 ) -> None:
     """Find images that follow a sketch; write all candidates, the best, their latents and results.json."""
-    weights = weights_of(constraints)
+    weights = None
+    if constraints is not None:
+        try:
+            pairs = (part.split("=") for part in constraints.split(","))
+            weights = {name.strip(): float(weight) for name, weight in pairs}
+        except ValueError:
+            raise ValueError(f"--constraints must be NAME=WEIGHT with commas between; got {constraints!r}.") from None
     rows = partial(sketch_files, sketches, out, model, weights, options, mask=mask, device=device_of(device), log=log)
     print_table(rows, ("constraints", "latents"))
-
-
-def weights_of(text: str | None) -> dict[str, float] | None:
-    """``colour=1,edge=0.2`` as a dict; None stays. Raises ValueError for anything else."""
-    if text is None:
-        return None
-    try:
-        return {name.strip(): float(weight) for name, weight in (part.split("=") for part in text.split(","))}
-    except ValueError:
-        raise ValueError(f"--constraints must be NAME=WEIGHT with commas between; got {text!r}.") from None
 
 
 def sketch_files(
     sketches: Sequence[str | Path],
     out: str | Path,
-    model: str = DEFAULT,
+    model: str = generators.DEFAULT,
     weights: dict[str, float] | None = None,
     options: SketchOptions | None = None,
     *,
@@ -68,28 +67,19 @@ def sketch_files(
 ) -> list[dict]:
     """Search for each sketch; write a sheet of its candidates, the best image, the latents and ``results.json``.
 
-    After a stop or a kill the same call continues where it was.
+    After a stop or a kill the same call continues where it was. The weights of the constraints are by default those
+    that suit the sketch (``default_weights``).
 
-    Args:
-        weights: of the constraints, by default those that suit the sketch (``default_weights``).
-        log: see ``open_log``.
-
-    Returns:
-        One row per sketch: how well the best candidate follows it (masked L1, edge distance), how real the
-        discriminator finds it, how many candidates met the constraints, how much they differ, and seconds.
-
-    Raises:
-        RunError: when sketches could not be used, after all others are done; it names each with its reason.
+    Returns one row per sketch: how well the best candidate follows it (masked L1, edge distance), how real the
+    discriminator finds it, how many candidates met the constraints, how much they differ, and seconds. Raises RunError
+    when sketches could not be used, after all others are done; it names each with its reason.
     """
-    from helpers.commands.runs import check_all_done, noted
-    from helpers.features import load_features
-    from helpers.files import unique_stems, write_json
-    from helpers.generators import load_generator
-    from helpers.photos import photo_files
-    from helpers.progress import Progress
-
     sketches = photo_files(sketches)
-    out, generator, features = Path(out), load_generator(model, device), load_features(device=device)
+    out, generator, features = (
+        Path(out),
+        generators.load_generator(model, device),
+        feature_networks.load_features(device=device),
+    )
     options = options or SketchOptions()
     options = replace(options, space=space_of(generator, options.space))
     networks = {"discriminator": _critic(model, device, weights), "features": features}
@@ -116,13 +106,11 @@ def sketch_files(
 
 def _critic(model: str, device, weights: dict | None):
     """The model's discriminator, if a weight asks for it; by default None where the model has none."""
-    from helpers.generators import NoDiscriminator, load_discriminator
-
     if weights is not None and not weights.get("realism", 0) > 0:
         return None
     try:
-        return load_discriminator(model, device)
-    except NoDiscriminator as error:
+        return generators.load_discriminator(model, device)
+    except generators.NoDiscriminator as error:
         if weights is not None:
             raise
         typer.echo(f"{error} Realism is left out.", err=True)
@@ -131,34 +119,19 @@ def _critic(model: str, device, weights: dict | None):
 
 def _write(out: Path, stem: str, drawing: Sketch, found: Candidates, model: str) -> dict[str, str]:
     """Write the files of a search; their names for its row."""
-    from helpers.figures import save_figure
-    from helpers.images import write_image
-    from helpers.latents import save_latents
-
     write_image(out / f"{stem}-best.png", found.images[:1])
     save_latents(out / f"{stem}.safetensors", found.latents, model=model)
-    save_figure(candidate_sheet(drawing, found), out / f"{stem}-candidates.png")
-    return {"image": f"{stem}-best.png", "latents": f"{stem}.safetensors"}
-
-
-def candidate_sheet(drawing: Sketch, found: Candidates):
-    """The sketch and its candidates, the best first, each with its loss below; met ones are marked."""
-    from helpers.figures import show_images
-
     captions = ["", *(f"loss {v:.3f}{' ✓' * met}" for v, met in zip(found.total.tolist(), found.met, strict=True))]
-    titles = ["sketch", *(f"{i + 1}" for i in range(len(found.images)))]
-    images = [drawing.on_paper().to(found.images), *found.images.split(1)]
-    scale = 2 * 64 / drawing.image.shape[-1]
-    return show_images(images, titles, columns=min(9, len(titles)), captions=captions, scale=scale)
+    titles = ["sketch", *map(str, range(1, len(captions)))]
+    images, scale = [drawing.on_paper().to(found.images), *found.images.split(1)], 2 * 64 / drawing.image.shape[-1]
+    sheet = show_images(images, titles, columns=min(9, len(titles)), captions=captions, scale=scale)
+    save_figure(sheet, out / f"{stem}-candidates.png")
+    return {"image": f"{stem}-best.png", "latents": f"{stem}.safetensors"}
 
 
 @torch.no_grad()
 def measure(drawing: Sketch, found: Candidates, discriminator, features) -> dict:
     """Measures of one search; the L1 and the score are of the best candidate, by the loss."""
-    from helpers.losses import lp_loss
-    from helpers.metrics import diversity
-    from helpers.search import marks
-
     best, image, mask = found.images[:1], drawing.image.to(found.images), drawing.mask.to(found.images)
     row = {"starts": len(found.images), "steps": found.steps, "seconds": round(found.seconds, 2), **marks(found)}
     row["masked_l1"] = round(lp_loss(best, image, 1, mask).item(), 4)
@@ -169,5 +142,4 @@ def measure(drawing: Sketch, found: Candidates, discriminator, features) -> dict
     row["met"] = int(found.met.sum())
     if len(found.images) > 1:
         row["diversity"] = round(diversity(features, found.images), 4)
-    row["losses"] = {name: round(values[0].item(), 5) for name, values in found.parts.items()}
-    return row
+    return row | {"losses": {name: round(values[0].item(), 5) for name, values in found.parts.items()}}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from helpers.losses import WeightedSum, perceptual_loss
+from helpers.search import option
 from helpers.style_transfer.patch_bank import PatchBank, octaves_of
-from helpers.style_transfer.statistics import full, statistic_of
+from helpers.style_transfer.statistics import STATISTICS, StyleError, full, statistic_of
 
 CONTENT_LAYERS = ("conv3_3", "conv4_2")
 STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
@@ -22,52 +23,32 @@ COLOURS = ("style", "luminance", "linear", "histogram")
 Layers = str | int | Sequence[str | int] | Mapping[str | int, float | Tensor]
 
 
-class StyleError(ValueError):
-    """A style transfer that cannot start, or a state that is not its own."""
-
-
 @dataclass(frozen=True)
 class StyleOptions:
     """What a style transfer can be set to. Whatever is a tensor of length B makes a batch of B: a table, a grid.
 
-    Attributes:
-        content_layers: layers that hold the content, names or numbers, or a dict of layer to weight, a number or (B,).
-        style_layers: the same for the style; None is STYLE_LAYERS, or all octaves of a patch bank.
-        content_weight: weight of the content, a number or (B,).
-        style_weight: weight of the style, 8 by default, and 0.3 for patches.
-        tv_weight: weight of the total variation, by default that of the style; without a style, and for patches, 0.
-        style_weights: (S,) or (B, S), how much of each of the S styles; divided by their sum. Equal by default.
-        statistic: gram, mean-variance, moments, wasserstein, sliced, or patches: a bank of each style's own patches
-            instead of the network, on as many of four octaves as have at least 24 pixels a side.
-        colour: style takes the style's colours; the photo's are kept by luminance (only the luminance is transferred),
-            linear or histogram (the style is first given the photo's colours).
-        style_scale: size of the style relative to the result; 2 makes strokes twice as wide.
-        init: start from content or noise; or from an image (1 or B, 3, H, W).
-        pyramid: short side in pixels of the coarsest scale; each next one starts from the scale before, and they at
-            most double. None is a single scale.
-        steps: steps at the coarsest scale; every finer one takes half of them.
-        optimizer: lbfgs-batch, adam or lbfgs.
-        lr: its rate, by default from RATES.
-        precision: auto (bfloat16 where the processor multiplies it), bfloat16 or float32, of the convolutions.
-        seed: seed of the noise; one number, or one per sample.
+    Layers are names, numbers, or a dict of layer to weight, a number or (B,); None is STYLE_LAYERS, or all octaves of a
+    patch bank. style_weights: (S,) or (B, S), shares of the S styles, equal by default. init may be an image
+    (1 or B, 3, H, W), and seed one for each sample. The photo's colours are kept by luminance (only it is transferred),
+    linear or histogram (the style is first given the photo's colours).
     """
 
     content_layers: Layers = CONTENT_LAYERS
     style_layers: Layers | None = None
-    content_weight: float | Tensor = field(default=1.0, metadata={"min": 0})
-    style_weight: float | Tensor | None = field(default=None, metadata={"min": 0})
-    tv_weight: float | Tensor | None = field(default=None, metadata={"min": 0})
-    style_weights: Tensor | Sequence[float] | None = field(default=None, metadata={"option": False})
-    statistic: str = "moments"
-    colour: str = "style"
-    style_scale: float = 1.0
-    init: str | Tensor = "content"
-    pyramid: int | None = field(default=PYRAMID, metadata={"min": 1})
-    steps: int = field(default=120, metadata={"min": 1})
-    optimizer: str = "lbfgs-batch"
-    lr: float | None = None
-    precision: str = "auto"
-    seed: int | Sequence[int] = 0
+    style_weights: Tensor | Sequence[float] | None = None
+    content_weight: float | Tensor = option(1.0, "Weight of the content.", min=0)
+    style_weight: float | Tensor | None = option(None, "Weight of the style; 8, and 0.3 for patches.", min=0)
+    tv_weight: float | Tensor | None = option(None, "Of the total variation; the style's, 0 for patches.", min=0)
+    statistic: str = option("moments", f"{', '.join(STATISTICS)}, or patches of the style instead of a network.")
+    colour: str = option("style", "style, or to keep the photo's: luminance, linear or histogram.")
+    style_scale: float = option(1.0, "Size of the style relative to the result; 2 makes strokes twice as wide.")
+    init: str | Tensor = option("content", "Start: content or noise.")
+    pyramid: int | None = option(PYRAMID, "Short side of the coarsest scale; each at most doubles the last.", min=1)
+    steps: int = option(120, "Steps at the coarsest scale; every finer one takes half of them.", min=1)
+    optimizer: str = option("lbfgs-batch", "lbfgs-batch, adam or lbfgs.")
+    lr: float | None = option(None, "Rate of the optimizer, by default its own.")
+    precision: str = option("auto", "auto (bfloat16 where the processor multiplies it), bfloat16 or float32.")
+    seed: int | Sequence[int] = option(0, "Seed of the noise.")
 
     @property
     def patches(self) -> bool:
@@ -87,10 +68,10 @@ class StyleOptions:
         tables = {f"weights of {name}": weight for name, weight in self.weights.items()} | {"starts": self.init}
         for layers in (self.content_layers, self.style_layers):
             tables |= {f"weights of {k}": w for k, w in layers.items()} if isinstance(layers, Mapping) else {}
-        mixture = torch.as_tensor(0.0 if self.style_weights is None else self.style_weights)
-        tables |= {"weights of styles": mixture} if mixture.ndim == 2 else {}
-        found = {name: len(table) for name, table in tables.items() if isinstance(table, Tensor) and table.ndim}
-        return found | ({} if isinstance(self.seed, int) else {"seeds": len(self.seed)})
+        if self.style_weights is not None:
+            tables["weights of styles"] = torch.as_tensor(self.style_weights)[..., :1].squeeze(-1)
+        tables["seeds"] = torch.as_tensor(self.seed)
+        return {name: len(table) for name, table in tables.items() if isinstance(table, Tensor) and table.ndim}
 
 
 class StyleCriterion(WeightedSum):
@@ -124,7 +105,10 @@ class StyleCriterion(WeightedSum):
         self.features, self.contents, self.masks, self.patches = features, contents, masks, options.patches
         self.statistic = statistic_of("moments" if self.patches else options.statistic)
         self.style_weights = _shares(options.style_weights, len(styles))
-        self.networks, layers = self._networks(styles), options.style_layers
+        self.networks, layers = [features] * len(styles), options.style_layers
+        if self.patches:
+            octaves = octaves_of(min(image.shape[-2:]) for image in (contents, *styles))
+            self.networks = [PatchBank(style[:1], octaves=octaves) for style in styles]
         if layers is None:
             layers = self.networks[0].layers if self.patches and styles else STYLE_LAYERS
         self.content_layers, self.style_layers = layer_weights(options.content_layers), layer_weights(layers)
@@ -139,13 +123,6 @@ class StyleCriterion(WeightedSum):
                     for network, style in zip(self.networks, styles, strict=True)
                 ],
             )
-
-    def _networks(self, styles: Sequence[Tensor]) -> list:
-        """The network that describes each style."""
-        if not self.patches:
-            return [self.features] * len(styles)
-        octaves = octaves_of(min(image.shape[-2:]) for image in (self.contents, *styles))
-        return [PatchBank(style[:1], octaves=octaves) for style in styles]
 
     def _prepared(self, activations: Tensor) -> Tensor:
         return self.statistic.prepare(self.statistic.describe(activations))
@@ -215,13 +192,9 @@ def total_variation(images: Tensor) -> Tensor:
     return down.square().mean((1, 2, 3)) + across.square().mean((1, 2, 3))
 
 
-class _Weights(WeightedSum):
-    error = StyleError
-
-
 def check_weights(weights: Mapping[str, float | Tensor]) -> None:
-    """Raise StyleError unless the weights are finite, not negative, and content or style has one."""
-    _Weights(dict(weights), anchors=("content", "style"))
+    """Raise LossError unless the weights are finite, not negative, and content or style has one."""
+    WeightedSum(dict(weights), anchors=("content", "style"))
 
 
 def layer_weights(layers: Layers) -> dict[str | int, float | Tensor]:

@@ -74,7 +74,7 @@ def layer_grid(
 ) -> Tensor:
     """Transfers for every content layer (rows) and group of style layers (columns): (rows, columns, 3, H, W).
 
-    At most ``batch`` samples run together: 16 × 11 images of 256 pixels would need some 60 GB with vgg19.
+    At most ``batch`` run together: 16 × 11 images of 256 pixels would need some 60 GB with vgg19.
     """
     columns, parts = len(style_groups), []
     per_run = max(1, batch // columns)
@@ -93,9 +93,6 @@ def transfer_grid(
     each = contents.repeat_interleave(count, 0)
     result = run(StyleTransfer(features, each, styles, style_weights=mixture, **options))
     return result.images.unflatten(0, (len(contents), count)), result
-
-
-# --- video -----------------------------------------------------------------------------------------------------------
 
 
 def stylize_frames(
@@ -131,11 +128,10 @@ def follow(photo: Tensor, frame: Tensor, image: Tensor) -> tuple[Tensor, Tensor]
 
     Returns it and a mask (1, 1, H, W): 1 where the moved photo is the frame, 0 where something new comes into view.
     """
-    levels = [grey(shot)[0, 0].cpu().numpy() for shot in (frame, photo)]
+    levels, (height, width) = [grey(shot)[0, 0].cpu().numpy() for shot in (frame, photo)], photo.shape[-2:]
     flow = torch.from_numpy(np.stack(optical_flow_ilk(*levels, radius=5))).to(photo)
-    height, width = photo.shape[-2:]
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    y, x = y.to(flow) + flow[0], x.to(flow) + flow[1]
+    y, x = torch.meshgrid(torch.arange(height).to(flow), torch.arange(width).to(flow), indexing="ij")
+    y, x = y + flow[0], x + flow[1]
     where = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)[None]
 
     def moved(images: Tensor) -> Tensor:
@@ -147,10 +143,7 @@ def follow(photo: Tensor, frame: Tensor, image: Tensor) -> tuple[Tensor, Tensor]
 
 
 def flicker(frames: Sequence[Tensor], images: Sequence[Tensor]) -> float:
-    """Mean change of the images along the frames' motion, where the frames show the same thing; grey levels of 255.
-
-    frames, images: (1, 3, H, W) each, in order. Raises StyleError for fewer than two.
-    """
+    """Mean change of images (1, 3, H, W) along the motion of the frames they were made from, in grey levels of 255."""
     if len(frames) < 2 or len(frames) != len(images):
         raise StyleError(f"flicker needs two frames and as many images; got {len(frames)} and {len(images)}.")
     changes = []

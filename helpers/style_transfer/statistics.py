@@ -12,8 +12,8 @@ DIRECTIONS = 32  # directions of the sliced Wasserstein distance
 RIDGE = 1e-4  # times the mean eigenvalue: keeps the gradient of a matrix root finite
 
 
-class StatisticError(ValueError):
-    """An unknown statistic."""
+class StyleError(ValueError):
+    """A style transfer that cannot start, or a state that is not its own."""
 
 
 def full(activations: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def full(activations: Tensor) -> Tensor:
 
 
 def _relative(ours: Tensor, target: Tensor, floor: float | Tensor = 1e-8) -> Tensor:
-    """Squared distance over the squared length of the target, at least ``floor``; all but the first dimension: (B,)."""
+    """Squared distance over the squared length of the target, at least ``floor``: (B,)."""
     size = target.square().flatten(1).sum(1).clamp_min(1e-8).maximum(torch.as_tensor(floor).to(target))
     return (ours - target).square().flatten(1).sum(1) / size
 
@@ -117,7 +117,7 @@ class SlicedWasserstein(Statistic):
     """
 
     def describe(self, activations: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, directions, cells): sorted projections of the cells that lie in the mask (one mask for the batch)."""
+        """(B, directions, cells): sorted projections of the cells that lie in the mask, one for the batch."""
         rows = full(activations).flatten(2)
         if mask is not None:
             weight = F.adaptive_avg_pool2d(mask, activations.shape[-2:]).flatten()
@@ -143,7 +143,7 @@ STATISTICS = {
 
 
 def statistic_of(name: str) -> Statistic:
-    """The statistic of a name in STATISTICS. Raises StatisticError for an unknown name."""
+    """The statistic of a name in STATISTICS. Raises StyleError for an unknown name."""
     if name not in STATISTICS:
-        raise StatisticError(f"the style statistic must be one of {', '.join(STATISTICS)}; got {name!r}.")
+        raise StyleError(f"the style statistic must be one of {', '.join(STATISTICS)}; got {name!r}.")
     return STATISTICS[name]()

@@ -32,13 +32,10 @@ class Scale(Phase):
 class StyleTransfer(Chain):
     """Optimise B images as one batch; iterate for the steps, leave the loop to stop, then ask for ``result()``.
 
-    features: network of ``load_features``; networks of float64 stay so.
-    contents: (B or 1, 3, H, W) in [0, 1]; the result has their size.
-    styles: images (1, 3, h, w) in [0, 1] of any size; they are resized to the short side of the contents.
-    masks: (S, 1, H, W), the region of each style; where all are 0 the photo stays as it is.
-    ``changes`` are fields of the options.
-
-    Raises StyleError for settings that do not fit, FeatureError for unknown layers or images that are too small.
+    contents: (B or 1, 3, H, W) in [0, 1]; the result has their size. styles: images (1, 3, h, w) in [0, 1] of any size;
+    they are resized to the short side of the contents. masks: (S, 1, H, W), the region of each style; where all are 0
+    the photo stays as it is. ``changes`` are fields of the options. Raises StyleError for settings that do not fit,
+    FeatureError for unknown layers or images that are too small.
     """
 
     def __init__(
@@ -55,7 +52,11 @@ class StyleTransfer(Chain):
         self.contents, self.styles = contents, [styles] if isinstance(styles, Tensor) else list(styles)
         self.masks = None if masks is None else as_mask(masks, tuple(contents.shape[-2:]))
         self.batch = self._check()
-        self.features = _prepared(features, options.precision, contents.device)
+        dtypes = {"auto": fast_dtype(contents.device), "bfloat16": torch.bfloat16, "float32": torch.float32}
+        if options.precision not in dtypes:
+            raise StyleError(f"precision must be one of {', '.join(dtypes)}; got {options.precision!r}.")
+        known = isinstance(features, Features) and features.convs[0].weight.dtype != torch.float64
+        self.features = fast_copy(features, dtypes[options.precision]) if known else features
         sizes = scales(tuple(contents.shape[-2:]), options.pyramid)
         later = max(1, options.steps // 2)
         self.phases = [Scale(share=later if at else options.steps, size=size) for at, size in enumerate(sizes)]
@@ -99,17 +100,18 @@ class StyleTransfer(Chain):
         elif init == "content":
             start = resize(self.photos, size)
         elif init == "noise":
-            seeds = [seed] if isinstance(seed, int) else seed
-            start = torch.cat([_noise(size, seed) for seed in seeds]).to(self.contents)
+            randoms = [torch.Generator().manual_seed(n) for n in ([seed] if isinstance(seed, int) else seed)]
+            noise = torch.cat([torch.randn(1, 3, *size, generator=random) for random in randoms])
+            start = (0.5 + 0.15 * noise).clamp(0, 1).to(self.contents)
             start = colours.grey(start) if self.options.colour == "luminance" else start
         else:
             raise StyleError(f'init must be "content", "noise" or an image; got {init!r}.')
         return start.detach().expand(self.batch, -1, -1, -1).clone(memory_format=torch.contiguous_format)
 
     def _begin(self, phase: Scale, steps: int) -> Optimization:
-        size, short = phase.size, min(phase.size)
+        size, short = phase.size, max(1, round(self.options.style_scale * min(phase.size)))
         start = resize(self.runs[-1].best[0], size).contiguous() if self.runs else self._start(size)
-        styles = [_fitted(image, round(self.options.style_scale * short)) for image in self.shown_styles]
+        styles = [_fitted(image, short) for image in self.shown_styles]
         masks = None if self.masks is None else resize(self.masks, size)
         self.shown = None if masks is None else masks.sum(0, keepdim=True).clamp(0, 1)
         self.criterion = StyleCriterion(self.features, resize(self.photos, size), styles, masks, self.options)
@@ -151,24 +153,8 @@ class StyleTransfer(Chain):
         loss = self._loss(best, slice(None))
         return Result(resize(self.images(best[0]), self.phases[-1].size), loss.total, loss.parts, **facts)
 
-    @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """Height and width of every scale."""
-        return [phase.size for phase in self.phases]
-
-    def state_dict(self) -> dict:
-        return super().state_dict() | {"sizes": self.sizes, "batch": self.batch}
-
     def load_state_dict(self, state: dict) -> None:
-        """Continue where ``state_dict`` was taken. Raises StyleError for a state of other sizes."""
-        ours = [list(size) for size in self.sizes], self.batch
-        theirs = [list(size) for size in state["sizes"]], state["batch"]
-        if ours != theirs:
-            raise StyleError(
-                f"the saved state has sizes {theirs[0]} and batch {theirs[1]}, this transfer {ours[0]} and {ours[1]}; "
-                "use its settings."
-            )
-        self.runs.clear()
+        self.runs.clear()  # the first scale is open already
         super().load_state_dict(state)
 
 
@@ -177,27 +163,10 @@ def stylize(features, contents: Tensor, styles: Sequence[Tensor] = (), **options
     return StyleTransfer(features, contents, styles, **options).run()
 
 
-def _prepared(features, precision: str, device: torch.device):
-    """The network in the precision asked for; other networks (the tests' tiny ones) are used unchanged."""
-    dtypes = {"auto": fast_dtype(device), "bfloat16": torch.bfloat16, "float32": torch.float32}
-    if precision not in dtypes:
-        raise StyleError(f"precision must be one of {', '.join(dtypes)}; got {precision!r}.")
-    if not isinstance(features, Features) or features.convs[0].weight.dtype == torch.float64:
-        return features
-    return fast_copy(features, dtypes[precision])
-
-
-def _noise(size: tuple[int, int], seed: int) -> Tensor:
-    """Grey with normal noise, (1, 3, H, W) in [0, 1]."""
-    random = torch.Generator().manual_seed(seed)
-    return (0.5 + 0.15 * torch.randn(1, 3, *size, generator=random)).clamp(0, 1)
-
-
 def _fitted(image: Tensor, short: int) -> Tensor:
     """An image resized to that short side."""
-    height, width = image.shape[-2:]
-    factor = max(1, short) / min(height, width)
-    return resize(image, (max(1, round(height * factor)), max(1, round(width * factor))))
+    factor = short / min(image.shape[-2:])
+    return resize(image, tuple(max(1, round(side * factor)) for side in image.shape[-2:]))
 
 
 def scales(size: tuple[int, int], base: int | None) -> list[tuple[int, int]]:

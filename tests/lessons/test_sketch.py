@@ -123,7 +123,6 @@ def every_constraint(mask, generator, discriminator):
     target = random_images(1, seed=5)
     return [
         Colour(mask, target=target),
-        Colour(mask, target=target, p=2),
         Edge(mask, target=target),
         Perceptual(mask, target=target, features=tiny.Features(), layers=("conv1_1", "conv2_1")),
         Warp(source=target, region=mask, shift=(2, 1)),
@@ -131,7 +130,7 @@ def every_constraint(mask, generator, discriminator):
     ]
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(5))
 def test_no_constraint_sends_a_gradient_outside_its_mask(number, generator, discriminator):
     mask = ellipse(16, (0.4, 0.5), (0.2, 0.3))
     constraint = every_constraint(mask, generator, discriminator)[number]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from helpers.style_transfer.statistics import STATISTICS, StatisticError, Wasserstein, statistic_of
+from helpers.style_transfer.statistics import STATISTICS, StyleError, Wasserstein, statistic_of
 
 
 def activations(seed=0, cells=(6, 5), channels=4, dtype=torch.float64):
@@ -96,5 +96,5 @@ def test_a_style_of_one_colour_does_not_blow_the_loss_up():
 
 
 def test_an_unknown_statistic_is_refused_with_the_names():
-    with pytest.raises(StatisticError, match="gram, mean-variance.*'grim'"):
+    with pytest.raises(StyleError, match="gram, mean-variance.*'grim'"):
         statistic_of("grim")
