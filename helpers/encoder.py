@@ -1,7 +1,4 @@
-"""An encoder: the latent of an image in one forward pass, as a first guess for a search (Zhu et al. 2016, sec. 3.2).
-
-It also reads images that are only partly known, such as a sketch: its input is the image and a mask of what counts.
-"""
+"""An encoder: the latent of an image in one forward pass, as a first guess for a search (Zhu et al. 2016, sec. 3.2)."""
 
 from __future__ import annotations
 
@@ -42,14 +39,10 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A small residual network from an image and a mask to a code of one latent space.
+    """A small residual network from an image, and a mask of what is known of it, to a code (*shape) of a latent space.
 
-    Args:
-        space: latent space that it predicts, the widest of its generator.
-        shape: of one code: (z_dim,) or (num_ws, w_dim).
-        resolution: side to which images are resized, pixels; a multiple of 16.
-        widths: channels of the first convolution and of the blocks; all but the last halve the size.
-        hidden: width between the last feature map and the code.
+    resolution: side to which images are resized, pixels; a multiple of 16. widths: channels of the first convolution
+    and of the blocks; all but the last halve the size. hidden: width between the last feature map and the code.
     """
 
     def __init__(self, space: str, shape, resolution: int = 64, widths=(32, 64, 96, 128, 128), hidden: int = 256):
@@ -64,7 +57,8 @@ class Encoder(nn.Module):
         self.squeeze = nn.Conv2d(widths[-1], widths[-1] // 2, 1)
         self.hidden = nn.Linear(widths[-1] // 2 * side**2, hidden)
         self.out = nn.Linear(hidden, torch.Size(self.shape).numel())
-        nn.init.normal_(self.out.weight, std=0.001), nn.init.zeros_(self.out.bias)  # the first guess is the mean
+        nn.init.normal_(self.out.weight, std=0.001)  # the first guess is the mean
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, images: Tensor, mask: Tensor) -> Tensor:
         """Offsets (B, *shape) from the mean code, in standard deviations of the space.
@@ -79,17 +73,10 @@ class Encoder(nn.Module):
     def encode(
         self, generator: Generator, images: Tensor, mask: Tensor | None = None, space: str | None = None
     ) -> Latents:
-        """The estimated latents of an image, or of its part under the mask.
+        """The estimated latents of square images (B, 3, H, W) in [0, 1] in the generator that it was trained with.
 
-        Args:
-            generator: the one that the encoder was trained with.
-            images: (B, 3, H, W) in [0, 1], square.
-            mask: (B or 1, 1, H, W) in [0, 1], 1 = known; None is everywhere.
-            space: of the latents, by default the encoder's own. The w closest to a w+ is the mean of its rows.
-
-        Raises:
-            EncoderError: where image and mask do not match, the codes do not fit the generator, or the space cannot be
-                reached.
+        mask: (B or 1, 1, H, W) in [0, 1], 1 = known; by default everywhere. space: of the latents, by default the
+        encoder's own; an encoder of w+ also gives w, the mean of the rows. Raises EncoderError for anything else.
         """
         space = space or self.space
         if self.space not in generator.spaces or generator.code_shape(self.space) != self.shape:
@@ -112,21 +99,17 @@ class Encoder(nn.Module):
 
 
 def load_encoder(generator: Generator | str = "stylegan2-cats-64", device: torch.device | str | None = None) -> Encoder:
-    """Load the encoder of a generator in evaluation mode with frozen weights.
+    """The encoder, frozen, of a generator or its name (in the registry "NAME-encoder"), or of a safetensors file.
 
-    generator: a loaded generator or its name, whose registered encoder ("NAME-encoder") is loaded, or the path of a
-    safetensors file of ``python -m helpers train encoder``.
-    Raises EncoderError where no encoder is registered for the generator, WeightsError for any other file.
+    Raises EncoderError for a generator without an encoder, WeightsError for any other file.
     """
-    source: str | Path = generator if isinstance(generator, str | Path) else getattr(generator, "name", "")
-    if not str(source).endswith(".safetensors"):
-        name = f"{source}-encoder"
-        if name not in registry():
-            raise EncoderError(
-                f"there is no encoder for the generator {str(source) or 'without a name'!r}; train one with "
-                "`python -m helpers train encoder` or choose another start."
-            )
-        source = name
+    source = str(generator) if isinstance(generator, str | Path) else getattr(generator, "name", "")
+    if not source.endswith(".safetensors") and f"{source}-encoder" not in registry():
+        raise EncoderError(
+            f"there is no encoder for the generator {source or 'without a name'!r}; train one with "
+            "`python -m helpers train encoder` or choose another start."
+        )
+    source = source if source.endswith(".safetensors") else f"{source}-encoder"
     device = device or (generator.device if isinstance(generator, Generator) else "cpu")
     tensors, config = load_weights(source)
     try:

@@ -2,6 +2,8 @@
 
 import time
 
+import torch
+
 from helpers.device import describe_device, free_memory, pick_device
 from helpers.reruns import install
 from helpers.weights import FOLDER, registry
@@ -45,15 +47,15 @@ def describe_session() -> str:
 def describe_model(generator, minutes: float) -> str:
     """What was loaded, how long the lesson takes with it, and whether its steps fit into memory.
 
-    minutes: duration of the lesson with the bundled model on two CPU cores. For another model one step of each is timed
-    on this device, and the minutes are multiplied.
+    minutes: of the lesson with the bundled model on two CPU cores; for another model multiplied by how much longer a
+    step of it takes here.
     """
     from helpers.features import load_features
     from helpers.generators import DEFAULT, load_generator
     from helpers.memory import step_memory
 
-    facts = f"{generator.name}: {generator.family}, {generator.resolution}×{generator.resolution} pixels, "
-    facts += f"{generator.num_ws} rows of w+, {len(generator.noise_shapes)} noise maps"
+    side, rows, maps = generator.resolution, generator.num_ws, len(generator.noise_shapes)
+    facts = f"{generator.name}: {generator.family}, {side}×{side} pixels, {rows} rows of w+, {maps} noise maps"
     if generator.name == DEFAULT:
         return f"{facts}. Running all cells takes about {minutes:g} minutes."
     needed, free = step_memory(generator, batch=2), free_memory(generator.device)
@@ -73,16 +75,12 @@ def describe_model(generator, minutes: float) -> str:
 
 def step_seconds(generator, features, batch: int = 2) -> float:
     """Seconds of one step, forward and backward, of a search in w+ with a perceptual loss; the second of two counts."""
-    import torch
-
     from helpers.latents import Latents
     from helpers.losses import LAYERS
 
     space = generator.spaces[-1]
     code = generator.mean(space).repeat_interleave(batch, 0).requires_grad_()
     for _ in range(2):
-        if generator.device.type == "cuda":
-            torch.cuda.synchronize()
         started = time.perf_counter()
         images = generator.synthesize(Latents(space, code))
         loss = sum(maps.square().mean() for maps in features(images, list(LAYERS)).values())

@@ -53,11 +53,8 @@ def stopped_between_steps() -> Iterator[Callable[[], bool]]:
     """Ctrl-C, a closed terminal and a polite kill wait for the end of a step; gives a function that reports them.
 
     In the middle of a step a state is only half updated. A second signal interrupts at once. Only the main thread gets
-    signals; in others nothing changes.
+    signals.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
     received = []
 
     def note(number, frame):
@@ -65,29 +62,25 @@ def stopped_between_steps() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, note) for number in numbers}
+    main = threading.current_thread() is threading.main_thread()
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if main and hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), note) for name in names}
     try:
         yield lambda: bool(received)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
 
 
 class Progress:
     """The units of a command that are done, and the searches of the current one. Use it with ``with``.
 
-    The file is written when the block is entered, so that a read-only folder is noticed before anything is computed;
-    after every unit; and every ``EVERY`` seconds of a search. It is removed when the block ends well.
+    The file is written when the block is entered, so that a folder that may not be written to is a WriteError before
+    anything is computed; after every unit; and every ``EVERY`` seconds of a search. It is removed when the block ends
+    well.
 
-    Args:
-        out: folder of the command.
-        settings: everything that decides the results, plain values; ``files``: what it reads, by content.
-        log: kind of log, see ``open_log``; it is in ``out/log``.
-
-    Raises:
-        WriteError: for a folder that may not be written to, or a full disk.
-        LogError: for an unknown kind of log.
+    out: folder of the command. settings: plain values, everything that decides the results. files: what the command
+    reads, by content. log: kind of log, see ``open_log``; it is in ``out/log``.
     """
 
     def __init__(self, out: str | Path, settings: dict, files: Iterable[str | Path] = (), log: str = "none"):
@@ -117,15 +110,15 @@ class Progress:
 
     def finish(self, unit: str, rows: list[dict]) -> list[dict]:
         """Note a unit as done, once its files are written; returns the rows."""
+        first = sum(map(len, self.units.values())) + 1
         self.units[unit], self.states = rows, {}
         self._write()
-        before = sum(map(len, self.units.values())) - len(rows)
-        for number, row in enumerate(rows, before + 1):
+        for number, row in enumerate(rows, first):
             self.log.row(number, row, self.out)
         return rows
 
     def run(self, search, label: str, film: int = 0):
-        """Take all steps of a Chain, with a bar on the terminal, from where it stopped; returns its ``result()``.
+        """Take all steps of a Chain from where it stopped, with a bar on the terminal; returns its ``result()``.
 
         label: its name within the unit. film: keep about so many images along the way, as ``frames(label)``.
         """
@@ -133,13 +126,16 @@ class Progress:
         if "search" in saved:
             search.load_state_dict(saved["search"])
             print(f"{label}: continuing at step {search.number} of {len(search)}.", file=sys.stderr)
-        every, written, wait = max(1, len(search) // film) if film else 0, time.monotonic(), EVERY
+        every = max(1, len(search) // film) if film else 0  # steps from one image to the next
+        written, wait = time.monotonic(), EVERY
         options = {"initial": search.number, "desc": label, "unit": "step", "leave": False, "file": sys.stderr}
         with stopped_between_steps() as stopped, tqdm(total=len(search), **options) as bar:
             for step in search:
                 bar.update()
                 if step.number % LOGGED == 0 or step.number == len(search):
-                    self._report(bar, label, step)
+                    losses = {n: part.nanmean().item() for n, part in {**step.parts, "total": step.total}.items()}
+                    bar.set_postfix(loss=f"{losses['total']:.4f}", refresh=False)
+                    self.log.scalars(step.number, {f"{label}/{name}": value for name, value in losses.items()})
                 if every and step.number % every == 1 % every:
                     saved["frames"].append((step.images() * 255).round().byte().cpu())
                 if stopped() or time.monotonic() - written > wait:
@@ -155,11 +151,6 @@ class Progress:
     def frames(self, label: str) -> list[Tensor]:
         """Images (B, 3, h, w) in [0, 1] along the way of a search."""
         return [frame.float() / 255 for frame in self.states[label]["frames"]]
-
-    def _report(self, bar, label: str, step) -> None:
-        losses = {name: value.nanmean().item() for name, value in {**step.parts, "total": step.total}.items()}
-        bar.set_postfix(loss=f"{losses['total']:.4f}", refresh=False)
-        self.log.scalars(step.number, {f"{label}/{name}": value for name, value in losses.items()})
 
     def _continue(self) -> None:
         try:
