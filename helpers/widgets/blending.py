@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from helpers import masks
 from helpers.blending import WEIGHTS, Edit, Editor, feather_of, hard_paste
 from helpers.generators import Generator
 from helpers.images import resize
-from helpers.states import State
-from helpers.widgets.canvas import drawing_canvas
-from helpers.widgets.panel import COLUMN, OUT, RunPanel
-from helpers.widgets.parts import dropdown, float_slider, int_slider
+from helpers.widgets.canvas import DrawingCanvas
+from helpers.widgets.panel import OUT, RunPanel
+from helpers.widgets.parts import COLUMN, control
 
 DRAWN = "drawn"
 
@@ -22,21 +21,16 @@ DRAWN = "drawn"
 class BlendingPanel(RunPanel):
     """A panel that blends two photos: choose them and a mask, or draw it; start, stop, keep, compare, save, load.
 
-    Args:
-        generator: with noise maps.
-        features: network of ``load_features``.
-        photos: name to photo (1, 3, H, W) in [0, 1], at least two, resized to the generator.
-        out: folder for what is saved; a state file holds image, mask, photos, latents and settings.
-        values: first values of controls by name, e.g. ``shape="ellipse", feather=2``.
+    generator: with noise maps. features: network of ``load_features``. photos: name to photo (1, 3, H, W) in [0, 1],
+    at least two (else ValueError), resized to the generator. out: folder for what is saved. values: first values of
+    controls by name, e.g. ``shape="ellipse", feather=2``.
 
-    Attributes, besides those of RunPanel: x and y, the photos (1, 3, R, R) inside and outside; mask (1, 1, R, R).
-
-    Raises ValueError for fewer photos. The same run without widgets:
+    ``.x`` and ``.y`` are the photos inside and outside. The same run without widgets:
     ``Editor(generator, features).crossover(panel.x, panel.y, panel.mask, **panel.settings).run()``.
     """
 
     function, then = "helpers.blending.Editor(panel.generator, panel.features).crossover", ".run()"
-    title, choosers = "hard paste", ("x", "y")
+    title, choosers, aside = "hard paste", ("x", "y"), ("shape",)
     labels = {"first": "match inside", "second": "match outside"}
     presets = {
         "Exact colours": {"first": 1.0, "second": 1.0, "perceptual": 0.0, "style": 0.0},
@@ -46,39 +40,29 @@ class BlendingPanel(RunPanel):
     def __init__(self, generator: Generator, features, photos: dict[str, Tensor], *, out: str | Path = OUT, **values):
         if len(photos) < 2:
             raise ValueError(f"a blend needs two photos to choose from; got {len(photos)}, give a dict of two.")
-        self.generator, self.features, self._placing = generator, features, False
-        self.editor = Editor(generator, features)
+        self.generator, self.features, self.editor = generator, features, Editor(generator, features)
         names, size = list(photos), generator.resolution
-        self.canvas = drawing_canvas(resize(photos[names[1]], size), "mask", width=COLUMN, softens=False)
-        self.canvas.set_mask(masks.half(size))
+        self.canvas = DrawingCanvas(resize(photos[names[1]], size), "mask", width=COLUMN, softens=False)
         controls = {
-            "x": dropdown("inside", names),
-            "y": dropdown("outside", names, names[1]),
-            "shape": dropdown("mask", [*masks.SHAPES, DRAWN]),
-            "feather": float_slider("feather, px", feather_of(generator), 0, size / 4, size / 128),
-            "steps": int_slider("w+ steps", self.editor.options.steps, 10, 1000, 10),
-            "noise_steps": int_slider("noise steps", self.editor.options.noise_steps, 0, 1000, 10),
+            "x": control("inside", names),
+            "y": control("outside", names, names[1]),
+            "shape": control("mask", [*masks.SHAPES, DRAWN]),
+            "feather": control("feather, px", (0.0, size / 4, size / 128), feather_of(generator)),
+            "steps": control("w+ steps", (10, 1000, 10), self.editor.options.steps),
+            "noise_steps": control("noise steps", (0, 1000, 10), self.editor.options.noise_steps),
         }
         canvases = {"mask": self.canvas}
         super().__init__(controls, WEIGHTS["crossover"], canvases=canvases, photos=photos, out=out, values=values)
-
-    def connect(self) -> None:
-        self.controls["shape"].observe(functools.partial(self.guard, self.photo_changed), "value")
         self.canvas.on_change(lambda _: self._drew())
-
-    # --- what it says -----------------------------------------------------------------------------------------------
+        self.photo_changed()
 
     x = property(lambda self: self.chosen_photo("x"))
     y = property(lambda self: self.chosen_photo("y"))
 
     @property
     def mask(self) -> Tensor:
+        """What is drawn, (1, 1, R, R), not feathered."""
         return self.canvas.mask(self.generator.resolution).to(self.generator.device)
-
-    @property
-    def settings(self) -> dict:
-        """Options for ``Editor(generator, features).crossover(panel.x, panel.y, panel.mask, **panel.settings)``."""
-        return {name: value for name, value in super().settings.items() if name != "shape"}
 
     def arguments(self) -> str:
         x, y = (f"panel.photo({self.controls[name].value!r})" for name in self.choosers)
@@ -90,27 +74,22 @@ class BlendingPanel(RunPanel):
     def reference(self) -> Tensor:
         return hard_paste(self.x, self.y, self.mask)
 
-    # --- the canvas -------------------------------------------------------------------------------------------------
+    def react(self, name: str) -> None:
+        super().react(name)
+        if name == "shape":
+            self.photo_changed()
 
     def photo_changed(self) -> None:
-        """Put the chosen shape and photo on the canvas, and the hard paste next to it."""
-        shape, before = self.controls["shape"].value, self._placing
+        """Put the chosen shape and photo on the canvas, and the hard paste beside it."""
+        shape = self.controls["shape"].value
         self.canvas.set_background(self.y)
-        self._placing = True
         if shape != DRAWN:
             self.canvas.set_mask(masks.SHAPES[shape](self.generator.resolution))
-        self._placing = before
-        self.show_reference()
+        self.show()
 
     def _drew(self) -> None:
         """After a stroke the mask is no longer the shape that was chosen."""
-        if not self._placing:
+        shape, mask = self.controls["shape"].value, self.mask.cpu()
+        if shape != DRAWN and not torch.allclose(mask, masks.SHAPES[shape](self.generator.resolution), atol=1 / 255):
             self.controls["shape"].value = DRAWN
-            self.show_reference()
-
-    def restore(self, state: State) -> None:
-        self._placing = True  # the mask is the state's, whatever shape it is called
-        try:
-            super().restore(state)
-        finally:
-            self._placing = False
+        self.show()

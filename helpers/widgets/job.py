@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import torch
-
-ALIVE = ("running", "paused")
+THREAD = ThreadPoolExecutor(1, "job")  # of all jobs: steps and calls take turns in it
 END = object()
 
 
@@ -23,20 +18,17 @@ def losses_of(step) -> dict[str, float]:
 
 
 class Job:
-    """Run an iterator in a thread; whoever watches asks for ``latest()``, the thread itself shows nothing.
+    """Runs an iterator in a thread; the thread itself shows nothing.
 
     Only one job of a process runs: starting another one stops it. Two would share the cores, and a panel whose cell
     was run again would continue unseen.
 
-    Args:
-        make_iterator: called in the thread, because the start may take long; returns the iterable of steps.
-        record: what ``history`` keeps of each step.
-        ended: called in the thread with the iterator after a run that took a step, even if it was stopped or failed:
-            for what must be done whether or not anybody watches.
+    make_iterator: returns the iterable of steps; called in the thread, because the start may take long. record: what
+    ``history`` keeps of each step. ended: called in the thread with the iterator after every run that took a step.
 
     Attributes: state, "ready", "running", "paused", then "finished", "stopped" or "failed"; iterator, None until it is
-    made; history; error, the exception of a failed job; ended_error, that of ``ended``; seconds in steps, and
-    seconds_of_calls in what ``call()`` asked for; marks, (end by ``time.perf_counter``, seconds) of every step.
+    made; latest, the last step, None before the first; history; seconds spent in steps; error, what a step or
+    ``ended`` raised.
     """
 
     current: Job | None = None
@@ -48,133 +40,76 @@ class Job:
         ended: Callable[[Any], None] = lambda iterator: None,
     ):
         self.make_iterator, self.record, self.ended = make_iterator, record, ended
-        self.state, self.iterator, self.error, self.ended_error = "ready", None, None, None
+        self.state, self.iterator, self.latest, self.error = "ready", None, None, None
         self.history: list = []
-        self.marks: list[tuple[float, float]] = []
-        self.seconds = self.seconds_of_calls = 0.0
-        self._latest, self._stop = None, False
-        self._calls: deque[tuple[Future, Callable]] = deque()
-        self._wake = threading.Condition()
-        # the caller's modes: a new thread would have grad mode on and autocast off
-        self._grad = torch.is_grad_enabled()
-        self._autocast = {d: torch.get_autocast_dtype(d) for d in ("cpu", "cuda") if torch.is_autocast_enabled(d)}
-        self._thread = threading.Thread(target=self._run, name="job", daemon=True)
+        self.seconds, self._turn = 0.0, 0  # a step of an earlier turn, from before a pause, is not taken
+        self._done = threading.Event()
 
     @property
     def alive(self) -> bool:
-        return self.state in ALIVE
+        return self.state in ("running", "paused")
 
     def start(self) -> None:
         """Start, or continue after a pause."""
-        with self._wake:
-            if self.state == "ready":
-                if Job.current is not None:
-                    Job.current.stop()
-                Job.current, self.state = self, "running"
-                self._thread.start()
-            elif self.state == "paused":
-                self.state = "running"
-                self._wake.notify_all()
+        if self.state == "ready" and Job.current is not None:
+            Job.current.stop()
+        if self.state in ("ready", "paused"):
+            Job.current, self.state = self, "running"
+            self._turn += 1
+            THREAD.submit(self._step, self._turn)
 
     def pause(self) -> None:
         """Halt after the current step, until ``start()`` or ``stop()``."""
-        with self._wake:
-            if self.state == "running":
-                self.state = "paused"
+        if self.state == "running":
+            self.state = "paused"
+            self._turn += 1
 
     def stop(self, timeout: float = 0.5) -> bool:
-        """End after the current step; True if the thread ended within ``timeout`` seconds."""
-        with self._wake:
-            self._stop = True
-            self._wake.notify_all()
+        """End after the current step; True if it ended within ``timeout`` seconds."""
+        self._turn += 1
+        THREAD.submit(self._end, "stopped")
         return self.wait(timeout)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end; True if it came within ``timeout`` seconds."""
-        if self._thread.is_alive():
-            self._thread.join(timeout)
-        return not self.alive
-
-    def latest(self):
-        """The last step, or None before the first."""
-        return self._latest
+        return self._done.wait(timeout)
 
     def call(self, function: Callable[[], Any]) -> Future:
         """Call a function between two steps (at once if nothing runs): the way to change what the iterator uses."""
-        future = Future()
-        with self._wake:
-            self._calls.append((future, function))
-            self._wake.notify_all()
-            waiting = self.alive
-        if not waiting:
-            self._make_calls()
-        return future
+        return THREAD.submit(function)
 
     # --- in the thread ----------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        with contextlib.ExitStack() as modes:
-            modes.enter_context(torch.set_grad_enabled(self._grad))
-            for device, dtype in self._autocast.items():
-                modes.enter_context(torch.autocast(device, dtype=dtype))
-            self._iterate()
-
-    def _iterate(self) -> None:
-        state = "finished"
+    def _step(self, turn: int) -> None:
+        """Take one step, then queue the next behind the calls that came meanwhile."""
+        if turn != self._turn:
+            return
         try:
-            self.iterator = self.make_iterator()
-            steps = iter(self.iterator)
-            while self._may_continue():
-                started = time.perf_counter()
-                step = next(steps, END)
-                ended = time.perf_counter()
-                self.seconds += ended - started
-                if step is END:
-                    break
-                self.marks.append((ended, ended - started))
-                self.history.append(self.record(step))
-                self._latest = step
+            if self.iterator is None:
+                self.iterator = self.make_iterator()
+                self._steps = iter(self.iterator)
             else:
-                state = "stopped"
+                started = time.perf_counter()
+                step = next(self._steps, END)
+                self.seconds += time.perf_counter() - started
+                if step is END:
+                    return self._end("finished")
+                self.history.append(self.record(step))
+                self.latest = step
+            THREAD.submit(self._step, turn)
         except Exception as error:  # would vanish with the thread; whoever watches shows it
-            self.error, state = error, "failed"
+            self.error = error
+            self._end("failed")
+
+    def _end(self, state: str) -> None:
+        if not self.alive:
+            return
         try:
-            if self._latest is not None:
+            if self.latest is not None:
                 self.ended(self.iterator)
-        except Exception as error:  # not a step's; whoever watches shows it
-            self.ended_error = error
-        with self._wake:
-            self.state = state
-            if Job.current is self:
-                Job.current = None
-        self._make_calls()
-
-    def _may_continue(self) -> bool:
-        """Make the waiting calls, then wait for the end of a pause; False if the run is to end."""
-        while True:
-            self._make_calls()
-            with self._wake:
-                if self._stop or self.state == "running":
-                    return not self._stop
-                if not self._calls:
-                    self._wake.wait()
-
-    def _make_calls(self) -> None:
-        while True:
-            with self._wake:
-                if not self._calls:
-                    return
-                future, function = self._calls.popleft()
-            started = time.perf_counter()
-            try:
-                future.set_result(function())
-            except Exception as error:
-                future.set_exception(error)
-            self.seconds_of_calls += time.perf_counter() - started
-
-
-@atexit.register
-def _stop_current() -> None:
-    """No thread may be inside torch while the interpreter shuts down."""
-    if Job.current is not None:
-        Job.current.stop(timeout=2)
+        except Exception as error:
+            self.error = error
+        self.state = state
+        if Job.current is self:
+            Job.current = None
+        self._done.set()

@@ -1,23 +1,13 @@
 """The panel of a lesson: controls next to a run that can be watched, tuned, paused and stopped.
 
-Everything that runs is a plain iterator of the lesson's module, with
+What runs is a plain iterator of the lesson's module, with
 
 - ``len(run)`` and steps that have ``number``, ``total`` (B,), ``parts`` and ``images()`` (B, 3, H, W) in [0, 1];
 - ``run.result()`` with ``images`` and, if there are any, ``latents``;
 - ``run.criterion.weights``, or else ``run.weights``, and ``run.forget_best()``, if the weights may change under way.
 
-A lesson's panel is then little more than its controls:
-
-    class CrossoverPanel(RunPanel):
-        def __init__(self, generator, features, photos, **values):
-            self.editor = Editor(generator, features)
-            controls = {"x": dropdown("inside", list(photos)), "steps": int_slider("steps", 200, 10, 1000, 10)}
-            super().__init__(controls, WEIGHTS["crossover"], photos=photos, values=values)
-
-        def make(self, settings):              # what runs; called in the job's thread
-            return self.editor.crossover(self.chosen_photo("x"), y, half(64), **settings)
-
-The same without widgets: ``panel.make(panel.settings)`` is the iterator.
+A lesson's panel is little more than its controls; style.py is the shortest. Without widgets, the iterator is
+``panel.make(panel.settings)``.
 """
 
 from __future__ import annotations
@@ -26,111 +16,102 @@ import functools
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ipywidgets as widgets
 import torch
 from torch import Tensor
 
-from helpers.files import atomic_path
 from helpers.images import quantize, resize, write_image
 from helpers.states import State, load_state, plain, save_state
 from helpers.video import write_gif, write_mp4
-from helpers.widgets.canvas import Drawing
-from helpers.widgets.parts import (
-    WRAP,
-    BeforeAfter,
-    Gallery,
-    button_row,
-    choose,
-    download_html,
-    log_slider,
-    reoption,
-    settings_code,
-    sheet_of,
-)
+from helpers.widgets import parts
+from helpers.widgets.canvas import DrawingCanvas
+from helpers.widgets.parts import button_row, column, columns, sheet_of
 from helpers.widgets.run import PAGE, RunBox, decibel
 from helpers.widgets.upload import PhotoUpload, Square, face_square, uploaded_files
 
+UPLOADED = "uploaded.safetensors"
 LATEST = "latest.safetensors"  # the state after every run: restarting the kernel loses no result, ``load`` it
-COLUMN = 300  # pixels on the screen: of controls or a canvas
-FEATHER = "feather of "  # a canvas, among the settings of a state
 OUT = "output/panels"
+FEATHER = "feather of "  # a canvas, among the settings of a state
 
 
 class RunPanel(RunBox):
-    """Controls around a run, and below it: before and after, history, candidates, code, files. See the module.
+    """Controls around a run, and below it: before and after, history, candidates, code, files.
 
-    A panel sets: function, the full name of what does the same without the panel, and then, code after the call, e.g.
-    ".run()"; presets, name to values of controls and weights ("Reset" is always there); choosers, names of the controls
-    that choose a photo; labels of weights, if not their names; powers, lowest and highest power of ten of each weight.
+    A panel sets: function, the full name of what does the same without the panel, and then, code after the call;
+    choosers, controls that choose a photo; aside, controls that are not options of the function; presets, values of
+    controls by name ("Reset" is always there); powers, lowest and highest power of ten of each weight.
 
-    Args:
-        controls: name to widget with a ``value``; they are disabled during a run.
-        weights: name to first value of the loss weights: log sliders that stay enabled.
-        canvases: name to canvas of ``drawing_canvas``, shown on top and kept in the state file.
-        photos: name to photo (1, 3, H, W) in [0, 1]; others can be uploaded.
-        out: folder for what is saved.
-        values: first values of controls by name. Raises ValueError for a control that does not exist.
-
-    Attributes: controls, all of them by name, weights too; settings, what they say, as the options of ``function``;
-    history and candidates, galleries; compare, before and after; chosen, index of the candidate that was clicked.
+    controls: name to widget with a ``value``; disabled during a run. weights: name to first value of the loss weights:
+    log sliders that stay enabled. out: folder for what is saved. values: first values of controls by name; raises
+    ValueError for an unknown name.
     """
 
     function, then = "", ""
+    choosers: tuple[str, ...] = ()
+    aside: tuple[str, ...] = ()
     presets: Mapping[str, Mapping[str, Any]] = {}
     powers: Mapping[str, tuple[int, int]] = {}
-    choosers: tuple[str, ...] = ()
 
     def __init__(
         self,
         controls: Mapping[str, widgets.Widget],
         weights: Mapping[str, float] | None = None,
         *,
-        canvases: Mapping[str, Drawing] | None = None,
+        canvases: Mapping[str, DrawingCanvas] | None = None,
         photos: Mapping[str, Tensor] | None = None,
         out: str | Path = OUT,
         values: Mapping[str, Any] | None = None,
     ):
-        super().__init__()
         self.canvases, self.photos, self.out = dict(canvases or {}), dict(photos or {}), Path(out)
-        self.weight_names = list(weights or {})
-        sliders = {
-            name: log_slider(self.labels.get(name, name), weight, *self.powers.get(name, (-2, 2)))
-            for name, weight in (weights or {}).items()
-        }
-        self.controls, self.chosen, self._ended, self._restored = {**controls, **sliders}, 0, None, None
+        self.weight_names, self.controls = list(weights or {}), dict(controls)
+        for name, weight in (weights or {}).items():
+            self.controls[name] = parts.log_slider(self.labels.get(name, name), weight, *self.powers.get(name, (-2, 2)))
         if unknown := set(values or {}) - set(self.controls):
             raise ValueError(f"the controls are {', '.join(self.controls)}; got {', '.join(sorted(unknown))}.")
-        self.candidates, self.history = Gallery(self.choose_candidate), Gallery(self.restore)
-        self.compare, self.saved = BeforeAfter(), widgets.HTML()
+        super().__init__()
+        self._restored = self._ended = None
+        self.candidates, self.history = parts.Gallery(self.choose_candidate), parts.Gallery(self.restore)
+        self.compare, self.saved = parts.BeforeAfter(), widgets.HTML()
         self.code = widgets.Textarea(layout=widgets.Layout(width="100%", height="260px"))
-        self.code.add_class("settings-code")
         self.add_class("run-panel")
-        self.connect()
+        for name, control in self.controls.items():
+            control.observe(functools.partial(self.guard, functools.partial(self.react, name)), "value")
         self.set(values or {})
         self.presets = {"Reset": self.values, **self.presets}
-        self._show_all()
+        self._lay_out()
+        self._write_code()
+        self.show()
 
-    # --- what a panel may say besides -------------------------------------------------------------------------------
+    # --- what a panel says ------------------------------------------------------------------------------------------
 
     def arguments(self) -> str:
         """Positional arguments of ``function`` as code, in which ``panel`` is this panel."""
         return ""
 
-    def connect(self) -> None:
-        """Observe controls, before their first values are set."""
+    def reference(self) -> Tensor | None:
+        return self.target if self.choosers else None
+
+    def react(self, name: str) -> None:
+        """Called after a change of a control."""
+        self._write_code()
+        if name in self.choosers:
+            self.photo_changed()
+        if name in self.weight_names and self.alive:
+            job, weights = self.job, {name: self.controls[name].value for name in self.weight_names}
+            job.call(lambda: self.change(job.iterator, weights))
 
     def photo_changed(self) -> None:
         """Called after a choice of another photo."""
-        self.show_reference()
+        self.show()
 
     def change(self, run: Any, weights: dict[str, float]) -> None:
         """Change the weights of a running search; the best under the old ones means nothing now."""
-        owner = getattr(run, "criterion", run)  # the criterion, if there is one: a run may keep weights of its own
-        owner.weights.update(weights)
-        if hasattr(run, "forget_best"):
-            run.forget_best()
+        getattr(run, "criterion", run).weights.update(weights)
+        run.forget_best()
 
     def find_square(self, photo: Tensor) -> Square:
         """Where the box of an uploaded photo starts."""
@@ -138,35 +119,27 @@ class RunPanel(RunBox):
 
     # --- layout -----------------------------------------------------------------------------------------------------
 
-    def _show_all(self) -> None:
-        """Start and the result at the top, next to the canvas or the controls."""
-        for name, control in self.controls.items():
-            control.observe(functools.partial(self.guard, self._write_code), "value")
-            if name in self.choosers:
-                control.observe(functools.partial(self.guard, self.photo_changed), "value")
-            if name in self.weight_names:
-                control.observe(functools.partial(self.guard, self._change_weights), "value")
+    def _lay_out(self) -> None:
+        """Start and the result at the top, next to the canvas or the controls; the pages below."""
+        run = column(*self.children, width=PAGE)
         presets = {name: functools.partial(self.set, values) for name, values in self.presets.items()}
         settings = [control for name, control in self.controls.items() if name not in self.weight_names]
         weights = [*(self.controls[name] for name in self.weight_names), button_row(presets, self.guard)]
-        run = _column(*self.children, width=PAGE)
         if self.canvases:
-            rows = [_columns(_column(*self.canvases.values()), run), _columns(_column(*settings), _column(*weights))]
+            rows = [columns(column(*self.canvases.values()), run), columns(column(*settings), column(*weights))]
         else:
-            rows = [_columns(run, _column(*settings, *weights), run_first=True)]
+            rows = [columns(run, column(*settings, *weights), reverse=True)]
         if self.photos:
             self.upload = PhotoUpload(find=self.find_square)
             self.upload.observe(lambda change: self.add_photo(self.upload.name, change["new"]), "image")
             rows.insert(0, self.upload)
         self.children = [*rows, self._make_pages()]
-        self._write_code()
-        self.show_reference()
 
     def _make_pages(self) -> widgets.Tab:
         kinds = {"PNG": "png", "GIF": "gif", "MP4": "mp4", "State": "safetensors"}
         actions = {text: functools.partial(self.save, kind) for text, kind in kinds.items()}
         load = widgets.FileUpload(accept=".safetensors", multiple=False, description="Load state")
-        load.observe(lambda change: self.guard(functools.partial(self._receive, change["new"])), "value")
+        load.observe(lambda change: self.guard(lambda: self._receive(change["new"])), "value")
         files = widgets.VBox([button_row(actions, self.guard), load, self.saved])
         pages = {"Before / after": self.compare, "History": self.history, "Candidates": self.candidates}
         pages |= {"Code": self.code, "Save": files}
@@ -175,7 +148,7 @@ class RunPanel(RunBox):
             tab.set_title(index, title)
         return tab
 
-    # --- what it says -----------------------------------------------------------------------------------------------
+    # --- controls and photos ----------------------------------------------------------------------------------------
 
     @property
     def values(self) -> dict[str, Any]:
@@ -184,27 +157,20 @@ class RunPanel(RunBox):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Options of ``function``: all values but the photos; the weights are a dictionary among them."""
-        values = {name: value for name, value in self.values.items() if name not in self.choosers}
+        """Options of ``function``: the values, of which the weights are a dictionary, without photos and ``aside``."""
+        values = {name: value for name, value in self.values.items() if name not in (*self.choosers, *self.aside)}
         weights = {name: values.pop(name) for name in self.weight_names}
         return {**values, "weights": weights} if weights else values
 
     def set(self, values: Mapping[str, Any]) -> None:
         """Set controls by name; "weights" may be a dictionary among them, other names are ignored."""
-        flat = {**values, **values.get("weights", {})} if isinstance(values.get("weights", {}), Mapping) else values
+        flat = {**values, **values.get("weights", {})}
         for name in [name for name in self.controls if name in flat]:  # in their order: one may limit another
-            if not (self.alive and name not in self.weight_names):
-                choose(self.controls[name], flat[name])
+            if name in self.weight_names or not self.alive:
+                parts.choose(self.controls[name], flat[name])
 
     def _write_code(self) -> None:
-        self.code.value = settings_code(self.function, self.arguments(), self.settings, self.then)
-
-    def _change_weights(self) -> None:
-        if self.alive:
-            job, weights = self.job, {name: self.controls[name].value for name in self.weight_names}
-            job.call(lambda: self.change(job.iterator, weights))
-
-    # --- photos -----------------------------------------------------------------------------------------------------
+        self.code.value = parts.settings_code(self.function, self.arguments(), self.settings, self.then)
 
     def photo(self, name: str) -> Tensor:
         """A photo by name as the run takes it, (1, 3, R, R) in [0, 1]."""
@@ -214,88 +180,71 @@ class RunPanel(RunBox):
         """The photo that a control chooses."""
         return self.photo(self.controls[chooser].value)
 
+    target = property(lambda self: self.chosen_photo(self.choosers[0]), doc="The photo that the first chooser names.")
+
     def add_photo(self, name: str, image: Tensor) -> None:
         """Offer one more photo (1, 3, H, W) in [0, 1], or another under its name, and choose it."""
-        self.photos[name] = image
-        self._list_photos()
+        self._add(name, image)
         if self.controls[self.choosers[0]].value != name:
             self.controls[self.choosers[0]].value = name  # which calls photo_changed
         else:
             self.photo_changed()
 
-    def _offer(self, name: str, image: Tensor) -> str:
-        """Have a photo to choose: under its name, or under another if that belongs to another photo."""
-        while name in self.photos and not _same(self.photos[name], image):
-            name += "'"
-        if name not in self.photos:
-            self.photos[name] = image
-            self._list_photos()
-        return name
-
-    def _list_photos(self) -> None:
+    def _add(self, name: str, image: Tensor) -> None:
+        self.photos[name] = image
         for chooser in self.choosers:
-            reoption(self.controls[chooser], list(self.photos))
+            parts.reoption(self.controls[chooser], list(self.photos))
 
-    # --- run --------------------------------------------------------------------------------------------------------
+    # --- results ----------------------------------------------------------------------------------------------------
 
     def changed(self) -> None:
-        """Only the weights may change while a job runs; its end goes to the history."""
         for name, control in self.controls.items():
             control.disabled = self.alive and name not in self.weight_names
         if self.alive:
             self._restored = None
-        elif self.job is not None and self._ended is not self.job:
+        elif self._ended is not self.job:
             self._ended = self.job
-            if self.result is not None:
+            if self.job.latest is not None:
                 self.remember(self.result)
 
     def remember(self, result) -> None:
         """The result of a run as an entry of the history, and its candidates."""
-        state, quality = self.state(), decibel(result.images, self.before)
-        text = f"{len(self.history.entries) + 1}" + ("" if quality is None else f": {quality:.1f} dB")
-        self.history.add(sheet_of(result.images), text, state, str(state.settings))
+        quality = decibel(result.images, self.before)
+        self._add_to_history(": ".join([str(len(self.history.entries) + 1), *quality]), self.state())
         self.candidates.clear()
-        self.chosen = 0
         if len(result.images) > 1:
             for index, image in enumerate(result.images.split(1)):
                 self.candidates.add(image, f"no. {index + 1}", index)
-        if self.before is not None:
-            self.compare.show(self.before[:1], result.images[:1])
-        if self.job.ended_error is not None:
-            raise self.job.ended_error
-
-    def ended(self, run: Any) -> None:
-        """Write the result of a run in its thread: the browser may have been closed, the cell run again."""
-        self._write(self.out / LATEST, self._state_of(run.result()))
+        self._compare(result.images[:1])
 
     def choose_candidate(self, index: int) -> None:
-        """Take one of a batch of results: it is shown and compared, and ``chosen`` is its index."""
-        self.chosen = index
+        """Show and compare one of a batch of results."""
         image = self.result.images[index : index + 1]
         self.show(image, f"no. {index + 1}")
+        self._compare(image)
+
+    def _compare(self, image: Tensor) -> None:
         if self.before is not None:
             self.compare.show(self.before[:1], image)
 
+    def _add_to_history(self, text: str, state: State) -> None:
+        if "image" in state.pictures:
+            self.history.add(sheet_of(state.pictures["image"]), text, state, str(state.settings))
+
     # --- states and files -------------------------------------------------------------------------------------------
 
-    def state(self) -> State:
-        """All of it: latents and image of the result (or of what was restored since), photos, drawings, settings."""
-        return self._state_of(self.result) if self._restored is None else self._state(self._restored)
-
-    def _state_of(self, result) -> State:
-        image = getattr(result, "images", None)
-        return self._state(State(getattr(result, "latents", None), {} if image is None else {"image": image}))
-
-    def _state(self, found: State) -> State:
-        """What was found, with the photos, drawings and settings as they are now."""
-        latents, image = found.latents, found.pictures.get("image")
-        settings = self.values | {FEATHER + name: canvas.feather for name, canvas in self.canvases.items()}
+    def state(self, result: Any = None) -> State:
+        """Latents and image of a result, by default the last or restored one, with photos, drawings and settings."""
+        if result is None:
+            result = self._restored or self.result
+        latents, image = getattr(result, "latents", None), getattr(result, "images", None)
         pictures = {} if image is None else {"image": image.cpu()}
         pictures |= {name: self.chosen_photo(name).cpu() for name in self.choosers}
         for name, canvas in self.canvases.items():
             pictures[f"drawing.{name}"] = torch.from_numpy(canvas.rgba().copy())
             if canvas.mode == "mask":
                 pictures[name] = canvas.mask()
+        settings = self.values | {FEATHER + name: canvas.feather for name, canvas in self.canvases.items()}
         return State(None if latents is None else latents.detach().to("cpu"), pictures, plain(settings))
 
     def restore(self, state: State) -> None:
@@ -303,64 +252,59 @@ class RunPanel(RunBox):
         if self.alive:
             raise ValueError("A run is under way; press Stop, then restore.")
         settings = dict(state.settings)
-        for name in self.choosers:
-            if name in state.pictures:
-                settings[name] = self._offer(str(settings.get(name, name)), state.pictures[name])
+        for chooser in self.choosers:
+            if chooser in state.pictures:
+                settings[chooser] = self._offer(str(settings.get(chooser, chooser)), state.pictures[chooser])
         self.set(settings)
         for name, canvas in self.canvases.items():
             if f"drawing.{name}" in state.pictures:
                 canvas.set_rgba(state.pictures[f"drawing.{name}"].numpy())
                 canvas.feather = float(settings.get(FEATHER + name, canvas.feather))
-        self._restored = state
+        self._restored = SimpleNamespace(latents=state.latents, images=state.pictures.get("image"))
         if "image" in state.pictures:
             self.show(state.pictures["image"], "restored")
+
+    def _offer(self, name: str, image: Tensor) -> str:
+        """The name under which a photo can be chosen; it is added if the photo of its own name is another one."""
+        known = self.photos.get(name)
+        if known is None or not torch.equal(quantize(resize(known, tuple(image.shape[-2:])).cpu()), quantize(image)):
+            name += "" if known is None else " (restored)"
+            self._add(name, image)
+        return name
 
     def load(self, path: str | Path) -> State:
         """Restore a state file; it joins the history. Raises StateError for another file."""
         state, _ = load_state(path)
         self.restore(state)
-        if "image" in state.pictures:
-            self.history.add(sheet_of(state.pictures["image"]), "loaded", state, str(state.settings))
+        self._add_to_history("loaded", state)
         return state
+
+    def _receive(self, value) -> None:
+        for _, content in uploaded_files(value)[-1:]:
+            self.out.mkdir(parents=True, exist_ok=True)
+            (self.out / UPLOADED).write_bytes(content)
+            self.load(self.out / UPLOADED)
 
     def save(self, kind: str) -> Path:
         """Write the result to the folder ``out`` and offer it for download; returns the path.
 
         kind: "png", "gif" or "mp4" (the images that were shown along the way), "safetensors" (the state).
         """
-        path = self.out / f"{datetime.now():%Y%m%d-%H%M%S}.{kind}"
+        path, state = self.out / f"{datetime.now():%Y%m%d-%H%M%S}.{kind}", self.state()
         if kind == "safetensors":
-            self._write(path, self.state())
-        elif (image := self.state().pictures.get("image")) is None:
+            self._write(path, state)
+        elif "image" not in state.pictures:
             raise ValueError("There is no result to save yet; press Start first.")
         elif kind == "png":
-            write_image(path, sheet_of(image))
+            write_image(path, sheet_of(state.pictures["image"]))
         else:
             (write_gif if kind == "gif" else write_mp4)(path, self.frames)
-        self.saved.value = f"Written to {path}; download: {download_html(path)}"
+        self.saved.value = f"Written to {path}; download: {parts.download_html(path)}"
         return path
 
     def _write(self, path: Path, state: State) -> None:
         save_state(path, state, model=getattr(getattr(self, "generator", None), "name", ""))
 
-    def _receive(self, value) -> None:
-        for _, content in uploaded_files(value)[-1:]:
-            with atomic_path(self.out / "uploaded.safetensors") as temporary:
-                temporary.write_bytes(content)
-            self.load(self.out / "uploaded.safetensors")
-
-
-def _column(*children: widgets.Widget, width: int = COLUMN) -> widgets.VBox:
-    layout = widgets.Layout(width=f"{width}px", max_width="100%", margin="0 12px 8px 0")
-    return widgets.VBox(children, layout=layout)
-
-
-def _columns(*columns: widgets.Widget, run_first: bool = False) -> widgets.HBox:
-    """Side by side; they wrap if there is no room. ``run_first``: the first is on the right, or on top."""
-    reverse = {"flex_flow": "row-reverse wrap", "justify_content": "flex-end"} if run_first else {}
-    return widgets.HBox(columns, layout=widgets.Layout(**WRAP | reverse))
-
-
-def _same(photo: Tensor, image: Tensor) -> bool:
-    """Whether an image is a photo, as it was resized for a run and stored."""
-    return torch.equal(quantize(resize(photo, tuple(image.shape[-2:])).cpu()), quantize(image))
+    def ended(self, run: Any) -> None:
+        """The browser may have been closed, the cell run again."""
+        self._write(self.out / LATEST, self.state(run.result()))

@@ -13,9 +13,9 @@ from helpers.generators import Generator
 from helpers.images import resize, to_uint8
 from helpers.latents import Latents
 from helpers.sketch import LINE_WEIGHTS, STARTS, WEIGHTS, Sketch, SketchSearch, near, read_sketch, sketch_constraints
-from helpers.widgets.canvas import drawing_canvas
-from helpers.widgets.panel import COLUMN, OUT, RunPanel
-from helpers.widgets.parts import checkbox, dropdown, int_slider, seed_box
+from helpers.widgets.canvas import DrawingCanvas
+from helpers.widgets.panel import OUT, RunPanel
+from helpers.widgets.parts import COLUMN, control, seed_box
 
 SIZE = 256  # pixels of the canvas: finer than the small generator, so that strokes look like strokes
 PALETTE = (  # fur: black, white, greys, browns; nose; eyes
@@ -28,63 +28,52 @@ RADIUS = 0.3  # of the starts around a picked candidate, standard deviations of 
 class SketchPanel(RunPanel):
     """A panel that looks for images that follow a drawing: canvas, controls, live candidates.
 
-    Args:
-        generator: from ``load_generator``.
-        discriminator: from ``load_discriminator``; None leaves realism out.
-        sketch: first drawing on the canvas, which is empty without it.
-        features: network of ``load_features``; None leaves the perceptual constraint out.
-        out: folder for what is saved.
-        values: first values of controls by name, e.g. ``space="w+", starts=4``.
+    discriminator: from ``load_discriminator``; None leaves realism out. sketch: first drawing on the canvas. features:
+    network of ``load_features``; None leaves the perceptual constraint out. out: folder for what is saved. values:
+    first values of controls by name, e.g. ``space="w+", starts=4``.
 
-    Attributes, besides those of RunPanel:
-        sketch: what is drawn, at the generator's resolution; raises SketchError if nothing is.
-        picked: latents of the candidate that was clicked last, None before.
-
-    The same run without widgets: ``search(generator, panel.sketch, **panel.settings)``.
+    ``picked`` are the latents of the candidate that was clicked last, None before. The same run without widgets:
+    ``search(generator, panel.sketch, **panel.settings)``.
     """
 
-    function, title = "helpers.sketch.search", "sketch"
+    function, title, aside = "helpers.sketch.search", "sketch", ("go_on",)
     powers = {"realism": (-3, 0), "prior": (-3, 1)}
 
     def __init__(self, generator: Generator, discriminator=None, sketch: Sketch | None = None, features=None, *,
                  out: str | Path = OUT, **values):  # fmt: skip
         self.generator, self.discriminator, self.features = generator, discriminator, features
         self.picked: Latents | None = None
-        self.canvas = drawing_canvas(_guide(generator), "sketch", SIZE, width=COLUMN)
-        if self.canvas.has_trait("palette"):
-            self.canvas.palette = list(PALETTE)
+        self.canvas = DrawingCanvas(_guide(generator), "sketch", SIZE, width=COLUMN)
+        self.canvas.palette = list(PALETTE)
         if sketch is not None:
             self.canvas.set_rgba(_pixels(sketch))
+        self.canvas.on_change(lambda _: self.guard(self.show))
         missing = {"realism": discriminator is None, "perceptual": features is None}
         names = [n for n in ("colour", "edge", "perceptual", "realism", "prior") if not missing.get(n)]
         self.presets = {"Lines": {name: LINE_WEIGHTS.get(name, 0.0) for name in names}}
-        spaces = generator.spaces
         controls = {
-            "space": dropdown("space", spaces, "w" if "w" in spaces else "z"),
-            "start": dropdown("start", STARTS, "best"),
-            "starts": int_slider("starts", 8, 1, 32),
-            "steps": int_slider("steps", 80, 10, 500, 10),
+            "space": control("space", list(generator.spaces), "w" if "w" in generator.spaces else "z"),
+            "start": control("start", list(STARTS), "best"),
+            "starts": control("starts", (1, 32), 8),
+            "steps": control("steps", (10, 500, 10), 80),
             "seed": seed_box(),
-            "go_on": checkbox("continue from the picked one"),
+            "go_on": control("continue from the picked one", False),
         }
         weights = {name: WEIGHTS.get(name, 0.0) for name in names}
         super().__init__(controls, weights, canvases={"sketch": self.canvas}, out=out, values=values)
 
-    def connect(self) -> None:
-        self.canvas.on_change(lambda _: self.guard(self.show_reference))
-
     @property
     def sketch(self) -> Sketch:
+        """What is drawn, at the generator's resolution; raises SketchError if nothing is."""
         return read_sketch(self.canvas.rgba(), self.generator.resolution)
 
     @property
     def settings(self) -> dict:
-        """Options for ``search(generator, panel.sketch, **panel.settings)``."""
-        values = {name: value for name, value in super().settings.items() if name != "go_on"}
+        values = super().settings | {"enough": None}
         if self.controls["go_on"].value:
             values["start"] = self.around_picked
         networks = {"discriminator": self.discriminator, "features": self.features}
-        return values | {"enough": None} | {name: net for name, net in networks.items() if net is not None}
+        return values | {name: network for name, network in networks.items() if network is not None}
 
     def arguments(self) -> str:
         return "panel.generator, panel.sketch"
@@ -115,7 +104,7 @@ class SketchPanel(RunPanel):
         self.guard(self._write_code)
         super().choose_candidate(index)
 
-    def reference(self) -> Tensor | None:
+    def reference(self) -> Tensor:
         """The drawing on grey paper at the canvas's size: a sketch is not a target for a PSNR."""
         pixels = torch.from_numpy(self.canvas.rgba().copy()).permute(2, 0, 1)[None].float() / 255
         return Sketch(pixels[:, :3], pixels[:, 3:]).on_paper()
@@ -124,16 +113,13 @@ class SketchPanel(RunPanel):
 @torch.no_grad()
 def _guide(generator: Generator) -> Tensor:
     """The mean face to draw on, pale: it shows where the generator has eyes and nose."""
-    space = "w" if "w" in generator.spaces else "z"
-    latents = generator.mean(space) if space == "w" else generator.sample("z", 64)
-    mean = generator.synthesize(Latents(space, latents)).mean(0, keepdim=True).clamp(0, 1)
+    has_w = "w" in generator.spaces
+    latents = Latents("w", generator.mean("w")) if has_w else Latents("z", generator.sample("z", 64))
+    mean = generator.synthesize(latents).mean(0, keepdim=True).clamp(0, 1)
     return resize(torch.lerp(torch.ones_like(mean), mean, 0.6).cpu(), SIZE)
 
 
 def _pixels(sketch: Sketch) -> np.ndarray:
     """A sketch as uint8 (SIZE, SIZE, 4), enlarged without mixing in the paper."""
-    parts = [
-        to_uint8(F.interpolate(part.cpu(), size=(SIZE, SIZE), mode="nearest"))[0]
-        for part in (sketch.image, sketch.mask)
-    ]
-    return np.concatenate(parts, -1)
+    large = F.interpolate(torch.cat([sketch.image, sketch.mask], 1).cpu(), size=(SIZE, SIZE), mode="nearest")
+    return np.concatenate([to_uint8(large[:, :3])[0], to_uint8(large[:, 3:])[0]], -1)

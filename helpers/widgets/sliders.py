@@ -2,91 +2,69 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import ipywidgets as widgets
 import torch
 from torch import Tensor
 
 from helpers.generators import Generator
 from helpers.latents import Latents, interpolate
-from helpers.widgets.html import row_of
-from helpers.widgets.parts import RESULT, float_slider, seed_box
-
-SAMPLE = 128  # pixels on the screen of each of several samples
+from helpers.widgets.html import figure_html, row_html
+from helpers.widgets.parts import RESULT, control, seed_box
 
 
 class Explorer(widgets.VBox):
-    """Controls over images that are drawn at every move; ``shown()`` returns them by title."""
+    """Controls over images that are drawn at every move.
 
-    width = RESULT  # pixels on the screen of each image
+    draw: takes the controls' values; returns latents and images (1, 3, R, R) in [0, 1] by title, which are then
+    ``.latents`` and ``.images``. width: pixels on the screen of each image.
+    """
 
-    def __init__(self, *controls: widgets.Widget):
-        self.view = widgets.HTML()
+    def __init__(self, draw: Callable[..., tuple[Latents, dict[str, Tensor]]], *controls, width: int = RESULT):
+        self.draw, self.controls, self.width, self.view = draw, controls, width, widgets.HTML()
         super().__init__([*controls, self.view])
-        for control in controls:
-            control.layout.width, control.layout.max_width = "auto", f"{2 * RESULT}px"
-            control.observe(self._show, "value")
+        for each in controls:
+            each.layout.max_width = f"{2 * RESULT}px"
+            each.observe(self._show, "value")
         self._show()
-
-    def shown(self) -> dict[str, Tensor]:
-        raise NotImplementedError
 
     @torch.no_grad()
     def _show(self, _=None) -> None:
-        self.view.value = row_of(self.shown(), self.width)
+        self.latents, self.images = self.draw(*(each.value for each in self.controls))
+        self.view.value = row_html(*(figure_html(title, image, self.width) for title, image in self.images.items()))
 
 
-class InterpolationSlider(Explorer):
-    """A slider t that shows at once the image between the latents ``a`` (t = 0) and ``b`` (t = 1).
+def interpolation_slider(generator: Generator, a: Latents, b: Latents, steps: int = 50) -> Explorer:
+    """A slider t over the image between the latents ``a`` (t = 0) and ``b`` (t = 1), e.g. of ``result.latents``.
 
-    a, b: latents of one space, e.g. ``result.latents``; the first of a batch is used. Raises LatentsError for two
-    spaces. ``.image`` (1, 3, R, R) in [0, 1], ``.latents`` and ``.t`` are what is shown.
+    The first of a batch is used. Raises LatentsError for latents of two spaces.
     """
+    ends = a[0], b[0]
 
-    width = 192  # three fit next to each other
+    @functools.cache  # at most one for each stop of the slider
+    def image(t: float) -> Tensor:
+        return generator.synthesize(interpolate(*ends, t)).clamp(0, 1)
 
-    def __init__(self, generator: Generator, a: Latents, b: Latents, steps: int = 50):
-        self.generator, self.ends = generator, (a[0], b[0])
-        self._cache: dict[float, Tensor] = {}
-        self.slider = float_slider("t", 0.5, 0, 1, 1 / steps)
-        super().__init__(self.slider)
-
-    t = property(lambda self: self.slider.value)
-    latents = property(lambda self: interpolate(*self.ends, self.t))
-    image = property(lambda self: self._image(self.t))
-
-    @torch.no_grad()
-    def _image(self, t: float) -> Tensor:
+    def draw(t: float) -> tuple[Latents, dict[str, Tensor]]:
         t = round(t, 4)
-        if t not in self._cache:  # at most one for each stop of the slider
-            self._cache[t] = self.generator.synthesize(interpolate(*self.ends, t)).clamp(0, 1)
-        return self._cache[t]
+        return interpolate(*ends, t), {"a (t = 0)": image(0.0), f"t = {t:.2f}": image(t), "b (t = 1)": image(1.0)}
 
-    def shown(self) -> dict[str, Tensor]:
-        places = {"a (t = 0)": 0.0, f"t = {self.t:.2f}": self.t, "b (t = 1)": 1.0}
-        return {title: self._image(t) for title, t in places.items()}
+    return Explorer(draw, control("t", (0.0, 1.0, 1 / steps), 0.5), width=192)  # three fit side by side
 
 
-class TruncationSlider(Explorer):
-    """Samples of a generator, redrawn at every move: 0 is the mean of w, 1 all of it (Karras et al. 2019, app. B).
+def truncation_slider(generator: Generator, truncation: float = 0.7, n: int = 6, seed: int = 0) -> Explorer:
+    """Samples of a generator: 0 is the mean of w, 1 all of it (Karras et al. 2019, app. B).
 
-    ``.images`` (n, 3, R, R) in [0, 1] and ``.latents`` are what is shown. Raises ValueError without a w.
+    Raises ValueError for a generator without a w.
     """
+    if "w" not in generator.spaces:
+        raise ValueError(f"truncation pulls w to its mean, but this generator has only {generator.spaces[0]}.")
 
-    width = SAMPLE
+    def draw(truncation: float, seed: int) -> tuple[Latents, dict[str, Tensor]]:
+        latents = Latents("w", generator.map(generator.sample("z", n, seed), truncation))
+        images = generator.synthesize(latents).clamp(0, 1).split(1)
+        return latents, {f"no. {number}": image for number, image in enumerate(images, 1)}
 
-    def __init__(self, generator: Generator, truncation: float = 0.7, n: int = 6, seed: int = 0):
-        if "w" not in generator.spaces:
-            raise ValueError(f"truncation pulls w to its mean, but this generator has only {generator.spaces[0]}.")
-        self.generator, self.n = generator, n
-        self.slider, self.seed = float_slider("truncation", truncation, 0.0, 1.5, 0.05), seed_box(seed)
-        super().__init__(self.slider, self.seed)
-
-    @property
-    def latents(self) -> Latents:
-        """w of the samples, (n, w_dim)."""
-        z = self.generator.sample("z", self.n, self.seed.value)
-        return Latents("w", self.generator.map(z, self.slider.value))
-
-    def shown(self) -> dict[str, Tensor]:
-        self.images = self.generator.synthesize(self.latents).clamp(0, 1)
-        return {f"no. {number}": image for number, image in enumerate(self.images.split(1), 1)}
+    return Explorer(draw, control("truncation", (0.0, 1.5, 0.05), truncation), seed_box(seed), width=128)

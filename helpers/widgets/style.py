@@ -19,7 +19,7 @@ from helpers.style_transfer import (
 )
 from helpers.style_transfer.statistics import STATISTICS
 from helpers.widgets.panel import OUT, RunPanel
-from helpers.widgets.parts import dropdown, float_slider, int_slider, seed_box
+from helpers.widgets.parts import control, seed_box
 from helpers.widgets.upload import Square, central
 
 SIZES = (64, 96, 128, 192, 256, 384, 512)
@@ -35,16 +35,12 @@ GROUPS = {
 class StylePanel(RunPanel):
     """Choose content, style, layers, size and colours, press Start, and move the weights while it runs.
 
-    Args:
-        features: network of ``load_features``.
-        photos: name to a square photo (1, 3, H, H) in [0, 1]. styles: name to an image (1, 3, h, w).
-        out: folder for what is saved.
-        values: first values of controls by name.
-
-    The same run without widgets: ``panel.make(panel.settings)`` is the StyleTransfer.
+    features: network of ``load_features``. photos: name to a square photo (1, 3, H, H) in [0, 1]. styles: name to an
+    image (1, 3, h, w). out: folder for what is saved. values: first values of controls by name.
     """
 
     function, title, choosers = "helpers.style_transfer.stylize", "content", ("content",)
+    aside = ("size", "style")
     labels = {"content_weight": "content weight", "style_weight": "style weight", "tv_weight": "smoothness"}
     powers = {"style_weight": (-1, 3), "tv_weight": (-1, 3)}
     presets = {
@@ -55,29 +51,30 @@ class StylePanel(RunPanel):
     def __init__(self, features, photos: dict[str, Tensor], styles: dict[str, Tensor], *, out: str | Path = OUT,
                  **values):  # fmt: skip
         self.features, self.styles = features, dict(styles)
-        layers = [("3_3 and 4_2", CONTENT_LAYERS), *((layer, layer) for layer in features.layers)]
+        layers = [("3_3 and 4_2", CONTENT_LAYERS), *((layer, (layer,)) for layer in features.layers)]
         controls = {
-            "content": dropdown("content", list(photos)),
-            "style": dropdown("style", list(styles)),
-            "size": dropdown("size", list(SIZES), 128),
-            "content_layer": dropdown("content layer", layers, CONTENT_LAYERS),
-            "style_layers": dropdown("style layers", list(GROUPS.items())),
-            "statistic": dropdown("statistic", [*STATISTICS, "patches"], StyleOptions.statistic),
-            "colour": dropdown("colour", list(COLOURS)),
-            "style_scale": float_slider("style scale", 1.0, 0.5, 2.0, 0.25),
-            "init": dropdown("start", ["content", "noise"]),
-            "optimizer": dropdown("optimizer", OPTIMIZERS[::-1]),
-            "steps": int_slider("steps", StyleOptions.steps, 10, 500, 10),
+            "content": control("content", list(photos)),
+            "style": control("style", list(styles)),
+            "size": control("size", list(SIZES), 128),
+            "content_layers": control("content layer", layers),
+            "style_layers": control("style layers", list(GROUPS.items())),
+            "statistic": control("statistic", [*STATISTICS, "patches"], StyleOptions.statistic),
+            "colour": control("colour", list(COLOURS)),
+            "style_scale": control("style scale", (0.5, 2.0, 0.25), 1.0),
+            "init": control("start", ["content", "noise"]),
+            "optimizer": control("optimizer", list(OPTIMIZERS[::-1])),
+            "steps": control("steps", (10, 500, 10), StyleOptions.steps),
             "seed": seed_box(),
         }
         weights = {"content_weight": 1.0, "style_weight": STYLE_WEIGHT, "tv_weight": STYLE_WEIGHT}
         super().__init__(controls, weights, photos=photos, out=out, values=values)
 
-    def connect(self) -> None:
-        self.controls["size"].observe(lambda _: self.guard(self.show_reference), "value")
+    def react(self, name: str) -> None:
+        super().react(name)
+        if name == "size":
+            self.show()
 
     def photo(self, name: str) -> Tensor:
-        """A photo by name at the chosen size."""
         return resize(self.photos[name], self.controls["size"].value)
 
     def find_square(self, photo: Tensor) -> Square:
@@ -90,17 +87,11 @@ class StylePanel(RunPanel):
 
     @property
     def settings(self) -> dict:
-        """Options for ``stylize(features, content, [style], **panel.settings)``."""
         values = super().settings
-        layer = {"content_layers": values.pop("content_layer")}
-        return {n: v for n, v in (values | values.pop("weights") | layer).items() if n not in ("size", "style")}
+        return values | values.pop("weights")
 
     def make(self, settings: dict) -> StyleTransfer:
-        style = self.styles[self.controls["style"].value]
-        return StyleTransfer(self.features, self.chosen_photo("content"), [style], **settings)
-
-    def reference(self) -> Tensor:
-        return self.chosen_photo("content")
+        return StyleTransfer(self.features, self.target, [self.styles[self.controls["style"].value]], **settings)
 
     def change(self, run: StyleTransfer, weights: dict[str, float]) -> None:
         """Under the criterion's own names."""

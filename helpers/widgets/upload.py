@@ -8,20 +8,16 @@ from collections.abc import Callable
 
 import ipywidgets as widgets
 import traitlets
+from anywidget import AnyWidget
 from torch import Tensor
 
 from helpers.faces import FaceOptions, NoFace, find_place
 from helpers.generators import Generator
-from helpers.images import MIN_SIDE, crop, read_image, resize
+from helpers.images import MIN_SIDE, crop, longer_side, read_image, resize
 from helpers.photos import cut_square
-from helpers.widgets.html import error_html, figure_html, frame_html, jpeg_url
+from helpers.widgets.html import error_html, figure_html, jpeg_url
 from helpers.widgets.live import source
-from helpers.widgets.parts import WRAP, float_slider
-
-try:
-    import anywidget
-except ImportError:  # the fallback below needs core ipywidgets only
-    anywidget = None
+from helpers.widgets.parts import WRAP
 
 WIDTH = 300  # pixels of the photo on the screen
 SIDE = 512  # pixels of the crop: as much as any model or style transfer of the lessons takes
@@ -31,9 +27,8 @@ Square = tuple[tuple[float, float, float, float], float]  # left, top, right, bo
 
 def uploaded_files(value) -> list[tuple[str, bytes]]:
     """(name, content) of a FileUpload's value: a dict by name in ipywidgets 7, a tuple of dicts in 8."""
-    if isinstance(value, dict):
-        return [(name, bytes(entry["content"])) for name, entry in value.items()]
-    return [(entry["name"], bytes(entry["content"])) for entry in value]
+    entries = value.items() if isinstance(value, dict) else ((entry["name"], entry) for entry in value)
+    return [(name, bytes(entry["content"])) for name, entry in entries]
 
 
 def central(photo: Tensor) -> Square:
@@ -55,63 +50,26 @@ def face_square(photo: Tensor, generator: Generator) -> Square:
     return box, -math.degrees(cmath.phase(turn))
 
 
-if anywidget is not None:
+class CropBox(AnyWidget):
+    """A photo with a box, to drag by mouse, finger or keys."""
 
-    class CropBox(anywidget.AnyWidget):
-        """The photo with its box, to drag by mouse, finger or keys."""
-
-        _esm, _css = source("crop.js"), source("crop.css")
-        photo = traitlets.Unicode().tag(sync=True)
-        size = traitlets.List(default_value=[1, 1]).tag(sync=True)
-        box = traitlets.List(default_value=[0, 0, 1, 1]).tag(sync=True)
-        turn = traitlets.Float().tag(sync=True)
-        smallest = traitlets.Int(MIN_SIDE).tag(sync=True)
-        screen_width = traitlets.Int(WIDTH).tag(sync=True)
-
-
-class SliderCropBox(widgets.VBox):
-    """The fallback of core widgets: sliders move the box."""
-
-    photo, box, turn = traitlets.Unicode(), traitlets.List([0, 0, 1, 1]), traitlets.Float()
-    size = traitlets.List([1, 1])
-
-    def __init__(self):
-        self.sliders = {name: float_slider(name, 0.5, 0, 1, 0.01) for name in ("across", "down", "size")}
-        self.view, self._setting = widgets.HTML(), False
-        super().__init__([*self.sliders.values(), self.view], layout=widgets.Layout(width=f"{WIDTH}px"))
-        for slider in self.sliders.values():
-            slider.observe(self._moved, "value")
-        self.observe(self._show, ["photo", "box", "turn"])
-
-    def _moved(self, _) -> None:
-        if not self._setting:
-            across, down, size = (slider.value for slider in self.sliders.values())
-            side = max(MIN_SIDE, round(size * min(self.size)))
-            left, top = (round(part * (whole - side)) for part, whole in zip((across, down), self.size, strict=True))
-            self.box = [left, top, left + side, top + side]
-
-    def _show(self, _) -> None:
-        (left, top, right, bottom), (width, height) = self.box, self.size
-        rooms = ((left, width - right + left), (top, height - bottom + top))
-        places = [start / room if room > 0 else 0.5 for start, room in rooms] + [(right - left) / min(self.size)]
-        self._setting = True
-        for slider, place in zip(self.sliders.values(), places, strict=True):
-            slider.value = min(1, max(0, place))
-        self._setting = False
-        edges = (left / width, top / height, right / width, bottom / height)
-        self.view.value = figure_html("uploaded photo", self.photo, WIDTH, frame_html(edges, turn=self.turn))
+    _esm, _css = source("crop.js"), source("crop.css")
+    photo = traitlets.Unicode().tag(sync=True)
+    size = traitlets.List(default_value=[1, 1]).tag(sync=True)
+    box = traitlets.List(default_value=[0, 0, 1, 1]).tag(sync=True)
+    turn = traitlets.Float().tag(sync=True)
+    smallest = traitlets.Int(MIN_SIDE).tag(sync=True)
+    screen_width = traitlets.Int(WIDTH).tag(sync=True)
 
 
 class PhotoUpload(widgets.VBox):
     """A button to upload a photo, a box on it to drag, and a preview of the crop.
 
-    Args:
-        size: side in pixels of the crop.
-        find: returns the square of a photo to start from; NoFace is reported, and the central square taken.
+    size: side in pixels of the crop. find: returns the square of a photo to start from; NoFace is reported, and the
+    central square taken.
 
-    Attributes:
-        photo: the whole photo (1, 3, H, W), None before the first. name: of its file.
-        box, turn: of the crop. image: the crop (1, 3, size, size), a trait: ``upload.observe(handler, "image")``.
+    Attributes: photo, the whole photo (1, 3, H, W), None before the first; name of its file; image, the crop
+    (1, 3, size, size), a trait: ``upload.observe(handler, "image")``.
     """
 
     image = traitlets.Any(allow_none=True)
@@ -121,16 +79,12 @@ class PhotoUpload(widgets.VBox):
         self.button = widgets.FileUpload(accept="image/*", multiple=False, description="Upload a photo")
         self.button.layout.width = "auto"
         self.done = widgets.ToggleButton(False, description="Crop", layout=widgets.Layout(display="none"))
-        self.cropper = SliderCropBox() if anywidget is None else CropBox()
-        self.view, self.message = widgets.HTML(), widgets.HTML()
-        self.crop = widgets.HBox(layout=widgets.Layout(display="none", **WRAP))
+        self.cropper, self.view, self.message = CropBox(), widgets.HTML(), widgets.HTML()
+        self.crop = widgets.HBox([self.cropper, self.view], layout=widgets.Layout(display="none", **WRAP))
         super().__init__([widgets.HBox([self.button, self.done]), self.message, self.crop])
         self.button.observe(lambda change: self.receive(change["new"]), "value")
-        self.done.observe(lambda change: self._open(change["new"]), "value")
-        self.cropper.observe(lambda _: self._cut(), "box")
-
-    box = property(lambda self: tuple(self.cropper.box))
-    turn = property(lambda self: self.cropper.turn)
+        self.done.observe(self._open, "value")
+        self.cropper.observe(self._cut, "box")
 
     def receive(self, value) -> None:
         """Take what the upload button holds; a file that is not a photo is named, and the last photo stays."""
@@ -138,7 +92,7 @@ class PhotoUpload(widgets.VBox):
             try:
                 photo = read_image(content, name=name)
             except ValueError as error:
-                self.message.value = error_html(str(error))
+                self.message.value = error_html(error)
             else:
                 self.set_photo(photo, name)
 
@@ -146,32 +100,28 @@ class PhotoUpload(widgets.VBox):
         """Show a photo (1, 3, H, W) in [0, 1] with the box that was found, or the largest central one."""
         self.message.value, self.photo = "", None  # until all is set
         try:
-            box, turn = self.find(photo)
+            box, self.cropper.turn = self.find(photo)
         except NoFace:
             self.message.value = error_html(f"No face was found in {name}; drag the box to it.")
-            box, turn = central(photo)
-        height, width = photo.shape[-2:]
-        scale = min(1, 2 * WIDTH / max(height, width))
-        shown = resize(photo, (max(1, round(height * scale)), max(1, round(width * scale))))
-        self.cropper.size, self.cropper.turn, self.cropper.photo = [width, height], turn, jpeg_url(shown)
+            box, self.cropper.turn = central(photo)
+        shown = photo if max(photo.shape[-2:]) <= 2 * WIDTH else longer_side(photo, 2 * WIDTH)
+        self.cropper.size, self.cropper.photo = list(photo.shape[:-3:-1]), jpeg_url(shown)
         self.cropper.box = list(box)
         self.photo, self.name = photo, name
-        self.crop.children = [self.cropper, self.view]
         self.done.layout.display, self.done.value = None, True
         self._cut()
 
-    def _open(self, shown: bool) -> None:
-        self.crop.layout.display = None if shown else "none"
+    def _open(self, _) -> None:
+        self.crop.layout.display = None if self.done.value else "none"
 
-    def _cut(self) -> None:
+    def _cut(self, _=None) -> None:
         if self.photo is None:
             return
-        left, top, right, bottom = self.box
-        width, height = self.cropper.size
-        if self.turn or min(left, top) < 0 or right > width or bottom > height:
-            turned = self.output_size / (right - left) * cmath.exp(-1j * math.radians(self.turn))
+        (left, top, right, bottom), (width, height) = self.cropper.box, self.cropper.size
+        if self.cropper.turn or min(left, top) < 0 or right > width or bottom > height:
+            turned = self.output_size / (right - left) * cmath.exp(-1j * math.radians(self.cropper.turn))
             shift = self.output_size * (0.5 + 0.5j) - turned * complex(left + right, top + bottom) / 2
             self.image = cut_square(self.photo, turned, shift, self.output_size)
         else:
-            self.image = resize(crop(self.photo, tuple(map(round, self.box))), self.output_size)
+            self.image = resize(crop(self.photo, tuple(map(round, self.cropper.box))), self.output_size)
         self.view.value = figure_html(f"crop of {self.name}", self.image, WIDTH // 2)

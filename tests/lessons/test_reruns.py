@@ -55,7 +55,7 @@ from helpers.inversion import Inversion
 from helpers.noise import optimize_noise
 from helpers.sketch import Sketch, search
 from helpers.widgets.inversion import InversionPanel
-from helpers.widgets.sliders import InterpolationSlider
+from helpers.widgets.sliders import interpolation_slider
 generator, features = tiny.stylegan2(), None
 target = generator.synthesize(generator.sample("w", 1, seed=3)).clamp(0, 1)
 """,
@@ -72,7 +72,7 @@ mask = torch.zeros(1, 1, 16, 16)
 mask[..., :8] = 1
 search(generator, Sketch(target, mask), weights={"colour": 1.0}, starts=2, steps=3, candidates=4)
 """,
-    "from IPython.display import display\ndisplay(InterpolationSlider(generator, found.latents, found.latents))",
+    "from IPython.display import display\ndisplay(interpolation_slider(generator, found.latents, found.latents))",
     """
 panel = InversionPanel({"tiny": generator}, None, {"target": target})
 panel

@@ -24,7 +24,7 @@ def begin(panel, steps=1000):
     """Press Start and wait for the first step of a long run."""
     panel.set({"steps": steps})
     panel.buttons["start"].click()
-    until(panel.job.latest)
+    until(lambda: panel.job.latest)
 
 
 def comes(lab, condition, message):

@@ -59,10 +59,10 @@ def common():
 
 @pytest.mark.parametrize("lesson", ["01", "02", "03", "04", "05"])
 @pytest.mark.parametrize("others", [{}, OTHER], ids=["first", "other"])
-def test_the_code_page_runs_when_pasted(lesson, others, common, tmp_path, keep):
+def test_the_code_page_runs_when_pasted(lesson, others, common, tmp_path):
     names = dict(common, OUT=tmp_path)
     exec(panel_cell(lesson), names)
-    panel = keep(names["panel"])
+    panel = names["panel"]
     panel.set(QUICK | others.get(lesson, {}))
     if lesson == "04" and others:
         finish(panel)

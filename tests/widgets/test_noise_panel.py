@@ -12,11 +12,11 @@ from tests.support.waiting import PATIENCE, begin, finish, until
 
 
 @pytest.fixture
-def panel(generator, tmp_path, keep):
+def panel(generator, tmp_path):
     targets = generator.synthesize(generator.sample("w", 2, seed=5)).clamp(0, 1)
     start = Latents("w", generator.mean("w"))
     photos = {name: (target, start) for name, target in zip("ab", targets.split(1), strict=True)}
-    return keep(NoisePanel(generator, photos, out=tmp_path, steps=10, photo="b"))
+    return NoisePanel(generator, photos, out=tmp_path, steps=10, photo="b")
 
 
 def test_the_panel_finds_what_the_function_finds(panel, generator):

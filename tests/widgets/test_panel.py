@@ -3,6 +3,7 @@
 import threading
 import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +12,9 @@ from helpers import masks
 from helpers.images import read_image
 from helpers.latents import Latents
 from helpers.states import StateError, load_state
-from helpers.widgets.canvas import drawing_canvas
+from helpers.widgets.canvas import DrawingCanvas
 from helpers.widgets.panel import LATEST, RunPanel
-from helpers.widgets.parts import dropdown, int_slider
+from helpers.widgets.parts import control
 from helpers.widgets.run import FRAMES
 from tests.support.waiting import PATIENCE, begin, finish, until
 
@@ -51,10 +52,9 @@ class Run:
         self.forgotten += 1
 
     def result(self):
-        step = Step(self.number, None, {}, self)
-        step.latents = Latents("z", torch.full((self.batch, 4), float(self.number)))
-        step.images = step.images()
-        return step
+        images = Step(self.number, None, {}, self).images()
+        latents = Latents("z", torch.full((self.batch, 4), float(self.number)))
+        return SimpleNamespace(images=images, latents=latents, number=self.number)
 
 
 class Bare(RunPanel):
@@ -62,8 +62,8 @@ class Bare(RunPanel):
 
     run = Run
 
-    def __init__(self):
-        super().__init__({})
+    def __init__(self, out):
+        super().__init__({}, out=out)
 
     def make(self, settings):
         return self.run()
@@ -74,8 +74,8 @@ class Panel(RunPanel):
     batches = 1
 
     def __init__(self, out, **values):
-        controls = {"kind": dropdown("kind", ["a", "b"]), "steps": int_slider("steps", 20, 1, 5000)}
-        self.canvas = drawing_canvas(size=8)
+        controls = {"kind": control("kind", ["a", "b"]), "steps": control("steps", (1, 5000), 20)}
+        self.canvas = DrawingCanvas(size=8)
         self.canvas.set_mask(masks.half(8))
         weights, canvases = {"l1": 1.0, "tv": 0.1}, {"mask": self.canvas}
         super().__init__(controls, weights, canvases=canvases, out=out, values=values)
@@ -88,30 +88,36 @@ class Panel(RunPanel):
 
 
 @pytest.fixture
-def make(kind, tmp_path, keep):
-    return lambda out=tmp_path, **values: keep(Panel(out, **values))
+def panel(tmp_path):
+    return Panel(tmp_path)
 
 
 @pytest.fixture
-def panel(make):
-    return make()
+def bare(tmp_path):
+    return Bare(tmp_path)
 
 
 # --- run -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_panel_needs_an_iterator_only(kind, keep):
-    panel = keep(Bare())
-    assert panel.result is None and panel.status == "ready" and "Press Start" in panel.view.html
-    html = finish(panel)
-    assert panel.result.number == 20 and "finished" in html and "PSNR" not in html and html.count("<img") == 1
-    assert panel.view.html == html and not panel.view.running
+def test_a_panel_needs_an_iterator_only(bare):
+    assert bare.job is None and bare.result is None and "Press Start" in bare.view.html and not bare.view.running
+    html = finish(bare)
+    assert bare.result.number == 20 and "finished" in html and "PSNR" not in html and html.count("<img") == 1
+    assert bare.view.html == html and not bare.view.running
 
 
-def test_the_panel_shows_the_reference_and_the_psnr(panel):
+def test_the_browser_is_answered_with_the_reference_the_psnr_and_the_curve(panel):
     assert panel.view.html.count("<img") == 1
-    html = finish(panel)
-    assert html.count("<img") == 2 and "PSNR 20." in html  # 0.2 against 0.3, in 8 bits
+    sent = []
+    panel.view.send = lambda content, buffers=None: sent.append(content)
+    panel.start()
+    assert panel.job.wait(PATIENCE) and panel.view.running
+    panel.view._handle_custom_msg({"ask": "view"}, [])
+    (answer,) = sent
+    assert answer["ask"] == "view" and answer["wait"] > 0
+    html = answer["html"]
+    assert html.count("<img") == 2 and "<svg" in html and "PSNR 20." in html  # 0.2 against 0.3, in 8 bits
 
 
 def test_start_and_the_result_come_first(panel):
@@ -121,15 +127,18 @@ def test_start_and_the_result_come_first(panel):
     assert canvas.children == (panel.canvas,) and panel.controls["kind"] in panel.children[1].children[0].children
 
 
-def test_few_frames_of_the_whole_run_are_kept(panel):
-    for step in Run(5 * FRAMES):
-        panel._keep(step.images())
-    assert FRAMES // 2 <= len(panel.frames) <= FRAMES
-    levels = [frame.mean().item() for frame in panel.frames]
+def test_few_frames_of_the_whole_run_are_kept(bare):
+    run = Run(5 * FRAMES)
+    job = SimpleNamespace(state="running", alive=True, error=None, iterator=run, seconds=1.0, history=[{}])
+    for step in run:
+        job.latest = step
+        bare._draw(job)
+    assert FRAMES // 2 <= len(bare.frames) <= FRAMES
+    levels = [frame.mean().item() for frame in bare.frames]
     assert levels == sorted(levels) and levels[0] < 0.05 and levels[-1] > 5 * FRAMES / 100 - 0.2
 
 
-def test_a_long_step_does_not_hold_the_page(keep):
+def test_a_long_step_does_not_hold_the_page(bare):
     """The answer at once is that there is no image yet; later it is there."""
     proceed = threading.Event()
 
@@ -139,37 +148,72 @@ def test_a_long_step_does_not_hold_the_page(keep):
                 yield step
                 proceed.wait(PATIENCE)
 
-    panel = keep(Bare())
-    panel.run = Slow
-    panel.start()
-    until(panel.job.latest)
-    html, again = panel._frame()
-    assert html is None and 0 < again < 0.5 and panel.alive
+    bare.run = Slow
+    bare.start()
+    until(lambda: bare.job.latest)
+    html, again = bare._frame()
+    assert html is None and 0 < again < 0.5 and bare.alive
     proceed.set()
-    assert panel.job.wait(PATIENCE) and "best result" in panel._frame()[0]
+    assert bare.job.wait(PATIENCE) and "best result" in bare._frame()[0]
+
+
+def test_an_error_in_the_thread_or_while_drawing_is_shown(panel, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("out of <memory>")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(panel, "make", broken)
+        panel.start()
+        assert panel.job.wait(PATIENCE)
+        html = panel._frame()[0]
+    assert "RuntimeError: out of &lt;memory&gt;" in html and "Traceback" not in html
+    assert panel.result is None and not panel.buttons["start"].disabled and not panel.view.running
+    monkeypatch.setattr("helpers.widgets.run.psnr", lambda *_: 1 / 0)
+    assert "ZeroDivisionError" in finish(panel)
+
+
+def test_pause_continue_and_stop(panel):
+    begin(panel, 5000)
+    panel.buttons["pause"].click()
+    job, number = panel.job, panel.result.number  # asked between two steps
+    assert "paused" in panel._frame()[0] and panel.buttons["start"].description == "Continue"
+    panel.buttons["start"].click()
+    until(lambda: job.latest.number > number)
+    assert panel.job is job and panel.buttons["start"].description == "Start"
+    panel.buttons["stop"].click()
+    assert job.wait(PATIENCE) and job.state == "stopped" and "the best is kept" in panel._frame()[0]
+    assert panel.result.number == len(job.history) < 5000 and panel.buttons["stop"].disabled
+
+
+def test_the_panel_of_a_cell_that_ran_again_stops_when_the_new_one_starts(panel, bare):
+    begin(panel, 5000)
+    bare.start()
+    assert panel.job.wait(PATIENCE) and panel.job.state == "stopped" and "the best is kept" in panel._frame()[0]
+    assert bare.job.wait(PATIENCE) and bare.job.state == "finished"
 
 
 # --- controls --------------------------------------------------------------------------------------------------------
 
 
-def test_the_settings_are_the_controls(panel, make):
+def test_the_settings_are_the_controls(panel, tmp_path):
     assert panel.settings == {"kind": "a", "steps": 20, "weights": {"l1": 1.0, "tv": 0.1}}
-    assert make(kind="b", tv=0.3).settings == {"kind": "b", "steps": 20, "weights": {"l1": 1.0, "tv": 0.3}}
+    other = Panel(tmp_path, kind="b", tv=0.3)  # between two stops
+    assert other.settings == {"kind": "b", "steps": 20, "weights": {"l1": 1.0, "tv": 0.3}}
+    stops = [value for _, value in other.controls["tv"].options]
+    assert stops == sorted(stops) and len(stops) == 15
     with pytest.raises(ValueError, match="the controls are kind, steps, l1, tv; got step"):
-        make(step=3)
+        Panel(tmp_path, step=3)
 
 
-def test_presets_and_reset(panel, make):
+def test_presets_and_reset(tmp_path):
+    panel = Panel(tmp_path, steps=9)
+    first = panel.settings
     panel.set({"steps": 7, "weights": {"l1": 0.3}, "unknown": 1})
     assert panel.settings == {"kind": "a", "steps": 7, "weights": {"l1": 0.3, "tv": 0.1}}
     panel.set(panel.presets["rough"])
     assert panel.settings == {"kind": "b", "steps": 7, "weights": {"l1": 0.3, "tv": 0.0}}
     panel.set(panel.presets["Reset"])
-    assert panel.settings == make().settings
-    other = make(steps=9)
-    other.set({"steps": 7})
-    other.set(other.presets["Reset"])
-    assert other.settings["steps"] == 9
+    assert panel.settings == first and first["steps"] == 9
 
 
 def test_what_a_callback_prints_is_shown(panel):
@@ -216,25 +260,16 @@ def test_history_goes_back_to_settings_drawing_and_picture(panel):
     assert panel.state().latents.code.mean() == 20 and len(panel.history.entries) == 3
 
 
-def test_candidates_are_chosen_from_a_batch(panel):
+def test_candidates_are_chosen_from_a_batch_and_compared(panel):
+    assert "Nothing" in panel.compare.view.value
     panel.batches = 3
     finish(panel)
-    assert len(panel.candidates.children) == 3 and panel.chosen == 0
     assert [entry.children[1].description for entry in panel.candidates.children] == ["no. 1", "no. 2", "no. 3"]
     panel.candidates.children[2].children[1].click()
-    assert panel.chosen == 2 and "no. 3" in panel.view.html
+    assert "no. 3" in panel.view.html and "<img" in panel.compare.view.value
     panel.batches = 1
     finish(panel)
-    assert panel.candidates.children == () and panel.chosen == 0
-
-
-def test_before_and_after_follow_the_result(panel):
-    assert "Nothing" in panel.compare.view.value
-    finish(panel)
-    shown = panel.compare.view.value
-    assert shown.count("<img") == 2
-    panel.compare.slider.value = 0.25
-    assert "75.0%" in panel.compare.view.value != shown
+    assert panel.candidates.children == ()
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -251,52 +286,42 @@ def test_the_state_file_loads_again(panel):
     panel.set({"kind": "b", "steps": 3})
     canvas.clear()
     canvas.feather = 0.0
-    panel.load(path)
+    panel._receive({"mine.safetensors": {"content": path.read_bytes()}})
     assert panel.settings["kind"] == "a" and panel.settings["steps"] == 20 and canvas.feather == 0.5
     assert torch.equal(canvas.mask(), state.pictures["mask"]) and len(panel.history.entries) == 2
     again = panel.save("safetensors")
     assert torch.equal(load_state(again)[0].latents.code, state.latents.code)
+    with pytest.raises(StateError, match="expected a state"):
+        panel._receive({"mine.safetensors": {"content": b"nothing"}})
 
 
 def test_a_run_whose_end_no_browser_sees_is_not_lost(panel, tmp_path):
     panel.start()
     panel._frame()  # the last question before the browser is closed
     assert panel.job.wait(PATIENCE) and panel.result.number == 20
-    assert not panel.history.entries and panel.view.running  # nobody has told the widgets
+    assert not panel.history.entries and panel.view.running  # nothing has told the widgets
     kept = load_state(tmp_path / LATEST)[0]  # for a kernel that is restarted, or a cell that is run again
     assert kept.latents.code[0, 0] == 20 and kept.settings["steps"] == 20
     panel._frame()  # the page is opened again
     assert "finished" in panel.view.html and not panel.view.running and len(panel.history.entries) == 1
 
 
-def test_a_run_that_is_closed_or_followed_by_another_keeps_its_best(make, tmp_path):
-    panel = make()
-    begin(panel, 5000)
-    panel.close()  # as by a cell that is run again
-    assert panel.job.wait(PATIENCE) and panel.job.state == "stopped"
-    assert load_state(tmp_path / LATEST)[0].latents.code[0, 0] == panel.job.latest().number
-    panel = make()
+def test_a_run_that_is_closed_or_followed_by_another_keeps_its_best(panel, tmp_path):
     panel.start()
     assert panel.job.wait(PATIENCE)
-    panel.start()  # nobody saw the end of the first
+    begin(panel, 5000)  # nobody saw the end of the first
     assert len(panel.history.entries) == 1
+    panel.close()  # as by a cell that is run again
+    assert panel.job.wait(PATIENCE) and panel.job.state == "stopped"
+    assert load_state(tmp_path / LATEST)[0].latents.code[0, 0] == panel.job.latest.number
 
 
-def test_a_state_that_cannot_be_written_is_reported_and_the_result_stays(make, tmp_path):
+def test_a_state_that_cannot_be_written_is_reported_and_the_result_stays(tmp_path):
     (tmp_path / "full").write_text("a file instead of the folder")
-    panel = make(out=tmp_path / "full")
-    finish(panel)
-    assert "full" in panel.message.value and panel.result.number == 20 and len(panel.history.entries) == 1
-
-
-def test_an_uploaded_state_is_loaded(panel):
-    finish(panel)
-    content = panel.save("safetensors").read_bytes()
-    panel.set({"steps": 3})
-    panel._receive({"mine.safetensors": {"content": content}})
-    assert panel.settings["steps"] == 20
-    with pytest.raises(StateError, match="expected a state"):
-        panel._receive({"mine.safetensors": {"content": b"nothing"}})
+    panel = Panel(tmp_path / "full")
+    panel.start()
+    assert panel.job.wait(PATIENCE) and panel.job.state == "finished" and "full" in panel._frame()[0]
+    assert panel.result.number == 20 and len(panel.history.entries) == 1
 
 
 def test_pictures_and_films_are_written(panel):

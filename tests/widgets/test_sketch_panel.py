@@ -12,9 +12,9 @@ from tests.support.waiting import PATIENCE, begin, finish
 
 
 @pytest.fixture
-def panel(generator, tmp_path, keep):
+def panel(generator, tmp_path):
     sketch = Sketch(torch.full((1, 3, 16, 16), 0.3), (ellipse(16) > 0.5).float())
-    return keep(SketchPanel(generator, sketch=sketch, out=tmp_path, starts=3, steps=10))
+    return SketchPanel(generator, sketch=sketch, out=tmp_path, starts=3, steps=10)
 
 
 def failing(panel):
@@ -64,12 +64,12 @@ def test_weights_reach_the_running_search(panel):
     panel.stop()
 
 
-def test_thick_strokes_are_accepted(tmp_path, keep):
+def test_thick_strokes_are_accepted(tmp_path):
     """Resized to 64 pixels, the alpha of these rounds to a little above 1."""
     rows, columns = np.mgrid[:256, :256]
     pixels = np.zeros((256, 256, 4), np.uint8)
     for centre in (70, 128, 190):
         pixels[np.hypot(rows - centre, columns - 1.13 * centre) < 90] = (200 - centre, 90, centre, 255)
-    panel = keep(SketchPanel(tiny.stylegan2(resolution=64, channel_base=64), out=tmp_path, starts=1, steps=10))
+    panel = SketchPanel(tiny.stylegan2(resolution=64, channel_base=64), out=tmp_path, starts=1, steps=10)
     panel.canvas.set_rgba(pixels)
     finish(panel)

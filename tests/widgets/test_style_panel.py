@@ -15,11 +15,11 @@ def picture(size, seed=0):
 
 
 @pytest.fixture
-def panel(tmp_path, keep):
+def panel(tmp_path):
     contents = {"first": picture((80, 80)), "second": picture((80, 80), 1)}
     styles = {"stripes": picture((60, 90), 2), "dots": picture((60, 60), 3)}
     features = load_features("vgg19-slim", pooling="avg")
-    return keep(StylePanel(features, contents, styles, out=tmp_path, size=64, steps=10))
+    return StylePanel(features, contents, styles, out=tmp_path, size=64, steps=10)
 
 
 def test_start_runs_what_the_controls_say(panel):
