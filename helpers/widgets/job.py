@@ -66,8 +66,9 @@ class Job:
 
     def stop(self, timeout: float = 0.5) -> bool:
         """End after the current step; True if it ended within ``timeout`` seconds."""
-        self._turn += 1
-        THREAD.submit(self._end, "stopped")
+        if self.alive:
+            self._turn += 1
+            THREAD.submit(self._end, "stopped")
         return self.wait(timeout)
 
     def wait(self, timeout: float | None = None) -> bool:

@@ -24,9 +24,9 @@ from helpers.features import load_features
 from helpers.generators import StyleGAN2, load_generator
 from helpers.latents import Latents
 from helpers.photos import demo_cat
-from helpers.widgets.canvas import drawing_canvas
+from helpers.widgets.canvas import DrawingCanvas
 from helpers.widgets.inversion import InversionPanel
-from helpers.widgets.sliders import InterpolationSlider
+from helpers.widgets.sliders import interpolation_slider
 
 def generator_of(size):
     if size == 64:
@@ -38,13 +38,14 @@ def generator_of(size):
 
 def slider_of(size):
     generator = generator_of(size)
-    slider = InterpolationSlider(generator, *(Latents("w", generator.sample("w", 1, seed)) for seed in (1, 2)))
-    slider.slider.step = 0.005  # every stop is a new picture: the slider keeps those it has drawn
+    slider = interpolation_slider(generator, *(Latents("w", generator.sample("w", 1, seed)) for seed in (1, 2)))
+    slider.generator = generator
+    slider.controls[0].step = 0.005  # every stop is a new image: the slider keeps those it has drawn
     slider.add_class(f"slider-{size}")
     return slider
 
 def canvas_of(size):
-    canvas = drawing_canvas(demo_cat(size))
+    canvas = DrawingCanvas(demo_cat(size))
     canvas.add_class(f"canvas-{size}")
     return canvas
 """

@@ -21,7 +21,7 @@ OTHER = {
     "01": {"model": "dcgan-cats-64", "target": "second target", "layers": "range", "convs": (2, 5), "l1": 0.3},
     "02": {"photo": "second", "order": "joint", "per_layer": False, "regularise": 10.0},
     "03": {"x": "third cat", "shape": "eyes", "noise_steps": 0, "style": 0.5},
-    "04": {"space": "w+", "starts": 3, "edge": 1.0},
+    "04": {"space": "w+", "start": "sample", "starts": 3, "edge": 1.0},
     "05": {"content": "other", "colour": "luminance", "optimizer": "adam", "style_layers": ("conv1_1", "conv1_2")},
 }
 
