@@ -1,4 +1,4 @@
-"""Generators of cats judged by a network that knows ImageNet's photos: is it a cat, is it as varied, is it a copy?"""
+"""Images judged by a network that knows ImageNet's photos: is it a cat, is it as varied, is it a copy?"""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 from helpers.generators import Generator
 from helpers.images import grid, quantize, write_image
 from helpers.latents import Latents
-from helpers.photos import load_faces
-from staff.benchmarks.distributions import frechet_distance
+from staff.benchmarks.common import Settings
+from staff.benchmarks.distributions import frechet_distance, statistics
 from staff.training.pretrained import CATS, load_efficientnet
 
 TRUNCATIONS = (0.7, 1.0)
-PAIRS = 64  # samples that are shown next to their nearest photos
+PAIRS = 64  # samples that are shown beside their nearest photos
 
 
 @torch.no_grad()
@@ -25,7 +25,7 @@ def described(net, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Pooled features (N, 1280) and the probability (N,) of any of ImageNet's domestic cats, at the images' size."""
     rows, likely = [], []
     for images in batches:
-        x = (quantize(images) * 2 - 1).contiguous(memory_format=torch.channels_last)
+        x = (quantize(images).cpu() * 2 - 1).contiguous(memory_format=torch.channels_last)
         rows.append(net.forward_head(net.forward_features(x), pre_logits=True))
         likely.append(net.classifier(rows[-1]).softmax(1)[:, CATS].sum(1))
     return torch.cat(rows), torch.cat(likely)
@@ -42,37 +42,30 @@ def samples(generator: Generator, n: int, truncation: float = 1.0, seed: int = 1
         yield generator.synthesize(latents).clamp(0, 1)
 
 
-def cat_rows(name: str, generator: Generator, data: str | Path, held_out: int | None, out: Path, n: int) -> list[dict]:
+def cat_rows(name: str, generator: Generator, settings: Settings, n: int) -> list[dict]:
     """Share of samples that are a cat (P > 0.5), as it is and as a part of that of the validation photos; Fréchet
     distance to all photos as a multiple of that between halves of them; distance of 64 samples to the nearest photo.
 
-    Writes a sheet of the 64 samples, each over its nearest photo, into ``out``.
+    Writes a sheet of the 64 samples, each over its nearest photo.
     """
-    net = load_efficientnet()
-    photos = load_faces(data, size=generator.resolution, split="all")
+    net, size = load_efficientnet(), generator.resolution
+    photos, kept = settings.faces(size=size, split="all"), len(settings.faces(size=size))
     rows, likely = described(net, photos.split(50))
-    kept = len(load_faces(data, size=generator.resolution, split="validation", held_out=held_out))
     real_share = (likely[-kept:] > 0.5).double().mean().item()
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
-    halves = _distance(*(rows[half] for half in order.tensor_split(2)))
+    halves = frechet_distance(*(statistics(rows[half]) for half in order.tensor_split(2)))
     report = []
     for truncation in TRUNCATIONS if "w" in generator.spaces else (1.0,):
         ours, likely = described(net, samples(generator, n, truncation))
         share = (likely > 0.5).double().mean().item()
-        report.append({
-            "model": name, "truncation": truncation, "samples": n, "cats": share, "of_photos_share": share / real_share,
-            "frechet_ratio": _distance(ours, rows) / halves,
-        })  # fmt: skip
+        row = {"model": name, "truncation": truncation, "samples": n, "cats": share}
+        ratio = frechet_distance(statistics(ours), statistics(rows)) / halves
+        report.append(row | {"of_photos_share": share / real_share, "frechet_ratio": ratio})
     shown = torch.cat(list(samples(generator, PAIRS, TRUNCATIONS[0])))
     ours, known = F.normalize(described(net, shown.split(50))[0], dim=1), F.normalize(rows, dim=1)
     nearest, which = torch.cdist(ours, known).min(1)
     between = torch.cdist(known, known).fill_diagonal_(9).min(1).values
     report[0] |= {"nearest_photo": nearest.min().item(), "nearest_two_photos": between.min().item()}
-    pairs = torch.cat([shown, photos[which]], 2)
-    write_image(out / f"{name}-nearest.png", grid(pairs, columns=16))
+    pairs = torch.cat([shown, photos[which.to(photos.device)]], 2)
+    write_image(Path(settings.out) / f"{name}-nearest.png", grid(pairs, columns=16))
     return report
-
-
-def _distance(rows: Tensor, others: Tensor) -> float:
-    pairs = [(part.double().mean(0), torch.cov(part.double().T)) for part in (rows, others)]
-    return frechet_distance(*pairs[0], *pairs[1])

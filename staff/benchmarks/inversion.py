@@ -1,116 +1,73 @@
-"""Inversion measured on validation faces: spaces, starts, optimizers, a batch against single runs."""
+"""Inversion against the published projector's plain loop, and what the encoder's start saves."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
-from helpers.commands.shows import DEMO
 from helpers.encoder import load_encoder
-from helpers.features import load_features
-from helpers.figures import COLOURS, Figure, labelled_grid, results_table, save_figure
-from helpers.files import write_json
-from helpers.generators import Generator, load_generator
+from helpers.figures import labelled_grid, save_figure
+from helpers.generators import Generator
 from helpers.inversion import Inversion, fast_options, project
 from helpers.losses import LAYERS, WEIGHTS, Criterion
-from helpers.metrics import feature_distance, psnr, ssim
+from helpers.metrics import feature_distance, psnr
 from helpers.noise import NoiseSearch
-from helpers.photos import load_faces
-from helpers.search import Chain, Result
+from helpers.search import Chain
 from staff.benchmarks import plain
-from staff.benchmarks.common import circumstances
+from staff.benchmarks.common import Settings
 
-FACES = 16
-PARTS = ("spaces", "choices", "encoder", "batch", "plain")
-CHOICES = {
-    "w, mean, adam 300": {"space": "w", "start": "mean"},
-    "w, best of 64, adam 300": {"space": "w", "start": "best"},
-    "w, mean, lbfgs 15": {"space": "w", "start": "mean", "optimizer": "lbfgs", "steps": 15},
-    "z, one sample, adam 300": {"space": "z", "start": "sample"},
-    "z, best of 64, adam 300": {"space": "z", "start": "best"},
-    "z, 8 restarts, adam 300": {"space": "z", "start": "best", "restarts": 8},
-}
 PLAIN = "plain loop, w and noise maps"
 NOISE_STEPS = 300  # L-BFGS steps
 GAIN_STEPS = (25, 50, 100, 200, 300)  # at which encoder start and mean start are compared
 
 
-def summary(result: Result, faces: Tensor, features) -> dict:
-    """Means over the faces: PSNR, SSIM, feature distance, seconds per face."""
-    images = result.images
-    return {
-        "psnr": psnr(images, faces).mean().item(),
-        "ssim": ssim(images, faces).mean().item(),
-        "feature_distance": feature_distance(features, images, faces).mean().item(),
-        "seconds_per_face": result.seconds / len(faces),
-    }
-
-
-def single_against_batch(generator: Generator, faces: Tensor, features, steps: int = 60) -> dict:
-    """Wall time of the faces one by one over that of the same faces as one batch."""
-    started = time.perf_counter()
-    for face in faces.split(1):
-        project(generator, face, "w+", features=features, steps=steps)
-    single = time.perf_counter() - started
-    batch = project(generator, faces, "w+", features=features, steps=steps).seconds
-    return {"faces": len(faces), "seconds_single": single, "seconds_batch": batch, "ratio": single / batch}
-
-
-def encoder_gain(generator: Generator, faces: Tensor, features) -> list[dict]:
+def encoder(settings: Settings) -> Iterator[dict]:
     """Loss and PSNR of w+ inversions from the mean and from the encoder's prediction, by the number of steps."""
-    rows = []
-    for steps in GAIN_STEPS:
+    (generator, features), faces = settings.networks(), settings.faces(8)
+    for steps in GAIN_STEPS[:1] if settings.quick else GAIN_STEPS:
         for start in ("mean", "encoder"):
             result = project(generator, faces, "w+", features=features, start=start, steps=steps)
-            figures = {"loss": result.total.mean().item(), "psnr": psnr(result.images, faces).mean().item()}
-            rows.append({"start": start, "steps": steps, **figures})
-    return rows
+            row = {"start": start, "steps": steps, "loss": result.total.mean().item()}
+            yield row | {"psnr": psnr(result.images, faces).mean().item()}
 
 
-def against_plain(
-    generator: Generator, faces: Tensor, features, out: Path, steps: int = plain.STEPS
-) -> Iterator[list[dict]]:
-    """Our searches until they are where the plain loop ends, photo by photo; the rows so far after every photo.
+def against_plain(settings: Settings) -> list[dict]:
+    """Our searches until they are where the plain loop ends, photo by photo.
 
     Every way sees the same photo, feature network, weights of the loss and layers; the time spent on evaluating the
     images on the way is not counted. "reached" is the time at which the feature distance of the plain loop's end is
-    met. Writes ``inversion-plain.png``, the feature distance over the time, and ``inversion-faces.png``, both of the
-    first.
+    met. Writes ``inversion-faces.png``, the results of the first photo.
     """
-    found: dict[str, list[dict]] = {}
-    for number, face in enumerate(faces.split(1)):
-        curves, images = {PLAIN: []}, {"photo": face}
-        for last in plain.plain_projection(generator, face, features, WEIGHTS, LAYERS, steps):
-            if last.number % 25 == 0 or last.number == steps:
-                images[PLAIN] = plain.image_of(generator, last)
-                curves[PLAIN].append((last.seconds, feature_distance(features, images[PLAIN], face).item()))
-        goal = curves[PLAIN][-1][1]
-        row = {"seconds": last.seconds, "steps": steps, "psnr": psnr(images[PLAIN], face).item()}
-        found.setdefault(PLAIN, []).append(row | {"feature_distance": goal, "reached": last.seconds})
-        for name, search in ways(generator, face, features):
-            curves[name] = [
-                (search.seconds, feature_distance(features, step.images(), face).item())
-                for step in search
-                if step.number % 5 == 0
-            ]
-            images[name] = search.result().images
-            row = {"seconds": search.seconds, "steps": search.number, "psnr": psnr(images[name], face).item()}
-            row["feature_distance"] = feature_distance(features, images[name], face).item()
-            row["reached"] = next((seconds for seconds, distance in curves[name] if distance <= goal), None)
+    generator, features = settings.networks()
+    steps, found = 20 if settings.quick else plain.STEPS, {}
+    for face in settings.faces(1 if settings.quick else 4).split(1):
+        goal, shown = None, {"photo": face}
+        for name, search in ways(generator, face, features, steps):
+            points = []  # seconds and feature distance
+            for step in search:
+                last = step.number == steps and name == PLAIN
+                if last or step.number % (25 if name == PLAIN else 5) == 0:
+                    seconds = step.seconds if name == PLAIN else search.seconds
+                    points.append((seconds, feature_distance(features, step.images(), face).item()))
+            shown[name] = step.images() if name == PLAIN else search.result().images
+            row = {"seconds": points[-1][0], "steps": step.number, "psnr": psnr(shown[name], face).item()}
+            row["feature_distance"] = feature_distance(features, shown[name], face).item()
+            if name == PLAIN:
+                goal, row["reached"] = row["feature_distance"], row["seconds"]
+            else:
+                row["reached"] = next((seconds for seconds, distance in points if distance <= goal), None)
             found.setdefault(name, []).append(row)
-        if number == 0:
-            save_figure(distance_plot(curves), out / "inversion-plain.png")
-            save_figure(labelled_grid([list(images.values())], None, list(images)), out / "inversion-faces.png")
-        yield [{"way": name, **_mean_of(rows, found[PLAIN])} for name, rows in found.items()]
+        if len(found[PLAIN]) == 1:
+            figure = labelled_grid([list(shown.values())], None, list(shown))
+            save_figure(figure, settings.out / "inversion-faces.png")
+    return [{"way": name, **mean_row(rows, found[PLAIN])} for name, rows in found.items()]
 
 
-def ways(generator: Generator, face: Tensor, features) -> Iterator[tuple[str, Chain]]:
-    """Our searches by name, the plain loop's own variables last; each is made when it is asked for."""
+def ways(generator: Generator, face: Tensor, features, steps: int) -> Iterator[tuple[str, Chain | Iterator]]:
+    """The plain loop, then our searches by name, its own variables last; each is made when it is asked for."""
+    yield PLAIN, plain.plain_projection(generator, face, features, WEIGHTS, LAYERS, steps)
     default = {"start": "mean", "steps": 300}
     for space in ("w+", "w"):
         for name, options in (("fast", fast_options(generator, space)), ("default", default)):
@@ -129,25 +86,10 @@ def with_noise(generator: Generator, face: Tensor, features) -> NoiseSearch:
     return search
 
 
-def distance_plot(curves: dict[str, list[tuple[float, float]]]) -> Figure:
-    """Feature distance over the seconds, one curve per way; the dashed line is where the first of them ends."""
-    figure = Figure(figsize=(8, 3.6), dpi=100, layout="constrained")
-    axes = figure.add_subplot()
-    for colour, (name, points) in zip(COLOURS, curves.items(), strict=False):
-        axes.plot(*zip(*points, strict=True), label=name, color=colour)
-    axes.axhline(next(iter(curves.values()))[-1][1], color=COLOURS[0], linestyle="--", linewidth=0.8)
-    axes.set(xscale="log", xlabel="seconds", ylabel="feature distance")
-    axes.grid(True, color="#e4e4e4")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
-    return figure
-
-
-def _mean_of(rows: list[dict], plain_rows: list[dict]) -> dict:
+def mean_row(rows: list[dict], plain_rows: list[dict]) -> dict:
     """Means over the photos; the ratio is over those where the plain loop's distance was reached, which are counted."""
-    mean = {
-        name: sum(row[name] for row in rows) / len(rows) for name in ("seconds", "steps", "psnr", "feature_distance")
-    }
+    names = ("seconds", "steps", "psnr", "feature_distance")
+    mean = {name: sum(row[name] for row in rows) / len(rows) for name in names}
     pairs = [(a["seconds"], b["reached"]) for a, b in zip(plain_rows, rows, strict=True) if b["reached"] is not None]
     mean |= {"reached_by": f"{len(pairs)} of {len(rows)}"}
     if pairs:
@@ -156,53 +98,4 @@ def _mean_of(rows: list[dict], plain_rows: list[dict]) -> dict:
     return mean
 
 
-def spaces(faces: Tensor, features, device: torch.device, out: Path) -> list[dict]:
-    """Every model and space of the demo on the same faces; writes a sheet of them."""
-    rows, sheet = [], {"photo": faces[:8]}
-    for model, space in DEMO:
-        result = project(load_generator(model, device), faces, space, features=features)
-        rows.append({"model": model, "space": space, **summary(result, faces, features)})
-        sheet[f"{model.split('-')[0]} {space}"] = result.images[:8]
-    save_figure(labelled_grid(list(sheet.values()), list(sheet)), out / "inversion.png")
-    return rows
-
-
-def choices(generator: Generator, faces: Tensor, features) -> list[dict]:
-    """Starts, optimizers and restarts."""
-    return [
-        {"choice": name, **summary(project(generator, faces, features=features, **options), faces, features)}
-        for name, options in CHOICES.items()
-    ]
-
-
-def run(
-    data: str | Path,
-    out: str | Path,
-    device: torch.device,
-    parts: Sequence[str] = PARTS,
-    plain_faces: int = 4,
-    plain_steps: int = plain.STEPS,
-) -> str:
-    """Measure the parts; write ``inversion.json`` as it grows; return the tables as text.
-
-    Raises ValueError for an unknown part.
-    """
-    if set(parts) - set(PARTS) or not parts:
-        raise ValueError(f"the parts are {', '.join(PARTS)}; got {', '.join(parts) or 'none'}.")
-    out, features, generator = Path(out), load_features("vgg19-slim", device), load_generator(DEMO[-1][0], device)
-    faces = load_faces(data, n=FACES, split="validation").to(device)
-    path = out / "inversion.json"
-    report = json.loads(path.read_text()) if path.exists() else {}
-    report["circumstances"] = circumstances(device)
-    measures = {
-        "spaces": lambda: [spaces(faces, features, device, out)],
-        "choices": lambda: [choices(generator, faces[:4], features)],
-        "encoder": lambda: [encoder_gain(generator, faces[:8], features)],
-        "batch": lambda: [[single_against_batch(generator, faces, features)]],
-        "plain": lambda: against_plain(generator, faces[:plain_faces], features, out, plain_steps),
-    }
-    for part in parts:
-        for rows in measures[part]():
-            report[part] = rows
-            write_json(path, report)
-    return "\n\n".join(results_table(report[part]) for part in parts)
+PARTS = {"plain": against_plain, "encoder": encoder}

@@ -28,6 +28,8 @@ from PIL import Image, ImageOps
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
+KERNEL = "jupyterapp.shell.currentWidget.sessionContext.session.kernel"
+SPEC = {"display_name": "Python 3", "language": "python"}  # of the kernel; without it, a dialog asks
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync"]
 SETTINGS = {  # the temporary JupyterLab has every cell in the page, saves nothing and fetches no news
@@ -50,9 +52,8 @@ UNTIDY = """() => {
 
 def write_notebook(path, *cells):
     """A notebook file with these code cells."""
-    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}  # without it, a dialog asks
     cells = [nbformat.v4.new_code_cell(cell.strip()) for cell in cells]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": spec}), path)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": SPEC | {"name": "python3"}}), path)
     return path
 
 
@@ -76,9 +77,9 @@ class Lab:
     SUBSHELLS=off has comm messages wait for the cell that runs, as on Colab.
     """
 
-    def __init__(self, notebook, *, viewport=(1280, 1000), timeout=300, through=None):
+    def __init__(self, notebook, *, viewport=(1280, 1000), timeout=300):
         self.notebook, self.kernel_python = Path(notebook).resolve(), os.environ.get("KERNEL_PYTHON", sys.executable)
-        self.viewport, self.timeout, self.through = viewport, timeout, through  # timeout: seconds
+        self.viewport, self.timeout = viewport, timeout  # timeout: seconds
         self.errors: list[str] = []
         self.sent: list[str] = []  # what the page sent to the kernel
         self.stack = contextlib.ExitStack()
@@ -98,20 +99,15 @@ class Lab:
     def _start_server(self, folder: Path) -> str:
         """Start JupyterLab with settings, kernel and history in a folder of its own; the address of the notebook."""
         settings = SETTINGS | (NO_SUBSHELLS if os.environ.get("SUBSHELLS") == "off" else {})
-        files = {f"settings/@jupyterlab/{name}.jupyterlab-settings": values for name, values in settings.items()}
+        files = {f"SETTINGS_DIR/@jupyterlab/{name}.jupyterlab-settings": values for name, values in settings.items()}
         command = [self.kernel_python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        kernel = {"argv": command, "display_name": "Python 3", "language": "python"}
-        for name, content in (files | {"data/kernels/python3/kernel.json": kernel}).items():
+        files["JUPYTER_PATH/kernels/python3/kernel.json"] = SPEC | {"argv": command}
+        for name, content in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(json.dumps(content))
-        places = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_PATH": "data", "JUPYTER_RUNTIME_DIR": "runtime"}
-        places |= {
-            "JUPYTERLAB_SETTINGS_DIR": "settings",
-            "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-            "IPYTHONDIR": "ipy",
-        }
-        environment = os.environ | {name: str(folder / place) for name, place in places.items()}
-        environment["PYTHONPATH"] = str(ROOT)
+        places = ("JUPYTER_CONFIG_DIR", "JUPYTER_PATH", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+        environment = os.environ | {"PYTHONPATH": str(ROOT)} | {name: str(folder / name) for name in places}
+        environment |= {f"JUPYTERLAB_{name}": str(folder / name) for name in ("SETTINGS_DIR", "WORKSPACES_DIR")}
         if self.kernel_python != sys.executable:  # its widgets need the browser's part of the same version
             environment["JUPYTER_PATH"] += os.pathsep + str(Path(self.kernel_python).parents[1] / "share" / "jupyter")
         with socket.socket() as probe:
@@ -128,10 +124,6 @@ class Lab:
             )  # fmt: skip
         self.stack.callback(self._stop_server, port, token)
         self.until(lambda: self._answers(port, token), "JupyterLab did not start")
-        if self.through is not None:
-            link = self.through(port)
-            self.stack.callback(link.close)
-            port = link.port
         return f"http://127.0.0.1:{port}/lab/workspaces/test/tree/{self.notebook.name}?reset&token={token}"
 
     def _answers(self, port: int, token: str) -> bool:
@@ -154,16 +146,18 @@ class Lab:
         playwright = self.stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS)
         self.stack.callback(browser.close)
-        width, height = self.viewport
-        self.page = browser.new_page(viewport={"width": width, "height": height}, has_touch=True)
+        self.page = browser.new_page(
+            viewport=dict(zip(("width", "height"), self.viewport, strict=True)), has_touch=True
+        )
         self.page.set_default_timeout(1000 * self.timeout)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", lambda line: line.type == "error" and self.errors.append(line.text))
-        decoded = lambda frame: frame if isinstance(frame, str) else frame.decode(errors="replace")  # noqa: E731
-        keep = lambda frame: self.sent.append(decoded(frame))  # noqa: E731
-        self.page.on("websocket", lambda socket: socket.on("framesent", keep))
+        self.page.on("websocket", lambda socket: socket.on("framesent", self._keep))
         self.page.goto(address)
         self._wait_until_ready()
+
+    def _keep(self, frame: str | bytes) -> None:
+        self.sent.append(frame if isinstance(frame, str) else frame.decode(errors="replace"))
 
     def _wait_until_ready(self) -> None:
         self.page.wait_for_function(
@@ -218,14 +212,10 @@ class Lab:
 
     def kernel(self, expression: str):
         """Value of an expression in the kernel, through JSON."""
-        dumped = f"__import__('json').dumps({expression})"
-        reply = self.page.evaluate(
-            """async (value) => {
-                const kernel = jupyterapp.shell.currentWidget.sessionContext.session.kernel;
-                const options = {code: "", store_history: false, user_expressions: {value}};
-                return (await kernel.requestExecute(options).done).content.user_expressions.value; }""",
-            dumped,
-        )
+        options = {"code": "", "store_history": False}
+        options["user_expressions"] = {"value": f"__import__('json').dumps({expression})"}
+        code = f"async (options) => (await {KERNEL}.requestExecute(options).done).content.user_expressions.value"
+        reply = self.page.evaluate(code, options)
         if reply["status"] == "error":
             raise CellError(f"{expression}: {reply['ename']}: {reply['evalue']}")
         return json.loads(ast.literal_eval(reply["data"]["text/plain"]))
@@ -236,8 +226,7 @@ class Lab:
         flag = Path(self.notebook.parent, "busy")
         flag.touch()
         code = f"import os, time\nwhile os.path.exists({str(flag)!r}): time.sleep(0.05)"
-        kernel = "jupyterapp.shell.currentWidget.sessionContext.session.kernel"
-        self.page.evaluate(f"code => {{ {kernel}.requestExecute({{code}}); }}", code)
+        self.page.evaluate(f"code => {{ {KERNEL}.requestExecute({{code}}); }}", code)
         try:
             yield
         finally:
@@ -302,16 +291,6 @@ class Lab:
         send("touchEnd")
         session.detach()
 
-    def pen(self, points, selector: str) -> None:
-        """Draw through points with a pen, as ``stroke`` does with the mouse."""
-        session = self.page.context.new_cdp_session(self.page)
-        path = _in_small_steps(self._on(selector, points))
-        kinds = ["mousePressed", *["mouseMoved"] * (len(path) - 1), "mouseReleased"]
-        for kind, (x, y) in zip(kinds, [*path, path[-1]], strict=True):
-            state = {"button": "left", "buttons": int(kind != "mouseReleased"), "clickCount": 1, "pointerType": "pen"}
-            session.send("Input.dispatchMouseEvent", {"type": kind, "x": x, "y": y, **state})
-        session.detach()
-
     def choose_file(self, text: str, path, root: str = "body") -> None:
         """Press an upload button and choose a file in the browser's dialog."""
         with self.page.expect_file_chooser() as dialog:
@@ -321,11 +300,9 @@ class Lab:
     def screenshot(self, path, selector: str = "body") -> None:
         """Write a PNG of the first element that fits, without the empty paper around it."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with Image.open(io.BytesIO(self.page.locator(selector).first.screenshot())) as picture:
-            picture = picture.convert("RGB")
-        box, rim = ImageOps.invert(picture).getbbox() or (0, 0, *picture.size), 8
-        picture = ImageOps.expand(picture.crop(box), rim, "white")
-        picture.save(path, optimize=True)
+        image = Image.open(io.BytesIO(self.page.locator(selector).first.screenshot())).convert("RGB")
+        image = image.crop(ImageOps.invert(image).getbbox())
+        ImageOps.expand(image, 8, "white").save(path, optimize=True)
 
 
 def _in_small_steps(points, moves: int = 10) -> list[tuple[float, float]]:

@@ -80,24 +80,26 @@ def self_correlation(maps: list[Tensor]) -> Tensor:
 class PlainStep:
     """One step of the plain loop: its number, the w (1, w_dim) and the noise maps that it judged."""
 
+    generator: StyleGAN2
     number: int
     w: Tensor
     noise: list[Tensor]
     seconds: float
 
+    @torch.no_grad()
+    def images(self) -> Tensor:
+        """The image (1, 3, R, R) in [0, 1]."""
+        return grouped_synthesis(self.generator, self.generator.convert(self.w, "w", "w+"), self.noise).clamp(0, 1)
+
 
 def plain_projection(
     generator: StyleGAN2, target: Tensor, features, weights: dict, layers, steps: int = STEPS, seed: int = 0
 ) -> Iterator[PlainStep]:
-    """Project one photo as the published StyleGAN2 projector does: w and noise maps, Adam, fixed schedules.
+    """Project one photo (1, 3, R, R) as the published StyleGAN2 projector does: Adam, fixed schedules.
 
     w starts at the mean of 10,000 samples; to it noise is added that fades out over the first three quarters. The maps
     are drawn again, optimised, and normalised after every step. The features of the target are computed at each step.
-
-    Args:
-        target: (1, 3, R, R) in [0, 1].
-        weights: of "l1" and "perceptual", the same as in the search that is compared.
-        layers: of the perceptual loss.
+    weights and layers are those of the losses in the search that is compared.
     """
     random = torch.Generator().manual_seed(seed)
     w = generator.mean("w").clone().requires_grad_()
@@ -106,18 +108,15 @@ def plain_projection(
     optimizer = torch.optim.Adam([w, *maps], betas=(0.9, 0.999))
     seconds = 0.0
     for number in range(steps):
-        started = time.perf_counter()
-        progress = number / steps
+        started, progress = time.perf_counter(), number / steps
         jitter = spread * JITTER * max(0.0, 1 - progress / JITTER_LENGTH) ** 2
         factor = (0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - progress) / RAMP_DOWN))) * min(1.0, progress / RAMP_UP)
         optimizer.param_groups[0]["lr"] = RATE * factor
         ws = (w + jitter * torch.randn(w.shape, generator=random).to(w)).unsqueeze(1).repeat(1, generator.num_ws, 1)
         image = grouped_synthesis(generator, ws, maps)
-        loss = weights.get("l1", 0.0) * lp_loss(image, target).sum()
-        if weights.get("perceptual", 0.0):
-            theirs = features(target, layers)
-            loss = loss + weights["perceptual"] * perceptual_loss(features(image, layers), theirs).sum()
-        loss = loss + REGULARISE * self_correlation(maps)
+        theirs = features(target, layers)
+        loss = weights["l1"] * lp_loss(image, target).sum() + REGULARISE * self_correlation(maps)
+        loss = loss + weights["perceptual"] * perceptual_loss(features(image, layers), theirs).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -126,10 +125,4 @@ def plain_projection(
                 m -= m.mean()
                 m *= m.square().mean().rsqrt()
         seconds += time.perf_counter() - started
-        yield PlainStep(number + 1, w.detach(), maps, seconds)
-
-
-@torch.no_grad()
-def image_of(generator: StyleGAN2, step: PlainStep) -> Tensor:
-    """The image (1, 3, R, R) in [0, 1] of a step."""
-    return grouped_synthesis(generator, generator.convert(step.w, "w", "w+"), step.noise).clamp(0, 1)
+        yield PlainStep(generator, number + 1, w.detach(), maps, seconds)

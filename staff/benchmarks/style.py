@@ -1,45 +1,47 @@
-"""Style transfer measured: speed, precision, starts, ten pairs, lattice of the pooling, sizes, flicker of a film."""
+"""Style transfer measured: speed against the tutorial's loop, ten pairs, their judge, lattice of the pooling."""
 
 from __future__ import annotations
 
-import os
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import functools
+from collections.abc import Iterator
 
-import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.features import CONFIGS, POOLS, Features, load_features, torchvision_file
-from helpers.figures import labelled_grid, results_table, save_figure
-from helpers.files import write_json
+from helpers.figures import labelled_grid, save_figure
 from helpers.images import resize
-from helpers.metrics import feature_distance, psnr
 from helpers.paintings import fetched
 from helpers.photos import demo_photos
 from helpers.style_transfer import StyleCriterion, StyleTransfer, stylize
-from helpers.style_transfer.sheets import flicker, stylize_frames, transfer_grid
 from helpers.styles import own_styles
-from staff.benchmarks.common import circumstances
+from staff.benchmarks.common import PeakMemory, Settings, in_turns
+from staff.training.pretrained import load_efficientnet
 
 CONTENT, STYLES = 10, (1, 3, 5, 9, 13)  # conv4_2; conv1_1, conv2_1, conv3_1, conv4_1, conv5_1
-PARTS = ("speed", "precision", "starts", "pairs", "lattice", "scales", "film")
-PAPER = {"statistic": "gram", "style_weight": 10.0, "tv_weight": 0.0, "content_layers": "conv4_2", "pyramid": None}
+SAME = {  # the options under which ours does what the plain loop does
+    "content_layers": CONTENT, "style_layers": STYLES, "pyramid": None, "optimizer": "lbfgs-batch",
+}  # fmt: skip
+WAYS = {  # options of ``stylize``
+    "paper": {
+        "statistic": "gram", "style_weight": 10.0, "tv_weight": 0.0, "content_layers": "conv4_2", "pyramid": None,
+    },
+    "default": {},
+}  # fmt: skip
 MIXED = (  # content and style of the ten pairs that one default has to suit
     *(("astronaut", style) for style in ("strokes", "glass", "waves")),
     *(("chelsea", style) for style in ("dots", "hatching", "marble")),
     *(("coffee", style) for style in ("waves", "strokes", "glass", "dots")),
 )
+PERIODS = (2, 4, 8)  # px: where the lattice of pooling shows
+STAGES = 4  # of EfficientNet: those whose Gram matrices are compared
 
 
 # --- speed -----------------------------------------------------------------------------------------------------------
 
 
-def plain_loop(network: Features, content: Tensor, style: Tensor) -> Iterator[float]:
+def plain_loop(network: Features, content: Tensor, style: Tensor) -> Iterator[Tensor]:
     """The loop of the well-known tutorial: frozen network, float32, contiguous, L-BFGS; yields each loss.
 
     Gram matrices divided by their number of activations, mean squared errors, style weight one million; it runs the
@@ -81,153 +83,111 @@ def plain_loop(network: Features, content: Tensor, style: Tensor) -> Iterator[fl
         yield losses[-1]
 
 
-def our_loop(network: Features, content: Tensor, style: Tensor, **options) -> Iterator[float]:
-    """StyleTransfer at a single scale, evaluation by evaluation."""
-    options |= {"content_layers": CONTENT, "style_layers": STYLES, "pyramid": None}
-    for step in StyleTransfer(network, content, [style], steps=10**6, optimizer="lbfgs-batch", **options):
-        yield step.total
-
-
-@contextmanager
-def peak_memory(device: torch.device) -> Iterator[Callable[[], float]]:
-    """Gives a function: GB above the start that were in use at most, of the GPU or of this process."""
-    process, done = psutil.Process(os.getpid()), threading.Event()
-    start = process.memory_info().rss
-    seen = [start]
-
-    def watch() -> None:
-        while not done.wait(0.005):
-            seen.append(process.memory_info().rss)
-
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield lambda: (torch.cuda.max_memory_allocated(device) if device.type == "cuda" else max(seen) - start) / 2**30
-    finally:
-        done.set()
-        thread.join()
-
-
-def timed(loop: Iterator, device: torch.device, evaluations: int) -> list[float]:
-    """Seconds of each evaluation."""
-    seconds = []
-    for _ in range(evaluations):
-        started = time.perf_counter()
-        next(loop)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - started)
-    return seconds
-
-
 def network_of(name: str, device: torch.device, pooling: str = "max") -> tuple[Features, str]:
     """The network, and a note; the speed of vgg19 does not depend on its weights, so random ones do where it is not."""
     if name in ("auto", "vgg19-slim") or torchvision_file(name).is_file():
-        return load_features(name, device, pooling), ""
-    network = Features(CONFIGS[name], name, pooling)
-    random = torch.Generator().manual_seed(0)
+        return load_features(name, device, pooling), name
+    network, random = Features(CONFIGS[name], name, pooling), torch.Generator().manual_seed(0)
     for conv in network.convs:
         conv.weight.copy_(torch.randn(conv.weight.shape, generator=random) * (2 / conv.weight[0].numel()) ** 0.5)
         conv.bias.zero_()
-    return network.to(device), "random weights"
+    return network.to(device), f"{name} (random weights)"
 
 
-def bench_speed(sizes: list[int], device: torch.device, rounds: int = 4) -> list[dict]:
-    """Median milliseconds of an evaluation; both loops take turns, so that a busy machine slows both."""
-    rows = []
-    full, note = network_of("vgg19", device)
-    slim = load_features("vgg19-slim", device)
-    for size in sizes:
+def speed(settings: Settings) -> Iterator[dict]:
+    """Median milliseconds of an evaluation, ratio to the plain loop in the same turns, memory above the start."""
+    device = settings.device
+    (full, name), slim = network_of("vgg19", device), load_features("vgg19-slim", device)
+    for size in settings.sizes or ((128,) if settings.quick else (256, 512)):
         content = demo_photos(size, ["astronaut"])["astronaut"].to(device)
         style = own_styles(size)["strokes"].to(device)
-        loops = {
-            f"plain loop, vgg19{f' ({note})' if note else ''}": plain_loop(full, content, style),
-            "ours, vgg19": our_loop(full, content, style),
-            "ours, vgg19-slim": our_loop(slim, content, style),
-        }
-        seconds, memory = {name: [] for name in loops}, {}
-        for name, loop in loops.items():  # the first evaluations allocate and choose kernels
-            with peak_memory(device) as peak:
-                timed(loop, device, 2)
-                memory[name] = peak()
-        for _ in range(rounds):
-            for name, loop in loops.items():
-                seconds[name] += timed(loop, device, 2 if "plain" in name else 3)
-        median = {name: sorted(values)[len(values) // 2] for name, values in seconds.items()}
+        loops = {f"plain loop, {name}": plain_loop(full, content, style)}
+        for way, network in ((f"ours, {name}", full), ("ours, vgg19-slim", slim)):
+            loops[way] = iter(StyleTransfer(network, content, [style], steps=10**6, **SAME))
+        memory = {}
+        for way, loop in loops.items():  # the first evaluations allocate and choose kernels
+            with PeakMemory(device) as peak:
+                next(loop), next(loop)
+            memory[way] = peak.more
+        calls = {way: functools.partial(next, loop) for way, loop in loops.items()}
+        median = in_turns(calls, device, rounds=1 if settings.quick else 4)
         base = next(iter(median.values()))
-        for name, value in median.items():
-            row = {"size": size, "loop": name, "ms": 1000 * value, "per_second": 1 / value, "ratio": base / value}
-            rows.append({**row, "memory_GB": memory[name]})
-    return rows
+        for way, seconds in median.items():
+            row = {"size": size, "loop": way, "ms": 1000 * seconds, "ratio": base / seconds}
+            yield row | {"more_memory_gb": memory[way]}
 
 
 # --- quality ---------------------------------------------------------------------------------------------------------
 
 
-def pairs(size: int, device: torch.device) -> tuple[Tensor, list[Tensor]]:
-    contents = torch.cat(list(demo_photos(size, ["chelsea", "astronaut", "coffee"]).values()))
-    styles = own_styles(size)
-    return contents.to(device), [styles[name].to(device) for name in ("strokes", "waves", "glass")]
+@functools.cache
+def stylized(settings: Settings, size: int) -> list[dict]:
+    """For each of the ten pairs and way: photo, style and result, the latter two of ``size`` pixels."""
+    network, _ = network_of(settings.network, settings.device, "blur")
+    photos, styles = demo_photos(size, ["astronaut", "chelsea", "coffee"]), own_styles() | fetched()
+    found = []
+    for content, style in MIXED[:1] if settings.quick else MIXED:
+        photo, image = photos[content].to(settings.device), styles[style].to(settings.device)
+        criterion = StyleCriterion(network, photo, [resize(image, size)])
+        for way, options in WAYS.items():
+            options = options | ({"steps": 2} if settings.quick else {})
+            result = stylize(network, photo, [image], **options)
+            row = {"size": size, "content": content, "style": style, "settings": way, "seconds": result.seconds}
+            with torch.no_grad():
+                parts = criterion(result.images).parts
+            row |= {f"{part}_loss": parts[part].item() for part in ("content", "style")}
+            found.append({"row": row, "photo": photo, "painting": resize(image, size), "image": result.images})
+    return found
 
 
-def bench_precision(network: Features, device: torch.device, size: int = 128, steps: int = 150) -> list[dict]:
-    """Final loss, judged in float32 by the plain path, and PSNR between the two images."""
-    contents, styles = pairs(size, device)
-    mixture, found = torch.eye(len(styles)), {}
-    exact = StyleCriterion(network, contents, styles, style_weights=mixture)
-    rows = []
-    for precision in ("float32", "bfloat16"):
-        result = stylize(network, contents, styles, style_weights=mixture, steps=steps, precision=precision)
-        with torch.no_grad():
-            found[precision] = result.images, exact(result.images).total.mean().item()
-        row = {"precision": precision, "steps": steps, "size": size, "final_loss": found[precision][1]}
-        row["loss_ratio"] = found[precision][1] / found["float32"][1]
-        row["psnr_to_float32"] = psnr(result.images, found["float32"][0]).mean().item()
-        rows.append({**row, "seconds": result.seconds})
-    return rows
-
-
-def bench_starts(network: Features, device: torch.device, size: int = 128) -> list[dict]:
-    """Losses and seconds of nine pairs from content and from noise."""
-    rows = []
-    contents, styles = pairs(size, device)
-    for init in ("content", "noise"):
-        for steps in (50, 150):
-            _, result = transfer_grid(network, contents, styles, init=init, steps=steps)
-            row = {"start": init, "steps": steps, "seconds": result.seconds, "loss": result.total.mean().item()}
-            rows.append(row | {name: value.mean().item() for name, value in result.parts.items()})
-    return rows
-
-
-def bench_pairs(network: Features, out: Path, device: torch.device, size: int = 256) -> list[dict]:
-    """Ten pairs with the defaults and with the settings of the paper: a sheet to look at, what is left of the style.
+def pairs(settings: Settings) -> Iterator[dict]:
+    """Ten pairs with the defaults and with the settings of the paper; a sheet of each size to look at.
 
     Would a person name the style from the strokes, and the subject from the shapes?
     """
-    photos, styles = demo_photos(size, ["astronaut", "chelsea", "coffee"]), own_styles() | fetched()
-    rows, sheet = [], []
-    for content, style in MIXED:
-        photo, image = photos[content].to(device), styles[style].to(device)
-        cells, row = [photo, resize(styles[style], size)], {"content": content, "style": style}
-        judge = StyleCriterion(network, photo, [resize(image, size)])
-        for name, options in (("paper", PAPER), ("default", {})):
-            result = stylize(network, photo, [image], **options)
+    for size in settings.sizes or (256,):
+        sheet, found = {}, stylized(settings, size)
+        for each in found:
+            row = each["row"]
+            cells = sheet.setdefault(f"{row['content']} + {row['style']}", [each["photo"], each["painting"]])
+            cells.append(each["image"])
+            yield row | {"lattice": max(lattice(each["image"]).values())}
+        columns = ["content", "style", *(f"settings: {way}" for way in WAYS)]
+        figure = labelled_grid([[cell.cpu() for cell in cells] for cells in sheet.values()], list(sheet), columns)
+        save_figure(figure, settings.out / f"style-pairs-{settings.network}-{size}.png")
+
+
+def judge(settings: Settings) -> Iterator[dict]:
+    """The ten pairs by EfficientNet-Lite0, which took no part; both distances are better when smaller.
+
+    Style: distance of the Gram matrices of its first stages to the painting's, in units of that of the painting's own
+    quarters. Content: one minus the cosine of its class features with the photo's.
+    """
+    net = load_efficientnet()
+    for size in settings.sizes or (256,):
+        for each in stylized(settings, size):
+            image, photo, painting = (each[name].cpu() for name in ("image", "photo", "painting"))
+            quarters = F.unfold(painting, size // 2, stride=size // 2)[0].T.view(-1, 3, size // 2, size // 2)
+            own = sum(style_distance(net, quarter[None], painting) for quarter in quarters) / len(quarters)
             with torch.no_grad():
-                parts = judge(result.images).parts
-            row |= {f"{name}_{part}": parts[part].item() for part in ("content", "style")}
-            row |= {f"{name}_lattice": max(lattice(result.images).values()), f"{name}_seconds": result.seconds}
-            cells.append(result.images)
-        rows.append(row)
-        sheet.append([cell.cpu() for cell in cells])
-    names = [f"{content} + {style}" for content, style in MIXED]
-    columns = ["content", "style", "settings of the paper", "defaults"]
-    save_figure(labelled_grid(sheet, names, columns), out / f"style-pairs-{network.name}.png")
-    return rows
+                features = [net.forward_head(net.forward_features(x * 2 - 1), pre_logits=True) for x in (image, photo)]
+            row = {name: each["row"][name] for name in ("size", "content", "style", "settings")}
+            row["style_distance"] = style_distance(net, image, painting) / own
+            yield row | {"content_distance": 1 - F.cosine_similarity(*features).item()}
 
 
-def lattice(images: Tensor, periods: tuple[int, ...] = (2, 4, 8), tile: int = 64) -> dict[int, float]:
+@torch.no_grad()
+def style_distance(net: torch.nn.Module, image: Tensor, other: Tensor) -> float:
+    """Relative distance of the Gram matrices of two images (1, 3, H, W), mean over the stages."""
+    both, total = [net.bn1(net.conv_stem(x * 2 - 1)) for x in (image, other)], 0.0
+    for stage in net.blocks[:STAGES]:
+        both = [stage(x) for x in both]
+        ours, theirs = (x[0].flatten(1) @ x[0].flatten(1).T / x[0, 0].numel() for x in both)
+        total += ((ours - theirs).norm() / theirs.norm()).item()
+    return total / STAGES
+
+
+def lattice(images: Tensor, tile: int = 64) -> dict[int, float]:
     """Period in pixels to the energy of the flattest tiles of images (1, 3, H, W) there, over that nearby; 1 is none.
 
     Pooling leaves its periods where nothing else decides what the pixels should be.
@@ -239,7 +199,7 @@ def lattice(images: Tensor, periods: tuple[int, ...] = (2, 4, 8), tile: int = 64
     window = torch.hann_window(tile)[:, None] * torch.hann_window(tile)
     power = torch.fft.fft2(tiles * window).abs().square().mean(0)
     found = {}
-    for period in periods:
+    for period in PERIODS:
         at, ratios = tile // period, []
         for spectrum in (power, power.T):
             line = spectrum[:3].sum(0) + spectrum[-2:].sum(0)  # along one axis, hardly any change along the other
@@ -249,89 +209,20 @@ def lattice(images: Tensor, periods: tuple[int, ...] = (2, 4, 8), tile: int = 64
     return found
 
 
-def bench_lattice(network: Features, device: torch.device, size: int = 256) -> list[dict]:
+def lattices(settings: Settings) -> Iterator[dict]:
     """Lattice of one flat photo in two styles, for each pooling and with the settings of the paper."""
-    styles, rows = own_styles(), []
-    photo = demo_photos(size, ["coffee"])["coffee"].to(device)
+    network, _ = network_of(settings.network, settings.device, "blur")
+    styles, photo = own_styles(), demo_photos(256, ["coffee"])["coffee"].to(settings.device)
     for pooling in POOLS:
-        ours = Features(network.config, network.name, pooling).to(device)
+        ours = Features(network.config, network.name, pooling).to(settings.device)
         ours.load_state_dict(network.state_dict())
-        for name, options in (("paper", PAPER), ("default", {})):
-            found = [stylize(ours, photo, [styles[style].to(device)], **options) for style in ("strokes", "waves")]
-            worst = [max(values) for values in zip(*(lattice(each.images).values() for each in found), strict=True)]
-            rows.append(
-                {"pooling": pooling, "settings": name} | dict(zip(("2 px", "4 px", "8 px"), worst, strict=True))
-            )
-    return rows
+        for way, options in WAYS.items():
+            images = [
+                stylize(ours, photo, [styles[s].to(settings.device)], **options).images for s in ("strokes", "waves")
+            ]
+            found = [lattice(image) for image in images]
+            yield {"pooling": pooling, "settings": way} | {f"{p} px": max(each[p] for each in found) for p in PERIODS}
 
 
-def bench_scales(network: Features, out: Path, device: torch.device, sizes=(128, 256, 384)) -> list[dict]:
-    """How far a result at another size is from the one at the smallest size.
-
-    The distances of style (Gram matrices) and of features, and the PSNR, are taken with both at the smallest size.
-    """
-    rows, shown = [], []
-    style = own_styles()["waves"].to(device)
-    for name, base in (("single scale", None), ("pyramid", sizes[0])):
-        pictures = []
-        for size in sizes:
-            content = demo_photos(size, ["astronaut"])["astronaut"].to(device)
-            result = stylize(network, content, [style], pyramid=base, steps=80)
-            pictures.append(resize(result.images, sizes[0]))
-            same = StyleCriterion(network, pictures[0], [pictures[0]])(pictures[-1])
-            row = {"scales": name, "size": size, "seconds": result.seconds}
-            row["style_from_smallest"] = same.parts["style"].item()
-            row["features_from_smallest"] = feature_distance(network, pictures[-1], pictures[0]).item()
-            row["psnr_to_smallest"] = psnr(pictures[-1], pictures[0]).item() if size > sizes[0] else None
-            rows.append(row)
-        shown.append(pictures)
-    titles = [f"{size} px, shown at {sizes[0]}" for size in sizes]
-    save_figure(labelled_grid(shown, ["single scale", "pyramid"], titles), out / "style-scales.png")
-    return rows
-
-
-def pan(count: int, size: int) -> list[Tensor]:
-    """A film: a window that moves over a photo by one and a half pixels a frame."""
-    photo = demo_photos(size + 64, ["astronaut"])["astronaut"]
-    return [photo[..., 20 : 20 + size, start : start + size] for start in [round(1.5 * i) for i in range(count)]]
-
-
-def bench_film(network: Features, device: torch.device, size: int = 128, count: int = 8) -> list[dict]:
-    """Flicker of a film frame by frame, each from its photo or from the frame before."""
-    rows = []
-    frames = [frame.to(device) for frame in pan(count, size)]
-    style = own_styles(size)["strokes"].to(device)
-    for name, warm in (("each from its photo", False), ("warm start", True)):
-        started = time.perf_counter()
-        pictures = list(stylize_frames(network, frames, [style], warm=warm))
-        criterion = StyleCriterion(network, torch.cat(frames), [style])
-        with torch.no_grad():
-            loss = criterion(torch.cat(pictures)).total.mean().item()
-        row = {"film": name, "frames": count, "flicker": flicker(frames, pictures), "loss": loss}
-        rows.append({**row, "seconds": time.perf_counter() - started})
-    return rows + [{"film": "the photos themselves", "frames": count, "flicker": flicker(frames, frames)}]
-
-
-def run(out: str | Path, parts: list[str], sizes: list[int], device: torch.device, network: str = "vgg19-slim") -> str:
-    """Measure the parts asked for; write ``style.json``, sheets; return the tables as text.
-
-    network: on which everything but the speed is measured.
-    """
-    if unknown := sorted(set(parts) - set(PARTS)):
-        raise ValueError(f"the parts are {', '.join(PARTS)}; got {', '.join(unknown)}.")
-    out, report = Path(out), {"circumstances": circumstances(device)}
-    features, note = network_of(network, device, "blur")
-    report["network"] = f"{network}, {note}" if note else network
-    measures = {
-        "speed": lambda: bench_speed(sizes, device),
-        "precision": lambda: bench_precision(features, device),
-        "starts": lambda: bench_starts(features, device),
-        "pairs": lambda: bench_pairs(features, out, device),
-        "lattice": lambda: bench_lattice(features, device),
-        "scales": lambda: bench_scales(features, out, device),
-        "film": lambda: bench_film(features, device),
-    }
-    for name in parts:
-        report[name] = measures[name]()
-        write_json(out / "style.json", report)  # what is done is on disk
-    return "\n\n".join(results_table(rows) for rows in report.values() if isinstance(rows, list))
+PARTS = {"speed": speed, "pairs": pairs, "judge": judge, "lattice": lattices}
+DEFAULT = ("speed",)

@@ -1,4 +1,4 @@
-"""Commands of the course: release, grade, bench grade."""
+"""Commands of the course: release, grade."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from helpers.commands.common import Out, app
-from staff.commands.common import bench_app
+from helpers.commands.common import app
 
 
 @app.command()
@@ -61,11 +60,3 @@ def grade(
 
         unknown = export(out / "lms.csv", rows, roster)
         typer.echo(f"{out / 'lms.csv'}{'; not in the roster: ' + ', '.join(unknown) if unknown else ''}")
-
-
-@bench_app.command("grade")
-def bench_grade(out: Out = Path("output/bench")) -> None:
-    """Seconds and memory to grade one submission of every lesson."""
-    from staff.benchmarks.grading import run
-
-    typer.echo(run(out))

@@ -12,6 +12,7 @@ import typer
 
 from helpers.commands.common import Log, Out, app
 
+HIDDEN = ("key", "task")
 SHOWN = 100  # jobs; of more than that a table on the terminal is of no use
 
 
@@ -28,6 +29,7 @@ def sweep(
     log: Log = "jsonl",
 ) -> None:
     """Do every combination of a table of settings; run it again to continue after a stop or a kill."""
+    import torch
     from tqdm import tqdm
 
     from helpers.commands.runs import table
@@ -40,7 +42,7 @@ def sweep(
     jobs = expand(settings, TASKS, spec.parent)
     cores = os.cpu_count() or 1
     if not dask:
-        workers = workers or gpus() or max(1, cores // 2)
+        workers = workers or torch.cuda.device_count() or max(1, cores // 2)
         threads = threads or max(1, cores // workers)
     run = Sweep(jobs, TASKS, out, batch=batch, threads=threads)
     with ExitStack() as stack:
@@ -51,18 +53,8 @@ def sweep(
         for number, row in enumerate(bar):
             logged.row(number, row, out)
             failed += [row["error"]] if "error" in row else []
-    typer.echo(table([plain(row) for row in run.rows()]) if len(jobs) <= SHOWN else f"{len(jobs)} jobs.")
+    rows = [{k: v for k, v in row.items() if k not in HIDDEN and not isinstance(v, dict)} for row in run.rows()]
+    typer.echo(table(rows) if len(jobs) <= SHOWN else f"{len(jobs)} jobs.")
     typer.echo(f"\n{run.table.path}")
     if failed:
         raise ValueError(f"{len(failed)} of {len(jobs)} jobs failed; the first: {failed[0]}")
-
-
-def gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
-
-
-def plain(row: dict) -> dict:
-    """What of a row fits into a table: neither its names of files nor what is nested."""
-    return {k: v for k, v in row.items() if k not in ("key", "task") and not isinstance(v, dict)}

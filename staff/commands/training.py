@@ -7,72 +7,49 @@ from typing import Annotated
 
 import typer
 
-from helpers.commands.common import Device, Log, Model, Out, Seed, device_of
-from staff.commands.common import train_app
+from helpers.commands.common import PLAIN, Device, Log, Model, Out, Seed, app, device_of
 
+train_app = typer.Typer(help="Train the bundled networks again, or on your own photos.", **PLAIN)
+app.add_typer(train_app, name="train")
 DataArgument = Annotated[Path, typer.Argument(help="Zip or folder of photos.")]
-Images = Annotated[int | None, typer.Option(min=1, help="Real images to show in all.")]
 Minutes = Annotated[float | None, typer.Option(help="Stop after so many minutes; the same command continues later.")]
 HeldOut = Annotated[
     int | None, typer.Option(min=0, help="Last photos to keep for validation, 0 for none [default: 500, or a tenth].")
 ]
+Steps = Annotated[int, typer.Option(min=1, help="Steps in all.")]
+SIZES = ("resolution", "channel_base", "channel_max")
 
-Batch = Annotated[int | None, typer.Option(min=1, help="Images per step.")]
 
-
-def _train_gan(context: typer.Context, **sizes: int) -> None:
-    """Train the family that the command is called; ``sizes``: of both networks."""
+@train_app.command("dcgan", help="Train a DCGAN at 64x64; run it again to continue after a stop or a kill.")
+@train_app.command("stylegan2", help="Train a StyleGAN2; run it again to continue after a stop or a kill.")
+def gan(
+    context: typer.Context,
+    data: DataArgument,
+    out: Out,
+    resolution: Annotated[int, typer.Option(help="Side of a StyleGAN2's images, a power of two.")] = 64,
+    channel_base: Annotated[int, typer.Option(help="Channels times resolution of its finest layers.")] = 1024,
+    channel_max: Annotated[int, typer.Option(help="Most channels of a layer of it.")] = 128,
+    start: Annotated[str, typer.Option(help="StyleGAN2 to start from, of this resolution or of half of it.")] = "",
+    pretrained: Annotated[float, typer.Option(min=0, help="Weight of the pretrained discriminator, 0 for none.")] = 0.0,
+    judge_every: Annotated[int, typer.Option(min=1, help="Steps of it for one of the ordinary discriminator.")] = 1,
+    images: Annotated[int | None, typer.Option(min=1, help="Real images to show in all.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
+    minutes: Minutes = None,
+    held_out: HeldOut = None,
+    seed: Seed = 0,
+    device: Device = None,
+    log: Log = "jsonl",
+) -> None:
     from staff.training.gan import DEFAULTS, GanSettings, train_gan
 
     family, given = context.info_name, context.params
-    chosen = ("images", "batch", "start", "pretrained", "judge_every")
-    changed = {name: given[name] for name in chosen if given.get(name) is not None}
-    settings = DEFAULTS[family] | changed | {"seed": given["seed"]}
-    if sizes:
+    chosen = ("images", "batch", "start", "pretrained", "judge_every", "seed")
+    settings = DEFAULTS[family] | {name: given[name] for name in chosen if given[name] is not None}
+    if family == "stylegan2":
+        sizes = {name: given[name] for name in SIZES}
         settings |= {"generator": settings["generator"] | sizes, "discriminator": sizes}
-    options = {name: given[name] for name in ("held_out", "minutes", "log")}
-    options["device"] = device_of(given["device"])
-    typer.echo(train_gan(given["data"], given["out"], GanSettings(family=family, **settings), **options))
-
-
-@train_app.command()
-def stylegan2(
-    context: typer.Context,
-    data: DataArgument,
-    out: Out,
-    resolution: Annotated[int, typer.Option(help="Side of the images, a power of two.")] = 64,
-    channel_base: Annotated[int, typer.Option(help="Channels times resolution of the finest layers.")] = 1024,
-    channel_max: Annotated[int, typer.Option(help="Most channels of a layer.")] = 128,
-    start: Annotated[str, typer.Option(help="Model to start from, of this resolution or of half of it.")] = "",
-    pretrained: Annotated[float, typer.Option(min=0, help="Weight of the pretrained discriminator, 0 for none.")] = 0.0,
-    judge_every: Annotated[int, typer.Option(min=1, help="Steps of it for one of the ordinary discriminator.")] = 1,
-    images: Images = None,
-    batch: Batch = None,
-    minutes: Minutes = None,
-    held_out: HeldOut = None,
-    seed: Seed = 0,
-    device: Device = None,
-    log: Log = "jsonl",
-) -> None:
-    """Train a StyleGAN2; run it again to continue after a stop or a kill."""
-    _train_gan(context, resolution=resolution, channel_base=channel_base, channel_max=channel_max)
-
-
-@train_app.command()
-def dcgan(
-    context: typer.Context,
-    data: DataArgument,
-    out: Out,
-    images: Images = None,
-    batch: Batch = None,
-    minutes: Minutes = None,
-    held_out: HeldOut = None,
-    seed: Seed = 0,
-    device: Device = None,
-    log: Log = "jsonl",
-) -> None:
-    """Train a DCGAN at 64x64; run it again to continue after a stop or a kill."""
-    _train_gan(context)
+    options = {"device": device_of(device), "held_out": held_out, "minutes": minutes, "log": log}
+    typer.echo(train_gan(data, out, GanSettings(family=family, **settings), **options))
 
 
 @train_app.command()
@@ -95,8 +72,8 @@ def encoder(
     out: Out,
     model: Model = "stylegan2-cats-64",
     data: Annotated[Path | None, typer.Option(help="Zip or folder of aligned photos, to learn from them too.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps in all.")] = 4000,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures per step.")] = 16,
+    steps: Steps = 4000,
+    batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 16,
     minutes: Minutes = None,
     held_out: HeldOut = None,
     seed: Seed = 0,
@@ -113,17 +90,17 @@ def encoder(
 
 @train_app.command()
 def finder(
-    data: Annotated[Path, typer.Argument(help="Zip of whole cat photos, next to its table of landmarks (.tsv).")],
+    data: Annotated[Path, typer.Argument(help="Zip of whole cat photos, beside its table of landmarks (.tsv).")],
     out: Out,
     others: Annotated[Path | None, typer.Option(help="Zip or folder of CLASS/photo files without cats.")] = None,
     leave_out: Annotated[Path | None, typer.Option(help="Text file: names of photos for validation.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps in all.")] = 1500,
+    steps: Steps = 1500,
     minutes: Minutes = None,
     seed: Seed = 0,
     device: Device = None,
     log: Log = "jsonl",
 ) -> None:
-    """Train the finder of cat faces; call again to continue after a stop or a kill."""
+    """Train the finder of cat faces; run it again to continue after a stop or a kill."""
     from staff.training.finder import FinderSettings, train_finder
 
     names = leave_out.read_text(encoding="utf-8").split() if leave_out else ()

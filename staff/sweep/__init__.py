@@ -7,11 +7,13 @@ the bytes of its images: no shared disk is needed, and one process alone writes 
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import json
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,25 +39,25 @@ class Table:
     """
 
     def __init__(self, path: str | Path, inputs: set[str] = frozenset()):
-        self.path, self.inputs = Path(path), inputs
+        self.path, self.inputs = Path(path), sorted(inputs)
         self.keys: set[str] = set()
         self.jobs: set[tuple] = set()  # key and input names: two files of the same bytes have a row each
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for folder in (self.path.parent, *self.path.parent.glob("files/*/")):
             clear_temporaries(folder)
-        whole = True
+        dropped = False
         for row in self._read():
-            good = row is not None and "error" not in row
-            whole = whole and good
-            if good:
+            if row is None or "error" in row:
+                dropped = True
+            else:
                 self._remember(row)
-        if not whole:
+        if dropped:
             with atomic_path(self.path) as temporary, open(temporary, "w") as file:
                 file.writelines(_line(row) for row in self.rows() if "error" not in row)
 
     def name(self, row: dict) -> tuple:
         """What makes a row one of its own: the job's key and the names of its inputs."""
-        return row["key"], *(row.get(name) for name in sorted(self.inputs))
+        return row["key"], *map(row.get, self.inputs)
 
     def _remember(self, row: dict) -> None:
         self.keys.add(row["key"])
@@ -63,24 +65,21 @@ class Table:
 
     def _read(self) -> Iterator[dict | None]:
         """All rows; None for a last line that was cut off."""
-        if not self.path.exists():
-            return
-        with open(self.path) as lines:
+        with open(self.path) if self.path.exists() else io.StringIO() as lines:
             for number, line in enumerate(lines, 1):
                 try:
                     row = json.loads(line)
                     row["key"]
                 except (ValueError, TypeError, KeyError) as error:
-                    if not next(lines, None):
-                        yield None
-                        return
-                    message = f"line {number} of {self.path} is not a result of a sweep; choose another --out."
-                    raise SweepError(message) from error
+                    if next(lines, None):
+                        message = f"line {number} of {self.path} is not a result of a sweep; choose another --out."
+                        raise SweepError(message) from error
+                    row = None
                 yield row if line.endswith("\n") else None
 
     def rows(self) -> Iterator[dict]:
         """What is on disk, in the order in which it came."""
-        return (row for row in self._read() if row is not None)
+        return filter(None, self._read())
 
     def add(self, row: dict) -> None:
         """Append a row; it is on disk when this returns."""
@@ -110,8 +109,13 @@ def _chunks(pending: Iterable[tuple[str, dict]], inputs: set[str], size: int) ->
 
 def run_chunk(run: Callable, jobs: list[dict], data: list[dict[str, bytes]], threads: int | None) -> list[Result]:
     """Do a chunk where a worker is; a bad job becomes a row with its error and does not take the others with it."""
-    if threads:
-        _settle(threads)
+    if threads:  # in a worker: its share of the cores, and of several GPUs its own
+        import torch
+        from distributed import get_worker
+
+        torch.set_num_threads(threads)
+        if (gpus := torch.cuda.device_count()) > 1 and str(name := get_worker().name).isdigit():
+            torch.cuda.set_device(int(name) % gpus)
     try:
         return run(jobs, data)
     except Exception as error:  # whatever one job of a million does, the others continue
@@ -121,66 +125,38 @@ def run_chunk(run: Callable, jobs: list[dict], data: list[dict[str, bytes]], thr
         return [run_chunk(run, [job], [files], None)[0] for job, files in zip(jobs, data, strict=True)]
 
 
-def _settle(threads: int) -> None:
-    """In a worker: its share of the cores, and of several GPUs its own."""
-    import torch
-    from distributed import get_worker
-
-    torch.set_num_threads(threads)
-    if (gpus := torch.cuda.device_count()) > 1 and str(name := get_worker().name).isdigit():
-        torch.cuda.set_device(int(name) % gpus)
-
-
 class Sweep:
-    """Jobs of one task into a folder: rows stream into ``results.jsonl``, files into ``files/``.
+    """Jobs (of ``expand``) of one task into a folder: rows stream into ``results.jsonl``, files into ``files/``.
 
-    Only a job's key and its places among the jobs are kept in memory, so that a million of them fit.
+    Only a job's key and its places among the jobs are kept in memory, so that a million of them fit. batch: jobs, alike
+    in all but their inputs, that run together. threads: for torch in each worker; last digits depend on it.
 
-    Args:
-        jobs: from ``expand``.
-        batch: jobs, alike in all but their inputs, that run together as one chunk.
-        threads: for torch in each worker. The last digits of a result depend on it.
-
-    Raises:
-        SweepError: for no jobs, a folder with results of something else, or one into which another sweep writes.
+    Raises SweepError for no jobs, a folder with results of something else, or one into which another sweep writes.
     """
 
     def __init__(
-        self,
-        jobs: Sequence[dict],
-        tasks: dict[str, Task],
-        out: str | Path,
-        *,
-        batch: int = 1,
-        threads: int | None = None,
+        self, jobs: Sequence[dict], tasks: dict[str, Task], out: str | Path, batch: int = 1, threads: int | None = None
     ):
         if not jobs:
             raise SweepError("a sweep needs at least one job, got none.")
         task = tasks[jobs[0]["task"]]
         self.task_run, self.inputs = task.run, set(task.inputs.values())
         self.out, self.jobs, self.batch, self.threads = Path(out), jobs, batch, threads
+        self.left: dict[str, list[int]] = {}  # key to the places of its jobs
+        copies: dict[str, list[int]] = {}  # inputs whose bytes were done before under another name
         with _locked(self.out):
             self.table = Table(self.out / "results.jsonl", self.inputs)
-        self.left: dict[str, list[int]] = {}  # key to the places of its jobs
-        copies: dict[str, list[int]] = {}
-        for place, job in enumerate(jobs):
-            key = job_key(job, self.inputs)
-            if self.table.name({"key": key, **job}) not in self.table.jobs:
-                (copies if key in self.table.keys else self.left).setdefault(key, []).append(place)
-        if copies:
-            self._copy(copies)
+            for place, job in enumerate(jobs):
+                key = job_key(job, self.inputs)
+                if self.table.name({"key": key, **job}) not in self.table.jobs:
+                    (copies if key in self.table.keys else self.left).setdefault(key, []).append(place)
+            for row in [row for row in self.table.rows() if row["key"] in copies] if copies else ():
+                for place in copies.pop(row["key"], ()):
+                    self.table.add(row | {name: jobs[place][name] for name in self.inputs})
 
     def __len__(self) -> int:
         """Jobs that are still to do."""
         return sum(map(len, self.left.values()))
-
-    def _copy(self, copies: dict[str, list[int]]) -> None:
-        """A row of its own for each input whose bytes were done before under another name."""
-        done = {row["key"]: row for row in self.table.rows() if row["key"] in copies}
-        with _locked(self.out):
-            for key, places in copies.items():
-                for place in places:
-                    self.table.add(done[key] | {name: self.jobs[place][name] for name in self.inputs})
 
     def run(self, client) -> Iterator[dict]:
         """New rows as they come, from the workers of a ``distributed.Client``; afterwards ``rows()`` has all."""
@@ -307,7 +283,5 @@ def cluster(address: str | None = None, workers: int = 1) -> Iterator:
 
 
 def _ignore_interrupt() -> None:
-    import threading
-
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -22,16 +22,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Task:
-    """A kind of job.
+    """A kind of job: ``run(jobs, data)`` does jobs that differ in their inputs only; data[i]: input name to bytes."""
 
-    Attributes:
-        inputs: option of the specification to the name of one such file in a job, e.g. {"photos": "photo"}.
-        options: names that a job may set, with their types; None takes any value.
-        run: ``run(jobs, data)`` does jobs that differ in their inputs only; ``data[i]`` maps input name to bytes.
-    """
-
-    inputs: dict[str, str]
-    options: dict[str, type | None]
+    inputs: dict[str, str]  # option of the specification to the name of one such file, e.g. {"photos": "photo"}
+    options: dict[str, type | None]  # names that a job may set, with their types; None takes any value
     run: Callable[[list[dict], list[dict[str, bytes]]], list[Result]]
 
 
@@ -55,15 +49,10 @@ class Jobs(Sequence):
 
 
 def expand(spec: dict, tasks: dict[str, Task], folder: Path = Path()) -> Jobs:
-    """All jobs of a specification: every combination of the values in its lists.
+    """All jobs of a specification: ``task``, its inputs (file patterns, relative to ``folder``), and its options.
 
-    Args:
-        spec: ``task``, the task's inputs (file patterns, relative to ``folder``), and its options; a list is an axis,
-            so a value that is itself a list stands in a list of its own.
-
-    Raises:
-        SweepError: for an unknown task or option, a value of the wrong type, an axis without values, or a pattern
-            without files.
+    A list is an axis, so a value that is itself a list stands in a list of its own. Raises SweepError for an unknown
+    task or option, a value of the wrong type, an axis without values, or a pattern without files.
     """
     spec = dict(spec)
     name = spec.pop("task", None)
@@ -71,13 +60,12 @@ def expand(spec: dict, tasks: dict[str, Task], folder: Path = Path()) -> Jobs:
         raise SweepError(f"a sweep needs a task, one of {', '.join(sorted(tasks))}; got {name!r}.")
     task, axes = tasks[name], {"task": [name]}
     for option, one in task.inputs.items():
-        axes[one] = [str(path) for path in _files(spec.pop(option, None), option, folder)]
+        axes[one] = _files(spec.pop(option, None), option, folder)
     if unknown := sorted(set(spec) - set(task.options)):
         known = ", ".join(sorted(set(task.options) | set(task.inputs)))
         raise SweepError(f"the task {name} does not know {', '.join(unknown)}; it knows {known}.")
     for key, value in spec.items():
-        values = value if isinstance(value, list) else [value]
-        axes[key] = [_typed(key, one, task.options[key]) for one in values]
+        axes[key] = [_typed(key, one, task.options[key]) for one in (value if isinstance(value, list) else [value])]
     if empty := [key for key, values in axes.items() if not values]:
         raise SweepError(f"the list of {', '.join(empty)} is empty; give it at least one value.")
     return Jobs(axes)
@@ -96,16 +84,14 @@ def _typed(name: str, value: object, kind: type | None) -> object:
     return value if type(value) is kind else kind(number)
 
 
-def _files(patterns: object, option: str, folder: Path) -> list[Path]:
-    patterns = [patterns] if isinstance(patterns, str) else patterns
+def _files(patterns: object, option: str, folder: Path) -> list[str]:
+    patterns, found = [patterns] if isinstance(patterns, str) else patterns, []
     if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
         raise SweepError(f"{option} must be a file pattern or a list of them, got {patterns!r}.")
-    found = []
     for pattern in patterns:
         path = folder / Path(pattern).expanduser()
         matches = [path] if path.is_file() else sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-        matches = [match for match in matches if match.is_file()]
-        if not matches:
+        if not (matches := [str(match) for match in matches if match.is_file()]):
             raise SweepError(f"{option}: no file matches {pattern!r} in {folder.resolve()}; check the pattern.")
         found += matches
     return list(dict.fromkeys(found))

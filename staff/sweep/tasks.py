@@ -6,6 +6,7 @@ import functools
 import io
 import shutil
 import tempfile
+import types
 import zipfile
 from pathlib import Path
 
@@ -25,7 +26,6 @@ from helpers.style_transfer import stylize
 from staff.sweep.spec import Result, SweepError, Task
 
 MOST_UNZIPPED = 200 * 2**20  # bytes of a submission
-
 INVERSION = {
     "model": None, "space": None, "weights": None, "layers": None, "steps": int, "optimizer": None, "start": None,
     "restarts": int, "lr": float, "seed": int, "fast": None, "noise_steps": int,
@@ -36,17 +36,8 @@ STYLE = {
     "style_scale": float, "init": None, "pyramid": int, "steps": int, "optimizer": None, "lr": float,
     "precision": None, "seed": int,
 }  # fmt: skip
-GRADE = {"seed": int, "unsafe": None}
-
-
-@functools.lru_cache(maxsize=4)  # a worker meets the same models again and again
-def _generator(model: str, device: str):
-    return load_generator(model, device)
-
-
-@functools.lru_cache(maxsize=4)
-def _features(device: str, name: str | None = None, pooling: str = "avg"):
-    return load_features(name, device, pooling) if name or pooling != "avg" else load_features(device=device)
+_generator = functools.lru_cache(maxsize=4)(load_generator)  # a worker meets the same models again and again
+_features = functools.lru_cache(maxsize=4)(load_features)
 
 
 def as_bytes(write, suffix: str) -> bytes:
@@ -57,13 +48,10 @@ def as_bytes(write, suffix: str) -> bytes:
         return path.read_bytes()
 
 
-class Quiet:
-    """Stand-in for Progress: runs a search without reporting on it."""
-
-    def run(self, search, label: str = ""):
-        for _ in search:
-            pass
-        return search.result()
+def _run_quietly(search, label: str = ""):
+    for _ in search:
+        pass
+    return search.result()
 
 
 def invert(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
@@ -71,7 +59,7 @@ def invert(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
     device = str(pick_device(None))
     settings = {name: value for name, value in jobs[0].items() if name in INVERSION}
     model = settings.pop("model", "stylegan2-cats-64")
-    generator, features = _generator(model, device), _features(device)
+    generator, features = _generator(model, device), _features(device=device)
     if noise_steps := settings.pop("noise_steps", 0):
         check_noise_maps(generator)
     if settings.pop("fast", False):
@@ -80,7 +68,8 @@ def invert(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
     targets = torch.cat([cut.target for cut in cuts]).to(device)
     result, more = project(generator, targets, features=features, **settings), [{}] * len(jobs)
     if noise_steps:
-        result, more = run_noise(Quiet(), generator, targets, result, noise_steps, "")
+        progress = types.SimpleNamespace(run=_run_quietly)
+        result, more = run_noise(progress, generator, targets, result, noise_steps, "")
     results = []
     for i, row in enumerate(a | b for a, b in zip(measure(result, targets, features), more, strict=True)):
         image = as_bytes(lambda path, i=i: write_image(path, result.images[i : i + 1]), ".png")
@@ -94,12 +83,11 @@ def style(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
     device, results = str(pick_device(None)), []
     for job, files in zip(jobs, data, strict=True):
         settings = {name: value for name, value in job.items() if name in STYLE}
-        network = _features(device, settings.pop("features", None), settings.pop("pooling", "blur"))
+        network = _features(settings.pop("features", None), device, settings.pop("pooling", "blur"))
         content = longer_side(read_image(files["content"], name=job["content"]), settings.pop("size", 256)).to(device)
         found = stylize(network, content, [read_image(files["style"], name=job["style"]).to(device)], **settings)
         image = as_bytes(lambda path, found=found: write_image(path, found.images), ".png")
-        row = {"network": network.name, "steps": found.steps, "seconds": round(found.seconds, 2)}
-        row |= marks(found, 0)
+        row = {"network": network.name, "steps": found.steps, "seconds": round(found.seconds, 2)} | marks(found, 0)
         row |= {f"{name}_loss": round(value.item(), 5) for name, value in found.parts.items()}
         results.append(Result(row, {"image.png": image}))
     return results
@@ -126,9 +114,9 @@ def grade(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
             options = {"seed": job.get("seed", 0), "unsafe": job.get("unsafe", False), "report": lambda text: None}
             (row,) = grade_folder(handed, place, **options)
         page = (place / "students" / f"{row['student']}.html").read_bytes()
-        points = {score["item"]: score["points"] for score in row["scores"]}
         shutil.rmtree(place / "raw" / row["student"], ignore_errors=True)
-        figures = {key: row[key] for key in ("student", "total", "of", "open", "remarks")} | {"points": points}
+        figures = {key: row[key] for key in ("student", "total", "of", "open", "remarks")}
+        figures["points"] = {score["item"]: score["points"] for score in row["scores"]}
         results.append(Result(figures, {"report.html": page}))
     return results
 
@@ -151,5 +139,5 @@ def _unpack(content: bytes, name: Path, folder: Path) -> None:
 TASKS = {
     "invert": Task({"photos": "photo"}, INVERSION, invert),
     "style": Task({"contents": "content", "styles": "style"}, STYLE, style),
-    "grade": Task({"submissions": "submission"}, GRADE, grade),
+    "grade": Task({"submissions": "submission"}, {"seed": int, "unsafe": None}, grade),
 }

@@ -23,18 +23,15 @@ def augment(images: Tensor, p: float, generator: torch.Generator) -> Tensor:
     """Augment images (B, 3, H, W) in [0, 1]; each of three transformations hits a sample with probability p."""
     if p <= 0:
         return images
-    images = _choose(images, _colour(images, generator), p, generator)
-    images = _choose(images, _translate(images, generator), p, generator)
-    return _choose(images, _cutout(images, generator), p, generator)
+    for transformation in (_colour, _translate, _cutout):
+        changed = transformation(images, generator)
+        hit = _uniform((len(images), 1, 1, 1), generator) < p
+        images = torch.where(hit, changed, images)
+    return images
 
 
 def _uniform(shape, generator, low=0.0, high=1.0):
     return torch.rand(shape, generator=generator, device=generator.device) * (high - low) + low
-
-
-def _choose(images, changed, p, generator):
-    hit = _uniform((len(images), 1, 1, 1), generator) < p
-    return torch.where(hit, changed, images)
 
 
 def _colour(images, generator):

@@ -1,10 +1,8 @@
-"""Train an encoder on pictures of the generator, whose latents are known, and on photos, whose latents are not."""
+"""Train an encoder on images of the generator, whose latents are known, and on photos, whose latents are not."""
 
 from __future__ import annotations
 
-import math
-import platform
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,45 +13,29 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from helpers.encoder import Encoder
 from helpers.features import load_features
 from helpers.generators import Generator, load_generator
-from helpers.images import grid
 from helpers.latents import Latents
-from helpers.logs import RunLog
 from helpers.losses import LAYERS, lp_loss, perceptual_loss
 from helpers.photos import load_uint8
 from helpers.weights import save_weights
-from staff.training.loop import SLOWER, Diverged, Trainer, train
+from staff.training.loop import Trainer, mirrored, train
 
 WEIGHTS_FILE = "encoder.safetensors"
 EMA_DECAY = 0.998
-SHEETS = 20  # in the log of a training
 
 
 @dataclass
 class EncoderSettings:
-    """One run.
+    """One run; the parts of its loss are in standard deviations of the space and in [0, 1] of the images."""
 
-    Attributes:
-        model: the generator to invert.
-        steps: of the whole run.
-        latent_share: part of them that compares latents only; the rest compares pictures too, thrice as slow.
-        batch: pictures per step.
-        rate: peak of Adam's learning rate; up in the first twentieth, then down a cosine.
-        perceptual: weight of the perceptual loss against L1's 1.
-        latent: weight of the mean squared error of the latent, standard deviations of the space, in the second part.
-        prior: weight of a photo's mean squared offset from the mean instead of its unknown latent.
-        whole: share of the pictures that are seen whole; the others are partly covered, coarse or both.
-        seed: of everything random.
-    """
-
-    model: str = "stylegan2-cats-64"
-    steps: int = 4000
-    latent_share: float = 0.6
-    batch: int = 16
-    rate: float = 1e-3
-    perceptual: float = 0.1
-    latent: float = 0.05
-    prior: float = 0.005
-    whole: float = 0.5
+    model: str = "stylegan2-cats-64"  # the generator to invert
+    steps: int = 4000  # of the whole run
+    latent_share: float = 0.6  # of them compare latents only; the rest compares images too, thrice as slow
+    batch: int = 16  # images per step
+    rate: float = 1e-3  # peak of Adam's learning rate
+    perceptual: float = 0.1  # weight of the perceptual loss against L1's 1
+    latent: float = 0.05  # weight of the latent's mean squared error in the second part
+    prior: float = 0.005  # weight of a photo's mean squared offset from the mean instead of its unknown latent
+    whole: float = 0.5  # share of the images that are seen whole; the others are partly covered, coarse or both
     seed: int = 0
 
 
@@ -72,10 +54,10 @@ def random_codes(generator: Generator, n: int, random: torch.Generator) -> tuple
 
 
 def random_view(images: Tensor, whole: float, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """What the encoder gets to see of pictures (B, 3, R, R): the pictures, some made coarse, and masks (B, 1, R, R).
+    """What the encoder gets to see of images (B, 3, R, R): the images, some made coarse, and masks (B, 1, R, R).
 
-    Coarse pictures, averaged over cells of up to an eighth of the side, resemble flat strokes; the masks are random
-    blobs that keep 3 % or more of a picture. A share of ``whole`` is left as it is.
+    Coarse images, averaged over cells of up to an eighth of the side, resemble flat strokes; the masks are random
+    blobs that keep 3 % or more of an image. A share of ``whole`` is left as it is.
     """
     n, _, side, _ = images.shape
     cells = side // 2 ** torch.randint(0, 4, (n,), generator=random)
@@ -96,12 +78,9 @@ def random_view(images: Tensor, whole: float, random: torch.Generator) -> tuple[
 
 
 class EncoderTrainer(Trainer):
-    """The network, its average, the optimiser and the position; every step is a function of the seed and its number.
+    """The network, its average and the optimiser; every step is a function of the seed and its number.
 
-    Args:
-        settings: see EncoderSettings.
-        photos: uint8 (N, 3, R, R) at the generator's resolution, or None to do without.
-        device: where to train.
+    photos: uint8 (N, 3, R, R) at the generator's resolution, or None to do without.
     """
 
     parts = ("net", "average", "optimizer")
@@ -119,44 +98,31 @@ class EncoderTrainer(Trainer):
 
     def step(self) -> dict[str, float]:
         """Take one step; returns the means of its losses. Raises Diverged when they are not finite."""
-        self._set_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate()
         seed = self.settings.seed * 1_000_003 + self.step_number + 7_368_787 * self.setbacks
-        random = torch.Generator().manual_seed(seed)
-        pictures = self.step_number >= self.settings.latent_share * self.settings.steps
-        losses = self._losses(random, pictures)
-        weights = {"latent": self.settings.latent if pictures else 1.0, "perceptual": self.settings.perceptual}
+        images = self.step_number >= self.settings.latent_share * self.settings.steps
+        losses = self._losses(torch.Generator().manual_seed(seed), images)
+        weights = {"latent": self.settings.latent if images else 1.0, "perceptual": self.settings.perceptual}
         weights |= {"l1": 1.0, "prior": self.settings.prior}
-        total = sum(weights[name] * value for name, value in losses.items())
-        if not math.isfinite(total.item()):
-            raise Diverged(f"the loss became NaN or infinite after {self.step_number} steps")
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
-        self.optimizer.step()
+        self.descend(sum(weights[name] * value for name, value in losses.items()), 1.0)
         self.average.update_parameters(self.net)
-        self.step_number += 1
         return {name: value.item() for name, value in losses.items()}
 
-    def _set_rate(self) -> None:
-        progress = self.step_number / self.settings.steps
-        factor = min(progress * 20 + 0.01, 0.5 + 0.5 * math.cos(math.pi * progress) + 0.005)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.rate * factor * SLOWER**self.setbacks
-
-    def _losses(self, random: torch.Generator, pictures: bool) -> dict[str, Tensor]:
+    def _losses(self, random: torch.Generator, compared: bool) -> dict[str, Tensor]:
         generator, batch = self.generator, self.settings.batch
-        drawn = batch // 2 if pictures and self.photos is not None else batch
+        drawn = batch // 2 if compared and self.photos is not None else batch
         with torch.no_grad():
             space, codes = random_codes(generator, drawn, random)
             noise = [torch.randn(drawn, 1, *s, generator=random).to(self.device) for s in generator.noise_shapes]
             images = generator.synthesize(Latents(space, codes), noise or None).clamp(0, 1)
             if drawn < batch:
-                images = torch.cat([images, self._photos(batch - drawn, random)])
+                images = torch.cat([images, mirrored(self.photos, batch - drawn, random, self.device)])
             seen, mask = random_view(images, self.settings.whole, random)
         mean, std = generator.mean(space), generator.std(space)
         offsets = self.net(seen, mask)
         losses = {"latent": (offsets[:drawn] - (codes - mean) / std).square().mean()}
-        if pictures:
+        if compared:
             fixed = generator.fixed_noise(batch - drawn)  # those of photos; the drawn ones keep the noise they have
             noise = [torch.cat(pair) for pair in zip(noise, fixed, strict=True)] or None
             ours = generator.synthesize(Latents(space, mean + std * offsets), noise)
@@ -166,24 +132,6 @@ class EncoderTrainer(Trainer):
             losses["perceptual"] = perceptual_loss(self.features(shown, LAYERS), theirs, mask).mean()
             losses["prior"] = offsets[drawn:].square().mean() if drawn < batch else offsets.new_zeros(())
         return losses
-
-    @torch.no_grad()
-    def sheet(self, n: int = 8) -> Tensor:
-        """Pictures (1, 3, H, W): photos, or drawn ones where there are none, above what their codes show."""
-        random, space = torch.Generator().manual_seed(self.settings.seed), self.generator.spaces[-1]
-        if self.photos is None:
-            images = self.generator.synthesize(Latents(*random_codes(self.generator, n, random))).clamp(0, 1)
-        else:
-            images = self._photos(n, random)
-        offsets = self.average.module(images, torch.ones_like(images[:, :1]))
-        codes = self.generator.mean(space) + self.generator.std(space) * offsets
-        return grid(torch.cat([images, self.generator.synthesize(Latents(space, codes)).clamp(0, 1)]), columns=n)
-
-    def _photos(self, n: int, random: torch.Generator) -> Tensor:
-        index = torch.randint(len(self.photos), (n,), generator=random)
-        photos = self.photos[index].to(self.device).float() / 255
-        flip = torch.rand(n, 1, 1, 1, generator=random).to(self.device) < 0.5
-        return torch.where(flip, photos.flip(3), photos)
 
 
 def train_encoder(
@@ -197,34 +145,18 @@ def train_encoder(
 ) -> Path:
     """Train an encoder of a generator; call again to continue after a stop or a kill.
 
-    Args:
-        out: folder for ``state.pt``, ``log.jsonl`` and the result for ``load_encoder``, ``encoder.safetensors``.
-        settings: the run.
-        data: zip or folder of photos, aligned as those of the generator; without them it learns from the generator's
-            pictures alone.
-        held_out: number of photos, the last ones, that are kept for validation; see ``load_uint8``.
-        schedule: save_every, minutes and log, see ``train``, which also says what is raised.
+    out: folder for ``state.pt``, ``log.jsonl`` and the result for ``load_encoder``, ``encoder.safetensors``. data: zip
+    or folder of photos, aligned as those of the generator; without them it learns from the generator's images alone.
+    held_out: see ``load_uint8``. schedule: save_every, minutes and log, see ``train``, which also says what is raised.
     """
     settings = settings or EncoderSettings()
     resolution = load_generator(settings.model).resolution
     photos = None if data is None else load_uint8(data, resolution, "train", held_out=held_out)
     trainer = EncoderTrainer(settings, photos, torch.device(device))
 
-    def sample(lines: RunLog) -> None:
-        if trainer.position % max(1, trainer.goal // SHEETS) == 0:
-            lines.image(trainer.position, "sheet", trainer.sheet())
-
-    train(trainer, out, after=sample, **schedule)
-    return export(trainer, Path(out) / WEIGHTS_FILE)
-
-
-def export(trainer: EncoderTrainer, path: Path) -> Path:
-    """Write the averaged network as float16, with the facts of its training."""
-    settings = asdict(trainer.settings)
-    facts = {
-        "steps": trainer.step_number, "images": trainer.step_number * trainer.settings.batch,
-        "photos": 0 if trainer.photos is None else len(trainer.photos), "seconds": round(trainer.seconds),
-        "machine": platform.machine(), "settings": settings,
+    train(trainer, out, **schedule)
+    facts = trainer.facts() | {
+        "images": trainer.step_number * settings.batch, "photos": 0 if photos is None else len(photos)
     }  # fmt: skip
-    config = {"generator": settings["model"], "encoder": trainer.net.config, "training": facts}
-    return save_weights(path, trainer.average.module.state_dict(), config)
+    config = {"generator": settings.model, "encoder": trainer.net.config, "training": facts}
+    return save_weights(Path(out) / WEIGHTS_FILE, trainer.average.module.state_dict(), config)

@@ -8,23 +8,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
-from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torchvision.transforms import v2
 
 from helpers.device import pick_device
-from helpers.features import CONFIGS, FeatureConfig, FeatureError, Features, Normalize, fast_dtype
-from helpers.weights import load_weights, save_weights
-from staff.training.loop import SLOWER, STATE_FILE, Diverged, Trainer, TrainingError, train
-from staff.training.photos import TESTED, LabelledPhotos, augment, cutmix, find_labelled
+from helpers.features import CONFIGS, FeatureConfig, Features, Normalize, fast_dtype
+from helpers.weights import save_weights
+from staff.training.loop import SLOWER, Trainer, TrainingError, train
+from staff.training.photos import TESTED, LabelledPhotos, augment, find_labelled
 
 EMA_DECAY = 0.998  # per step: an average over about 3 epochs of 168 steps
-CUTMIX = 0.3  # of the batches
+CUTMIX = 0.3  # of the batches (Yun et al. 2019)
 SMOOTHING = 0.1  # of the labels
+WHOLE = 4096  # training photos, at most, on which batch norm is measured again
 WEIGHTS_FILE = "features.safetensors"
 SETTINGS = {
     "epochs": 60,
     "batch": 64,
-    "sizes": (64, 80, 96),  # sides of the training crops in px
-    "shares": (0.45, 0.3, 0.25),  # of the epochs, for each size
+    "sizes": (64, 80, 96),  # sides of the training crops in px, each for its part of the epochs: small ones are fast
     "rate": 3e-3,  # peak of the one-cycle schedule
     "test_every": 5,  # epochs between tests on the held-out tenth
     "seed": 0,
@@ -43,8 +44,7 @@ class Classifier(nn.Module):
 
     def __init__(self, config: FeatureConfig, classes: int):
         super().__init__()
-        self.config = config
-        self.normalize = Normalize()
+        self.config, self.normalize = config, Normalize()
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1, bias=False) for _, i, o in config.convs)
         self.norms = nn.ModuleList(nn.BatchNorm2d(o) for _, _, o in config.convs)
         self.head = nn.Linear(config.widths[-1], classes)
@@ -93,7 +93,7 @@ class FoldedClassifier(nn.Module):
 
 
 def recalibrate(net: Classifier, images: Tensor, batch: int = 64) -> None:
-    """Measure batch norm's means and variances again on whole pictures, uint8 (N, 3, H, W), at the size of the test.
+    """Measure batch norm's means and variances again on whole images, uint8 (N, 3, H, W), at the size of the test.
 
     Random crops are smaller, and what they show is larger: with their statistics the network is off at test time
     (Touvron et al., "Fixing the train-test resolution discrepancy", 2019).
@@ -119,19 +119,13 @@ def _floats(images: Tensor) -> Tensor:
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def _ema_update(averages: list[Tensor], values: list[Tensor], count: Tensor | int) -> None:
-    count = int(count)
-    decay = min(EMA_DECAY, (1 + count) / (10 + count))  # short at first: the start is soon forgotten
-    for average, value in zip(averages, values, strict=True):
-        if average.is_floating_point():
-            average.lerp_(value, 1 - decay)
-        else:
-            average.copy_(value)  # the number of batches that batch norm counts
+def _average(averages: list[Tensor], values: list[Tensor], count: Tensor | int) -> None:
+    decay = min(EMA_DECAY, (1 + int(count)) / (10 + int(count)))  # short at first: the start is soon forgotten
+    get_ema_multi_avg_fn(decay)(averages, values, count)
 
 
 class FeatureTrainer(Trainer):
-    """The networks, the optimiser and the position of one run; `state()` and `load()` are all that a resume needs.
+    """The networks, the optimiser and the position of one run.
 
     The photos of a step and their augmentation are functions of the seed and the step alone, so that the position
     in the run is the whole random state, and on the CPU a run that was killed continues exactly.
@@ -141,11 +135,9 @@ class FeatureTrainer(Trainer):
 
     def __init__(self, photos: LabelledPhotos, config: FeatureConfig, device: torch.device, settings: dict):
         train, held_out = photos.split()
-        self.photos = photos
-        self.images, self.aspects = photos.squashed(train)
-        self.images = self.images.to(device)
+        self.photos, self.images = photos, photos.whole(train)
         labels = torch.tensor(photos.labels)
-        self.targets, self.test_labels = labels[train].to(device), labels[held_out]
+        self.targets, self.test_labels = labels[train], labels[held_out]
         self.test_images = photos.squares(held_out)
         self.batch = min(settings["batch"], len(train))
         self.per_epoch = len(train) // self.batch
@@ -156,71 +148,54 @@ class FeatureTrainer(Trainer):
             "batch": self.batch, "widths": list(config.widths), "depths": list(config.depths),
             "classes": photos.classes, "photos": len(train),
         })  # fmt: skip
-        self.device, self.log, self.losses = device, [], []
-        self._build(config)
-
-    def _build(self, config: FeatureConfig) -> None:
+        self.device, self.losses = device, []
         with torch.random.fork_rng(devices=[]):  # the layers draw their initial values from the global generator
-            torch.manual_seed(self.settings["seed"])
-            net = Classifier(config, len(self.settings["classes"]))
-        self.net = net.to(self.device, memory_format=torch.channels_last)
-        self.ema = AveragedModel(self.net, multi_avg_fn=_ema_update, use_buffers=True)
-        rate = self.settings["rate"]
+            torch.manual_seed(settings["seed"])
+            net = Classifier(config, len(photos.classes))
+        self.net = net.to(device, memory_format=torch.channels_last)
+        self.ema = AveragedModel(self.net, multi_avg_fn=_average, use_buffers=True)
+        rate = settings["rate"]
         self.optimizer = torch.optim.AdamW(self.net.parameters(), rate, weight_decay=0.05, fused=True)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, rate, total_steps=self.total, pct_start=0.15, final_div_factor=1e3
         )
 
-    def autocast(self) -> torch.autocast:
-        """bfloat16 where the processor or the GPU multiplies it, else full precision."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=fast_dtype(self.device) == torch.bfloat16)
-
-    def next_batch(self) -> tuple[Tensor, Tensor, float]:
-        """Augmented photos (B, 3, size, size), their labels, and the share of each that is not pasted over."""
-        seed = self.settings["seed"] * 1_000_003
-        epoch, index = divmod(self.step_number, self.per_epoch)
-        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed + epoch))
-        chosen = order[index * self.batch : (index + 1) * self.batch]
-        generator = torch.Generator().manual_seed(seed + 7919 * self.step_number + 1 + 7_368_787 * self.setbacks)
-        here = chosen.to(self.device)
-        crops = augment(self.images[here], self.aspects[chosen], self.crop_size(), generator)
-        keep, whole = 1.0, epoch >= 0.9 * self.settings["epochs"]  # the last tenth sees them whole, as the test does
-        if not whole and torch.rand((), generator=generator) < CUTMIX:
-            crops, keep = cutmix(crops, generator)
-        return crops, self.targets[here], keep
-
-    def crop_size(self) -> int:
-        """Side of the crops of this epoch in px: small first, which is fast, then larger."""
-        progress = self.step_number // self.per_epoch / self.settings["epochs"]
-        sizes, shares = self.settings["sizes"], self.settings["shares"]
-        ends = [sum(shares[: i + 1]) for i in range(len(shares))]
-        return next((size for size, end in zip(sizes, ends, strict=True) if progress < end - 1e-6), sizes[-1])
-
     @property
     def goal(self) -> int:
         return self.total
 
+    def autocast(self) -> torch.autocast:
+        """bfloat16 where the processor or the GPU multiplies it, else full precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=fast_dtype(self.device) == torch.bfloat16)
+
+    def next_batch(self) -> tuple[Tensor, Tensor]:
+        """Augmented photos (B, 3, size, size) and their labels: (B,), or shares (B, classes) where boxes are pasted."""
+        seed = self.settings["seed"] * 1_000_003
+        epoch, index = divmod(self.step_number, self.per_epoch)
+        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed + epoch))
+        chosen = order[index * self.batch : (index + 1) * self.batch]
+        progress, sizes = epoch / self.settings["epochs"], self.settings["sizes"]
+        size = sizes[int(progress * len(sizes))]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + 7919 * self.step_number + 1 + 7_368_787 * self.setbacks)
+            crops, labels = augment([self.images[i] for i in chosen], size), self.targets[chosen]
+            if progress < 0.9 and torch.rand(()) < CUTMIX:  # the last tenth sees them whole, as the test does
+                crops, labels = v2.CutMix(num_classes=len(self.photos.classes))(crops, labels)
+        return crops.to(self.device, memory_format=torch.channels_last), labels.to(self.device)
+
     def step(self) -> dict[str, float]:
         """One step of AdamW on label-smoothed cross-entropy; raises Diverged when the loss is not finite."""
         self.net.train()
-        crops, labels, keep = self.next_batch()
+        crops, labels = self.next_batch()
         with self.autocast():
             logits = self.net(crops).float()
-        loss = keep * F.cross_entropy(logits, labels, label_smoothing=SMOOTHING)
-        if keep < 1:
-            loss = loss + (1 - keep) * F.cross_entropy(logits, labels.flip(0), label_smoothing=SMOOTHING)
-        self.losses.append(loss.item())
-        if not math.isfinite(self.losses[-1]):
-            raise Diverged(f"the loss became NaN or infinite after {self.step_number} steps")
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
         for group in self.optimizer.param_groups:
             group["lr"] *= SLOWER**self.setbacks  # the schedule sets it again in every step
-        self.optimizer.step()
+        loss = F.cross_entropy(logits, labels, label_smoothing=SMOOTHING)
+        self.descend(loss, 5.0)
+        self.losses.append(loss.item())
         self.schedule.step()
         self.ema.update_parameters(self.net)
-        self.step_number += 1
         return {"loss": self.losses[-1]}
 
     def report(self, losses: dict[str, float]) -> dict[str, float] | None:
@@ -233,22 +208,14 @@ class FeatureTrainer(Trainer):
             with self.autocast():
                 entry["top1"], _ = accuracy(self.ema.module.eval(), self.test_images, self.test_labels)
         self.losses = []
-        self.log.append(entry | {"seconds": round(self.seconds, 1)})
         return entry
 
-    def whole_pictures(self, most: int = 4096) -> Tensor:
-        """Centre squares of training photos, uint8 (N, 3, 112, 112): every k-th, so that all classes are there."""
-        train, _ = self.photos.split()
-        return self.photos.squares(train[:: math.ceil(len(train) / most)])
-
     def state(self) -> dict:
-        """As in Trainer, with the log and the losses of the epoch."""
-        return super().state() | {"log": self.log, "losses": self.losses}
+        return super().state() | {"losses": self.losses}
 
     def load(self, state: dict) -> None:
-        """As in Trainer."""
         super().load(state)
-        self.log, self.losses = state["log"], state["losses"]
+        self.losses = state["losses"]
 
 
 def train_features(
@@ -256,7 +223,6 @@ def train_features(
     out: str | Path,
     *,
     config: FeatureConfig = CONFIGS["vgg19-slim"],
-    again: bool = True,
     device: str | torch.device | None = None,
     save_every: float = 180,
     log: str = "jsonl",
@@ -264,25 +230,14 @@ def train_features(
 ) -> Path:
     """Train a feature network on the CLASS/photo files of a folder or zip; call again to continue after a stop.
 
-    Args:
-        out: folder for ``state.pt`` and the result, ``features.safetensors``, which ``load_features`` reads.
-        again: False begins from scratch even when ``out`` holds a state.
-        device: see ``pick_device``.
-        save_every, log: see ``train``.
-        settings: some of SETTINGS.
-
-    Returns the path of the result. Raises TrainingError or ImageError for data or a state that cannot be used.
+    settings: some of SETTINGS. save_every, log: see ``train``. Returns the path of ``features.safetensors``, which
+    ``load_features`` reads. Raises TrainingError or ImageError for data or a state that cannot be used.
     """
     settings, least = SETTINGS | settings, 2 ** (len(config.depths) - 1)
-    sizes, shares = (list(settings[name]) for name in ("sizes", "shares"))
-    if len(sizes) != len(shares) or min(sizes) < least or min(settings["epochs"], settings["test_every"]) < 1:
-        raise TrainingError(
-            f"Expected a share for every size, sizes from {least} px and at least 1 epoch; change them."
-        )
-    settings |= {"sizes": sizes, "shares": shares}
+    settings["sizes"] = list(settings["sizes"])
+    if min(settings["sizes"]) < least or min(settings["epochs"], settings["test_every"]) < 1:
+        raise TrainingError(f"Expected sizes from {least} px and at least 1 epoch; change them.")
     trainer = FeatureTrainer(find_labelled(data), config, pick_device(device), settings)
-    if not again:
-        (Path(out) / STATE_FILE).unlink(missing_ok=True)
     train(trainer, out, save_every=save_every, log=log)
     return export(trainer, Path(out) / WEIGHTS_FILE)
 
@@ -290,36 +245,14 @@ def train_features(
 def export(trainer: FeatureTrainer, path: Path) -> Path:
     """Fold the averaged network and write it as float16, with the facts of its training and its measured accuracy."""
     net, config = copy.deepcopy(trainer.ema.module), trainer.net.config
-    recalibrate(net, trainer.whole_pictures())
+    train, _ = trainer.photos.split()
+    recalibrate(net, trainer.photos.squares(train[:: math.ceil(len(train) / WHOLE)]))  # some of every class
     tensors = {name: t.cpu().half().float() for name, t in fold(net.eval()).items()}
-    top1, mean = accuracy(
-        FoldedClassifier(tensors, config).to(trainer.device), trainer.test_images, trainer.test_labels
-    )
+    folded = FoldedClassifier(tensors, config).to(trainer.device)
+    top1, mean = accuracy(folded, trainer.test_images, trainer.test_labels)
     facts = {
         "kind": "features", "top1": round(top1, 4), "mean_class_top1": round(mean, 4),
         "held_out": len(trainer.test_labels), "tested_at": TESTED, "images_seen": trainer.step_number * trainer.batch,
         "seconds": round(trainer.seconds), "device": str(trainer.device), "torch": torch.__version__,
     }  # fmt: skip
     return save_weights(path, tensors, facts | trainer.settings)
-
-
-def evaluate_features(
-    data: str | Path, weights: str | Path = "vgg19-slim", device: str | torch.device | None = None
-) -> dict:
-    """Top-1 accuracy of exported weights on the photos that their training held out.
-
-    data: the folder or zip that they were trained on. weights: a registered name or a file of `train_features`.
-    Returns {"top1": share in [0, 1], "mean_class_top1": mean over the classes, "photos": how many were tested}.
-    Raises TrainingError when the classes are not those of the training.
-    """
-    tensors, config = load_weights(weights)
-    photos = find_labelled(data)
-    if "head.weight" not in tensors:
-        raise FeatureError(f"{weights} has no classifier to measure; use a network of train_features.")
-    if photos.classes != config["classes"]:
-        raise TrainingError(f"{data} has other classes than {weights} was trained on; use its training data.")
-    _, held_out = photos.split()
-    net = FoldedClassifier(tensors, FeatureConfig(tuple(config["widths"]), tuple(config["depths"])))
-    labels = torch.tensor(photos.labels)[held_out]
-    top1, mean = accuracy(net.to(device or "cpu"), photos.squares(held_out), labels)
-    return {"top1": top1, "mean_class_top1": mean, "photos": len(held_out)}

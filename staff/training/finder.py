@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
-import platform
 import zipfile
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from helpers.cat_faces import CLOSE, EYES_APART, STAGES, STRIDE, UNIT, FinderNet
 from helpers.images import read_image
 from helpers.photos import open_set
 from helpers.weights import load_weights, save_weights
-from staff.training.loop import SLOWER, Diverged, Trainer, TrainingError, train
+from staff.training.loop import Trainer, TrainingError, train
 
 POINTS = ("left_eye", "right_eye", "nose")
 LEVELS = 3  # sizes in which a photo is kept, each half of the one before: a crop is taken from the one that fits
@@ -28,19 +27,15 @@ NOT_THESE = ("cougar", "leopard", "wild_cat", "garfield")  # classes of other ph
 
 @dataclass
 class FinderSettings:
-    """One run: steps of ``batch`` cats and ``others`` photos without a cat, crops of ``side`` pixels, Adam's rate.
-
-    close: share of the cats that are seen as at the second look, upright and in the middle. start: weights of an
-    earlier run to start from.
-    """
+    """One run: steps of ``batch`` cats and ``others`` photos without a cat, crops of ``side`` pixels, Adam's rate."""
 
     steps: int = 1500
     batch: int = 12
     others: int = 4
     side: int = CLOSE
     rate: float = 1e-3
-    close: float = 0.5
-    start: str = ""
+    close: float = 0.5  # share of the cats that are seen as at the second look, upright and in the middle
+    start: str = ""  # weights of an earlier run
     seed: int = 0
 
 
@@ -54,7 +49,7 @@ class CatPhoto:
 
 
 def read_cats(data: str | Path, leave_out: Iterable[str] = ()) -> list[CatPhoto]:
-    """The photos of a zip with a table of the same name (.tsv) next to it: file, landmarks and confidences.
+    """The photos of a zip with a table of the same name (.tsv) beside it: file, landmarks and confidences.
 
     Photos whose eyes are unsure or nearer to each other than a fortieth of the photo are left out, as are the names
     (without suffix) in ``leave_out``. Raises TrainingError where there is no such table.
@@ -96,7 +91,7 @@ def random_crop(
     photo: CatPhoto, side: int, random: np.random.Generator, close: float = 0.5
 ) -> tuple[Tensor, np.ndarray | None]:
     """A crop (1, 3, side, side), turned, scaled, perhaps mirrored, grey outside of the photo; landmarks in pixels."""
-    height, width = photo.levels[0].shape[-2:]
+    (height, width), points = photo.levels[0].shape[-2:], None  # points of the photo are complex numbers
     angle = random.normal(0, 0.2) if random.random() < 0.8 else random.uniform(-0.8, 0.8)
     if photo.landmarks is None:
         scale, middle = side / max(height, width) * math.exp(random.uniform(-0.3, 1.2)), width / 2 + 0.5j * height
@@ -115,15 +110,11 @@ def random_crop(
     sources = (cells[None] + 1j * cells[:, None] - place) / turn + middle
     where = torch.from_numpy(np.stack([2 * sources.real / width - 1, 2 * sources.imag / height - 1], -1)).float()[None]
     image = F.grid_sample(photo.levels[level].float() / 255 - 0.5, where, align_corners=False) + 0.5
-    landmarks = None
-    if photo.landmarks is not None:
-        moved = (points - middle) * turn + place
-        landmarks = np.stack([moved.real, moved.imag], 1)
+    moved = None if points is None else (points - middle) * turn + place
     if random.random() < 0.5:
         image = image.flip(3)
-        if landmarks is not None:
-            landmarks = (landmarks * [-1, 1] + [side, 0])[[1, 0, 2]]
-    return _recoloured(image, random), landmarks
+        moved = None if points is None else (side - moved.conj())[[1, 0, 2]]
+    return _recoloured(image, random), None if points is None else np.stack([moved.real, moved.imag], 1)
 
 
 def _recoloured(image: Tensor, random: np.random.Generator) -> Tensor:
@@ -183,30 +174,18 @@ class FinderTrainer(Trainer):
     def step(self) -> dict[str, float]:
         """Take one step. Raises Diverged for losses that are not finite."""
         settings = self.settings
-        progress = self.step_number / settings.steps
-        slowly = min(progress * 20 + 0.02, 0.5 + 0.5 * math.cos(math.pi * progress))  # up, then down a cosine
-        rate = settings.rate * slowly * SLOWER**self.setbacks
         for group, factor in zip(self.optimizer.param_groups, (0.3, 1.0), strict=True):
-            group["lr"] = rate * factor
+            group["lr"] = self.rate() * factor
         random = np.random.default_rng([settings.seed, self.step_number, self.setbacks])
         photos = [self.cats[i] for i in random.integers(len(self.cats), size=settings.batch)]
         if self.others:
             photos += [self.others[i] for i in random.integers(len(self.others), size=settings.others)]
-        crops, landmarks = zip(
-            *[random_crop(photo, settings.side, random, settings.close) for photo in photos], strict=True
-        )
+        crops, landmarks = zip(*[random_crop(p, settings.side, random, settings.close) for p in photos], strict=True)
         heat, offsets, weights = (part.to(self.device) for part in targets(list(landmarks), settings.side))
         sure = torch.tensor([photo.weight for photo in photos], device=self.device).view(-1, 1, 1, 1)
         scores, moves = self.net(torch.cat(crops).to(self.device))
-        losses = {"heat": focal_loss(scores, heat, sure), "landmarks": _landmark_loss(moves, offsets, weights * sure)}
-        total = losses["heat"] + losses["landmarks"]
-        if not math.isfinite(total.item()):
-            raise Diverged(f"the loss became NaN or infinite after {self.step_number} steps")
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
-        self.optimizer.step()
-        self.step_number += 1
+        losses = {"heat": focal_loss(scores, heat, sure), "landmarks": landmark_loss(moves, offsets, weights * sure)}
+        self.descend(losses["heat"] + losses["landmarks"], 5.0)
         return {name: value.item() for name, value in losses.items()}
 
 
@@ -218,7 +197,7 @@ def focal_loss(scores: Tensor, heat: Tensor, weights: Tensor) -> Tensor:
     return (torch.where(middle, at_middle, elsewhere) * weights).sum() / middle.sum().clamp(min=1)
 
 
-def _landmark_loss(moves: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+def landmark_loss(moves: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
     """Mean error of the landmarks, as a share of the face's size."""
     known = (weights > 0).sum().clamp(min=1)
     return (F.smooth_l1_loss(moves, offsets, beta=0.05, reduction="none") * weights).sum() / known
@@ -252,20 +231,14 @@ def train_finder(
 ) -> Path:
     """Train the finder; call again to continue after a stop or a kill. Returns the path of ``finder.safetensors``.
 
-    Args:
-        data: zip of whole cat photos, with its table of landmarks next to it; see ``read_cats``.
-        out: folder for ``state.pt``, ``log.jsonl`` and the result.
-        others: zip or folder of CLASS/photo files without cats.
-        leave_out: names of photos that are kept for validation, without suffix.
-        schedule: save_every, minutes and log, see ``train``.
+    data: see ``read_cats``. out: folder for ``state.pt``, ``log.jsonl`` and the result. others: zip or folder of
+    CLASS/photo files without cats. leave_out: names of photos that are kept for validation, without suffix.
+    schedule: save_every, minutes and log, see ``train``.
     """
     settings = settings or FinderSettings()
     cats = read_cats(data, leave_out)
     without = read_others(others, seed=settings.seed) if others else []
     trainer = FinderTrainer(settings, cats, without, torch.device(device))
     train(trainer, out, **schedule)
-    facts = {
-        "steps": trainer.step_number, "photos": len(cats), "others": len(without), "machine": platform.machine(),
-        "seconds": round(trainer.seconds), "settings": asdict(settings),
-    }  # fmt: skip
+    facts = trainer.facts() | {"photos": len(cats), "others": len(without)}
     return save_weights(Path(out) / "finder.safetensors", trainer.net.state_dict(), {"training": facts})

@@ -27,7 +27,7 @@ from helpers.logs import RunLog
 from helpers.photos import load_uint8
 from helpers.weights import save_weights
 from staff.training.augment import adapt, augment
-from staff.training.loop import SLOWER, STATE_FILE, Diverged, Trainer, train
+from staff.training.loop import SLOWER, STATE_FILE, Diverged, Trainer, mirrored, train
 from staff.training.pretrained import PretrainedDiscriminator
 
 
@@ -60,39 +60,21 @@ class GanSettings:
     seed: int = 0
 
 
+SIZES = {"resolution": 64, "channel_base": 1024, "channel_max": 128}
 DEFAULTS = {
     "stylegan2": {
-        "generator": {
-            "resolution": 64,
-            "z_dim": 256,
-            "w_dim": 256,
-            "mapping_layers": 4,
-            "channel_base": 1024,
-            "channel_max": 128,
-        },
-        "discriminator": {"resolution": 64, "channel_base": 1024, "channel_max": 128},
+        "generator": SIZES | {"z_dim": 256, "w_dim": 256, "mapping_layers": 4},
+        "discriminator": SIZES,
     },
     "dcgan": {
-        "generator": {"z_dim": 100, "conv_dim": 32},
-        "discriminator": {"conv_dim": 32},
-        "images": 300_000,
-        "lr_generator": 4e-4,
-        "lr_discriminator": 4e-4,
-        "betas": (0.5, 0.99),
-        "r1_gamma": 1.0,
-        "style_mixing": 0.0,
+        "generator": {"z_dim": 100, "conv_dim": 32}, "discriminator": {"conv_dim": 32}, "images": 300_000,
+        "lr_generator": 4e-4, "lr_discriminator": 4e-4, "betas": (0.5, 0.99), "r1_gamma": 1.0, "style_mixing": 0.0,
     },
-}
+}  # fmt: skip
 
 
 class GanTrainer(Trainer):
-    """The whole state of one run: networks, optimizers, random state, counters.
-
-    Args:
-        settings: see GanSettings.
-        data: (N, 3, R, R) uint8, the training images.
-        device: where to train.
-    """
+    """The whole state of one run: networks, optimizers, random state, counters. data: (N, 3, R, R) uint8."""
 
     unit, parts, may_change = "images", ("generator", "discriminator", "average"), ("images",)
 
@@ -196,10 +178,7 @@ class GanTrainer(Trainer):
         return gradient, {"pretrained_real": real_scores.mean(), "pretrained_fake": fake_scores.mean()}
 
     def _real_images(self, batch: int) -> Tensor:
-        index = torch.randint(len(self.data), (batch,), generator=self.random, device=self.device)
-        images = self.data[index.cpu()].to(self.device).float() / 255
-        flip = torch.rand(batch, 1, 1, 1, generator=self.random, device=self.device) < 0.5
-        return torch.where(flip, images.flip(3), images)
+        return mirrored(self.data, batch, self.random, self.device)
 
     def _fake_images(self, batch: int, dtype: torch.dtype) -> Tensor:
         z = torch.randn(2, batch, self.generator.z_dim, generator=self.random, device=self.device)
@@ -210,11 +189,9 @@ class GanTrainer(Trainer):
         if torch.rand((), generator=self.random, device=self.device) < self.settings.style_mixing:
             cut = torch.randint(1, self.generator.num_ws, (), generator=self.random, device=self.device)
             ws = torch.cat([ws[:, :cut], self.generator.convert(z[1], "z", "w+")[:, cut:]], 1)
-        return self.generator.render(ws, "w+", self._noise(batch), dtype)
-
-    def _noise(self, batch: int) -> list[Tensor]:
         shapes = self.generator.noise_shapes
-        return [torch.randn(batch, 1, *shape, generator=self.random, device=self.device) for shape in shapes]
+        noise = [torch.randn(batch, 1, *shape, generator=self.random, device=self.device) for shape in shapes]
+        return self.generator.render(ws, "w+", noise, dtype)
 
     def _scores(self, images: Tensor, dtype: torch.dtype) -> Tensor:
         if isinstance(self.discriminator, DCGANDiscriminator):
@@ -239,8 +216,7 @@ class GanTrainer(Trainer):
         half_life = min(self.settings.ema_images, max(self.seen * 0.05, 1))
         keep = 0.5 ** (batch / half_life)
         with torch.no_grad():
-            ours, theirs = list(self.average.parameters()), list(self.generator.parameters())
-            torch._foreach_lerp_(ours, theirs, 1 - keep)
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - keep)
         if real_scores is None:
             return
         self.signs.append(real_scores.sign().mean().item())
@@ -253,15 +229,12 @@ class GanTrainer(Trainer):
 
     def state(self) -> dict:
         """As in Trainer, with the heads of the pretrained discriminator, not its fixed network."""
-        heads = {} if self.pretrained is None else {"heads": self.pretrained.heads_state()}
-        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
-        counters = [self.seen, self.p, self.signs]
-        return super().state() | heads | {
-            "optimizers": optimizers, "random": self.random.get_state(), "counters": counters
-        }  # fmt: skip
+        more = {} if self.pretrained is None else {"heads": self.pretrained.heads_state()}
+        more |= {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+        more |= {"random": self.random.get_state(), "counters": [self.seen, self.p, self.signs]}
+        return super().state() | more
 
     def load(self, state: dict) -> None:
-        """As in Trainer; more images may be asked for."""
         super().load(state)
         if self.pretrained is not None:
             self.pretrained.load_state_dict(state["heads"], strict=False)
@@ -345,16 +318,9 @@ def train_gan(
 ) -> Path:
     """Train a generator on a zip or folder of aligned photos; call again to continue after a stop or a kill.
 
-    Args:
-        data: zip or folder of images; resized to the generator's resolution.
-        out: folder for ``state.pt``, ``samples/`` and ``log.jsonl``.
-        settings: the run; ``settings.images`` may be raised later.
-        held_out: number of photos, the last ones, that are kept for validation; see ``load_uint8``.
-        sample_every: images between sample grids, which the log gets too.
-        schedule: save_every, minutes and log, see ``train``, which also says what is raised.
-
-    Returns:
-        Path of the exported weights, ``generator.safetensors``, which ``load_generator`` reads.
+    out: folder for ``state.pt``, ``samples/`` and ``log.jsonl``. settings: ``images`` may be raised later. held_out:
+    see ``load_uint8``. sample_every: images between sample grids. schedule: save_every, minutes and log, see ``train``,
+    which also says what is raised. Returns the path of ``generator.safetensors``, which ``load_generator`` reads.
     """
     out = Path(out)
     (out / "samples").mkdir(parents=True, exist_ok=True)
@@ -374,10 +340,7 @@ def train_gan(
 
 
 def export_gan(checkpoint: str | Path, path: str | Path) -> Path:
-    """Write the averaged generator and the discriminator of a checkpoint as float16 safetensors.
-
-    The mean and the standard deviation of w over 10,000 samples are stored with them.
-    """
+    """Write the averaged generator and the discriminator of a checkpoint as float16, with the statistics of w."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     settings = json.loads(state["settings"])
     generator, discriminator = build_networks(GanSettings(**settings))
@@ -387,13 +350,9 @@ def export_gan(checkpoint: str | Path, path: str | Path) -> Path:
     tensors |= {f"discriminator.{k}": v for k, v in discriminator.state_dict().items()}
     if "w" in generator.spaces:
         tensors["statistics.w_std"] = generator.w_std
-    seen, steps, seconds = state["counters"][0], state["step"], state["seconds"]
-    parts = {part: settings.pop(part) for part in ("generator", "discriminator")}
     facts = {
-        "images": seen,
-        "steps": steps,
-        "hours": round(seconds / 3600, 2),
+        "images": state["counters"][0], "steps": state["step"], "hours": round(state["seconds"] / 3600, 2),
         "machine": platform.machine(),
-        "settings": settings,
-    }
-    return save_weights(path, tensors, {"family": settings.pop("family"), **parts, "training": facts})
+    }  # fmt: skip
+    parts = {part: settings.pop(part) for part in ("family", "generator", "discriminator")}
+    return save_weights(path, tensors, parts | {"training": facts | {"settings": settings}})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from helpers.files import clear_temporaries
@@ -31,13 +33,10 @@ class Diverged(TrainingError):
 
 
 class Trainer:
-    """What the loop needs, and what all trainings keep: settings, position, seconds, setbacks.
+    """What the loop needs, and what all trainings keep: settings (a dataclass or a dict), position, seconds, setbacks.
 
     A subclass takes a ``step``, multiplies every rate by ``SLOWER ** setbacks``, draws its random numbers by the seed,
     the position and ``setbacks``, and names the attributes with a ``state_dict`` in ``parts``.
-
-    Args:
-        settings: a dataclass or a dict of numbers and strings; with ``steps``, where ``goal`` is not overridden.
     """
 
     unit = "steps"
@@ -61,6 +60,22 @@ class Trainer:
         """Take one step; its losses. Raises Diverged for those that are not finite."""
         raise NotImplementedError
 
+    def descend(self, loss: Tensor, longest: float) -> None:
+        """A step of ``optimizer`` down the gradient of ``net``, which is cut to a norm. Raises Diverged."""
+        if not math.isfinite(loss.item()):
+            raise Diverged(f"the loss became NaN or infinite after {self.step_number} steps")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), longest)
+        self.optimizer.step()
+        self.step_number += 1
+
+    def rate(self) -> float:
+        """``settings.rate``: up in the first twentieth, then down a cosine; lower after setbacks."""
+        progress = self.step_number / self.settings.steps
+        factor = min(progress * 20 + 0.01, 0.5 + 0.5 * math.cos(math.pi * progress) + 0.005)
+        return self.settings.rate * factor * SLOWER**self.setbacks
+
     def reseed(self) -> None:
         """Draw other numbers from now on: the same ones led astray. Nothing to do where ``setbacks`` seed a step."""
 
@@ -71,8 +86,10 @@ class Trainer:
 
     def state(self) -> dict:
         """All that ``load`` needs to continue exactly: tensors, numbers and strings only."""
-        position = {"step": self.step_number, "seconds": self.seconds, "settings": self.described()}
-        return {name: getattr(self, name).state_dict() for name in self.parts} | position
+        position = {"step": self.step_number, "seconds": self.seconds, "setbacks": self.setbacks}
+        return (
+            {name: getattr(self, name).state_dict() for name in self.parts} | position | {"settings": self.described()}
+        )
 
     def load(self, state: dict) -> None:
         """Continue from a ``state()``; raises TrainingError when it belongs to other settings."""
@@ -85,24 +102,24 @@ class Trainer:
         for name in self.parts:
             getattr(self, name).load_state_dict(state[name])
         self.step_number, self.seconds = state["step"], state["seconds"]
+        self.setbacks = state.get("setbacks", 0)
 
     def described(self) -> str:
         """The settings as JSON."""
         return json.dumps(asdict(self.settings) if is_dataclass(self.settings) else self.settings)
 
+    def facts(self) -> dict:
+        """What the exported weights say of their training."""
+        about = {"steps": self.step_number, "seconds": round(self.seconds), "machine": platform.machine()}
+        return about | {"settings": json.loads(self.described())}
 
-def resume(trainer: Trainer, out: str | Path) -> None:
-    """Continue from the state in a folder, if any. Raises ProgressError or TrainingError for one that is not."""
-    path = Path(out) / STATE_FILE
-    clear_temporaries(out)
-    if not path.exists():
-        return
-    state = load_run(path)
-    try:
-        _load(trainer, state)
-    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
-        raise TrainingError(f"{path} is not a state of this training; delete it, or choose another folder.") from error
-    print(f"continuing at {trainer.position} of {trainer.goal} {trainer.unit}.", file=sys.stderr)
+
+def mirrored(photos: Tensor, n: int, random: torch.Generator, device: torch.device) -> Tensor:
+    """Some of the photos, uint8 (N, 3, R, R), drawn and mirrored at random, as (n, 3, R, R) in [0, 1]."""
+    index = torch.randint(len(photos), (n,), generator=random, device=random.device)
+    images = photos[index.cpu()].to(device).float() / 255
+    flip = torch.rand(n, 1, 1, 1, generator=random, device=random.device) < 0.5
+    return torch.where(flip.to(device), images.flip(3), images)
 
 
 def train(
@@ -114,25 +131,20 @@ def train(
     log: str = "jsonl",
     after: Callable[[RunLog], None] = lambda lines: None,
 ) -> None:
-    """Continue from the state in the folder, if there is one, take all steps that are left, and leave a state.
+    """Continue from ``out/state.pt``, if there is one, take all steps that are left, and leave a state.
 
     Where losses or weights are no longer finite it goes back to the state before with SLOWER times the rates, says so,
-    and logs it. Ctrl-C waits for the end of a step and leaves a state too.
+    and logs it. Ctrl-C waits for the end of a step and leaves a state too. save_every: seconds between two states.
+    minutes: stop after so many. log: see ``open_log``. after: called after every step with the log.
 
-    Args:
-        out: folder of ``state.pt`` and the log.
-        save_every: seconds between two states.
-        minutes: stop after so many.
-        log: see ``open_log``.
-        after: called after every step with the log.
-
-    Raises:
-        ProgressError, TrainingError: for a ``state.pt`` that is not one or of other settings; for losses or weights
-            that are not finite after SETBACKS setbacks, while ``state.pt`` stays the last good one.
+    Raises ProgressError or TrainingError for a ``state.pt`` that is not one or of other settings, and for losses or
+    weights that are not finite after SETBACKS setbacks, while ``state.pt`` stays the last good one.
     """
     path = Path(out) / STATE_FILE
     end = math.inf if minutes is None else time.monotonic() + minutes * 60
-    resume(trainer, out)
+    clear_temporaries(out)
+    if path.exists():
+        _resume(trainer, path)
     interval = 1 if sys.stderr.isatty() else 60
     options = {"initial": trainer.position, "unit": trainer.unit, "mininterval": interval, "file": sys.stderr}
     if trainer.position == 0:  # a state to go back to; and a folder that may not be written to is known at once
@@ -150,6 +162,15 @@ def train(
             raise KeyboardInterrupt
 
 
+def _resume(trainer: Trainer, path: Path) -> None:
+    state = load_run(path)
+    try:
+        trainer.load(state)
+    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+        raise TrainingError(f"{path} is not a state of this training; delete it, or choose another folder.") from error
+    print(f"continuing at {trainer.position} of {trainer.goal} {trainer.unit}.", file=sys.stderr)
+
+
 def _steps(trainer: Trainer, path: Path, log: RunLog, bar, after, save_every: float, stopped) -> None:
     """The steps that are left, until ``stopped``, with a state at least at the end."""
     last = saved = time.monotonic()
@@ -161,7 +182,7 @@ def _steps(trainer: Trainer, path: Path, log: RunLog, bar, after, save_every: fl
         if (row := trainer.report(losses)) is not None:
             bar.set_postfix({name: f"{value:.3g}" for name, value in row.items()}, refresh=False)
             facts = {"seconds": round(trainer.seconds, 1), "setbacks": trainer.setbacks}
-            log.scalars(trainer.position, {**facts, **_rounded(row)})
+            log.scalars(trainer.position, facts | {name: round(value, 4) for name, value in row.items()})
         after(log)
         if now - saved > save_every:
             _save(path, trainer)
@@ -179,34 +200,23 @@ def _go_back(trainer: Trainer, path: Path, log: RunLog, error: Diverged) -> None
             f"{error}, also with {SLOWER**SETBACKS:g} times the rates; {path.name} is the state before: start again "
             "with a lower rate in another folder."
         ) from error
-    _load(trainer, load_run(path))
+    trainer.load(load_run(path))
     trainer.seconds, trainer.setbacks = seconds, setbacks
     trainer.reseed()
     _save(path, trainer)
     log.scalars(trainer.position, {"seconds": round(seconds, 1), "setbacks": setbacks})
-    tqdm.write(
-        f"{error}; going back to {trainer.position} {trainer.unit} with {SLOWER**setbacks:g} times the rates.",
-        file=sys.stderr,
-    )
-
-
-def _load(trainer: Trainer, state: dict) -> None:
-    trainer.load(state)
-    trainer.setbacks = state.get("setbacks", 0)
+    rates = f"{SLOWER**setbacks:g} times the rates"
+    tqdm.write(f"{error}; going back to {trainer.position} {trainer.unit} with {rates}.", file=sys.stderr)
 
 
 def _save(path: Path, trainer: Trainer) -> None:
     state = trainer.state()
     if not _finite(state):
         raise Diverged(f"the weights became NaN or infinite before {trainer.position} {trainer.unit}")
-    save_run(path, state | {"setbacks": trainer.setbacks})
+    save_run(path, state)
 
 
 def _finite(state: object) -> bool:
     if isinstance(state, dict | list | tuple):
         return all(map(_finite, state.values() if isinstance(state, dict) else state))
-    return not isinstance(state, torch.Tensor) or bool(state.isfinite().all())
-
-
-def _rounded(row: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}
+    return not isinstance(state, Tensor) or bool(state.isfinite().all())

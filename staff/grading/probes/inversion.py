@@ -124,6 +124,8 @@ STEP = {
     "Adam losses": Part(0.15, "return the loss before the update, one value per sample", "Adam delta"),
     "SGD graph": Part(0.15, "the returned loss should be detached from the graph", "SGD losses"),
 }
+
+
 def project_inputs(random: np.random.Generator) -> Arrays:
     """The image is drawn here, so that its latent is nowhere in the sandbox; ``extra`` decides where the best is."""
     seed = network(random)
