@@ -1,9 +1,7 @@
 """Bundled and downloaded weights: one registry of SHA-256 sums, read and written as safetensors only."""
 
 import json
-import os
 import sys
-import time
 from pathlib import Path
 
 import pooch
@@ -24,14 +22,16 @@ class WeightsError(ValueError):
     """Weights that are unknown, missing, damaged or unreachable."""
 
 
+class _Final(Exception):
+    """What asking a server again would not change."""
+
+
 def registry() -> dict[str, dict]:
-    """Entries of weights/registry.json by name.
+    """Entries of weights/registry.json by name; empty without the file, WeightsError when it is not JSON.
 
     Each has file, kind (generator, features), summary, licence and restricted (whether the licence restricts use).
     Where known: title, resolution in pixels, domain (what the photos must show), url, size in bytes, sha256 (64
     hexadecimal digits, or as many of the first as are known) and cite.
-
-    Raises WeightsError when the file is not JSON; an absent file is an empty registry.
     """
     path = FOLDER / "registry.json"
     if not path.exists():
@@ -39,31 +39,22 @@ def registry() -> dict[str, dict]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise WeightsError(
-            f"{path} is not valid JSON ({error}); restore it with `git checkout {path.name}`."
-        ) from error
+        raise WeightsError(f"{path} is not valid JSON ({error}); restore it with `git checkout {path}`.") from error
 
 
-def register(name: str, path: str | Path, *, kind: str, summary: str, url: str | None = None) -> dict:
-    """Enter the file `path`, which must be in weights/, into the registry under `name`, and return its entry.
+def register(name: str, path: str | Path, **facts: str) -> dict:
+    """Enter a file in weights/ into the registry with its checksum, size and ``facts``; returns the entry.
 
-    `kind` says what reads it (generator, discriminator, features), `summary` is one line for lists,
-    `url` is where to get it when it is not in the repository. Raises WeightsError for a file elsewhere.
+    A known name keeps its other facts; a new one needs ``kind`` and ``summary``. Raises WeightsError for a file
+    elsewhere.
     """
-    path = Path(path).resolve()
-    if not path.is_file() or not path.is_relative_to(FOLDER.resolve()):
+    path, folder = Path(path).resolve(), FOLDER.resolve()
+    if not path.is_file() or not path.is_relative_to(folder):
         raise WeightsError(f"Expected a file in {FOLDER}, got {path}; move it there before it is registered.")
-    entry = {"file": path.relative_to(FOLDER.resolve()).as_posix(), "sha256": sha256(path), "kind": kind}
-    entry |= {"summary": summary, "size": path.stat().st_size} | ({"url": url} if url else {})
-    _enter(name, entry)
-    return entry
-
-
-def _enter(name: str, facts: dict) -> None:
-    """Add facts to an entry of the registry."""
-    entries = registry()
-    entries = dict(sorted((entries | {name: entries.get(name, {}) | facts}).items()))
-    write_json(FOLDER / "registry.json", entries)
+    entries, found = registry(), {"file": path.relative_to(folder).as_posix(), "sha256": sha256(path)}
+    entries[name] = entries.get(name, {}) | found | {"size": path.stat().st_size} | facts
+    write_json(FOLDER / "registry.json", dict(sorted(entries.items())))
+    return entries[name]
 
 
 def page_or_pointer(head: bytes) -> str | None:
@@ -80,73 +71,52 @@ def download(url: str, path: str | Path, checksum: str = "", *, seconds: float =
     """Fetch `url` to `path` unless the file is there; its SHA-256 must begin with `checksum` (hexadecimal).
 
     The file gets its name once it is complete and checked. If several processes ask for it, one fetches and the others
-    wait. Proxies are taken from the usual environment variables.
-
-    Args:
-        checksum: without one, the SHA-256 is written to stderr, to be pinned in the registry.
-        seconds: without any data before a try is given up.
-        tries: while the server is busy or the connection breaks.
-
-    Raises WeightsError when it cannot be fetched, is a web page, or differs.
+    wait. Without a checksum the SHA-256 is written to stderr. A try is given up after some seconds without any data.
+    Raises WeightsError when the file cannot be fetched, is a web page, or differs.
     """
     path = Path(path)
     if path.exists():
         return path
-    part = path.with_name(f"{path.name}.part")
+    shown = sys.stderr.isatty() or "ipykernel" in sys.modules
+    options = {"headers": {"Accept-Encoding": "identity"}, "hooks": {"response": _refuse}, "timeout": seconds}
+    fetch = pooch.HTTPDownloader(progressbar=shown, chunk_size=2**16, **options)
+
+    def fetch_whole(address: str, part: str, store: pooch.Pooch) -> None:
+        fetch(address, part, store)
+        _check(Path(part), path.name, checksum)
+
+    store = pooch.Pooch(path.parent, "", {path.name: None}, {path.name: url}, retry_if_failed=tries - 1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
-            if not path.exists():  # another process may have fetched it while this one waited
-                try:
-                    _fetch(url, part, path, seconds, tries)
-                    _check(url, part, path, checksum)
-                    os.replace(part, path)
-                finally:
-                    part.unlink(missing_ok=True)
+            store.fetch(path.name, downloader=fetch_whole)
+    except (_Final, requests.RequestException, ValueError) as error:
+        reason = str(error) if isinstance(error, _Final) else type(error).__name__
+        remedy = f"check the network, or put the file at {path} by hand."
+        raise WeightsError(f"{url} could not be fetched ({reason}); {remedy}") from error
     except OSError as error:
-        raise WeightsError(
-            f"{path} cannot be written: {error.strerror}; choose another folder or free space."
-        ) from error
+        reason = f"{path} cannot be written: {error.strerror}"
+        raise WeightsError(f"{reason}; choose another folder or free space.") from error
     return path
 
 
-def _fetch(url: str, part: Path, path: Path, seconds: float, tries: int) -> None:
-    shown = sys.stderr.isatty() or "ipykernel" in sys.modules
-    options = {"headers": {"Accept-Encoding": "identity"}, "hooks": {"response": _refuse_page}, "timeout": seconds}
-    downloader = pooch.HTTPDownloader(progressbar=shown, chunk_size=2**16, **options)
-    for last in [False] * (tries - 1) + [True]:
-        try:
-            return downloader(url, str(part), None)
-        except WeightsError as error:
-            reason, last = str(error), True
-        except requests.HTTPError as error:
-            reason = f"HTTP {error.response.status_code}"
-            last = last or error.response.status_code < 500  # asking again gives the same answer
-        except (requests.RequestException, ValueError) as error:
-            reason = type(error).__name__
-        if last:
-            raise WeightsError(
-                f"{url} could not be fetched ({reason}); check the network, or put the file at {path} by hand."
-            )
-        time.sleep(1)
-
-
-def _refuse_page(response, **_) -> None:
+def _refuse(response: requests.Response, **_) -> None:
     """Look at the answer before its body arrives."""
+    if 400 <= response.status_code < 500:
+        raise _Final(f"HTTP {response.status_code}")
     if response.ok and not response.is_redirect and "html" in response.headers.get("Content-Type", ""):
-        raise WeightsError("it is a web page, as when a download quota is used up or a login is missing")
+        raise _Final("it is a web page, as when a download quota is used up or a login is missing")
 
 
-def _check(url: str, part: Path, path: Path, checksum: str) -> None:
+def _check(part: Path, name: str, checksum: str) -> None:
     with open(part, "rb") as file:
-        page = page_or_pointer(file.read(512))
+        if page := page_or_pointer(file.read(512)):
+            raise _Final(page.rstrip("."))
     found = sha256(part)
-    if page:
-        raise WeightsError(f"{url} gave no weights: {page}")
     if not found.startswith(checksum):
-        raise WeightsError(f"{url} gave SHA-256 {found[:8]}…, expected {checksum[:8]}…; try again later.")
+        raise _Final(f"its SHA-256 is {found[:8]}…, expected {checksum[:8]}…")
     if not checksum:
-        print(f'{path.name} has "sha256": "{found}"; pin it in weights/registry.json.', file=sys.stderr)
+        print(f'{name} has "sha256": "{found}"; pin it in weights/registry.json.', file=sys.stderr)
 
 
 def weights_path(name: str) -> Path:
@@ -159,27 +129,16 @@ def weights_path(name: str) -> Path:
     if name not in entries:
         raise WeightsError(f"Unknown weights {name!r}; known are: {', '.join(entries) or 'none yet'}.")
     entry = entries[name]
-    path, checksum = FOLDER / entry["file"], entry.get("sha256", "")
-    if not path.exists() and entry.get("url"):
-        download(entry["url"], path, checksum)
+    path, checksum, url = FOLDER / entry["file"], entry.get("sha256", ""), entry.get("url")
+    if not path.exists() and url:
+        download(url, path, checksum)
     if not path.is_file():
-        raise WeightsError(
-            f"Weights {name!r} should be in {path}, which is missing; get it with `git checkout {path}`."
-        )
+        raise WeightsError(f"Weights {name!r} should be in {path}, which is missing: run `git checkout {path}`.")
     if not sha256(path).startswith(checksum):
-        remedy = "delete it to download it again" if entry.get("url") else f"restore it: `git checkout {path}`"
-        raise WeightsError(
-            f"{path} has SHA-256 {sha256(path)[:8]}…, the registry says {checksum[:8]}…: it is damaged or "
-            f"was replaced; {remedy}."
-        )
+        remedy = "delete it to download it again" if url else f"restore it: `git checkout {path}`"
+        differs = f"{path} has SHA-256 {sha256(path)[:8]}…, the registry says {checksum[:8]}…"
+        raise WeightsError(f"{differs}: it is damaged or was replaced; {remedy}.")
     return path
-
-
-def pin(name: str) -> str:
-    """Enter the SHA-256 of a fetched file into the registry; returns it. WeightsError for an unknown name."""
-    path = weights_path(name)
-    _enter(name, {"sha256": sha256(path), "size": path.stat().st_size})
-    return sha256(path)
 
 
 def load_weights(name_or_path: str | Path) -> tuple[dict[str, Tensor], dict]:
@@ -202,9 +161,8 @@ def load_weights(name_or_path: str | Path) -> tuple[dict[str, Tensor], dict]:
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is not a whole safetensors file ({error}); get or export it again.") from error
     except (KeyError, json.JSONDecodeError, RecursionError) as error:
-        raise WeightsError(
-            f'{path} has no JSON under "config" in its metadata; export it with save_weights.'
-        ) from error
+        missing = f'{path} has no JSON under "config" in its metadata'
+        raise WeightsError(f"{missing}; export it with save_weights.") from error
     return {name: t.float() if t.is_floating_point() else t for name, t in found.items()}, config
 
 
@@ -215,7 +173,6 @@ def save_weights(
 
     Raises WeightsError when a value is not finite or leaves the range of the type (±65504 for float16).
     """
-    path = Path(path)
     rounded = {}
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu()
@@ -226,4 +183,4 @@ def save_weights(
         rounded[name] = half.clone(memory_format=torch.contiguous_format)
     with atomic_path(path) as partial:
         partial.write_bytes(serialize(rounded, metadata={"config": json.dumps(config)}))
-    return path
+    return Path(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -17,16 +18,10 @@ def weights_list() -> None:
     from helpers.weights import FOLDER, registry
 
     rows = [
-        {
-            "name": name,
-            "kind": entry["kind"],
-            "pixels": entry.get("resolution", ""),
-            "MB": round(entry["size"] / 1e6, 1) if "size" in entry else "?",
-            "here": (FOLDER / entry["file"]).is_file(),
-            "use": "restricted" if entry.get("restricted") else "free",
-            "licence": entry.get("licence", ""),
-            "summary": entry["summary"],
-        }
+        {"name": name, "kind": entry["kind"], "pixels": entry.get("resolution", "")}
+        | {"MB": round(entry["size"] / 1e6, 1) if "size" in entry else "?", "here": (FOLDER / entry["file"]).is_file()}
+        | {"use": "restricted" if entry.get("restricted") else "free", "licence": entry.get("licence", "")}
+        | {"summary": entry["summary"]}
         for name, entry in registry().items()
     ]
     typer.echo(results_table(rows))
@@ -38,17 +33,15 @@ def weights_fetch(
     pin: Annotated[bool, typer.Option(help="Enter the file's SHA-256 into the registry.")] = False,
 ) -> None:
     """Download weights; a download that breaks is tried again."""
-    from helpers import weights
+    from helpers.weights import register, registry, weights_path
 
-    path, entry = weights.weights_path(name), weights.registry()[name]
-    typer.echo(f"{name}: {path}")
-    typer.echo(
-        f"licence: {entry.get('licence', 'unknown')}" + (", its use is restricted" if entry.get("restricted") else "")
-    )
+    path, entry = weights_path(name), registry()[name]
+    restricted = ", its use is restricted" if entry.get("restricted") else ""
+    typer.echo(f"{name}: {path}\nlicence: {entry.get('licence', 'unknown')}{restricted}")
     if "cite" in entry:
         typer.echo(f"cite: {entry['cite']}")
     if pin:
-        typer.echo(f"pinned: {weights.pin(name)}")
+        typer.echo(f"pinned: {register(name, path)['sha256']}")
 
 
 @weights_app.command("verify")
@@ -59,19 +52,16 @@ def weights_verify() -> None:
     for name, entry in registry().items():
         if entry.get("url") and not (FOLDER / entry["file"]).exists():
             typer.echo(f"{name}: not fetched")
-        elif "sha256" in entry:
-            typer.echo(f"{name}: {weights_path(name)} is whole")
         else:
-            typer.echo(f"{name}: {weights_path(name)} is here; its SHA-256 is not pinned")
+            state = "is whole" if "sha256" in entry else "is here; its SHA-256 is not pinned"
+            typer.echo(f"{name}: {weights_path(name)} {state}")
 
 
 @weights_app.command("convert")
 def weights_convert(
     file: Annotated[str, typer.Argument(help="A checkpoint of any known format, or a registered name.")],
     out: Annotated[Path | None, typer.Option(help="Where to write; by default next to the file.")] = None,
-    half: Annotated[
-        bool, typer.Option(help="Round to float16: half the size, images differ in the last bits.")
-    ] = False,
+    half: Annotated[bool, typer.Option(help="Round to float16: images differ in their last bits.")] = False,
 ) -> None:
     """Write a checkpoint as safetensors of this project: smaller, faster to load, and no pickle any more."""
     from helpers.generators import checkpoint_path, convert_checkpoint
@@ -88,12 +78,11 @@ def weights_add(
     summary: Annotated[str, typer.Option(help="One line for the list.")],
 ) -> None:
     """Copy a file into weights/ and enter it into the registry."""
-    import shutil
-
     from helpers.files import atomic_path
     from helpers.weights import FOLDER, load_weights, register
 
     load_weights(file)
-    with atomic_path(FOLDER / f"{name}.safetensors") as temporary:
+    path = FOLDER / f"{name}.safetensors"
+    with atomic_path(path) as temporary:
         shutil.copyfile(file, temporary)
-    register(name, FOLDER / f"{name}.safetensors", kind=kind, summary=summary)
+    register(name, path, kind=kind, summary=summary)

@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+import pooch
 import pytest
 import requests
 
@@ -43,26 +44,25 @@ class Unreliable(http.server.BaseHTTPRequestHandler):
         times, name = self.server.requests.count(self.path), self.path.rsplit("/", 1)[-1]
         if name in ("cut", "stall") and times < 3:
             self.answer(CONTENT[: len(CONTENT) // 3], len(CONTENT))
-            if name == "stall":
-                self.wfile.flush()
-                self.server.over.wait(3)
+            self.wfile.flush()
+            self.server.over.wait(3 if name == "stall" else 0)
         elif name in ("cut", "stall", "whole", "slow"):
             self.server.over.wait(0.5 if name == "slow" else 0)
             self.answer(CONTENT)
-        elif name == "redirect":
-            self.answer(b"", status=302, Location="/whole")
-        elif name == "too-long":
-            self.answer(CONTENT[:-10], len(CONTENT))
-        elif name == "too-short":
-            self.answer(CONTENT, len(CONTENT) - 10)
-        elif name == "page":
-            self.answer(PAGE, Content_Type="text/html; charset=utf-8")
-        elif name == "hidden-page":
-            self.answer(PAGE, Content_Type="application/octet-stream")
         elif name == "busy":
             self.answer(CONTENT if times == 3 else b"", status=200 if times == 3 else 503)
         else:
-            self.answer(b"", status=404)
+            content, length, status, headers = ANSWERS.get(name, (b"", None, 404, {}))
+            self.answer(content, length, status, **headers)
+
+
+ANSWERS = {
+    "redirect": (b"", None, 302, {"Location": "/whole"}),
+    "too-long": (CONTENT[:-10], len(CONTENT), 200, {}),
+    "too-short": (CONTENT, len(CONTENT) - 10, 200, {}),
+    "page": (PAGE, None, 200, {"Content_Type": "text/html; charset=utf-8"}),
+    "hidden-page": (PAGE, None, 200, {"Content_Type": "application/octet-stream"}),
+}
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def server():
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch):
-    monkeypatch.setattr(weights.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(pooch.core.time, "sleep", lambda seconds: None)
 
 
 def fetch(server, name, path, checksum=SHA256, **options):
@@ -86,23 +86,19 @@ def fetch(server, name, path, checksum=SHA256, **options):
 
 
 @pytest.mark.parametrize("name", ["whole", "cut", "stall", "redirect", "busy"])
-def test_what_can_be_fetched_is_whole(server, tmp_path, name):
+def test_what_can_be_fetched_is_whole(server, tmp_path, monkeypatch, capsys, name):
+    monkeypatch.setattr(weights.sys.stderr, "isatty", lambda: True, raising=False)
     path = fetch(server, name, tmp_path / "new" / "weights.pkl")
     assert path.read_bytes() == CONTENT
-    assert not path.with_name("weights.pkl.part").exists()
-
-
-def test_a_bar_shows_the_progress(server, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(weights.sys.stderr, "isatty", lambda: True, raising=False)
-    fetch(server, "whole", tmp_path / "weights.pkl")
-    assert "100%" in capsys.readouterr().err
+    assert sorted(p.name for p in path.parent.iterdir()) == [".weights.pkl.lock", "weights.pkl"]
+    assert "100%" in capsys.readouterr().err  # a bar shows the progress
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("too-long", "could not be fetched"),
-        ("too-short", "gave SHA-256 .* expected"),
+        ("too-short", "its SHA-256 is .* expected"),
         ("page", "it is a web page, as when a download quota is used up"),
         ("hidden-page", "it is a web page, not weights"),
         ("absent", "HTTP 404"),
@@ -116,18 +112,25 @@ def test_what_cannot_be_fetched_is_one_sentence(server, tmp_path, name, message)
     assert [path.name for path in tmp_path.iterdir()] == [".weights.pkl.lock"]
 
 
-def test_an_unknown_checksum_is_shown_to_be_pinned(server, tmp_path, capsys):
-    fetch(server, "whole", tmp_path / "weights.pkl", checksum="")
-    assert f'"sha256": "{SHA256}"; pin it' in capsys.readouterr().err
+def test_a_file_that_is_there_is_kept(tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"kept")
+    assert weights.download("http://nowhere.invalid/", tmp_path / "a.bin", "00").read_bytes() == b"kept"
 
 
-def test_a_registered_file_is_fetched_and_pinned(server, tmp_path, monkeypatch):
+def test_an_address_where_nobody_answers(tmp_path):
+    with pytest.raises(WeightsError, match="could not be fetched.*by hand"):
+        weights.download("http://127.0.0.1:9/closed", tmp_path / "got" / "x.bin", "00", tries=1)
+    assert [path.suffix for path in (tmp_path / "got").iterdir()] == [".lock"]
+
+
+def test_a_registered_file_is_fetched_and_pinned(server, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
     entry = {"file": "downloads/a.pkl", "kind": "generator", "summary": "", "url": server.url + "whole"}
     (tmp_path / "registry.json").write_text(json.dumps({"a": entry}))
-    assert weights.pin("a") == SHA256
-    assert weights.registry()["a"]["sha256"] == SHA256 and weights.registry()["a"]["size"] == len(CONTENT)
-    (tmp_path / "downloads" / "a.pkl").write_bytes(b"other")
+    path = weights.weights_path("a")
+    assert f'"sha256": "{SHA256}"; pin it' in capsys.readouterr().err
+    assert weights.register("a", path) == entry | {"sha256": SHA256, "size": len(CONTENT)} == weights.registry()["a"]
+    path.write_bytes(b"other")
     with pytest.raises(WeightsError, match="delete it to download it again"):
         weights.weights_path("a")
 
@@ -152,7 +155,7 @@ def test_a_full_disk_leaves_no_file_under_the_name(server, tmp_path, monkeypatch
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights.os, "replace", full)
+    monkeypatch.setattr(pooch.core.shutil, "move", full)
     with pytest.raises(WeightsError, match="No space left"):
         fetch(server, "whole", tmp_path / "weights.pkl")
     assert not (tmp_path / "weights.pkl").exists()
