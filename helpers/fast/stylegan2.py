@@ -56,10 +56,10 @@ def per_channel(x: Tensor, like: Tensor) -> Tensor:
 class StyledConvolution(torch.autograd.Function):
     """Scaled input, 3x3 convolution, scaled output, noise, bias, leaky ReLU: eqs. 1-3 of the paper and what follows.
 
-    Takes x (B, I, H, W); styles (B, I) and gains (B, O) in any type; noise (B or 1, 1, h, w) or (h, w), with its
-    strength in it; and what is frozen: bias (O,), the weight (O, I, 3, 3), or (I, O, 3, 3) if a filter (O, 1, 4, 4)
-    follows the convolution and the size doubles, that filter or None, and the limit of the activations or None. Gives
-    (B, O, h, w). The gradient is for x, styles, gains and noise.
+    x (B, I, H, W); styles (B, I) and gains (B, O) in any type; noise (B or 1, 1, h, w) or (h, w), with its strength in
+    it; frozen: bias (O,), the weight (O, I, 3, 3), or (I, O, 3, 3) if a filter (O, 1, 4, 4) follows the convolution and
+    the size doubles, that filter or None, and the limit of the activations or None. Gives (B, O, h, w), and gradients
+    for x, styles, gains and noise.
 
     The gradient of the gains needs the convolution's output: recovered from the layer's output by inverting the leaky
     ReLU and subtracting noise and bias. Where a limit has cut the output the gradient is 0 and nothing is needed.
@@ -136,8 +136,7 @@ def _sums(a: Tensor, b: Tensor, like: Tensor) -> Tensor:
 
 def _of_noise_and_bias(grad: Tensor, noise: Tensor, bias: Tensor) -> Tensor:
     """(B, O): the part of the sum of output times gradient that comes from noise (.., h, w) and bias (O,)."""
-    batch, _, height, width = grad.shape
-    maps = noise.to(grad.dtype).expand(batch, 1, height, width).flatten(2)
+    maps = noise.to(grad.dtype).expand(len(grad), 1, *grad.shape[2:]).flatten(2)
     maps = torch.cat([maps, torch.ones_like(maps)], 1)
     with_noise, alone = (maps @ grad.permute(0, 2, 3, 1).flatten(1, 2)).to(bias.dtype).unbind(1)
     return with_noise + alone * bias

@@ -131,8 +131,9 @@ def build_generator(checkpoint: Checkpoint, name: str) -> Generator:
     standard deviation; a generator with classes measures both in ``set_label``.
     """
     part = checkpoint.generator
+    has_mean = part is not None and "mapping.w_avg" in part.tensors
     generator = _build(name, "generator", part)
-    generator.has_mean = "mapping.w_avg" in part.tensors
+    generator.has_mean = has_mean
     if checkpoint.w_std is not None and tuple(checkpoint.w_std.shape) == (generator.w_dim,):
         generator.w_std = checkpoint.w_std
     elif not generator.c_dim:
@@ -168,7 +169,7 @@ def convert_checkpoint(path: str | Path, out: str | Path, half: bool = False) ->
 
 
 def _build(name: str, kind: str, part: Part | None) -> nn.Module:
-    """Our network for a part, checked by name and shape before any memory is taken for it.
+    """Our network with the tensors of a part, which it takes over: checked by name and shape, then never there twice.
 
     Fixed filters, noise maps and the mean of w are not in all formats: missing ones are added.
     """
@@ -179,32 +180,33 @@ def _build(name: str, kind: str, part: Part | None) -> nn.Module:
     network = getattr(importlib.import_module(f"{__name__}.{module}"), network)
     try:
         with torch.device("meta"):
-            expected = {k: tuple(v.shape) for k, v in network(**part.config).state_dict().items()}
-        tensors, random = dict(part.tensors), torch.Generator().manual_seed(NOISE_SEED)
-        for key in [key for key in expected if key not in tensors]:
-            if key.endswith("noise_const"):
-                tensors[key] = torch.randn(expected[key], generator=random)
-            elif key.endswith("resample_filter"):
-                tensors[key] = fir_kernel()
-            elif key == "mapping.w_avg":
-                tensors[key] = torch.zeros(expected[key])
-        _compare(expected, {k: tuple(v.shape) for k, v in tensors.items()})
-        with torch.random.fork_rng(devices=[]):
             built = network(**part.config)
-        built.load_state_dict(tensors)
+        tensors, random = part.tensors, torch.Generator().manual_seed(NOISE_SEED)
+        for key, value in built.state_dict().items():
+            if key not in tensors and key.endswith("noise_const"):
+                tensors[key] = torch.randn(value.shape, generator=random)
+            elif key not in tensors and key.endswith("resample_filter"):
+                tensors[key] = fir_kernel()
+            elif key not in tensors and key == "mapping.w_avg":
+                tensors[key] = torch.zeros(value.shape)
+        _compare(built.state_dict(), tensors)
+        for key, value in built.state_dict().items():
+            laid_out = torch.empty_like(value, device="cpu")  # as the network wants it
+            tensors[key] = laid_out.copy_(tensors[key])
+        built.load_state_dict(tensors, assign=True)
     except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError) as error:
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(f"{name} does not fit the {kind} that its config describes: {reason}") from error
     return built
 
 
-def _compare(expected: dict[str, tuple], found: dict[str, tuple]) -> None:
+def _compare(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
     """Raise WeightsError that names the first tensor that is missing, unexpected or of another shape."""
-    for name, shape in expected.items():
+    for name, value in expected.items():
         if name not in found:
             raise WeightsError(f"{name} is missing.")
-        if found[name] != shape:
-            raise WeightsError(f"{name} has the shape {found[name]} instead of {shape}.")
+        if found[name].shape != value.shape:
+            raise WeightsError(f"{name} has the shape {tuple(found[name].shape)} instead of {tuple(value.shape)}.")
     extra = next((name for name in found if name not in expected), None)
     if extra is not None:
         raise WeightsError(f"{extra[:80]} is not part of it.")

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LIMITS = {  # of the numbers in a configuration, far above any published network: a file must not ask for more
-    "z_dim": 8192,
-    "w_dim": 8192,
-    "mapping_layers": 64,
-    "channel_base": 2**20,
-    "channel_max": 8192,
-    "c_dim": 100_000,
-    "group_size": 4096,
-    "conv_dim": 2048,
-    "first_multiplier": 64,
-}
+# numbers of a configuration, far above any published network: a file must not ask for more
+LIMITS = {"z_dim": 8192, "w_dim": 8192, "mapping_layers": 64, "channel_base": 2**20, "channel_max": 8192}
+LIMITS |= {"c_dim": 100_000, "group_size": 4096, "conv_dim": 2048, "first_multiplier": 64}
+RESOLUTIONS = (16, 32, 64, 128, 256, 512, 1024)
 
 
 class GeneratorError(ValueError):
@@ -28,18 +22,20 @@ class GeneratorError(ValueError):
 def settings(defaults: dict, given: dict) -> dict:
     """The arguments of a network: ``defaults`` with those that were given.
 
-    Raises TypeError for an unknown name, GeneratorError for a number outside of LIMITS or one that is not finite.
+    Raises TypeError for an unknown name, GeneratorError for a number outside of LIMITS or one that is not finite, and
+    for a resolution that is not a power of two from 16 to 1024.
     """
     unknown = sorted(set(given) - set(defaults))
     if unknown:
         raise TypeError(f"unknown argument {unknown[0][:60]!r}; expected some of {', '.join(defaults)}.")
     for name, value in given.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        whole = name in LIMITS
-        if whole and not (type(value) is int and 0 <= value <= LIMITS[name]):
-            raise GeneratorError(f"{name} must be a whole number from 0 to {LIMITS[name]}, got {str(value)[:60]}.")
-        if number and not whole and not abs(value) < 1e6:
-            raise GeneratorError(f"{name} must be a finite number below a million, got {str(value)[:60]}.")
+        got = f"got {str(value)[:60]}."
+        if name == "resolution" and value not in RESOLUTIONS:
+            raise GeneratorError(f"resolution must be a power of two from 16 to 1024, {got}")
+        if name in LIMITS and not (type(value) is int and 0 <= value <= LIMITS[name]):
+            raise GeneratorError(f"{name} must be a whole number from 0 to {LIMITS[name]}, {got}")
+        if name not in LIMITS and isinstance(value, int | float) and not abs(value) < 1e6:
+            raise GeneratorError(f"{name} must be a finite number below a million, {got}")
     return defaults | given
 
 
@@ -49,8 +45,7 @@ class Generator(nn.Module):
     Attributes:
         spaces: names of the latent spaces that the generator has, e.g. ``("z", "w", "w+")``.
         resolution: side of the square image, pixels.
-        z_dim: length of a z.
-        w_dim: length of a w row (0 where there is no w).
+        z_dim, w_dim: lengths of a z and of a w row (0 where there is no w).
         num_ws: rows of a w+ code (0 where there is no w+).
         noise_shapes: ``(h, w)`` of every noise map, coarse to fine (empty where there are none).
         layer_names: name of the layer that each w+ row styles, coarse to fine.
@@ -80,10 +75,8 @@ class Generator(nn.Module):
     def check_space(self, space: str) -> str:
         """Return ``space``, or raise GeneratorError with the spaces that there are."""
         if space not in self.spaces:
-            raise GeneratorError(
-                f"space {space!r} does not exist in this {self.family} generator; "
-                f"choose one of {', '.join(self.spaces)}."
-            )
+            known = f"choose one of {', '.join(self.spaces)}."
+            raise GeneratorError(f"space {space!r} does not exist in this {self.family} generator; {known}")
         return space
 
     def code_shape(self, space: str) -> tuple[int, ...]:
@@ -106,8 +99,7 @@ class Generator(nn.Module):
     def convert(self, code: Tensor, source: str, target: str) -> Tensor:
         """Latents of one space in a wider one (z to w to w+); the same space returns them unchanged."""
         order = ("z", "w", "w+")
-        self.check_space(source), self.check_space(target)
-        if order.index(source) > order.index(target):
+        if order.index(self.check_space(source)) > order.index(self.check_space(target)):
             raise GeneratorError(f"latents go from z to w to w+, not from {source} back to {target}.")
         if source == "z" and target != "z":
             code, source = self.map(code), "w"
@@ -140,19 +132,6 @@ class Generator(nn.Module):
         self.label = label
         self.compute_statistics(keep_mean=self.has_mean)
 
-    def label_vectors(self, n: int) -> Tensor | None:
-        """The chosen class as one-hot rows (n, c_dim); None for a generator without classes."""
-        if not self.c_dim:
-            return None
-        if self.label is None:
-            raise GeneratorError(
-                f"this generator has {self.c_dim} classes; choose one with set_label(0 … {self.c_dim - 1}), or load it "
-                f'as "NAME@0".'
-            )
-        rows = torch.zeros(n, self.c_dim, device=self.device, dtype=next(self.parameters()).dtype)
-        rows[:, self.label] = 1
-        return rows
-
     def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
         """Map z ``(B, z_dim)`` to w ``(B, w_dim)``; truncation < 1 pulls w towards the mean."""
         raise GeneratorError(f"this {self.family} generator has no mapping network; its only space is z.")
@@ -179,14 +158,13 @@ class Generator(nn.Module):
 
     def check_noise(self, noise: list[Tensor] | None, n: int) -> None:
         """Raise GeneratorError unless the noise maps are None or one (n or 1, 1, h, w) for each of ``noise_shapes``."""
-        shapes = [] if noise is None else [tuple(m.shape) for m in noise]
-        fits = len(shapes) == len(self.noise_shapes) and all(
-            shape in ((n, 1, *size), (1, 1, *size)) for shape, size in zip(shapes, self.noise_shapes, strict=True)
-        )
-        if noise is not None and not fits:
+        if noise is None:
+            return
+        shapes, sizes = [tuple(m.shape) for m in noise], list(self.noise_shapes)
+        if [s[2:] for s in shapes] != sizes or not all(s[:2] in ((n, 1), (1, 1)) for s in shapes):
             raise GeneratorError(
-                f"this generator takes {len(self.noise_shapes)} noise maps of sizes {list(self.noise_shapes)} for "
-                f"{n} latents, got {len(shapes)} of shapes {shapes}; take them from fixed_noise() or fresh_noise()."
+                f"this generator takes {len(sizes)} noise maps of sizes {sizes} for {n} latents, got {len(shapes)} of "
+                f"shapes {shapes}; take them from fixed_noise() or fresh_noise()."
             )
 
     def render(self, code: Tensor, space: str, noise: list[Tensor] | None) -> Tensor:
@@ -202,16 +180,14 @@ class Generator(nn.Module):
         w = torch.cat([self.sample("w", min(2_000, n - i), seed=i) for i in range(0, n, 2_000)])
         self.w_std = w.std(0)
         if not keep_mean:
-            self.w_mean = w.mean(0)
+            self.w_mean.copy_(w.mean(0))
 
 
 class StyleBased(Generator):
     """What StyleGAN and StyleGAN2 share: a mapping network, rows of w+ and noise maps.
 
-    Args:
-        config: arguments of the family's class; ``resolution``, ``z_dim``, ``w_dim`` and ``c_dim`` become attributes.
-        mapping: (z, label) to w, with the mean of w in ``w_avg``.
-        synthesis: (w+, noise, dtype, checkpointing) to an image in [-1, 1], with ``num_ws`` and ``layers()``.
+    config: arguments of the family's class. mapping: (z, label) to w, with the mean of w in ``w_avg``.
+    synthesis: (w+, noise, dtype, checkpointing) to an image in [-1, 1], with ``num_ws`` and ``layers()``.
     """
 
     spaces = ("z", "w", "w+")
@@ -222,20 +198,16 @@ class StyleBased(Generator):
         super().__init__()
         self.config, self.mapping, self.synthesis = config, mapping, synthesis
         self.resolution, self.z_dim, self.w_dim = config["resolution"], config["z_dim"], config["w_dim"]
-        self.c_dim, self.num_ws = config.get("c_dim", 0), synthesis.num_ws
+        self.c_dim, self.num_ws = config["c_dim"], synthesis.num_ws
         self.noise_shapes = tuple(tuple(layer.noise_const.shape) for _, layer in synthesis.layers())
-        self.register_buffer("w_std", torch.ones(self.w_dim), persistent=False)
+        self.register_buffer("w_std", torch.ones(self.w_dim, device="cpu"), persistent=False)
 
     @property
     def w_mean(self) -> Tensor:
         return self.mapping.w_avg
 
-    @w_mean.setter
-    def w_mean(self, value: Tensor) -> None:
-        self.mapping.w_avg.copy_(value)
-
     def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
-        w = self.mapping(z, self.label_vectors(len(z)))
+        w = self.mapping(z, one_hot(self, len(z), z))
         return w if truncation == 1 else self.w_mean + truncation * (w - self.w_mean)
 
     def fixed_noise(self, n: int = 1) -> list[Tensor]:
@@ -246,11 +218,15 @@ class StyleBased(Generator):
         return self.synthesis(ws, noise, dtype or self.dtype, self.checkpointing) / 2 + 0.5
 
 
-def check_resolution(resolution: int) -> int:
-    """Return the side of a StyleGAN's images; GeneratorError unless it is a power of two from 16 to 1024."""
-    if resolution not in (16, 32, 64, 128, 256, 512, 1024):
-        raise GeneratorError(f"resolution must be a power of two from 16 to 1024, got {str(resolution)[:60]}.")
-    return resolution
+def one_hot(network: nn.Module, n: int, like: Tensor) -> Tensor | None:
+    """The chosen class of a network as rows (n, c_dim); None without classes. GeneratorError if none was chosen."""
+    count, label = network.c_dim, network.label
+    if not count:
+        return None
+    if label is None or not 0 <= label < count:
+        choice = f"choose one when you load it, NAME@0 to NAME@{count - 1}, or with set_label."
+        raise GeneratorError(f"this network knows {count} classes; {choice}")
+    return F.one_hot(torch.full((n,), label, device=like.device), count).to(like.dtype)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -261,7 +237,8 @@ def at_least_float32(x: Tensor) -> Tensor:
 def unpack(generator: Generator, latents) -> tuple[str, Tensor, list[Tensor] | None]:
     """Split ``Latents`` or a bare tensor into (space, code, noise) and check the shape against the generator."""
     if isinstance(latents, Tensor):
-        space, code, noise = guess_space(generator, latents), latents, None
+        space = "w+" if latents.ndim == 3 else "w" if "w" in generator.spaces else "z"
+        code, noise = latents, None
     else:
         space, code, noise = latents.space, latents.code, latents.noise
     expected = generator.code_shape(space)
@@ -273,39 +250,14 @@ def unpack(generator: Generator, latents) -> tuple[str, Tensor, list[Tensor] | N
     return space, code, noise
 
 
-def guess_space(generator: Generator, code: Tensor) -> str:
-    """The space of a bare tensor: three axes are w+, two are w if the generator has a w, else z."""
-    if code.ndim == 3:
-        return generator.check_space("w+")
-    return "w" if "w" in generator.spaces else "z"
-
-
-class Enlarged(Generator):
-    """A generator whose images are enlarged (bilinear), to compare it with one of a higher resolution."""
-
-    def __init__(self, inner: Generator, resolution: int):
-        super().__init__()
-        self.inner, self.resolution = inner, resolution
-        for name in ("spaces", "family", "z_dim", "w_dim", "num_ws", "noise_shapes", "c_dim", "label", "config"):
-            setattr(self, name, getattr(inner, name))
-
-    def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
-        return self.inner.map(z, truncation)
-
-    def mean(self, space: str) -> Tensor:
-        return self.inner.mean(space)
-
-    def std(self, space: str) -> Tensor:
-        return self.inner.std(space)
-
-    def fixed_noise(self, n: int = 1) -> list[Tensor]:
-        return self.inner.fixed_noise(n)
-
-    def render(self, code: Tensor, space: str, noise: list[Tensor] | None) -> Tensor:
-        image = self.inner.render(code, space, noise)
-        return F.interpolate(image, size=(self.resolution, self.resolution), mode="bilinear", align_corners=False)
-
-
 def enlarged(generator: Generator, resolution: int) -> Generator:
-    """The generator with images (B, 3, resolution, resolution); itself if they have that size already."""
-    return generator if generator.resolution == resolution else Enlarged(generator, resolution).eval()
+    """The generator, its weights shared, with bilinearly enlarged images (B, 3, resolution, resolution).
+
+    It can so be compared with one of a higher resolution; one that has this size already is returned as it is.
+    """
+    if generator.resolution == resolution:
+        return generator
+    twin, size = copy.copy(generator), (resolution, resolution)
+    twin.resolution = resolution
+    twin.render = lambda *inputs: F.interpolate(generator.render(*inputs), size, mode="bilinear", align_corners=False)
+    return twin

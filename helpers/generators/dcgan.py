@@ -14,46 +14,35 @@ from helpers.generators.base import Generator, at_least_float32, settings
 NORMS = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}
 
 
-def block(convolutions: list[nn.Module], norm: str, *, last: bool) -> nn.Sequential:
-    """Convolution, norm, ReLU; the last ends in tanh."""
-    end = [nn.Tanh()] if last else [NORMS[norm](convolutions[-1].out_channels), nn.ReLU()]
-    return nn.Sequential(*convolutions, *end)
-
-
 class DCGAN(Generator):
     """DCGAN generator: z (B, z_dim) to a 64x64 image.
 
-    Args:
-        z_dim: length of z; the course's models have 100.
-        conv_dim: channels of the last hidden layer; the layers before have 2, 4 and ``first_multiplier`` times as many.
-        first_multiplier: channels of the first layer over ``conv_dim``.
-        layout: "upsampled" (nearest, then a 3x3 convolution) or "transposed" (4x4 convolutions); 1x1 becomes 4x4 first.
-        norm: "instance" or "batch".
+    conv_dim: channels of the last hidden layer; those before have 2, 4 and ``first_multiplier`` times as many.
+    layout: "upsampled" (nearest, then a 3x3 convolution) or "transposed" (4x4 convolutions); 1x1 becomes 4x4 first.
+    norm: "instance" or "batch".
     """
 
-    spaces = ("z",)
     family = "dcgan"
     resolution = 64
     DEFAULTS = {"z_dim": 100, "conv_dim": 32, "first_multiplier": 8, "layout": "upsampled", "norm": "instance"}
 
     def __init__(self, **options):
         super().__init__()
-        given = settings(self.DEFAULTS, options)
-        self.config = {n: v for n, v in given.items() if n not in ("layout", "norm") or v != self.DEFAULTS[n]}
-        self.z_dim, width, norm = given["z_dim"], given["conv_dim"], given["norm"]
+        self.config = given = settings(self.DEFAULTS, options)
+        self.z_dim, width = given["z_dim"], given["conv_dim"]
         widths = [self.z_dim, *(width * n for n in (given["first_multiplier"], 4, 2, 1)), 3]
         transposed = given["layout"] == "transposed"
         self.names = [f"{'deconv' if transposed else 'up_conv'}{i}" for i in range(1, 6)]
         for i, name in enumerate(self.names):
             sizes, last = (widths[i], widths[i + 1]), i == 4
             if transposed:
-                step = {"stride": 2, "padding": 1} if i else {}
-                layers = [nn.ConvTranspose2d(*sizes, 4, **step, bias=False)]
+                layers = [nn.ConvTranspose2d(*sizes, 4, *((2, 1) if i else (1, 0)), bias=False)]
             elif i == 0:
                 layers = [nn.Conv2d(*sizes, 4, padding=3, bias=False)]
             else:
                 layers = [nn.Upsample(scale_factor=2), nn.Conv2d(*sizes, 3, padding=1, bias=last)]
-            setattr(self, name, block(layers, norm, last=last))
+            layers += [nn.Tanh()] if last else [NORMS[given["norm"]](widths[i + 1]), nn.ReLU()]
+            setattr(self, name, nn.Sequential(*layers))
 
     def forward(self, z: Tensor) -> Tensor:
         """z (B, z_dim) to an image (B, 3, 64, 64) in [-1, 1]."""
@@ -69,23 +58,22 @@ class DCGAN(Generator):
 class DCGANDiscriminator(nn.Module):
     """DCGAN discriminator: image (B, 3, 64, 64) in [0, 1] to a score (B,), higher is more real.
 
-    Args:
-        conv_dim: channels of the first layer.
-        norm: "instance" or "batch" gives the course's layout: a norm and a ReLU in all layers but the last. None gives
-            ours: leaky ReLUs, and no norm in the first layer, where it would hide the colours.
-        bias: of the last layer in the course's layout.
+    conv_dim: channels of the first layer. norm: "instance" or "batch" gives the course's layout, a norm and a ReLU in
+    all layers but the last, whose ``bias`` may be missing; None gives ours: leaky ReLUs, and no norm in the first
+    layer, where it would hide the colours.
     """
 
-    def __init__(self, conv_dim: int = 32, norm: str | None = None, bias: bool = False):
+    DEFAULTS = {"conv_dim": 32, "norm": None, "bias": False}
+
+    def __init__(self, conv_dim: int = 32, **options):
         super().__init__()
-        self.config = {"conv_dim": conv_dim} | ({"norm": norm, "bias": bias} if norm else {})
-        settings({"conv_dim": 32}, {"conv_dim": conv_dim})
-        widths = [3, conv_dim, conv_dim * 2, conv_dim * 4, conv_dim * 8]
+        self.config = settings(self.DEFAULTS, {"conv_dim": conv_dim} | options)
+        norm, widths = self.config["norm"], [3, *(conv_dim * n for n in (1, 2, 4, 8))]
         for i in range(1, 5):
             layers = [nn.Conv2d(widths[i - 1], widths[i], 4, stride=2, padding=1, bias=i == 1 and not norm)]
             layers += [NORMS[norm or "instance"](widths[i])] if i > 1 or norm else []
             setattr(self, f"conv{i}", nn.Sequential(*layers, nn.ReLU() if norm else nn.LeakyReLU(0.2)))
-        last = nn.Conv2d(widths[4], 1, 4, bias=bias or not norm)
+        last = nn.Conv2d(widths[4], 1, 4, bias=self.config["bias"] or not norm)
         self.conv5 = nn.Sequential(last) if norm else last
 
     def forward(self, images: Tensor, group_size: int = 1) -> Tensor:  # it never compares images

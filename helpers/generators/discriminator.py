@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.generators.base import GeneratorError, at_least_float32, check_resolution, settings
+from helpers.fast.stylegan2 import channels_last
+from helpers.generators.base import at_least_float32, one_hot, settings
 from helpers.generators.stylegan2 import LRELU_GAIN, FullyConnected, MappingNetwork, clamped, depthwise, fir_kernel
 
 
@@ -21,7 +22,7 @@ class Conv2dLayer(nn.Module):
         if down:
             self.register_buffer("resample_filter", fir_kernel())
         weight = torch.randn(out_channels, in_channels, kernel_size, kernel_size)
-        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+        self.weight = nn.Parameter(channels_last(weight))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
 
@@ -31,10 +32,10 @@ class Conv2dLayer(nn.Module):
         weight, k = (self.weight * (self.weight_gain * gain)).to(x.dtype), self.weight.shape[-1]
         bias = None if self.bias is None else (self.bias * gain).to(x.dtype)
         if self.down and k == 1:  # filter all and drop every other pixel: strided depthwise gradients are slow
-            x = depthwise(x, self.resample_filter, (1, 1, 1, 1))[:, :, ::2, ::2]
+            x = depthwise(x, self.resample_filter, 1)[:, :, ::2, ::2]
             x = F.conv2d(x, weight, bias)
         elif self.down:
-            x = F.conv2d(depthwise(x, self.resample_filter, (2, 2, 2, 2)), weight, bias, stride=2)
+            x = F.conv2d(depthwise(x, self.resample_filter, 2), weight, bias, stride=2)
         else:
             x = F.conv2d(x, weight, bias, padding=k // 2)
         return clamped(F.leaky_relu(x, 0.2) if self.activation else x, limit)
@@ -43,9 +44,7 @@ class Conv2dLayer(nn.Module):
 class DiscriminatorBlock(nn.Module):
     """Block that halves the size, residual or (``residual`` False) plain; the first one also reads the image."""
 
-    def __init__(
-        self, in_channels: int, middle: int, out_channels: int, clamp: float | None = None, residual: bool = True
-    ):
+    def __init__(self, in_channels: int, middle: int, out_channels: int, clamp: float | None, residual: bool):
         super().__init__()
         if in_channels == 0:
             self.fromrgb = Conv2dLayer(3, middle, 1, clamp=clamp)
@@ -97,74 +96,38 @@ class Discriminator(nn.Module):
     It also looks at how much the ``group_size`` images of a group differ. With groups of 1 every score depends on its
     own image only; all are then lower by about the same amount.
 
-    Args:
-        resolution, channel_base, channel_max, conv_clamp: as in StyleGAN2.
-        c_dim: number of classes. Their score is the projection onto the mapped label (Miyato and Koyama 2018).
-        group_size: samples that the minibatch standard deviation compares; 0 is the whole batch.
-        mapping_layers, lr_multiplier: of the label's mapping network.
-        architecture: "resnet", or "orig" without skip connections (the official CIFAR-10 model).
-
-    Attributes:
-        label: the class that is judged by default; see ``load_discriminator``.
+    resolution, channel_base, channel_max, conv_clamp: as in StyleGAN2. c_dim: number of classes; their score is the
+    projection onto the mapped ``label`` (Miyato and Koyama 2018), by ``mapping_layers`` of rate ``lr_multiplier``.
+    group_size: samples that the minibatch standard deviation compares; 0 is the whole batch.
+    architecture: "resnet", or "orig" without skip connections (the official CIFAR-10 model).
     """
 
-    DEFAULTS = {
-        "conv_clamp": None,
-        "c_dim": 0,
-        "group_size": 4,
-        "mapping_layers": 8,
-        "lr_multiplier": 0.01,
-        "architecture": "resnet",
-    }
-    label: int | None = None
+    DEFAULTS = {"resolution": 256, "channel_base": 32768, "channel_max": 512, "conv_clamp": None, "c_dim": 0}
+    DEFAULTS |= {"group_size": 4, "mapping_layers": 8, "lr_multiplier": 0.01, "architecture": "resnet"}
+    label: int | None = None  # that is judged by default
 
     def __init__(self, resolution: int, channel_base: int = 32768, channel_max: int = 512, **options):
         super().__init__()
-        check_resolution(resolution)
-        sizes = {"channel_base": channel_base, "channel_max": channel_max}
-        given = settings(dict.fromkeys(sizes) | self.DEFAULTS, sizes | options)
-        architecture, conv_clamp, c_dim = (given[name] for name in ("architecture", "conv_clamp", "c_dim"))
-        group_size = given["group_size"]
-        self.config = {"resolution": resolution, **sizes}
-        if (conv_clamp, c_dim, group_size) != (None, 0, 4):
-            names = ("conv_clamp", "c_dim", "group_size", "mapping_layers", "lr_multiplier")
-            self.config |= {name: given[name] for name in names}
-        if architecture != "resnet":
-            self.config |= {"architecture": architecture}
+        sizes = {"resolution": resolution, "channel_base": channel_base, "channel_max": channel_max}
+        self.config = given = settings(self.DEFAULTS, sizes | options)
+        clamp, self.c_dim, residual = given["conv_clamp"], given["c_dim"], given["architecture"] == "resnet"
         self.resolutions = [2**i for i in range(int(math.log2(resolution)), 2, -1)]
         channels = {r: min(channel_base // r, channel_max) for r in [*self.resolutions, 4]}
         for r in self.resolutions:
             widths = 0 if r == resolution else channels[r], channels[r], channels[r // 2]
-            setattr(self, f"b{r}", DiscriminatorBlock(*widths, conv_clamp, architecture == "resnet"))
-        self.c_dim, width = c_dim, channels[4]
-        if c_dim:
+            setattr(self, f"b{r}", DiscriminatorBlock(*widths, clamp, residual))
+        width = channels[4]
+        if self.c_dim:
             layers, rate = given["mapping_layers"], given["lr_multiplier"]
-            self.mapping = MappingNetwork(0, width, layers, rate, c_dim, averaged=False)
-        self.b4 = DiscriminatorEpilogue(width, conv_clamp, group_size, width if c_dim else 1)
+            self.mapping = MappingNetwork(0, width, layers, rate, self.c_dim, averaged=False)
+        self.b4 = DiscriminatorEpilogue(width, clamp, given["group_size"], width if self.c_dim else 1)
 
-    def forward(
-        self,
-        images: Tensor,
-        dtype: torch.dtype = torch.float32,
-        group_size: int | None = None,
-        label: Tensor | None = None,
-    ) -> Tensor:
-        x = (images * 2 - 1).to(dtype).contiguous(memory_format=torch.channels_last)
+    def forward(self, images, dtype=torch.float32, group_size: int | None = None, label=None) -> Tensor:
+        x = channels_last((images * 2 - 1).to(dtype))
         for r in self.resolutions:
             x = getattr(self, f"b{r}")(x)
         scores = self.b4(x, group_size)
         if self.c_dim:
-            label = self.label_vectors(len(images), scores) if label is None else label
+            label = one_hot(self, len(images), scores) if label is None else label
             scores = scores * self.mapping(None, label) / math.sqrt(scores.shape[1])
         return scores.sum(1)
-
-    def label_vectors(self, n: int, like: Tensor) -> Tensor:
-        """The class ``label`` as one-hot rows (n, c_dim). Raises GeneratorError if none was chosen."""
-        if self.label is None or not 0 <= self.label < self.c_dim:
-            raise GeneratorError(
-                f"this discriminator knows {self.c_dim} classes; choose one when you load it: "
-                f"NAME@0 to NAME@{self.c_dim - 1}."
-            )
-        rows = like.new_zeros(n, self.c_dim)
-        rows[:, self.label] = 1
-        return rows

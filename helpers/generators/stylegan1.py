@@ -4,9 +4,8 @@ Unlike in StyleGAN2, styles act by adaptive instance normalisation after each la
 channel, each resolution has two styles of its own (18 at 1024 pixels), and only the last resolution becomes an image.
 Inside, images are in [-1, 1]; ``StyleGAN1.synthesize`` returns [0, 1].
 
-The official network doubles sizes in two ways: below 128 pixels by repeating pixels before the convolution, from 128
-on by a transposed convolution. The second is the first with the kernel turned by 180 degrees; the readers of
-checkpoints turn it, so that one way is enough here.
+The official network doubles sizes below 128 pixels by repeating pixels before the convolution, from 128 on by a
+transposed convolution: the same with the kernel turned by 180 degrees, which the readers of checkpoints do.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from helpers.generators.base import StyleBased, at_least_float32, check_resolution, settings
-from helpers.generators.stylegan2 import LRELU_GAIN, FullyConnected, MappingNetwork, depthwise
+from helpers.generators.base import StyleBased, at_least_float32, settings
+from helpers.generators.stylegan2 import LRELU_GAIN, FullyConnected, MappingNetwork, channels_last, depthwise
 
 
 def repeat_and_convolve(x: Tensor, weight: Tensor) -> Tensor:
@@ -32,7 +31,7 @@ def repeat_and_convolve(x: Tensor, weight: Tensor) -> Tensor:
     first, middle, last = rows.unbind(3)
     taps = torch.stack([first + middle, last, first, middle + last], 3)
     phases = taps.reshape(*weight.shape[:2], 2, 2, 2, 2).permute(0, 2, 4, 1, 3, 5)
-    phases = phases.reshape(-1, weight.shape[1], 2, 2).contiguous(memory_format=torch.channels_last)
+    phases = channels_last(phases.reshape(-1, weight.shape[1], 2, 2))
     return F.pixel_shuffle(F.conv2d(x, phases, padding=1), 2)[:, :, 1:-1, 1:-1]
 
 
@@ -53,11 +52,8 @@ class Layer(nn.Module):
         self.up, self.eps = up, eps
         if in_channels:
             weight = torch.randn(out_channels, in_channels, 3, 3)
-            self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+            self.weight = nn.Parameter(channels_last(weight))
             self.weight_gain = LRELU_GAIN / math.sqrt(in_channels * 9)
-        if up:
-            row = torch.tensor([0.25, 0.5, 0.25])
-            self.register_buffer("blur", torch.outer(row, row), persistent=False)
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.noise_strength = nn.Parameter(torch.zeros(out_channels))
         self.bias = nn.Parameter(torch.zeros(out_channels))
@@ -67,7 +63,8 @@ class Layer(nn.Module):
         if hasattr(self, "weight"):
             weight = (self.weight * self.weight_gain).to(x.dtype)
             if self.up:
-                x = depthwise(repeat_and_convolve(x, weight), self.blur, (1, 1, 1, 1))
+                row = x.new_tensor([0.25, 0.5, 0.25])
+                x = depthwise(repeat_and_convolve(x, weight), torch.outer(row, row), padding=1)
             else:
                 x = F.conv2d(x, weight, padding=1)
         noise = self.noise_const if noise is None else noise
@@ -75,16 +72,9 @@ class Layer(nn.Module):
         return adaptive_instance_norm(F.leaky_relu(x, 0.2), self.style(w), self.eps)
 
 
-class Block(nn.Module):
-    """The two layers of one resolution."""
-
-    def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int, eps: float):
-        super().__init__()
-        self.conv0 = Layer(in_channels, out_channels, w_dim, resolution, bool(in_channels), eps)
-        self.conv1 = Layer(out_channels, out_channels, w_dim, resolution, False, eps)
-
-    def forward(self, x: Tensor, ws: Tensor, noise: list[Tensor | None]) -> Tensor:
-        return self.conv1(self.conv0(x, ws[:, 0], noise[0]), ws[:, 1], noise[1])
+def both_layers(block: nn.ModuleDict, x: Tensor, ws: Tensor, noise: list[Tensor | None]) -> Tensor:
+    """The two layers of one resolution, with a style and a noise map each."""
+    return block["conv1"](block["conv0"](x, ws[:, 0], noise[0]), ws[:, 1], noise[1])
 
 
 class Synthesis(nn.Module):
@@ -96,7 +86,9 @@ class Synthesis(nn.Module):
         channels = {r: min(channel_base // r, channel_max) for r in self.resolutions}
         self.const = nn.Parameter(torch.ones(channels[4], 4, 4))
         for r in self.resolutions:
-            setattr(self, f"b{r}", Block(channels[r // 2] if r > 4 else 0, channels[r], w_dim, r, eps))
+            first = Layer(channels[r // 2] if r > 4 else 0, channels[r], w_dim, r, r > 4, eps)
+            second = Layer(channels[r], channels[r], w_dim, r, False, eps)
+            setattr(self, f"b{r}", nn.ModuleDict({"conv0": first, "conv1": second}))
         self.rgb_weight = nn.Parameter(torch.randn(3, channels[resolution], 1, 1))
         self.rgb_bias = nn.Parameter(torch.zeros(3))
         self.rgb_gain = 1 / math.sqrt(channels[resolution])
@@ -106,48 +98,32 @@ class Synthesis(nn.Module):
         """Yield every layer as (name, layer), coarse to fine; each has a style and a noise map."""
         for r in self.resolutions:
             for name in ("conv0", "conv1"):
-                yield f"b{r}.{name}", getattr(getattr(self, f"b{r}"), name)
+                yield f"b{r}.{name}", getattr(self, f"b{r}")[name]
 
     def forward(self, ws, noise=None, dtype=torch.float32, checkpointing=False) -> Tensor:
-        x = self.const.to(dtype)[None].expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        x = channels_last(self.const.to(dtype)[None].expand(len(ws), -1, -1, -1))
+        again = {"use_reentrant": False, "preserve_rng_state": False}  # the forward pass draws nothing
         noise = noise or [None] * self.num_ws
         for i, r in enumerate(self.resolutions):
-            block, inputs = getattr(self, f"b{r}"), (x, ws[:, 2 * i : 2 * i + 2], noise[2 * i : 2 * i + 2])
-            again = {"use_reentrant": False, "preserve_rng_state": False}  # the forward pass draws nothing
-            x = checkpoint(block, *inputs, **again) if checkpointing else block(*inputs)
+            inputs = getattr(self, f"b{r}"), x, ws[:, 2 * i : 2 * i + 2], noise[2 * i : 2 * i + 2]
+            x = checkpoint(both_layers, *inputs, **again) if checkpointing else both_layers(*inputs)
         weight = (self.rgb_weight * self.rgb_gain).to(dtype)
         return at_least_float32(F.conv2d(x, weight, self.rgb_bias.to(dtype)))
 
 
 class StyleGAN1(StyleBased):
-    """StyleGAN generator.
+    """StyleGAN generator; arguments and attributes are those of StyleGAN2, and others here.
 
-    Args:
-        resolution: image side, a power of two from 16 to 1024.
-        z_dim, w_dim: lengths of z and of a w row.
-        mapping_layers: fully connected layers of the mapping network.
-        channel_base: channels at resolution r are ``min(channel_base // r, channel_max)``; 16384 in the official ones.
-        channel_max: see channel_base.
-        c_dim: number of classes; 0 is unconditional.
-        eps: added to the variance by the instance norm: 1e-8 officially, 1e-5 in the common PyTorch conversion.
-        lr_multiplier: of the mapping network.
-
-    Attributes:
-        dtype, checkpointing: of the synthesis network, see StyleGAN2.
-
-    Raises:
-        GeneratorError: for a resolution that is not such a power of two.
+    channel_base: 16384 in the official models. eps: added to the variance by the instance norm, 1e-8 officially, 1e-5
+    in the common PyTorch conversion.
     """
 
     family = "stylegan1"
-    DEFAULTS = {"z_dim": 512, "w_dim": 512, "mapping_layers": 8, "channel_base": 16384, "channel_max": 512} | {
-        "c_dim": 0,
-        "eps": 1e-8,
-        "lr_multiplier": 0.01,
-    }
+    DEFAULTS = {"resolution": 1024, "z_dim": 512, "w_dim": 512, "mapping_layers": 8, "channel_base": 16384}
+    DEFAULTS |= {"channel_max": 512, "c_dim": 0, "eps": 1e-8, "lr_multiplier": 0.01}
 
     def __init__(self, resolution: int = 1024, **options):
-        given = {"resolution": check_resolution(resolution)} | settings(self.DEFAULTS, options)
+        given = settings(self.DEFAULTS, {"resolution": resolution} | options)
         names = ("z_dim", "w_dim", "mapping_layers", "lr_multiplier", "c_dim")
         mapping = MappingNetwork(*(given[name] for name in names), labels="concat")
         for i in range(mapping.num_layers):  # He's gain of sqrt(2) scales its weights, not its biases

@@ -1,12 +1,13 @@
 """StyleGAN2 in plain PyTorch (Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020).
 
-Parameter names and shapes are those of the official PyTorch release, so official weights fit without a table.
-Inside, images are in [-1, 1] as in that release; ``StyleGAN2.synthesize`` returns [0, 1].
+Parameter names and shapes are those of the official PyTorch release. Inside, images are in [-1, 1] as in that release;
+``StyleGAN2.synthesize`` returns [0, 1].
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from helpers.fast.stylegan2 import Prepared, StyledConvolution, ToThreeChannels, channels_last, is_frozen
-from helpers.generators.base import StyleBased, at_least_float32, check_resolution, settings
+from helpers.generators.base import StyleBased, at_least_float32, settings
 
 LRELU_GAIN = math.sqrt(2)  # keeps the variance of a unit normal through leaky_relu(0.2)
 CACHE = 2**24  # bytes of one activation; beyond this a CPU waits for memory, so a larger batch is split
@@ -28,16 +29,13 @@ def clamped(x: Tensor, limit: float | None) -> Tensor:
 def fir_kernel() -> Tensor:
     """The 4x4 binomial low-pass filter [1, 3, 3, 1]^2, sum 1, of all StyleGAN2 resampling."""
     row = torch.tensor([1.0, 3.0, 3.0, 1.0])
-    kernel = torch.outer(row, row)
-    return kernel / kernel.sum()
+    return torch.outer(row, row) / 64
 
 
-def depthwise(x: Tensor, kernel: Tensor, padding=(0, 0, 0, 0)) -> Tensor:
-    """Filter every channel of ``x`` (B, C, H, W) by one symmetric kernel; padding is (left, right, top, bottom)."""
+def depthwise(x: Tensor, kernel: Tensor, padding: int = 0) -> Tensor:
+    """Filter every channel of ``x`` (B, C, H, W) by one symmetric kernel."""
     weight = kernel.to(x.dtype)[None, None].repeat(x.shape[1], 1, 1, 1)
-    if len(set(padding)) == 1:
-        return F.conv2d(x, weight, padding=padding[0], groups=x.shape[1])
-    return F.conv2d(F.pad(x, padding), weight, groups=x.shape[1])
+    return F.conv2d(x, weight, padding=padding, groups=x.shape[1])
 
 
 def upsample(x: Tensor, kernel: Tensor) -> Tensor:
@@ -50,31 +48,17 @@ def upsampling_convolution(x: Tensor, weight: Tensor, kernel: Tensor) -> Tensor:
     """Zero insertion, 3x3 convolution and low-pass filter: (B, I, H, W), (O, I, 3, 3) -> (B, O, 2H, 2W)."""
     # without this copy to channels-last, the transposed weight is ten times slower on a CPU
     full = F.conv_transpose2d(x, channels_last(weight.transpose(0, 1)), stride=2)
-    return depthwise(full, kernel * 4, padding=(1, 1, 1, 1))
+    return depthwise(full, kernel * 4, padding=1)
 
 
 def modulated_convolution(
-    x: Tensor,
-    weight: Tensor,
-    styles: Tensor,
-    *,
-    demodulate: bool = True,
-    up_kernel: Tensor | None = None,
-    gain: float = 1.0,
+    x: Tensor, weight: Tensor, styles: Tensor, *, demodulate=True, up_kernel: Tensor | None = None, gain: float = 1.0
 ) -> Tensor:
-    """Convolution whose input channels are scaled per sample, optionally demodulated (eqs. 1-3 of the paper).
+    """Convolution of x (B, I, H, W) and weight (O, I, k, k) with input channels scaled by styles (B, I): eqs. 1-3.
 
-    Args:
-        x: (B, I, H, W).
-        weight: (O, I, k, k).
-        styles: (B, I) scale of each input channel.
-        demodulate: divide each output channel by the norm of its scaled weights.
-        up_kernel: low-pass filter (4, 4) to double the size, or None.
-        gain: factor of the output.
-
-    Returns:
-        (B, O, H, W), or twice that size with ``up_kernel``. The activations are scaled before and after an ordinary
-        convolution: the same function as a convolution with weights per sample, and much faster on a CPU.
+    demodulate: divide each output channel by the norm of its scaled weights. up_kernel: low-pass filter (4, 4) to
+    double the size. gain: factor of the output. The activations are scaled before and after an ordinary convolution:
+    the same function as the paper's convolution with weights per sample, and much faster on a CPU.
     """
     gains = None
     if demodulate:
@@ -113,33 +97,19 @@ def unit_second_moment(x: Tensor) -> Tensor:
 class MappingNetwork(nn.Module):
     """z (B, z_dim), and a label (B, c_dim) where there are classes, to w (B, w_dim).
 
-    Args:
-        z_dim: 0 maps the label alone (a conditional discriminator).
-        c_dim: number of classes; 0 is unconditional.
-        labels: how a label enters. "embed": a linear layer, normalised on its own (StyleGAN2-ADA). "concat": a matrix
-            of ``c_dim`` rows as long as z, appended to z before both are normalised together (StyleGAN, StyleGAN2).
-        averaged: keep a buffer for the mean w.
+    z_dim 0 maps the label alone (a conditional discriminator). ``labels`` says how a label enters. "embed": a linear
+    layer, normalised on its own (StyleGAN2-ADA). "concat": a matrix of ``c_dim`` rows as long as z, appended to z
+    before both are normalised together (StyleGAN, StyleGAN2). averaged: keep a buffer for the mean w.
     """
 
-    def __init__(
-        self,
-        z_dim: int,
-        w_dim: int,
-        num_layers: int = 8,
-        lr_multiplier: float = 0.01,
-        c_dim: int = 0,
-        labels: str = "embed",
-        averaged: bool = True,
-    ):
+    def __init__(self, z_dim, w_dim, num_layers=8, lr_multiplier=0.01, c_dim=0, labels="embed", averaged=True):
         super().__init__()
         self.num_layers, self.c_dim = num_layers, c_dim
         in_features = z_dim
         if c_dim and labels == "embed":
-            self.embed = FullyConnected(c_dim, w_dim)
-            in_features += w_dim
+            self.embed, in_features = FullyConnected(c_dim, w_dim), z_dim + w_dim
         elif c_dim:
-            self.label_weight = nn.Parameter(torch.randn(c_dim, z_dim))
-            in_features += z_dim
+            self.label_weight, in_features = nn.Parameter(torch.randn(c_dim, z_dim)), 2 * z_dim
         for i in range(num_layers):
             layer = FullyConnected(in_features, w_dim, activation=True, lr_multiplier=lr_multiplier)
             setattr(self, f"fc{i}", layer)
@@ -168,9 +138,7 @@ class SynthesisLayer(nn.Module):
         self.up, self.clamp = up, clamp
         self.register_buffer("resample_filter", fir_kernel())
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1)
-        self.weight = nn.Parameter(
-            torch.randn(out_channels, in_channels, 3, 3).contiguous(memory_format=torch.channels_last)
-        )
+        self.weight = nn.Parameter(channels_last(torch.randn(out_channels, in_channels, 3, 3)))
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.noise_strength = nn.Parameter(torch.zeros([]))
         self.bias = nn.Parameter(torch.zeros(out_channels))
@@ -189,19 +157,17 @@ class SynthesisLayer(nn.Module):
 
     def _frozen(self, x: Tensor, styles: Tensor, noise: Tensor, bias: Tensor) -> Tensor:
         """The same for weights without gradient; whatever depends only on them is computed once."""
-        squares = self.prepared.get("squares", self.weight, lambda weight: weight.square().sum((2, 3)).t())
-        gains = LRELU_GAIN * torch.rsqrt(styles.square() @ squares + 1e-8)
-        weight = self.prepared.get(str(x.dtype), self.weight, lambda w: self._laid_out(w).to(x.dtype))
-        blur = None
-        if self.up:
-            channels = len(self.weight)
-            blur = self.prepared.get(
-                f"blur {x.dtype}", self.resample_filter, lambda k: (k * 4).to(x.dtype).repeat(channels, 1, 1, 1)
-            )
-        return StyledConvolution.apply(x, styles, gains, noise, (bias, weight, blur, self.clamp))
 
-    def _laid_out(self, weight: Tensor) -> Tensor:
-        return channels_last(weight.transpose(0, 1) if self.up else weight)
+        def once(name: str, tensor: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+            return self.prepared.get(f"{name} {x.dtype}", tensor, lambda t: make(t).to(x.dtype))
+
+        squares = self.prepared.get("squares", self.weight, lambda w: w.square().sum((2, 3)).t())
+        gains = LRELU_GAIN * torch.rsqrt(styles.square() @ squares + 1e-8)
+        weight = once("weight", self.weight, lambda w: channels_last(w.transpose(0, 1) if self.up else w))
+        channels, blur = len(self.weight), None
+        if self.up:
+            blur = once("blur", self.resample_filter, lambda k: (k * 4).repeat(channels, 1, 1, 1))
+        return StyledConvolution.apply(x, styles, gains, noise, (bias, weight, blur, self.clamp))
 
 
 class ToRGB(nn.Module):
@@ -267,15 +233,8 @@ class SynthesisNetwork(nn.Module):
             for name in block.convs:
                 yield f"b{r}.{name}", getattr(block, name)
 
-    def forward(
-        self,
-        ws: Tensor,
-        noise: list[Tensor] | None = None,
-        dtype: torch.dtype = torch.float32,
-        checkpointing: bool = False,
-    ) -> Tensor:
-        x = self.b4.const.to(dtype)[None].expand(len(ws), -1, -1, -1)
-        x = x.contiguous(memory_format=torch.channels_last)
+    def forward(self, ws, noise: list[Tensor] | None = None, dtype=torch.float32, checkpointing=False) -> Tensor:
+        x = channels_last(self.b4.const.to(dtype)[None].expand(len(ws), -1, -1, -1))
         maps = [noise[i] if noise else None for i in range(self.num_ws - 1)]
         return self._blocks(x, None, ws, maps, 0, checkpointing)
 
@@ -298,41 +257,34 @@ class SynthesisNetwork(nn.Module):
 
 
 class StyleGAN2(StyleBased):
-    """StyleGAN2 generator.
+    """StyleGAN2 generator; raises GeneratorError for sizes that are not allowed (base.settings).
 
     Args:
         resolution: image side, a power of two from 16 to 1024.
         z_dim, w_dim: lengths of z and of a w row.
-        mapping_layers: fully connected layers of the mapping network.
-        channel_base: channels at resolution r are ``min(channel_base // r, channel_max)``; the official models have
-            16384 at 256 (or 32768) and 32768 at 512 and 1024.
-        channel_max: see channel_base.
+        channel_base, channel_max: channels at resolution r are ``min(channel_base // r, channel_max)``; the official
+            models have a base of 16384 at 256 (or 32768) and 32768 at 512 and 1024.
         c_dim: number of classes; 0 is unconditional.
         conv_clamp: activations are held within ± this; None does not. The official models with float16 layers have 256.
-        labels, lr_multiplier: of the MappingNetwork.
+        mapping_layers, labels, lr_multiplier: of the MappingNetwork.
 
     Attributes:
         dtype: of the synthesis network's activations; ``torch.bfloat16`` halves their memory, and rounds. The image
             and the latents remain float32.
         checkpointing: keep only each resolution's input for the backward pass and recompute the rest: less memory, a
             third more work, the same gradient (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016).
-
-    Raises:
-        GeneratorError: for a resolution that is not such a power of two.
     """
 
     family = "stylegan2"
-    SIZES = {"z_dim": 512, "w_dim": 512, "mapping_layers": 8, "channel_base": 32768, "channel_max": 512}
-    FURTHER = {"c_dim": 0, "conv_clamp": None, "labels": "embed", "lr_multiplier": 0.01}
+    DEFAULTS = {"resolution": 256, "z_dim": 512, "w_dim": 512, "mapping_layers": 8, "channel_base": 32768}
+    DEFAULTS |= {"channel_max": 512, "c_dim": 0, "conv_clamp": None, "labels": "embed", "lr_multiplier": 0.01}
 
     def __init__(self, resolution: int = 256, **options):
-        given = {"resolution": check_resolution(resolution)} | settings(self.SIZES | self.FURTHER, options)
-        plain = all(given[name] == value for name, value in self.FURTHER.items())
-        config = {name: value for name, value in given.items() if not (plain and name in self.FURTHER)}
+        given = settings(self.DEFAULTS, {"resolution": resolution} | options)
         names = ("z_dim", "w_dim", "mapping_layers", "lr_multiplier", "c_dim", "labels")
         mapping = MappingNetwork(*(given[name] for name in names))
         names = ("w_dim", "resolution", "channel_base", "channel_max", "conv_clamp")
-        super().__init__(config, mapping, SynthesisNetwork(*(given[name] for name in names)))
+        super().__init__(given, mapping, SynthesisNetwork(*(given[name] for name in names)))
 
     @property
     def layer_names(self) -> list[str]:

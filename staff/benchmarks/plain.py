@@ -33,7 +33,7 @@ def grouped_convolution(x: Tensor, weight: Tensor, styles: Tensor, *, demodulate
     else:
         y = F.conv_transpose2d(x, w.transpose(1, 2).flatten(0, 1), stride=2, groups=batch)
     y = y.reshape(batch, -1, *y.shape[2:])
-    return y if up_kernel is None else depthwise(y, up_kernel * 4, padding=(1, 1, 1, 1))
+    return y if up_kernel is None else depthwise(y, up_kernel * 4, padding=1)
 
 
 def grouped_synthesis(generator: StyleGAN2, ws: Tensor, noise: list[Tensor] | None = None) -> Tensor:

@@ -312,7 +312,7 @@ def stylegan1_state(generator):
             state[f"{place}.{convolution}.weight"] = weight.contiguous()
         state[f"{place}.{convolution}.bias" if hasattr(layer, "weight") else f"{place}.bias"] = layer.bias
         if up:
-            state[f"{place}.conv0_up.intermediate.kernel"] = layer.blur[None, None]
+            state[f"{place}.conv0_up.intermediate.kernel"] = torch.tensor([[[[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]]]) / 16
         state[f"{place}.epi{1 + second}.top_epi.noise.weight"] = layer.noise_strength
         for part in ("weight", "bias"):
             state[f"{place}.epi{1 + second}.style_mod.lin.{part}"] = getattr(layer.style, part)
