@@ -215,15 +215,15 @@ class RunPanel(RunBox):
         if len(result.images) > 1:
             for index, image in enumerate(result.images.split(1)):
                 self.candidates.add(image, f"no. {index + 1}", index)
-        self._compare(result.images[:1])
+        self._show_before(result.images[:1])
 
     def choose_candidate(self, index: int) -> None:
         """Show and compare one of a batch of results."""
         image = self.result.images[index : index + 1]
         self.show(image, f"no. {index + 1}")
-        self._compare(image)
+        self._show_before(image)
 
-    def _compare(self, image: Tensor) -> None:
+    def _show_before(self, image: Tensor) -> None:
         if self.before is not None:
             self.compare.show(self.before[:1], image)
 

@@ -26,18 +26,17 @@ SETUP = """
 import torch
 from helpers import masks
 from helpers.photos import demo_cat
-from helpers.widgets import canvas as module
-from helpers.widgets.canvas import drawing_canvas
+from helpers.widgets.canvas import DrawingCanvas, photo_palette
 
 rows, columns = torch.meshgrid(torch.linspace(0, 1, 64), torch.linspace(0, 1, 64), indexing="ij")
 photo = torch.stack([rows, columns, (rows > columns).float()])[None]
-sound, changes = module.DrawingCanvas._esm, {}
+sound, changes = DrawingCanvas._esm, {}
 
 def make(name, old="", new="", mode="mask", photo=photo):
     code = str(sound)
     assert old in code, old
-    module.DrawingCanvas._esm = code.replace(old, new) if old else code
-    canvas = drawing_canvas(photo, mode)
+    DrawingCanvas._esm = code.replace(old, new) if old else code
+    canvas = DrawingCanvas(photo, mode)
     canvas.brush = 12.0
     canvas.add_class(name)
     changes[name] = 0
@@ -316,7 +315,7 @@ def test_a_sketch_has_colours_of_the_photo(lab):
     page.stroke([(0.25, 0.25)])
     pixel = page.kernel("canvas.rgba()[16, 16].tolist()")
     assert "#{:02x}{:02x}{:02x}".format(*pixel[:3]) == swatch.get_attribute("title") and pixel[3] == 255
-    assert swatch.get_attribute("title") in page.kernel("module.photo_palette(photo)")
+    assert swatch.get_attribute("title") in page.kernel("photo_palette(photo)")
     page.press("Pick")
     lab.stroke([(0.2, 0.8)], page.stage)  # rows 0.8, columns 0.2, below the diagonal
     page.stroke([(0.75, 0.25)])

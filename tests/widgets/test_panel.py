@@ -104,7 +104,7 @@ def test_a_panel_needs_an_iterator_only(bare):
     assert bare.job is None and bare.result is None and "Press Start" in bare.view.html and not bare.view.running
     html = finish(bare)
     assert bare.result.number == 20 and "finished" in html and "PSNR" not in html and html.count("<img") == 1
-    assert bare.view.html == html and not bare.view.running
+    assert bare.view.html == html and not bare.view.running and repr(bare).startswith("Bare(")  # as a cell asks
 
 
 def test_the_browser_is_answered_with_the_reference_the_psnr_and_the_curve(panel):
