@@ -19,7 +19,6 @@ from helpers.optimizers import OptimizationWarning
 from tests.support import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
-
 SIZE = {"z_dim": 32, "w_dim": 32, "mapping_layers": 1, "channel_base": 2048, "channel_max": 32}
 
 
@@ -43,16 +42,12 @@ from helpers.search import Phase
 cpu, found = torch.device("cpu"), []
 with PeakMemory(cpu) as before:
     pass
-features, generator = load_features(), official_size(256, cpu)
+features, generator, target = load_features(), official_size(256, cpu), torch.rand(1, 3, 256, 256)
 for dtype, checkpointing in ((torch.float32, False), (torch.float32, True), (torch.bfloat16, False)):
     generator.dtype, generator.checkpointing = dtype, checkpointing
-    phases, target = (Phase("w+", 1.0, 0.2),), torch.rand(1, 3, 256, 256)
-    search = Inversion(generator, target, "w+", features=features, steps=1, phases=phases)
     with PeakMemory(cpu) as peak:
-        for _ in search:
-            pass
+        Inversion(generator, target, "w+", features=features, steps=1, phases=(Phase("w+", 1.0, 0.2),)).run()
     found.append((step_memory(generator), peak.gb - before.gb))
-    del search
 print(json.dumps(found))
 """
 
@@ -88,23 +83,24 @@ def test_more_of_everything_needs_more(family):
     assert step_memory(generator(family, checkpointing=True)) < plain
 
 
-def test_a_run_that_will_not_fit_is_one_sentence(monkeypatch):
+@pytest.mark.parametrize(
+    ("native", "options", "ways"),
+    [
+        (torch.float32, {}, "--checkpointing"),  # bfloat16 would be emulated
+        (torch.bfloat16, {}, "--precision bf16 or --checkpointing"),
+        (torch.bfloat16, {"dtype": torch.bfloat16, "checkpointing": True}, "another machine"),
+    ],
+)
+def test_a_run_that_will_not_fit_is_one_sentence(monkeypatch, native, options, ways):
     monkeypatch.setattr(memory, "free_memory", lambda device: 0.06)
-    monkeypatch.setattr(memory, "fast_dtype", lambda device: torch.float32)
-    with pytest.raises(NotEnoughMemory, match="are free: use --checkpointing.$"):  # bfloat16 would be emulated
-        check_memory(generator())
-    monkeypatch.setattr(memory, "fast_dtype", lambda device: torch.bfloat16)
-    with pytest.raises(NotEnoughMemory) as error:
-        check_memory(generator())
-    assert str(error.value).startswith("256² w+ needs about 0.") and "\n" not in str(error.value)
-    assert str(error.value).endswith("0.1 GB are free: use --precision bf16 or --checkpointing.")
-    with pytest.raises(NotEnoughMemory, match="use another machine.$"):
-        check_memory(generator(dtype=torch.bfloat16, checkpointing=True))
+    monkeypatch.setattr(memory, "fast_dtype", lambda device: native)
+    with pytest.raises(NotEnoughMemory, match=rf"^256² w\+ needs about 0\.\d GB, 0\.1 GB are free: use {ways}\.$"):
+        check_memory(generator(**options))
+
+
+def test_what_fits_or_is_small_passes(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda device: 100)
     check_memory(generator())
-
-
-def test_small_generators_are_not_counted(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda device: pytest.fail("counted"))
     check_memory(tiny.stylegan2())
 
@@ -120,19 +116,16 @@ def test_a_batch_is_halved_until_it_fits(monkeypatch):
 
 def test_a_search_of_many_goes_through_in_chunks_that_fit_and_says_so(monkeypatch):
     made = generator(resolution=64)
-    target = made.synthesize(made.sample("w", 1, seed=3)).clamp(0, 1).expand(32, -1, -1, -1)
+    target = made.synthesize(made.sample("w", 1, seed=3)).clamp(0, 1).expand(16, -1, -1, -1)
     together = project(made, target, "w", steps=2)
-    needed = [step_memory(made, "w", n) for n in (8, 16)]
+    needed = [step_memory(made, "w", n) for n in (4, 8)]
     monkeypatch.setattr(memory, "free_memory", lambda device: sum(needed) / 2)
-    with pytest.warns(OptimizationWarning, match="too short for all 32 at once: now 8 at a time"):
-        inversion = Inversion(made, target, "w", steps=2)
-        list(inversion)
-    assert inversion.runs[0].chunk == 8
+    inversion, noise = Inversion(made, target, "w", steps=2), noise_inversion(made, target, together.latents, steps=1)
+    for search in (inversion, noise):
+        with pytest.warns(OptimizationWarning, match="too short for all 16 at once: now 4 at a time"):
+            search.run()
+        assert search.runs[0].chunk == 4
     assert torch.allclose(inversion.result().total, together.total, rtol=1e-4)
-    with pytest.warns(OptimizationWarning, match="all 32 at once: now 8 at a time"):
-        embedding = noise_inversion(made, target, together.latents, steps=1)
-        list(embedding)
-    assert embedding.runs[0].chunk == 8
 
 
 @pytest.mark.parametrize("native", [True, False])
