@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -43,12 +43,7 @@ class InversionError(ValueError):
 
 
 class Variables:
-    """What moves in a phase, as parameters of an Optimization: the offset of the code from the start of the search.
-
-    Attributes:
-        parameters: tensors (B, ...); rates: the learning rate of each.
-        space: of the code in this phase.
-    """
+    """What moves in a phase, as parameters of an Optimization: the offset of the code from the start of the search."""
 
     def __init__(self, search: LatentSearch, phase: Phase, current: Latents):
         generator, base = search.generator, search.base
@@ -89,19 +84,15 @@ class LatentSearch(Chain):
     Every sample is an independent problem: a batch gives what single runs give.
 
     Args:
-        generator: from ``load_generator``.
         criterion: ``criterion(images, offset, index)`` gives the Loss of the samples ``index``; ``offset`` is that of
             their code from the start.
         latents: where to start, a batch of B; noise maps are kept.
-        phases: see PHASES.
-        steps: over all phases, at least one in each.
-        lr: rate in standard deviations of the space instead of each phase's own (Adam).
-        optimizer: "adam" or "lbfgs" (up to 20 evaluations a step, no rate).
+        phases: see PHASES; at least one of the steps is each one's.
+        lr: rate in standard deviations of the space instead of each phase's own.
         rows: indices of the w+ rows that are free; None frees all.
 
-    Raises:
-        GeneratorError: for latents of another generator.
-        OptimizationError: when the losses of all samples became NaN; ``result()`` still gives the best so far.
+    Raises GeneratorError for latents of another generator, and OptimizationError when the losses of all samples became
+    NaN; ``result()`` still gives the best so far.
     """
 
     generator: Generator
@@ -127,11 +118,9 @@ class LatentSearch(Chain):
 
     def _begin(self, phase: Phase, steps: int) -> Optimization:
         variables = self.variables(self, phase, self._best() if self.runs else self.base)
-        settings = {"steps": steps, "optimizer": self.optimizer}
-        rows, noise = len(variables.code), "noise" in phase.free
-        settings["chunk"] = chunk_that_fits(self.generator, variables.space, rows, noise)
-        loss = functools.partial(self._loss, variables)
-        run = Optimization(variables.parameters, loss, lr=variables.rates, **settings, **self._settings(phase))
+        chunk = chunk_that_fits(self.generator, variables.space, len(variables.code), "noise" in phase.free)
+        settings = {"lr": variables.rates, "optimizer": self.optimizer, "chunk": chunk, **self._settings(phase)}
+        run = Optimization(variables.parameters, partial(self._loss, variables), steps=steps, **settings)
         run.variables = variables
         return run
 
@@ -170,16 +159,9 @@ class LatentSearch(Chain):
 class InversionOptions:
     """How to invert; the fields with a help text are options of the command line.
 
-    Attributes:
-        weights: of the losses, see Criterion; None is L1 alone where there are no features.
-        start: one of STARTS or Latents; None is the best for z and for restarts, else the mean. The command line takes
-            the encoder where it leads to the space (``encoder_start``).
-        steps: over all phases; None is STEPS, or ENCODER_STEPS from the encoder.
-        candidates: samples for start="best".
-        features: network of ``load_features`` for the perceptual loss.
-        mask: (B or 1, 1, R, R), where the image terms count.
-        phases: None is those of PHASES.
-        encoder: of ``load_encoder``; by default the one that belongs to the generator.
+    ``weights`` are those of Criterion, None L1 alone where there are no features; ``start`` is one of STARTS, or
+    Latents, None the best for z and for restarts, else the mean (on the command line the encoder where it leads to the
+    space); ``steps`` is over all phases, None STEPS, or ENCODER_STEPS from the encoder.
     """
 
     weights: dict[str, float | Tensor] | None = option(None, "Weight of the loss.", min=0, default=WEIGHTS)
@@ -188,36 +170,27 @@ class InversionOptions:
         None, "mean (of w), sample, best (of 64 samples), or encoder, the default where there is one."
     )
     steps: int | None = option(None, f"Optimisation steps; {STEPS}, or {ENCODER_STEPS} from the encoder.", min=1)
-    optimizer: str = option("adam", "adam, or lbfgs (each of its steps takes up to 20 evaluations).")
-    lr: float | None = option(None, "Rate in standard deviations of the space (Adam), instead of each phase's own.")
+    optimizer: str = option("adam", "adam or lbfgs.")
+    lr: float | None = option(None, "Rate in standard deviations of the space, instead of each phase's own.")
     restarts: int = option(1, "Starts per photo (sample or best), of which the best is kept.", min=1)
     seed: int = option(0, "Seed of all samples.")
-    candidates: int = 64
-    features: object = None
-    mask: Tensor | None = None
-    phases: tuple[Phase, ...] | None = None
-    encoder: Encoder | None = None
+    candidates: int = 64  # samples for start="best"
+    features: object = None  # network of load_features for the perceptual loss
+    mask: Tensor | None = None  # (B or 1, 1, R, R), where the image terms count
+    phases: tuple[Phase, ...] | None = None  # None is those of PHASES
+    encoder: Encoder | None = None  # None is the generator's own
 
 
 class Inversion(LatentSearch):
-    """Invert B targets as one batch; iterate for the steps, leave the loop to stop, then ask for ``result()``.
+    """Invert B targets (B, 3, R, R) in [0, 1] at the generator's resolution as one batch; see LatentSearch.
 
-    Every sample is an independent problem: a batch gives what single runs give.
+    One target with weights of shape (B,) is a table of B settings. ``changes`` are single ones of the options;
+    ``criterion.weights`` may be changed while it runs. Latents as ``start``, like the encoder's, skip all phases but
+    those of the space.
 
-    Args:
-        generator: from ``load_generator``.
-        targets: (B, 3, R, R) in [0, 1] at the generator's resolution. One target with weights of shape (B,) is a
-            table of B settings.
-        space: "z", "w" or "w+".
-        options: see InversionOptions; ``changes`` are single ones of them. ``criterion.weights`` may be changed while
-            it runs. ``start`` may also be Latents; like the encoder's, they skip all phases but those of the space.
-
-    Raises:
-        EncoderError: for start="encoder" where no encoder fits the generator and the space.
-        InversionError: for targets of another size, with NaN or outside [0, 1], batches that do not agree, an unknown
-            start, no steps, or phases that do not lead to the space.
-        GeneratorError: for a space that the generator does not have.
-        OptimizationError: when the losses of all targets became NaN; ``result()`` still gives the best so far.
+    Raises InversionError for targets of another size, with NaN or outside [0, 1], batches that do not agree, an unknown
+    start, no steps, or phases that do not lead to the space; EncoderError where no encoder fits the generator and the
+    space; GeneratorError for a space that the generator does not have; and what LatentSearch raises.
     """
 
     def __init__(
@@ -262,8 +235,6 @@ class Inversion(LatentSearch):
             raise InversionError(f"all batches must have the same length or 1; got {given}.")
         return batch
 
-    # --- start ------------------------------------------------------------------------------------------------------
-
     def _first_latents(self) -> Latents:
         if self.start == "encoder":
             encoder = self.options.encoder or load_encoder(self.generator)
@@ -294,12 +265,9 @@ class Inversion(LatentSearch):
         images = torch.cat([self.generator.synthesize(Latents(space, chunk)) for chunk in codes.split(32)])
         chosen = []
         for row in range(0, self.batch * self.restarts, self.restarts):
-            index = slice(row, row + 1)
-            totals = torch.cat([self.criterion(chunk, index=index).total for chunk in images.split(32)])
-            chosen.append(codes[totals.argsort()[: self.restarts]])
+            totals = [self.criterion(chunk, index=slice(row, row + 1)).total for chunk in images.split(32)]
+            chosen.append(codes[torch.cat(totals).argsort()[: self.restarts]])
         return torch.cat(chosen)
-
-    # --- result -----------------------------------------------------------------------------------------------------
 
     def _chosen(self) -> Tensor | slice:
         """Of several restarts the best one of each target."""

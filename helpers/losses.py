@@ -1,4 +1,8 @@
-"""Losses: pure functions with one value per sample, and the weighted sum on which every criterion stands."""
+"""Losses: pure functions with one value per sample, and the weighted sum on which every criterion stands.
+
+Images and targets are (B, 3, H, W) in [0, 1]; a target batch of 1 serves all images. A mask (B or 1, 1, H, W) in [0, 1]
+is at image size, 1 = counts; a layer of a network gets its mean over the layer's cells. None counts every pixel.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +24,7 @@ class LossError(ValueError):
 
 
 def lp_loss(images: Tensor, targets: Tensor, p: int = 1, mask: Tensor | None = None) -> Tensor:
-    """Mean of |images - targets|^p over channels and the mask's area: (B,).
-
-    Args:
-        images, targets: (B, 3, H, W) in [0, 1]; a target batch of 1 serves all images.
-        p: 1 or 2.
-        mask: (B or 1, 1, H, W) in [0, 1], 1 = counts; None counts every pixel.
-    """
+    """Mean of |images - targets|^p, p 1 or 2, over channels and the mask's area: (B,)."""
     error = (images - targets).abs() if p == 1 else (images - targets).square()
     return masked_mean(error, mask)
 
@@ -40,14 +38,10 @@ def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def perceptual_loss(ours: dict[str, Tensor], theirs: dict[str, Tensor], mask: Tensor | None = None) -> Tensor:
-    """Relative squared distance of feature maps, mean over layers: (B,).
+    """Relative squared distance of feature maps, layer to (B, C, h, w), mean over layers: (B,).
 
     Each layer's mean squared difference (Johnson et al., ECCV 2016) is divided by the mean square of the target's
     features in that layer: 0 is equal and about 1 is unrelated, in every layer of every network.
-
-    Args:
-        ours, theirs: layer to (B, C, h, w); a target batch of 1 serves all.
-        mask: (B or 1, 1, H, W) in [0, 1] at image size; each layer gets its mean over the layer's cells.
     """
     losses = []
     for layer, target in theirs.items():
@@ -61,8 +55,6 @@ def gram_matrix(activations: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean over the mask's area of the products of all pairs of channels: (B, C, h, w) to (B, C, C).
 
     The Gram matrix of Gatys et al. (CVPR 2016) divided by the number of cells, so regions of any size compare.
-
-    mask: (B or 1, 1, H, W) in [0, 1] at image size; the layer gets its mean over the layer's cells. None is everywhere.
     """
     rows = activations.flatten(2)
     if mask is None:  # without a copy of the activations
@@ -73,9 +65,9 @@ def gram_matrix(activations: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def style_loss(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> Tensor:
-    """Relative squared distance of Gram matrices, mean over layers: (B,); 0 is the same texture, about 1 unrelated.
+    """Relative squared distance of Gram matrices, layer to (B, C, C), mean over layers: (B,).
 
-    ours, theirs: layer to ``gram_matrix`` (B, C, C); a target batch of 1 serves all.
+    0 is the same texture, about 1 unrelated.
     """
     losses = [
         (ours[layer] - target).square().sum((1, 2)) / target.square().sum((1, 2)).clamp_min(1e-8)
@@ -100,26 +92,20 @@ class Loss:
 class WeightedSum:
     """Weighted sum of named losses, one value per sample: what every criterion of a search stands on.
 
-    A subclass computes ``parts(images, offset, index)``: the losses that are ``on``, unweighted. ``weights`` may be
-    changed while a search runs.
+    A subclass computes ``parts(images, offset, index)``: the losses that are ``on``, unweighted.
 
     Args:
-        weights: name to a number, or to (B,) for a table of settings. The dict is kept, not copied, so that criteria
-            can share what a slider moves.
+        weights: name to a number, or to (B,) for a table of settings. The dict is kept, not copied: it may be changed
+            while a search runs, and criteria can share what a slider moves.
         known: all names that there are.
         anchors: those that tie the result to something given; in every setting one of them needs a weight.
 
-    Attributes:
-        repeats: rows of the batch per setting, where a search has several starts.
-        error: class of the errors.
-
-    Raises:
-        LossError (or ``error``): for an unknown name, a weight that is negative or not finite, tables of different
-            lengths, or no weight on any anchor.
+    Raises LossError (or ``error``) for an unknown name, a weight that is negative or not finite, tables of different
+    lengths, or no weight on any anchor.
     """
 
     error: type[ValueError] = LossError
-    repeats: int = 1
+    repeats: int = 1  # rows of the batch per setting, where a search has several starts
 
     def __init__(self, weights: dict[str, float | Tensor], known: Collection[str] = (), anchors: Collection[str] = ()):
         self.weights = weights
@@ -170,19 +156,12 @@ class WeightedSum:
 class Criterion(WeightedSum):
     """Weighted sum of an L1, an L2, a perceptual and a latent-offset loss against fixed targets.
 
-    The targets' features are computed once, here. ``weights`` may be changed while an optimisation runs.
+    ``weights`` are those of "l1", "l2", "perceptual" and "delta"; what is missing is 0, None is ``WEIGHTS``.
+    ``features``, a network of ``load_features``, is needed where the perceptual weight is not 0; ``layers`` are its
+    conv layers, numbers or names. The targets' features are computed once, here.
 
-    Args:
-        targets: (B, 3, H, W) in [0, 1].
-        features: a network of ``load_features``, needed where the perceptual weight is not 0.
-        weights: of "l1", "l2", "perceptual" and "delta"; each a number or (B,) for a table of settings. What is
-            missing is 0; None is ``WEIGHTS``.
-        layers: conv layers of the perceptual loss, numbers or names.
-        mask: (B or 1, 1, H, W) in [0, 1], where the image terms count; None counts every pixel.
-
-    Raises:
-        LossError: for an unknown or negative weight, a setting without any image loss, missing features, or a mask
-            that is of another size, outside [0, 1] or empty.
+    Raises LossError for a bad weight, a setting without any image loss, missing features, or a mask that is of another
+    size, outside [0, 1] or empty.
     """
 
     def __init__(
@@ -198,13 +177,11 @@ class Criterion(WeightedSum):
         self._check_features()
         if mask is not None:
             _check_mask(mask, targets)
-        self.target_features = None if features is None else self._features_of_targets()
-
-    @torch.no_grad()
-    def _features_of_targets(self) -> dict[str, Tensor]:
-        # one at a time: batched kernels round differently, and a line search amplifies the difference
-        single = [self.features(target[None], self.layers) for target in self.targets]
-        return {layer: torch.cat([found[layer] for found in single]) for layer in single[0]}
+        self.target_features = {}
+        if features is not None:
+            with torch.no_grad():  # one at a time: batched kernels round differently, and a search amplifies that
+                single = [features(target[None], self.layers) for target in targets]
+            self.target_features = {layer: torch.cat([found[layer] for found in single]) for layer in single[0]}
 
     def _check_features(self) -> None:
         if self.features is None and self.on("perceptual"):

@@ -1,7 +1,7 @@
 """Noise space: fit the noise maps of a StyleGAN2 to a photo after its w+ code (Abdal et al., Image2StyleGAN++, 2020).
 
 The maps hold most of an image's degrees of freedom, so they can write what no code reaches: whiskers, single hairs, a
-photo of coffee. ``fresh_noise_psnr`` reports how much of a result the code holds and how much sits in the noise.
+photo of coffee.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from helpers.optimizers import Schedule, cosine
 from helpers.search import Phase, Result, option
 
 STEPS = 600  # 300 reach 45.7 dB over 32 faces of cats, but the hardest one only 36.7; what is left then is colour
-NOISE_LR = 0.1  # Adam, in units of activations (noise times strength), which a demodulated layer keeps near 1
-NOISE_LR_REGULARISED = 0.1  # Adam, in standard deviations of the noise, as the official projector
-CODE_LR = 0.05  # Adam, in standard deviations of the latent space
+NOISE_LR = 0.1  # in units of activations, which a demodulated layer keeps near 1; of the noise where it is regularised
+CODE_LR = 0.05  # in standard deviations of the latent space
 REGULARISATION = 10.0  # weight of the autocorrelation against the mean squared error
 SMALLEST_STRENGTH = 1e-6  # a layer that learned to ignore its noise would ask for an infinite rate
 ORDERS = ("sequential", "joint", "alternating")
@@ -38,35 +37,20 @@ class NoiseError(ValueError):
 
 @dataclass(frozen=True)
 class NoiseOptions:
-    """How to fit noise maps; the fields with a help text are options of the command line.
+    """How to fit noise maps; the fields with a help text are options of the command line."""
 
-    Attributes:
-        steps: over all phases.
-        lr: rate of the noise, in activations (Adam); with ``regularise`` in standard deviations of the noise.
-        code_lr: rate of the code, in standard deviations of its space (Adam).
-        optimizer: "adam" or "lbfgs" (up to 20 evaluations a step, no rate).
-        order: "sequential" (only the noise is free), "joint" (code and noise together) or "alternating" (``rounds``
-            times the code, then the noise).
-        rows: indices of the w+ rows that are free; None frees all.
-        where: (B or 1, 1, R, R) in [0, 1], where the maps may change; None is everywhere.
-        regularise: weight of ``noise_autocorrelation``. Above 0 the maps are also held at mean 0 and variance 1.
-        per_layer: False takes ``lr`` as it is for every map, in standard deviations of the noise.
-        schedule: factor of the rates in the phases that move the noise; None is a cosine over the whole phase.
-        reduction: of the loss over the pixels for the gradient, "sum" or "mean".
-    """
-
-    steps: int = option(STEPS, "Steps of the noise search.", min=1)
-    lr: float | None = None
-    code_lr: float = CODE_LR
+    steps: int = option(STEPS, "Steps of the noise search.", min=1)  # over all phases
+    lr: float | None = None  # of the noise, in activations; with ``regularise`` in standard deviations of the noise
+    code_lr: float = CODE_LR  # in standard deviations of the code's space
     optimizer: str = "adam"
-    order: str = "sequential"
-    rounds: int = 4
-    rows: Sequence[int] | None = None
-    where: Tensor | None = None
-    regularise: float = 0.0
-    per_layer: bool = True
-    schedule: Schedule | None = None
-    reduction: str = "sum"
+    order: str = "sequential"  # see order_phases
+    rounds: int = 4  # of order="alternating"
+    rows: Sequence[int] | None = None  # indices of the w+ rows that are free; None frees all
+    where: Tensor | None = None  # (B or 1, 1, R, R) in [0, 1], where the maps may change; None is everywhere
+    regularise: float = 0.0  # weight of ``noise_autocorrelation``; above 0 the maps keep mean 0 and variance 1 too
+    per_layer: bool = True  # False takes ``lr`` as it is for every map, in standard deviations of the noise
+    schedule: Schedule | None = None  # of the phases that move the noise; None is a cosine over the whole phase
+    reduction: str = "sum"  # of the loss over the pixels for the gradient, or "mean"
 
 
 def check_noise_maps(generator: Generator) -> None:
@@ -92,14 +76,12 @@ class NoiseVariables(Variables):
 
     def __init__(self, search: NoiseSearch, phase: Phase, current: Latents):
         super().__init__(search, phase, current)
-        self.search = search
+        self.search, options = search, search.options
         if "noise" in self.free:
-            options, regularised = search.options, search.regularise > 0
-            lr = options.lr or (NOISE_LR_REGULARISED if regularised else NOISE_LR)
-            plain = regularised or not options.per_layer
+            plain = search.regularise > 0 or not options.per_layer
             self.scales = [1.0] * len(self.noise) if plain else noise_scales(search.generator)
             self.parameters += [torch.zeros_like(map_) for map_ in self.noise]
-            self.rates += [lr] * len(self.noise)
+            self.rates += [options.lr or NOISE_LR] * len(self.noise)
 
     def maps(self, parameters: list[Tensor], index) -> list[Tensor]:
         maps = super().maps(parameters, index)
@@ -115,22 +97,11 @@ class NoiseVariables(Variables):
 
 
 class NoiseSearch(LatentSearch):
-    """Fit noise maps, code or both to any criterion; iterate, leave the loop to stop, then ask for ``result()``.
+    """Fit noise maps, code or both to any criterion; see LatentSearch. Without noise the fixed maps are the start.
 
     The noise is searched in units of activations: a step of the same size in every layer is a step of 1/strength in
     its map. Otherwise Adam, at one rate for all maps, cannot travel far enough where the learned strength is small.
-    Every sample is an independent problem.
-
-    Args:
-        generator: a generator with noise maps.
-        criterion: see LatentSearch.
-        latents: where to start, a batch of B. Without noise the fixed maps are the start.
-        options: see NoiseOptions; ``changes`` are single ones of them.
-
-    Raises:
-        NoiseError: for a generator without noise maps, an unknown order or reduction.
-        GeneratorError: for latents of another generator.
-        OptimizationError: when the losses of all samples became NaN; ``result()`` still gives the best so far.
+    Raises NoiseError for a generator without noise maps, an unknown order or reduction.
     """
 
     variables = NoiseVariables
@@ -221,19 +192,11 @@ def optimize_noise(
 ) -> Result:
     """Fit the noise maps to photos with a pixel loss alone, the code held where it is (Mk_n of Image2StyleGAN++).
 
-    Args:
-        generator: with noise maps.
-        targets: (B, 3, R, R) in [0, 1] at the generator's resolution.
-        latents: what the inversion in w+ (or z, w) found: B, or 1 for all.
-        mask: (B or 1, 1, R, R) in [0, 1], where the pixels count; None counts all.
-        options: see NoiseOptions; ``changes`` are single ones of them.
-
-    Returns:
-        The result with ``latents.noise`` fitted; ``history["l2"]`` (steps, B) is the mean squared error.
-
-    Raises:
-        NoiseError: for latents that do not fit, an unknown order, or a generator without noise maps.
-        InversionError, LossError: for targets and masks of another size, outside [0, 1] or empty.
+    targets: (B, 3, R, R) in [0, 1] at the generator's resolution; latents: what the inversion in w+ (or z, w) found, B,
+    or 1 for all; mask: (B or 1, 1, R, R) in [0, 1], where the pixels count. In the result ``latents.noise`` is fitted,
+    and ``history["l2"]`` (steps, B) is the mean squared error.
+    Raises NoiseError for latents that do not fit, an unknown order, or a generator without noise maps, and
+    InversionError or LossError for targets and masks of another size, outside [0, 1] or empty.
     """
     return noise_inversion(generator, targets, latents, mask, options, **changes).run()
 
@@ -253,16 +216,12 @@ def partly_fitted(generator: Generator, latents: Latents, amount: float = 1.0, l
     return Latents(latents.space, latents.code, noise)
 
 
-# --- is it a cheat? --------------------------------------------------------------------------------------------------
-
-
 @torch.no_grad()
 def fresh_noise_psnr(generator: Generator, targets: Tensor, latents: Latents, draws: int = 8, seed: int = 0) -> Tensor:
     """PSNR (B,) in dB of the code with new random noise, mean over ``draws``: what the code itself holds of the photo.
 
-    Each draw serves all B, so that a photo's figure does not depend on what it was measured with.
-
-    targets: (B, 3, R, R) in [0, 1]. Noise maps in the latents are left aside. Raises NoiseError for no draws.
+    Each draw serves all B, so that a photo's figure does not depend on what it was measured with. Noise maps in the
+    latents are ignored. Raises NoiseError for no draws.
     """
     if draws < 1:
         raise NoiseError(f"at least one draw of noise is needed; got {draws}.")
@@ -273,23 +232,19 @@ def fresh_noise_psnr(generator: Generator, targets: Tensor, latents: Latents, dr
     return torch.stack(values).mean(0)
 
 
-OPPONENT = ((1, 1, 1), (1, 0, -1), (1, -2, 1))  # luminance and two chroma axes, orthogonal: energies add up
-CUTOFF = 0.25  # cycles per pixel: what an image of half the size can hold is low
-
-
 @torch.no_grad()
 def residual_report(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Where the residual sits: its mean squared error split by colour and frequency, four parts (B,) that add up.
 
     Luminance is the mean of R, G and B, chroma is orthogonal to it. Low frequencies are those up to a quarter cycle
-    per pixel in both directions. By Parseval's theorem the parts add up to the mean squared error of [0, 1] images.
-
-    images, targets: (B, 3, H, W) in [0, 1].
+    per pixel in both directions, what an image of half the size can hold. By Parseval's theorem the parts add up to the
+    mean squared error of the images, (B, 3, H, W) in [0, 1].
     """
-    axes = F.normalize(torch.tensor(OPPONENT, dtype=torch.float64), dim=1).to(images.device)
+    axes = torch.tensor(((1, 1, 1), (1, 0, -1), (1, -2, 1)), dtype=torch.float64, device=images.device)
+    axes = F.normalize(axes, dim=1)  # luminance and two axes of chroma, orthogonal: energies add up
     residual = torch.einsum("kc,bchw->bkhw", axes, (images - targets).double())
     energy = torch.fft.fft2(residual, norm="ortho").abs().square() / residual[0].numel()
-    y, x = (torch.fft.fftfreq(n, device=images.device).abs() <= CUTOFF for n in residual.shape[-2:])
+    y, x = (torch.fft.fftfreq(n, device=images.device).abs() <= 0.25 for n in residual.shape[-2:])
     low = (y[:, None] & x[None]).double()
     parts = {}
     for name, channels in (("luminance", energy[:, :1]), ("chroma", energy[:, 1:])):

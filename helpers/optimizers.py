@@ -18,7 +18,7 @@ from helpers.losses import Loss
 if TYPE_CHECKING:  # a search of pixels needs no latents
     from helpers.latents import Latents
 
-OPTIMIZERS = ("adam", "lbfgs", "lbfgs-batch")
+OPTIMIZERS = ("adam", "lbfgs")
 Schedule = Callable[[float], float]
 
 
@@ -51,20 +51,11 @@ class OptimizationWarning(UserWarning):
 
 @dataclass
 class Step:
-    """One step of a search.
+    """One step of a search; ``latents`` (None for a search of pixels) and ``render`` are those after its update."""
 
-    Attributes:
-        number: 1 for the first step.
-        total: (B,) loss of the parameters before this step's update.
-        parts: named parts of it, unweighted, each (B,).
-        lr: learning rate of the step.
-        latents: the current ones, after the update; None for a search of pixels.
-        render: makes the current images.
-    """
-
-    number: int
-    total: Tensor
-    parts: dict[str, Tensor]
+    number: int  # 1 for the first step
+    total: Tensor  # (B,) loss before the update
+    parts: dict[str, Tensor]  # name to its unweighted parts (B,)
     lr: float
     latents: Latents | None = None
     render: Callable[[], Tensor] | None = None
@@ -78,31 +69,22 @@ class Step:
 class Optimization:
     """Minimise B independent problems as one batch; iterate over it for the steps, leave the loop to stop.
 
-    Adam treats every component separately and the losses are summed over the batch, so the B problems do not interact.
-    L-BFGS would couple them through its line search, so it has one optimizer per sample.
-
-    A sample whose loss becomes NaN or infinite is frozen at its best point (or its start); the others are unaffected.
+    The problems do not interact: Adam treats every component separately, L-BFGS every sample. A sample whose loss
+    becomes NaN or infinite is frozen at its best point (or its start); the others are unaffected.
 
     Args:
         parameters: tensors (B, ...) to optimise, changed in place.
         loss: ``loss(parameters, index)`` gives the Loss of the samples ``index`` of the batch.
-        steps: number of steps; L-BFGS makes up to 20 evaluations in each.
-        lr: learning rate, one number or one per parameter.
-        optimizer: "adam", "lbfgs" (torch's, with strong Wolfe line search, sample by sample) or "lbfgs-batch" (all
-            samples at once, one evaluation a step; see BatchLBFGS, whose longest step is ``lr``).
-        schedule: factor of the learning rate over the progress (Adam only).
+        lr: learning rate, one number or one per parameter; for L-BFGS the longest step.
+        optimizer: "adam" or "lbfgs" (see BatchLBFGS).
+        schedule: factor of Adam's learning rate over the progress.
         chunk: samples that are evaluated at once, see ``memory.chunk_that_fits``; None is all.
         scale: factor of the loss in the gradient alone, against Adam's epsilon.
 
-    Attributes:
-        best: parameters of the smallest loss so far, per sample.
-        best_total: (B,) that loss, infinite where none was ever finite.
-        history: name to list of (B,) tensors, the losses of every step.
-        frozen: (B,) bool, samples that stopped because their loss was not finite.
-        seconds: wall time of the steps so far.
+    Attributes: ``best``, the parameters of the smallest loss so far, and ``best_total`` (B,), that loss, infinite where
+    none was ever finite; ``history``, name to the losses (B,) of every step; ``frozen`` (B,) bool; ``seconds``.
 
-    Raises:
-        OptimizationError: for an unknown optimizer, no steps, a rate that is not positive, or when all are frozen.
+    Raises OptimizationError for an unknown optimizer, no steps, a rate that is not positive, or when all are frozen.
     """
 
     def __init__(
@@ -118,29 +100,24 @@ class Optimization:
         scale: float = 1.0,
     ):
         rates = [lr] * len(parameters) if isinstance(lr, int | float) else list(lr)
-        _check(optimizer, steps, rates)
-        self.parameters = [p.requires_grad_() for p in parameters]
-        self.loss, self.steps, self.rates, self.kind = loss, steps, rates, optimizer
-        self.schedule, self.scale = schedule or cosine(), scale
+        if optimizer not in OPTIMIZERS:
+            raise OptimizationError(f"the optimizer must be one of {', '.join(OPTIMIZERS)}; got {optimizer!r}.")
+        if steps < 1:
+            raise OptimizationError(f"the number of steps must be at least 1; got {steps}.")
+        if not all(math.isfinite(rate) and rate > 0 for rate in rates):
+            raise OptimizationError(f"the learning rate must be a positive number; got {rates}.")
+        self.parameters, self.loss, self.steps, self.rates = parameters, loss, steps, rates
+        self.scale, self.schedule = scale, (schedule or cosine()) if optimizer == "adam" else constant()
         self.number, self.history, self.seconds = 0, {}, 0.0
-        batch, device = len(parameters[0]), parameters[0].device
+        batch = len(parameters[0])
         self.chunk = min(chunk or batch, batch)
         if self.chunk < batch:
             _warn(f"the memory is too short for all {batch} at once: now {self.chunk} at a time.")
-        self.frozen = torch.zeros(batch, dtype=torch.bool, device=device)
+        self.frozen = torch.zeros(batch, dtype=torch.bool, device=parameters[0].device)
         self.forget_best()
-        self.samples = [self._views(slice(i, i + 1)) for i in range(batch)] if optimizer == "lbfgs" else []
-        self.optimizers = [_line_search(sample) for sample in self.samples] or [self._joint()]
-
-    def _joint(self) -> torch.optim.Optimizer:
-        if self.kind == "lbfgs-batch":
-            return BatchLBFGS(self.parameters, reach=self.rates[0])
-        groups = [{"params": [p], "lr": r} for p, r in zip(self.parameters, self.rates, strict=True)]
-        return torch.optim.Adam(groups, betas=(0.9, 0.999))
-
-    def _views(self, index: slice) -> list[Tensor]:
-        """The parameters of some samples; an update of them writes into the batch."""
-        return [p.detach()[index].requires_grad_() for p in self.parameters]
+        members = {rate: [p for p, r in zip(parameters, rates, strict=True) if r == rate] for rate in rates}
+        groups = [{"params": tensors, "rate": rate} for rate, tensors in members.items()]
+        self.optimizer = torch.optim.Adam(groups) if optimizer == "adam" else BatchLBFGS(groups)
 
     def forget_best(self) -> None:
         """Forget the best so far; call it when the loss has changed its meaning, e.g. after a weight was moved."""
@@ -153,78 +130,48 @@ class Optimization:
     def __iter__(self) -> Iterator[Step]:
         while self.number < self.steps:
             yield self.step()
-        self.finish()
+        self._keep(self._evaluate(gradients=False))  # judges the last update too
+        self.optimizer.state.clear()
 
     def step(self) -> Step:
         """Take one step and return it."""
-        started = time.perf_counter()
-        with torch.enable_grad():  # grad mode is per thread: a panel's worker may start without it
-            loss, lr = self._lines_step() if self.kind == "lbfgs" else self._joint_step()
+        started, factor = time.perf_counter(), self.schedule((self.number + 0.5) / self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * factor
+        loss = self._evaluate()
+        self._keep(loss)
+        self._freeze(~loss.total.isfinite())
+        self.optimizer.step()
+        self._hold()
         self.number += 1
         for name, value in {"total": loss.total, **loss.parts}.items():
             self.history.setdefault(name, []).append(value)
         self.seconds += time.perf_counter() - started
-        return Step(self.number, loss.total, loss.parts, lr)
+        return Step(self.number, loss.total, loss.parts, self.rates[0] * factor)
 
-    def _joint_step(self) -> tuple[Loss, float]:
-        (optimizer,), factor = self.optimizers, 1.0
-        if self.kind == "adam":
-            factor = self.schedule((self.number + 0.5) / self.steps)
-            for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
-                group["lr"] = rate * factor
-        loss = self._evaluate()
-        self._keep(self.parameters, loss, slice(None))
-        self._freeze(~loss.total.isfinite())
-        optimizer.step()
-        self._hold()
-        return loss, self.rates[0] * factor
-
-    def _evaluate(self, backward: bool = True) -> Loss:
+    def _evaluate(self, gradients: bool = True) -> Loss:
         """Loss of all samples, and its gradients, chunk by chunk."""
-        batch, losses = len(self.frozen), []
-        whole = self.chunk == batch
-        for p in self.parameters if backward else ():
-            p.grad = None if whole else torch.zeros_like(p)
+        batch, losses, found = len(self.frozen), [], []
         for start in range(0, batch, self.chunk):
-            index = slice(None) if whole else slice(start, start + self.chunk)
-            part = self.parameters if whole else self._views(index)
-            loss = self.loss(part, index)
-            if backward:
-                (loss.total * self.scale).sum().backward(inputs=part)
-                for p, ours in zip(self.parameters, part, strict=True):
-                    if not whole and ours.grad is not None:
-                        p.grad[index] = ours.grad
-            losses.append(_detached(loss))
-        return _joined(losses)
+            index = slice(None) if self.chunk == batch else slice(start, start + self.chunk)
+            part = [p.detach()[index].requires_grad_() for p in self.parameters]
+            with torch.set_grad_enabled(gradients):  # grad mode is per thread: a panel's worker may start without it
+                loss = self.loss(part, index)
+                if gradients:
+                    total = (loss.total * self.scale).sum()
+                    found.append(torch.autograd.grad(total, part, allow_unused=True, materialize_grads=True))
+            losses.append(loss)
+        for p, *parts in zip(self.parameters, *found, strict=True) if gradients else ():
+            p.grad = torch.cat(parts)
+        parts = {name: torch.cat([loss.parts[name].detach() for loss in losses]) for name in losses[0].parts}
+        return Loss(torch.cat([loss.total.detach() for loss in losses]), parts)
 
-    def _lines_step(self) -> tuple[Loss, float]:
-        return _joined([self._search_line(i) for i in range(len(self.samples))]), 1.0
-
-    def _search_line(self, i: int) -> Loss:
-        """One step of a sample; gives the loss before it."""
-        sample, index, found = self.samples[i], slice(i, i + 1), []
-
-        def closure() -> Tensor:
-            self.optimizers[i].zero_grad(set_to_none=True)
-            loss = self.loss(sample, index)
-            found.append(_detached(loss))
-            if not loss.total.isfinite().all():
-                raise _NotFinite
-            self._keep(sample, loss, index)
-            total = (loss.total * self.scale).sum()
-            total.backward(inputs=sample)
-            return total
-
-        if not self.frozen[i]:
-            try:
-                self.optimizers[i].step(closure)
-                return found[0]
-            except _NotFinite:
-                self._freeze(torch.arange(len(self.frozen), device=self.frozen.device) == i)
-        with torch.no_grad():
-            return found[0] if found else self.loss(sample, index)
-
-    # --- what is not finite -----------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def _keep(self, loss: Loss) -> None:
+        """Remember the parameters of the smallest loss, per sample."""
+        better = loss.total < self.best_total
+        self.best_total = torch.where(better, loss.total, self.best_total)
+        self.best = [torch.where(_like(better, p), p, best) for p, best in zip(self.parameters, self.best, strict=True)]
 
     def _freeze(self, lost: Tensor) -> None:
         """Freeze samples (B,) bool. Raises OptimizationError when none is left."""
@@ -251,22 +198,7 @@ class Optimization:
             for p, best in zip(self.parameters, self.best, strict=True):
                 p.copy_(torch.where(_like(self.frozen, p), best, p))
 
-    # --- the best so far --------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def _keep(self, parameters, loss: Loss, index: slice) -> None:
-        """Remember the parameters of the smallest loss, per sample."""
-        better = loss.total.detach() < self.best_total[index]
-        self.best_total[index] = torch.where(better, loss.total.detach(), self.best_total[index])
-        for best, now in zip(self.best, parameters, strict=True):
-            best[index] = torch.where(_like(better, now), now.detach(), best[index])
-
-    @torch.no_grad()
-    def finish(self) -> None:
-        """Judge the parameters after the last update too, and let go of the optimizer's memory."""
-        self._keep(self.parameters, self._evaluate(backward=False), slice(None))
-        for optimizer in self.optimizers:
-            optimizer.state.clear()
+    # --- interrupt and resume ---------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict:
         """All that an exact continuation needs; the loss itself is not part of it."""
@@ -274,11 +206,11 @@ class Optimization:
             "number": self.number,
             "seconds": self.seconds,
             "parameters": [p.detach().clone() for p in self.parameters],
-            "best": [b.clone() for b in self.best],
+            "best": [best.clone() for best in self.best],
             "best_total": self.best_total.clone(),
             "frozen": self.frozen.clone(),
             "history": {name: torch.stack(values) for name, values in self.history.items()},
-            "optimizers": [copy.deepcopy(optimizer.state_dict()) for optimizer in self.optimizers],  # it is live
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),  # it is live
         }
 
     @torch.no_grad()
@@ -286,8 +218,7 @@ class Optimization:
         """Continue where ``state_dict`` was taken."""
         for ours, theirs in zip(self.parameters, state["parameters"], strict=True):
             ours.copy_(theirs)
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(copy.deepcopy(saved))  # it would continue in the saved tensors
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # it would continue in the saved tensors
         self.number, self.seconds = state["number"], state["seconds"]
         self.best = [theirs.to(ours, copy=True) for ours, theirs in zip(self.parameters, state["best"], strict=True)]
         device = self.frozen.device
@@ -299,26 +230,28 @@ class BatchLBFGS(torch.optim.Optimizer):
     """L-BFGS without line search for B independent problems at once.
 
     The two-loop recursion of Nocedal & Wright (2006, alg. 7.4) with inner products per sample. A step has the length
-    given by the curvature, at most ``reach``, and costs one evaluation. A line search would stop at once where the
-    gradient is noisy, as it is in bfloat16. Several parameters are treated as separate problems.
-
-    Args:
-        parameters: tensors (B, ...); they may be changed between two steps, e.g. clamped.
-        reach: longest step, root mean square over a sample's components.
-        history: number of pairs of steps and gradient differences that are kept.
+    given by the curvature, at most ``lr`` (root mean square over a sample's components), and costs one evaluation. A
+    line search would stop at once where the gradient is noisy, as it is in bfloat16, and couple the samples.
+    Parameters (B, ...) of one rate are one problem; they may be changed between two steps, e.g. clamped.
     """
 
-    def __init__(self, parameters: list[Tensor], reach: float = 0.1, history: int = 12):
-        super().__init__(parameters, {"reach": reach, "history": history})
+    HISTORY = 12  # pairs of steps and gradient differences that are kept
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {"lr": 0.1})
 
     @torch.no_grad()
     def step(self, closure=None) -> None:
         for group in self.param_groups:
-            for p in group["params"]:
-                self._move(p, self.state[p], group["reach"], group["history"])
+            parameters = group["params"]
+            x, g = (torch.cat([t.flatten(1) for t in ts], 1) for ts in (parameters, [p.grad for p in parameters]))
+            move = self._move(x, g, self.state[parameters[0]])
+            size = move.square().mean(1, keepdim=True).sqrt()
+            move *= (group["lr"] / size.clamp_min(1e-30)).clamp_max(1.0)
+            for p, part in zip(parameters, move.split([p[0].numel() for p in parameters], 1), strict=True):
+                p += part.view_as(p)
 
-    def _move(self, p: Tensor, state: dict, reach: float, history: int) -> None:
-        x, g = p.flatten(1).clone(), p.grad.flatten(1).clone()
+    def _move(self, x: Tensor, g: Tensor, state: dict) -> Tensor:
         if not state:
             state |= {"pairs": [], "scale": g.new_zeros(len(g), 1)}
         else:
@@ -328,11 +261,9 @@ class BatchLBFGS(torch.optim.Optimizer):
             good = product > 1e-8 * square.sqrt() * s.norm(dim=1, keepdim=True)
             weight = torch.where(good, 1 / product, 0.0)
             state["scale"] = torch.where(good, product / square, state["scale"])
-            state["pairs"] = [*state["pairs"], (s, y, weight)][-history:]
+            state["pairs"] = [*state["pairs"], (s, y, weight)][-self.HISTORY :]
         state["x"], state["g"] = x, g
-        step = -self._solve(g, state["pairs"], state["scale"])
-        size = step.square().mean(1, keepdim=True).sqrt()
-        p += (step * (reach / size.clamp_min(1e-30)).clamp_max(1.0)).view_as(p)
+        return -self._solve(g, state["pairs"], state["scale"])
 
     @staticmethod
     def _solve(g: Tensor, pairs: list, scale: Tensor) -> Tensor:
@@ -347,26 +278,6 @@ class BatchLBFGS(torch.optim.Optimizer):
         return q
 
 
-def _line_search(sample: list[Tensor]) -> torch.optim.LBFGS:
-    """torch's L-BFGS with strong Wolfe line search: up to 20 evaluations a step."""
-    return torch.optim.LBFGS(sample, lr=1.0, line_search_fn="strong_wolfe")
-
-
-class _NotFinite(Exception):
-    """A loss within a line search that is NaN or infinite."""
-
-
-def _detached(loss: Loss) -> Loss:
-    return Loss(loss.total.detach(), {name: value.detach() for name, value in loss.parts.items()})
-
-
-def _joined(losses: list[Loss]) -> Loss:
-    if len(losses) == 1:
-        return losses[0]
-    parts = {name: torch.cat([loss.parts[name] for loss in losses]) for name in losses[0].parts}
-    return Loss(torch.cat([loss.total for loss in losses]), parts)
-
-
 def _like(values: Tensor, parameter: Tensor) -> Tensor:
     """(B,) as (B, 1, ...), to go with a parameter."""
     return values.reshape(-1, *[1] * (parameter.ndim - 1))
@@ -374,12 +285,3 @@ def _like(values: Tensor, parameter: Tensor) -> Tensor:
 
 def _warn(sentence: str) -> None:
     warnings.warn(sentence, OptimizationWarning, stacklevel=4)
-
-
-def _check(optimizer: str, steps: int, rates: list[float]) -> None:
-    if optimizer not in OPTIMIZERS:
-        raise OptimizationError(f"the optimizer must be one of {', '.join(OPTIMIZERS)}; got {optimizer!r}.")
-    if steps < 1:
-        raise OptimizationError(f"the number of steps must be at least 1; got {steps}.")
-    if not all(math.isfinite(rate) and rate > 0 for rate in rates):
-        raise OptimizationError(f"the learning rate must be a positive number; got {rates}.")

@@ -1,19 +1,8 @@
 """The one loop: every search of the five lessons is a ``Chain`` of phases, and each phase is an ``Optimization``.
 
-To write a search, subclass Chain:
-
-1. ``phases``: a sequence of Phase (or a subclass with more fields); ``share`` divides ``steps`` among them. Where the
-   steps of each phase are fixed, they are the shares, and ``steps`` is their sum.
-2. ``_begin(phase, steps)`` returns the phase's run, which starts from ``self.runs[-1]``, the phase before it (if any):
-   an ``Optimization(parameters, loss, steps=steps, ...)`` of optimizers.py, or another search on whose result the next
-   phase builds. ``loss(parameters, index)`` is a Loss of the samples ``index``.
-3. ``_step(phase, run, step)`` returns the Step with what a viewer needs (``latents``, ``render``).
-4. ``result()`` returns Result(..., **self.facts()): facts are the history, seconds, steps and frozen samples.
-5. ``done`` (optional) ends the search early.
-
-The rest is inherited: ``len``, iterating, leaving the loop and continuing it, ``number``, ``seconds``, ``frozen``,
-``forget_best()`` after a change of weights, ``run()``, ``state_dict`` and ``load_state_dict``. The criterion is a
-subclass of ``losses.WeightedSum``: it only computes ``parts(images, offset, index)``.
+To write a search, subclass Chain with ``phases`` and ``steps``, ``_begin``, ``_step`` and ``result`` (below); the rest
+is inherited: the loop that may be left and continued, what happened, saving and loading. Its criterion is a subclass of
+``losses.WeightedSum``, which only computes ``parts(images, offset, index)``.
 """
 
 from __future__ import annotations
@@ -35,44 +24,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Phase:
-    """Part of a search.
+    """Part of a search."""
 
-    Attributes:
-        space: of the latents; None stays in the space of the start.
-        share: of the steps, in proportion to those of the other phases.
-        lr: learning rate of the code in standard deviations of its space; None is the search's own.
-        free: what moves, "code", "noise" or both.
-    """
-
-    space: str | None = None
-    share: float = 1.0
-    lr: float | None = None
-    free: tuple[str, ...] = ("code",)
+    space: str | None = None  # of the latents; None stays in the space of the start
+    share: float = 1.0  # of the steps, in proportion to those of the other phases
+    lr: float | None = None  # rate of the code in standard deviations of its space; None is the search's own
+    free: tuple[str, ...] = ("code",)  # what moves: "code", "noise" or both
 
 
 @dataclass
 class Result:
-    """What a search found, the best of each sample.
+    """What a search found, the best of each sample."""
 
-    Attributes:
-        images: (B, 3, H, W) in [0, 1], exactly those of the latents.
-        total: (B,) their loss.
-        parts: its unweighted parts, each (B,).
-        history: name to (steps, B), the losses along the way.
-        seconds: wall time of the whole batch.
-        steps: steps taken.
-        frozen: (B,) bool, samples that stopped at their best, or at their start, because their loss was not finite.
-        latents: a batch of B; None for a search of pixels.
-    """
-
-    images: Tensor
-    total: Tensor
-    parts: dict[str, Tensor]
-    history: dict[str, Tensor]
-    seconds: float
-    steps: int
-    frozen: Tensor
-    latents: Latents | None = None
+    images: Tensor  # (B, 3, H, W) in [0, 1], exactly those of the latents
+    total: Tensor  # (B,) their loss
+    parts: dict[str, Tensor]  # its unweighted parts, each (B,)
+    history: dict[str, Tensor]  # name to (steps, B), the losses along the way
+    seconds: float  # wall time of the whole batch
+    steps: int  # taken
+    frozen: Tensor  # (B,) bool, samples that stopped at their best, or start, because their loss was not finite
+    latents: Latents | None = None  # a batch of B; None for a search of pixels
 
 
 def option(value, help: str, **facts):
@@ -83,8 +54,9 @@ def option(value, help: str, **facts):
 class Chain:
     """A search: phases one after the other, each starting from the best of the one before.
 
-    The top of this module says how to write one. Only the states of the runs are saved: with the same settings
-    ``_begin`` makes the same run from the same states.
+    ``phases`` divide ``steps`` by their shares; where the steps of each phase are fixed, they are the shares and
+    ``steps`` is their sum. Only the states of the runs are saved: with the same settings ``_begin`` makes the same run
+    from the same states.
     """
 
     phases: Sequence[Phase]
@@ -92,13 +64,15 @@ class Chain:
     prepared: float = 0.0  # seconds spent before each phase
 
     def _begin(self, phase: Phase, steps: int) -> Optimization | Chain:
+        """The run of a phase, from ``self.runs[-1]``, the phase before it, if any; it may be another search."""
         raise NotImplementedError
 
     def _step(self, phase: Phase, run: Optimization | Chain, step: Step) -> Step:
+        """The step with what a viewer needs: ``latents``, ``render``."""
         return step
 
     def result(self) -> Result:
-        """The best so far. Raises OptimizationError before the first step."""
+        """The best so far: ``Result(..., **self.facts())``. Raises OptimizationError before the first step."""
         raise NotImplementedError
 
     @property
@@ -113,13 +87,8 @@ class Chain:
         """Runs of the phases begun so far, the current one last."""
         return []
 
-    @property
-    def division(self) -> list[int]:
-        """Steps of each phase."""
-        return divide(self.steps, [phase.share for phase in self.phases])
-
     def __len__(self) -> int:
-        return sum(self.division)
+        return sum(divide(self.steps, [phase.share for phase in self.phases]))
 
     def __iter__(self) -> Iterator[Step]:
         """All steps; a loop that was left continues where it stopped."""
@@ -139,7 +108,7 @@ class Chain:
     def _open(self) -> None:
         """Begin the next phase."""
         started, i = time.perf_counter(), len(self.runs)
-        self.runs.append(self._begin(self.phases[i], self.division[i]))
+        self.runs.append(self._begin(self.phases[i], divide(self.steps, [phase.share for phase in self.phases])[i]))
         self.prepared += time.perf_counter() - started
 
     def run(self) -> Result:
@@ -172,7 +141,7 @@ class Chain:
 
     @property
     def history(self) -> dict[str, list[Tensor]]:
-        """Name to the losses (B,) of every step; losses that the current phase has not are left out."""
+        """Name to the losses (B,) of every step; losses that the current phase does not have are left out."""
         return {name: [v for run in self.runs for v in run.history.get(name, [])] for name in self.runs[-1].history}
 
     def facts(self, keep=slice(None)) -> dict:

@@ -45,7 +45,7 @@ class StyleOptions:
     init: str | Tensor = option("content", "Start: content or noise.")
     pyramid: int | None = option(PYRAMID, "Short side of the coarsest scale; each at most doubles the last.", min=1)
     steps: int = option(120, "Steps at the coarsest scale; every finer one takes half of them.", min=1)
-    optimizer: str = option("lbfgs-batch", "lbfgs-batch, adam or lbfgs.")
+    optimizer: str = option("lbfgs", "lbfgs or adam.")
     lr: float | None = option(None, "Rate of the optimizer, by default its own.")
     precision: str = option("auto", "auto (bfloat16 where the processor multiplies it), bfloat16 or float32.")
     seed: int | Sequence[int] = option(0, "Seed of the noise.")

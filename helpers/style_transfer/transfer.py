@@ -19,7 +19,7 @@ from helpers.optimizers import Optimization, Step
 from helpers.search import Chain, Phase, Result
 from helpers.style_transfer.criterion import COLOURS, StyleCriterion, StyleError, StyleOptions
 
-RATES = {"adam": 0.03, "lbfgs": 1.0, "lbfgs-batch": 0.1}
+RATES = {"adam": 0.03, "lbfgs": 0.1}
 
 
 @dataclass(frozen=True)

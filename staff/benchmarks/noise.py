@@ -34,7 +34,7 @@ CHOICES = {  # what decides the noise stage, each changed alone
     "rate 5 for every map, constant (the paper's)": {"lr": 5.0, "per_layer": False, "schedule": constant()},
     "mean instead of sum": {"reduction": "mean"},
     "600 steps": {"steps": 600},
-    "L-BFGS, 15 steps": {"optimizer": "lbfgs", "steps": 15},
+    "L-BFGS": {"optimizer": "lbfgs"},
 }
 
 

@@ -21,7 +21,7 @@ from staff.training.pretrained import load_efficientnet
 
 CONTENT, STYLES = 10, (1, 3, 5, 9, 13)  # conv4_2; conv1_1, conv2_1, conv3_1, conv4_1, conv5_1
 SAME = {  # the options under which ours does what the plain loop does
-    "content_layers": CONTENT, "style_layers": STYLES, "pyramid": None, "optimizer": "lbfgs-batch",
+    "content_layers": CONTENT, "style_layers": STYLES, "pyramid": None, "optimizer": "lbfgs",
 }  # fmt: skip
 WAYS = {  # options of ``stylize``
     "paper": {

@@ -121,7 +121,7 @@ def test_maps_move_only_where_they_may(generator, targets, start):
 
 
 def test_lbfgs_lowers_the_loss(generator, targets, start):
-    result = optimize_noise(generator, targets, start, steps=3, optimizer="lbfgs")
+    result = optimize_noise(generator, targets, start, steps=10, optimizer="lbfgs")
     assert (result.total < 0.5 * result.history["total"][0]).all()
 
 
