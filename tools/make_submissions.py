@@ -11,8 +11,8 @@ import json
 import random
 from pathlib import Path
 
-from helpers.course.lessons import Lesson, read_course, stub
-from staff.grading.release import ROOT
+from helpers.course.lessons import Lesson
+from staff.grading.authoring import ROOT, read_course, stub
 
 WRONG = ((".mean(", ".sum("), (" - ", " + "), (" / ", " * "), ("return ", "return 2 * "))
 FATES = ("fine", "fine", "fine", "fine", "ids", "metadata", "format", "error", "exit", "endless")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from helpers.course import sandbox
 from helpers.course.closed import close
-from helpers.course.lessons import LessonError, read_cells, read_course, shown
+from helpers.course.lessons import Lesson, LessonError, read_cells, read_manifest, shown
 from helpers.course.submission import graded_cells, item_id, match, notebook_of, pick_lesson
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,22 +28,14 @@ finally:
 """
 
 
-def check_notebook(path: str | Path, root: str | Path = ROOT, kind: str | None = None) -> list[dict]:
+def check_notebook(path: str | Path, lessons: list[Lesson] | None = None, root: str | Path = ROOT) -> list[dict]:
     """Run setup, the student's cells and the visible checks, in this order, from a fresh kernel.
 
-    What is closed while a submission is graded is closed here too.
-
-    Args:
-        kind: of the sandbox; None takes the best there is.
-
-    Returns:
-        A row per exercise: exercise, title, points, result ("passed" or what the check says). Hidden probes decide the
-        points; they use other inputs, but ask for nothing that the checks do not.
-
-    Raises:
-        LessonError: for a file that is not a notebook, or not a lesson's.
+    What is closed while a submission is graded is closed here too. Hidden probes decide the points; they use other
+    inputs, but ask for nothing that the checks do not. Returns a row per exercise: exercise, title, points, result
+    ("passed" or what the check says). LessonError for a file that is not a lesson's notebook.
     """
-    path, lessons = Path(path), read_course(root)
+    path, lessons = Path(path), lessons or read_manifest(root)
     cells = read_cells(path)
     lesson = pick_lesson(cells, path.name, lessons)
     if lesson is None:
@@ -51,13 +43,11 @@ def check_notebook(path: str | Path, root: str | Path = ROOT, kind: str | None =
     submission = match(cells, lesson)
     checks = dict(zip((e.item for e in lesson.exercises), (c.source for c in lesson.of_kind("check")), strict=True))
     job = {"graded.ipynb": json.dumps(notebook_of(graded_cells(lesson, submission, checks))).encode()}
-    job |= {f"own/{other.name}": other.read_bytes() for other in own_modules(path)}
+    job |= {f"own/{name}": data for name, data in own_modules(path).items()}
     with tempfile.TemporaryDirectory(prefix="check-") as place:
         course = close(root, Path(place) / "course", checks=True)
-        command, kind = [sys.executable, "-c", RUN], kind or sandbox.available()[0]
-        outcome = sandbox.run(command, course, job, kind, LIMITS)
-    errors = json.loads(outcome.files.get("cells.json", b"{}"))
-    rows = []
+        outcome = sandbox.run([sys.executable, "-c", RUN], course, job, sandbox.available()[0], LIMITS)
+    errors, rows = json.loads(outcome.files.get("cells.json", b"{}")), []
     for exercise in lesson.exercises:
         error = errors.get(item_id("probe", exercise.item), {"ename": outcome.ended, "evalue": "there is no result"})
         said = "passed" if error is None else shown(f"{error['ename']}: {error['evalue']}")
@@ -67,7 +57,7 @@ def check_notebook(path: str | Path, root: str | Path = ROOT, kind: str | None =
     return rows
 
 
-def own_modules(notebook: Path) -> list[Path]:
-    """Python files next to a notebook, which it may import: at most 20 of 200 kB."""
+def own_modules(notebook: Path) -> dict[str, bytes]:
+    """Python files next to a notebook, which it may import, by name: at most 20 of 200 kB."""
     found = [p for p in sorted(notebook.parent.glob("*.py")) if p.stem.isidentifier() and p.is_file()]
-    return [p for p in found if not p.is_symlink() and p.stat().st_size < 200_000][:20]
+    return {p.name: p.read_bytes() for p in found[:20] if not p.is_symlink() and p.stat().st_size < 200_000}

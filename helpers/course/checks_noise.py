@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from helpers.course.expect import TinyGenerator, expect, expect_history, expect_shape, passed
+from helpers.course.expect import TinyGenerator, expect, expect_shape
 from helpers.latents import Latents
 
 
@@ -21,15 +21,13 @@ def psnr(function) -> None:
     images[0] += 0.1
     images[1] += 0.001  # vanishes in 8 bits of 0.4
     images[2] = 1.7  # clamped to 1
-    value = function(images, targets)
+    value, expected = function(images, targets), _decibels(images, targets)
     expect(isinstance(value, Tensor) and value.shape == (3,), "psnr should return a tensor with one value per image.")
     expect(value[1].isinf(), "a difference that 8-bit rounding removes should give an infinite PSNR.")
-    expected = _decibels(images, targets)
     side = "too high" if value[0] > expected[0] else "too low"
     hint = f"the PSNR is {side}; the peak is 1, not the image's maximum, and the mean is over channels and pixels."
     expect((value[0] - expected[0]).abs() < 0.05, hint)
     expect((value[2] - expected[2]).abs() < 0.01, "images should be clamped to [0, 1] first.")
-    passed("psnr")
 
 
 def _problem() -> tuple[TinyGenerator, Latents, Tensor]:
@@ -48,29 +46,29 @@ def fit_noise(function) -> None:
     shapes = [tuple(m.shape) for m in fixed]
     expect([tuple(m.shape) for m in maps] == shapes, f"the maps should have the shapes {shapes}.")
     expect(not any(m.requires_grad for m in maps), "the maps should be detached from the graph.")
-    expect_history(history, (40, 2))
+    expect_shape("the history (steps, B)", history, (40, 2))
     expect(torch.equal(latents.code, code), "the code should stay as it was.")
     start = _decibels(generator.synthesize(latents), targets)
     expect((history[0] - start).abs().max() < 0.1, "the history should begin with the PSNR of the fixed maps.")
     gain = (_decibels(generator.synthesize(latents, maps), targets) - start).min()
-    hint = f"the PSNR should rise by far more than {gain:.1f} dB in 40 steps; check the rates and the loss."
-    expect(gain > 3, hint)
+    expect(gain > 3, f"the PSNR should rise by far more than {gain:.1f} dB in 40 steps; check the rates and the loss.")
     hint = "the history should hold the PSNR of every step: it ends near that of the maps."
     expect((history[-1] - start > 0.5 * gain).all(), hint)
-    first, _ = function(generator, targets, latents, steps=1)
-    moved = [(a - b).abs().median().item() for a, b in zip(first, fixed, strict=True)]
-    expect(moved[-1] > 2 * moved[0], "a layer with a smaller strength should be given a larger step.")
-    passed("fit_noise")
+    for per_layer in (True, False):
+        maps, _ = function(generator, targets, latents, steps=1, per_layer=per_layer)
+        moved = [(a - b).abs().median().item() for a, b in zip(maps, fixed, strict=True)]
+        hint = "a layer with a smaller strength should be given a larger step, and all the same with per_layer=False."
+        expect((moved[-1] > 2 * moved[0]) == per_layer, hint)
 
 
 def fresh_noise_psnr(function) -> None:
     """Exercise 2.3: ``fresh_noise_psnr(generator, targets, latents, draws, seed)``."""
     generator, latents, targets = _problem()
     latents.noise = generator.fresh_noise(2, seed=9)
-    value = function(generator, targets, latents, draws=8, seed=0)
+    value = function(generator, targets, latents, draws=6, seed=3)
+    fitted = isinstance(value, Tensor) and value.isinf().any()
+    expect(not fitted, "the fitted maps of the latents should not be used here.")
     expect_shape("fresh_noise_psnr", value, (2,))
-    expect((value < 60).all(), "the fitted maps of the latents should not be used here.")
-    draws = [_decibels(generator.synthesize(latents, generator.fresh_noise(1, seed)), targets) for seed in range(8)]
+    draws = [_decibels(generator.synthesize(latents, generator.fresh_noise(1, seed)), targets) for seed in range(3, 9)]
     right = torch.allclose(value, torch.stack(draws).mean(0), atol=0.05)
-    expect(right, "the mean over the draws is off; average decibels, seeds upwards.")
-    passed("fresh_noise_psnr")
+    expect(right, "the mean over the draws is off; average decibels, from the seed upwards.")

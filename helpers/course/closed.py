@@ -18,54 +18,44 @@ KEPT = {  # file below helpers/ to the names that stay, None for all
     "course/__init__.py": None,
     "course/expect.py": None,
 }
-CHECKS = "course/check*.py"
-REST = "\n\nfrom helpers import closed as _closed  # noqa\n\n__getattr__ = _closed(__name__)\n"
-NOTEBOOKS = '''\
-"""What the first cell of a notebook asks for."""
-
-
+REST = "\n\nfrom helpers import Closed as _Closed  # noqa\n\n__getattr__ = _Closed(__name__).__getattr__\n"
+NOTEBOOKS = """\
 def describe_session() -> str:
     return "Exercises only: networks and photos are not loaded."
-'''
+"""
 PACKAGE = '''\
 """The course while an exercise is checked or graded: what is not here stands in and refuses to do anything."""
 
-import importlib.abc
 import importlib.machinery
 import sys
+import types
 
 
-class Closed:
-    """Stands for a function or a class of the course."""
+class Closed(types.ModuleType):
+    """Stands for a module, a function or a class of the course."""
 
-    def __init__(self, name):
-        self.__dict__["_name"] = name
+    __all__, __path__ = [], []
 
-    def _refuse(self, *args, **options):
-        raise NotImplementedError(f"{self._name} is closed while your exercises are checked: write it yourself")
-
-    __call__ = __getattr__ = __setattr__ = __getitem__ = __iter__ = __mro_entries__ = _refuse
-
-
-class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    def find_spec(self, name, path=None, target=None):
-        if name.startswith("helpers."):
-            return importlib.machinery.ModuleSpec(name, self, is_package=True)
-
-    def create_module(self, spec):
-        return None
-
-    def exec_module(self, module):
-        module.__getattr__, module.__all__ = closed(module.__name__), []
-
-
-def closed(module):
-    def stand_in(name):
+    def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(name)
-        return Closed(f"{module}.{name}")
+        return Closed(f"{self.__name__}.{name}")
 
-    return stand_in
+    def _refuse(self, *args, **options):
+        raise NotImplementedError(f"{self.__name__} is closed while your exercises are checked: write it yourself")
+
+    __call__ = __getitem__ = __iter__ = __mro_entries__ = _refuse
+
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        return importlib.machinery.ModuleSpec(name, self, is_package=True) if name.startswith("helpers.") else None
+
+    def create_module(self, spec):
+        return Closed(spec.name)
+
+    def exec_module(self, module):
+        pass
 
 
 sys.meta_path.append(Finder())
@@ -73,45 +63,43 @@ sys.meta_path.append(Finder())
 
 
 def close(root: str | Path, out: Path, checks: bool = False) -> Path:
-    """Write the closed course to a new folder, with the visible checks or without; returns the folder.
-
-    Raises:
-        LessonError: if a name of KEPT is not in its file: the table must keep up.
-    """
-    source, target = Path(root) / "helpers", Path(out) / "helpers"
-    for name, names in KEPT.items():
-        if (source / name).is_file():
-            _write(target / name, only(source / name, names) + REST if names else (source / name).read_text())
-    for path in source.glob(CHECKS) if checks else ():
-        _write(target / "course" / path.name, path.read_text())
-    _write(target / "__init__.py", PACKAGE)
-    _write(target / "notebooks.py", NOTEBOOKS + REST)
-    for name in ("work", "output", ".matplotlib"):
-        (Path(out) / name).mkdir()
-    if (Path(root) / "data").is_dir():
-        shutil.copytree(Path(root) / "data", Path(out) / "data", ignore=shutil.ignore_patterns("downloads", ".*"))
+    """Write the closed course to a new folder, with the visible checks or without; returns the folder."""
+    root, out = Path(root), Path(out)
+    files = {name: only(root / "helpers" / name, names) for name, names in KEPT.items()}
+    for path in (root / "helpers").glob("course/check*.py") if checks else ():
+        files[f"course/{path.name}"] = path.read_text()
+    for name, text in (files | {"__init__.py": PACKAGE, "notebooks.py": NOTEBOOKS + REST}).items():
+        path = out / "helpers" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    for name in ("work", "output"):
+        (out / name).mkdir()
+    if (root / "data").is_dir():
+        shutil.copytree(root / "data", out / "data", ignore=shutil.ignore_patterns("downloads", ".*"))
     for folder, _, _ in os.walk(out):
         os.chmod(folder, 0o755)
-    return Path(out)
+    return out
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+def only(path: Path, names: tuple[str, ...] | None) -> str:
+    """A module's imports and these of its definitions; "" where it is not there.
 
-
-def only(path: Path, names: tuple[str, ...]) -> str:
-    """A module's imports and these of its definitions."""
-    text = path.read_text()
-    body, lines = ast.parse(text).body, text.split("\n")
-    kept = [n for n in body if isinstance(n, ast.Import | ast.ImportFrom) or set(_names(n)) & set(names)]
-    if missing := set(names) - {name for node in kept for name in _names(node)}:
+    Raises:
+        LessonError: if a name is not in it: the table must keep up.
+    """
+    if not path.is_file() or names is None:
+        return path.read_text() if path.is_file() else ""
+    found = {name: node for node in ast.parse(path.read_text()).body for name in _names(node)}
+    if missing := set(names) - set(found):
         raise LessonError(f"{path.name} has no {', '.join(sorted(missing))}; correct KEPT in helpers/course/closed.py.")
-    starts = [min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) for node in kept]
-    return "\n\n".join("\n".join(lines[i - 1 : n.end_lineno]) for i, n in zip(starts, kept, strict=True)) + "\n"
+    kept = [node for name, node in found.items() if name in names or isinstance(node, ast.Import | ast.ImportFrom)]
+    return "\n\n".join(ast.unparse(node) for node in dict.fromkeys(kept)) + REST
 
 
 def _names(node: ast.stmt) -> list[str]:
+    """What a statement of the top level defines."""
     if isinstance(node, ast.Assign):
         return [target.id for target in node.targets if isinstance(target, ast.Name)]
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name for alias in node.names]
     return [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []

@@ -34,13 +34,9 @@ def expect_close(name: str, value: Tensor, expected: Tensor, hint: str, rtol: fl
     expect(torch.allclose(value, expected, rtol=rtol, atol=atol), f"{name} is {side}; {hint}")
 
 
-def expect_history(history, shape: tuple[int, int]) -> None:
-    expect(isinstance(history, Tensor), f"the history should be a torch.Tensor, not a {type(history).__name__}.")
-    expect(tuple(history.shape) == shape, f"the history should be (steps, B) = {shape}, not {tuple(history.shape)}.")
-
-
-def passed(name: str) -> None:
-    print(f"{name}: passed")
+def random_images(seed: int, *batches: int, side: int = 8) -> list[Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    return [torch.rand(batch, 3, side, side, generator=random) for batch in batches]
 
 
 class TinyGenerator(nn.Module):
@@ -49,7 +45,7 @@ class TinyGenerator(nn.Module):
     seed: of the weights. noise: strength of the first layer's noise; those of the others fall.
     """
 
-    family, resolution, z_dim, w_dim, num_ws = "tiny", 16, 12, 8, 4
+    family, resolution, z_dim, w_dim, num_ws, device = "tiny", 16, 12, 8, 4, torch.device("cpu")
     noise_shapes = ((4, 4), (8, 8), (16, 16), (16, 16))
 
     def __init__(self, seed: int = 7, noise: float = 0.1, spaces: tuple[str, ...] = ("z", "w", "w+")):
@@ -63,26 +59,24 @@ class TinyGenerator(nn.Module):
         self.colours = torch.randn(self.num_ws, 3, channels, 1, 1, generator=random) / channels**0.5
         self.noise_strengths = [torch.tensor(noise / (i + 1)) for i in range(self.num_ws)]
         self.fixed = [torch.randn(1, 1, *shape, generator=random) for shape in self.noise_shapes]
-        w = self.map(torch.randn(2_000, self.z_dim, generator=random)) if "w" in spaces else None
-        self.statistics = None if w is None else (w.mean(0, keepdim=True), w.std(0, keepdim=True))
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
+        w = self._mapped(torch.randn(2_000, self.z_dim, generator=random))
+        self.statistics = w.mean(0, keepdim=True), w.std(0, keepdim=True)
 
     def code_shape(self, space: str) -> tuple[int, ...]:
-        shapes = {"z": (self.z_dim,), "w": (self.w_dim,), "w+": (self.num_ws, self.w_dim)}
         if space not in self.spaces:
             raise ValueError(f"this generator has no space {space!r}; choose one of {', '.join(self.spaces)}.")
-        return shapes[space]
+        return {"z": (self.z_dim,), "w": (self.w_dim,), "w+": (self.num_ws, self.w_dim)}[space]
+
+    def _mapped(self, z: Tensor) -> Tensor:
+        x = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
+        for matrix in self.mapping:
+            x = 1.4 * F.leaky_relu(x @ matrix, 0.2)
+        return x
 
     def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
         if "w" not in self.spaces:
             raise ValueError("this generator has no mapping network; its only space is z.")
-        x = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
-        for matrix in self.mapping:
-            x = 1.4 * F.leaky_relu(x @ matrix, 0.2)
-        return x if truncation == 1 else self.mean("w") + truncation * (x - self.mean("w"))
+        return torch.lerp(self.mean("w"), self._mapped(z), truncation) if truncation != 1 else self._mapped(z)
 
     def _statistic(self, space: str, number: int) -> Tensor:
         shape = self.code_shape(space)
@@ -102,13 +96,12 @@ class TinyGenerator(nn.Module):
         return [noise.repeat(n, 1, 1, 1) for noise in self.fixed]
 
     def synthesize(self, latents, noise: list[Tensor] | None = None) -> Tensor:
-        """Images (B, 3, 16, 16) around [0, 1] of a ``Latents`` or a bare code."""
+        """Images (B, 3, 16, 16) around [0, 1] of a ``Latents`` or a bare w or w+ code."""
         code, own = getattr(latents, "code", latents), getattr(latents, "noise", None)
-        space = getattr(latents, "space", "w+" if code.ndim == 3 else self.spaces[:2][-1])
+        space = getattr(latents, "space", "w+" if code.ndim == 3 else "w")
         if tuple(code.shape[1:]) != self.code_shape(space):
             raise ValueError(f"a {space} code should be (B, *{self.code_shape(space)}), not {tuple(code.shape)}.")
-        w = F.pad(code, (0, self.w_dim))[:, : self.w_dim] if self.spaces == ("z",) else code
-        w = self.map(code) if space == "z" and "w" in self.spaces else w
+        w = self.map(code) if space == "z" else code
         rows = w if w.ndim == 3 else w[:, None].expand(-1, self.num_ws, -1)
         x, image = self.first.expand(len(code), -1, -1, -1), 0
         for i, (noise_map, side) in enumerate(zip(noise or own or self.fixed, (4, 8, 16, 16), strict=True)):
@@ -122,16 +115,18 @@ class TinyGenerator(nn.Module):
 
 
 class TinyFeatures(nn.Module):
-    """Two layers of random features that count how often they are asked."""
+    """Two layers of random features that count how often they are asked and keep the range of what they saw."""
 
     def __init__(self, seed: int = 3):
         super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        self.kernels = [torch.randn(4, 3, 3, 3, generator=generator), torch.randn(6, 4, 3, 3, generator=generator)]
-        self.calls = 0
+        random = torch.Generator().manual_seed(seed)
+        self.kernels = [torch.randn(4, 3, 3, 3, generator=random), torch.randn(6, 4, 3, 3, generator=random)]
+        self.calls, self.lowest, self.highest = 0, 0.0, 1.0
 
     def forward(self, images: Tensor, layers) -> dict:
         self.calls += 1
+        self.lowest = min(self.lowest, images.detach().min().item())
+        self.highest = max(self.highest, images.detach().max().item())
         first = torch.relu(F.conv2d(images, self.kernels[0], padding=1))
         second = torch.relu(F.conv2d(F.avg_pool2d(first, 2), self.kernels[1], padding=1))
         return dict(zip(layers, (first, second), strict=False))

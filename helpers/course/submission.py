@@ -11,12 +11,11 @@ import difflib
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from IPython.core.inputtransformer2 import TransformerManager
 
-from helpers.course.lessons import MARK, Cell, Lesson, LessonError, hash_of, normal, read_cells, stub
+from helpers.course.lessons import MARK, Cell, Lesson, LessonError, hash_of, normal
 
 SIMILAR = 0.8  # share of equal text from which a cell without id counts as the lesson's, edited
 NBVAL = re.compile(r"^\s*#+\s*(NBVAL_\w+|PYTEST_VALIDATE_IGNORE_OUTPUT)\s*$")
@@ -26,7 +25,6 @@ KEPT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.C
 OWN_MODULES = {"id": "setup-own", "source": 'import os, sys\nsys.path.append(os.environ["GRADING_WORK"] + "/own")'}
 MOST_CELLS = 500
 MOST_SOURCE = 50_000  # characters of a cell that is looked into
-MOST_TEXT = 10_000  # characters of a text cell that the page shows
 
 
 class Part(NamedTuple):
@@ -41,21 +39,17 @@ class Part(NamedTuple):
 class Submission:
     """A student's notebook, taken apart.
 
-    Attributes:
-        order: what runs, in the student's order.
-        edited: (title, difference) of each locked cell that was changed.
-        missing: what is not there any more: an exercise's id or a locked cell's title.
-        stubs: exercises whose cells are as they were handed out.
-        marks: number of nbval marks that were dropped.
-        texts: what text cells hold that the lesson's do not, by the id of the question above ("" where there is none).
+    order: what runs, in the student's order. edited: locked cells that were changed, with what they hold now. missing:
+    cells that are not there any more. stubs: exercises as they were handed out. marks: nbval marks that were dropped.
+    own: Python files next to the notebook, which may be imported.
     """
 
     order: list[Part] = field(default_factory=list)
-    edited: list[tuple[str, str]] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
+    edited: list[tuple[Cell, str]] = field(default_factory=list)
+    missing: list[Cell] = field(default_factory=list)
     stubs: list[str] = field(default_factory=list)
     marks: int = 0
-    texts: list[tuple[str, str]] = field(default_factory=list)
+    own: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def answers(self) -> dict[str, list[str]]:
@@ -64,28 +58,22 @@ class Submission:
         return {item: [part.source for part in self.order if item in part.items] for item in items}
 
 
-def read_submission(path: str | Path, lesson: Lesson) -> Submission:
-    """Read and match a submitted notebook. LessonError for a file that is not a notebook."""
-    return match(read_cells(path), lesson)
-
-
 def match(cells: list[dict], lesson: Lesson) -> Submission:
-    """Match plain cells (of ``read_cells``) to a lesson."""
+    """Match plain cells (of ``read_cells``) to a lesson. LessonError for too many."""
     if len(cells) > MOST_CELLS:
         raise LessonError(f"the notebook has {len(cells)} cells; {MOST_CELLS} are the most.")
     found, seen, edited = Submission(), set(), {}
-    locked, texts = _Locked(lesson), _Texts(lesson)
+    locked = lesson.of_kind("setup", "lesson", "check", "handin")
+    by_hash = {hash_of(cell.source): cell for cell in locked}
     for cell in cells:
-        if written := texts.written(cell):
-            found.texts.append((texts.question, written))
-        source, dropped = drop_marks(cell["source"])
-        found.marks += dropped + len(_tags(cell))
+        source, dropped = _without_marks(cell)
+        found.marks += dropped
         if cell["type"] != "code" or not source.strip():
             continue
-        original = locked.same(source)
+        original = by_hash.get(hash_of(source))
         if original is None and (items := _items(cell, source, lesson)):
             found.order.append(Part(source, items))
-        elif original or (original := locked.similar(cell, source)):
+        elif original or (original := _similar(cell, source, locked)):
             seen.add(original.id)
             edited.pop(original.id, None)
             if hash_of(source) != hash_of(original.source):
@@ -96,17 +84,16 @@ def match(cells: list[dict], lesson: Lesson) -> Submission:
                 found.order.append(Part(added))
         else:
             found.order.append(Part(source))
-    found.edited = [(_label(cell), _difference(cell.source, source)) for cell, source in edited.values()]
+    found.edited = list(edited.values())
     _sort_stubs(found, lesson)
-    found.missing = [cell.item for cell in lesson.exercises if cell.item not in found.answers]
-    found.missing += [_label(cell) for cell in lesson.of_kind("setup", "check") if cell.id not in seen]
+    found.missing = [cell for cell in lesson.exercises if cell.item not in found.answers]
+    found.missing += [cell for cell in lesson.of_kind("setup", "check") if cell.id not in seen]
     return found
 
 
 def _sort_stubs(found: Submission, lesson: Lesson) -> None:
     """Name what is as it was handed out, and drop a stub that stands below an answer."""
-    stubs = {e.item: hash_of(_stub(e)) for e in lesson.exercises}
-    answers = found.answers
+    stubs, answers = {e.item: hash_of(e.given or e.source) for e in lesson.exercises}, found.answers
     found.stubs = [i for i, sources in answers.items() if all(hash_of(source) == stubs[i] for source in sources)]
     for item in set(answers) - set(found.stubs):
         left = re.compile(rf"""raise NotImplementedError\(["']Exercise {re.escape(item)}["']\)""")
@@ -114,38 +101,32 @@ def _sort_stubs(found: Submission, lesson: Lesson) -> None:
             found.order = [p for p in found.order if p.items != (item,) or not left.search(p.source)]
 
 
-def _stub(exercise: Cell) -> str:
-    return stub(exercise.source, exercise.item) if "### BEGIN SOLUTION" in exercise.source else exercise.source
-
-
 def _items(cell: dict, source: str, lesson: Lesson) -> tuple[str, ...]:
     """Which exercises a cell answers: by what it defines, else by first line, metadata or id."""
     names = defined(source)
     if items := tuple(e.item for e in lesson.exercises if e.name in names):
         return items
-    course, first = cell["metadata"].get("course"), next(line for line in source.split("\n") if line.strip())
+    course, mark = cell["metadata"].get("course"), MARK.match(source.strip().split("\n")[0])
     item = str(course.get("id")) if isinstance(course, dict) and not course.get("kind") else None
-    name = MARK.match(first)[1] if MARK.match(first) else None
-    tests = (lambda e: e.name == name, lambda e: e.item == item, lambda e: e.id == cell["id"])
+    tests = (lambda e: mark and e.name == mark[1], lambda e: e.item == item, lambda e: e.id == cell["id"])
     return next(((e.item,) for test in tests for e in lesson.exercises if test(e)), ())
 
 
-def parsed(source: str) -> list[ast.stmt] | None:
-    """Statements of a cell, magics as calls; None where it is not Python, or too long to be looked into."""
+def parsed(source: str) -> list[ast.stmt]:
+    """Statements of a cell, magics as calls; none where it is not Python, or too long to be looked into."""
+    if len(source) > MOST_SOURCE:
+        return []
     try:
-        return ast.parse(plain_python(source)).body if len(source) <= MOST_SOURCE else None
+        magic = re.search(r"^\s*[%!?]|\?\s*$", source, re.MULTILINE)
+        return ast.parse(TransformerManager().transform_cell(source) if magic else source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-
-
-def plain_python(source: str) -> str:
-    return TransformerManager().transform_cell(source) if re.search(r"^\s*[%!?]|\?\s*$", source, re.M) else source
+        return []
 
 
 def defined(source: str) -> set[str]:
     """Functions and classes of the top level, and names that are given one (a lambda, another name, a call)."""
     names = set()
-    for node in parsed(source) or []:
+    for node in parsed(source):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda | ast.Name | ast.Attribute | ast.Call):
@@ -155,115 +136,76 @@ def defined(source: str) -> set[str]:
 
 def _added(original: str, theirs: str) -> str:
     """Imports, definitions and assignments of an edited locked cell that the lesson's does not have."""
-    known = {ast.dump(node) for node in parsed(original) or []}
-    nodes = [n for n in parsed(theirs) or [] if isinstance(n, KEPT) and ast.dump(n) not in known]
-    lines = plain_python(theirs).split("\n") if nodes else []
-    return "\n".join("\n".join(lines[_first_line(n) - 1 : n.end_lineno]) for n in nodes)
+    known = {ast.dump(node) for node in parsed(original)}
+    return "\n".join(ast.unparse(n) for n in parsed(theirs) if isinstance(n, KEPT) and ast.dump(n) not in known)
 
 
-class _Texts:
-    """What students write into text cells; ``question`` is the last question above."""
-
-    def __init__(self, lesson: Lesson):
-        cells = lesson.of_kind("text", "manual")
-        self.printed = {line.strip() for cell in cells for line in cell.source.split("\n")}
-        self.heads = {cell.source.strip().split("\n")[0].strip(): cell.item for cell in lesson.of_kind("manual")}
-        self.ends = {cell.source.strip().split("\n")[0].strip() for cell in lesson.of_kind("text")}
-        self.question = ""
-
-    def written(self, cell: dict) -> str:
-        if cell["type"] == "code":
-            return ""
-        lines = cell["source"].split("\n")
-        for line in map(str.strip, lines):
-            self.question = self.heads.get(line, "" if line in self.ends else self.question)
-        return "\n".join(line for line in lines if line.strip() not in self.printed)[:MOST_TEXT].strip()
+def _similar(cell: dict, source: str, locked: list[Cell]) -> Cell | None:
+    """The lesson's cell that this one is, edited: by its id, or by its text."""
+    ours = normal(source)
+    for other in locked:
+        if cell["id"] == other.id:
+            return other
+    for other in locked:
+        theirs = normal(other.source)
+        shortest, longest = sorted((len(ours), len(theirs)))
+        if longest > 20_000 or shortest < 60 or shortest < SIMILAR * longest / (2 - SIMILAR):
+            continue
+        matcher = difflib.SequenceMatcher(None, theirs, ours, autojunk=False)
+        if matcher.real_quick_ratio() > SIMILAR and matcher.quick_ratio() > SIMILAR and matcher.ratio() > SIMILAR:
+            return other
+    return None
 
 
-class _Locked:
-    """The cells that are the lesson's alone, found by id, by equal text, or by similar text."""
-
-    def __init__(self, lesson: Lesson):
-        self.cells = lesson.of_kind("setup", "lesson", "check", "handin")
-        self.by_id = {cell.id: cell for cell in self.cells}
-        self.by_hash = {hash_of(cell.source): cell for cell in self.cells}
-
-    def same(self, source: str) -> Cell | None:
-        return self.by_hash.get(hash_of(source))
-
-    def similar(self, cell: dict, source: str) -> Cell | None:
-        if known := self.by_id.get(cell["id"]):
-            return known
-        ours = normal(source)
-        for other in self.cells:
-            theirs = normal(other.source)
-            longest, shortest = max(len(ours), len(theirs)), min(len(ours), len(theirs))
-            if longest > 20_000 or shortest < 60 or shortest < SIMILAR * longest / (2 - SIMILAR):
-                continue
-            matcher = difflib.SequenceMatcher(None, theirs, ours, autojunk=False)
-            if matcher.real_quick_ratio() > SIMILAR and matcher.quick_ratio() > SIMILAR and matcher.ratio() > SIMILAR:
-                return other
-        return None
-
-
-def drop_marks(source: str) -> tuple[str, int]:
-    """Without the comments by which nbval would skip a cell or let it fail, and how many there were."""
-    lines = source.split("\n")
+def _without_marks(cell: dict) -> tuple[str, int]:
+    """Source without the comments by which nbval would skip a cell or let it fail; how many marks there were."""
+    lines, tags = cell["source"].split("\n"), cell["metadata"].get("tags")
     kept = [line for line in lines if not NBVAL.match(line)]
-    return "\n".join(kept), len(lines) - len(kept)
-
-
-def _tags(cell: dict) -> list:
-    tags = cell["metadata"].get("tags")
-    names = [str(tag) for tag in tags] if isinstance(tags, list) else []
-    return [tag for tag in names if tag.startswith(("nbval", "raises-exception", "skip"))]
-
-
-def _label(cell: Cell) -> str:
-    first = next((line for line in cell.source.split("\n") if line.strip()), "")
-    return f"{cell.title}: {first[:60]}" if cell.title else first[:60]
-
-
-def _difference(before: str, after: str) -> str:
-    before, after = (text[:MOST_TEXT].split("\n")[:200] for text in (before, after))
-    lines = difflib.unified_diff(before, after, "lesson", "submission", lineterm="", n=1)
-    return "\n".join(line[:200] for _, line in zip(range(60), lines, strict=False))
+    marks = [str(t) for t in tags if str(t).startswith(("nbval", "raises-", "skip"))] if isinstance(tags, list) else []
+    return "\n".join(kept), len(lines) - len(kept) + len(marks)
 
 
 def graded_cells(
     lesson: Lesson, submission: Submission, probes: dict[str, str], alone: bool = False, references: Collection = ()
 ) -> list[dict]:
-    """Code cells of the notebook that is run: (id, source).
+    """Code cells of the notebook that is run: id and source.
 
-    Args:
-        probes: exercise id to the source of its check or hidden probe.
-        alone: without the student's further cells, each probe right below its exercise: for a submission whose other
-            cells ended the first run.
-        references: ids of exercises for which the lesson's solution stands in place of the student's.
+    probes: exercise id to the source of its check or hidden probe. alone: without the student's further cells, each
+    probe right below its exercise, for a submission whose other cells ended the first run. references: exercises for
+    which the lesson's solution stands in place of the student's.
     """
     solved = {e.item: e.source for e in lesson.exercises if e.item in references}
     order = submission.order
     if alone:
         items = [e.item for e in lesson.exercises]
         order = sorted((p for p in order if p.items), key=lambda p: items.index(p.items[0]))
-    setup = {i: {"id": item_id("setup", i), "source": source} for i, source in setup_cells(lesson).items()}
+    setup = {i: _cell(source, "setup", i) for i, source in setup_cells(lesson).items()}
     cells, reset, left = [OWN_MODULES, *setup.values()], False, dict(probes)
     for number, part in enumerate(order):
         if part.setup:  # run already; once more only below a %reset
-            cells += [setup[part.setup] | {"id": item_id("setup", number)}] if reset else []
+            cells += [_cell(setup[part.setup]["source"], "setup", number)] if reset else []
             continue
         reset = reset or bool(RESET.search(part.source))
-        cells.append({"id": item_id("answer", "+".join(part.items), number), "source": runnable(part.source)})
+        cells.append(_cell(_runnable(part.source), "answer", "+".join(part.items), number))
         # below each of the student's cells, which may define helpers too; and last, for a name may be defined again
-        cells += [{"id": item_id("solution", i, number), "source": solved[i]} for i in part.items if i in solved]
+        cells += [_cell(solved[i], "solution", i, number) for i in part.items if i in solved]
         if alone:
             below = [i for i in part.items if i in left and not any(i in p.items for p in order[number + 1 :])]
-            cells += [{"id": item_id("probe", item), "source": left.pop(item)} for item in below]
-    cells += [{"id": item_id("solution", item), "source": source} for item, source in solved.items()]
-    return [*cells, *({"id": item_id("probe", item), "source": source} for item, source in left.items())]
+            cells += [_cell(left.pop(item), "probe", item) for item in below]
+    cells += [_cell(source, "solution", item) for item, source in solved.items()]
+    return [*cells, *(_cell(source, "probe", item) for item, source in left.items())]
 
 
-def runnable(source: str) -> str:
+def _cell(source: str, *parts) -> dict:
+    return {"id": item_id(*parts), "source": source}
+
+
+def item_id(*parts) -> str:
+    """Cell id of a part of the graded notebook: letters, digits and hyphens only, 64 at most."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", "-".join(str(part) for part in parts if part != ""))[:64]
+
+
+def _runnable(source: str) -> str:
     """The source, or the same in a form that IPython can run where characters in it look like ends of lines to it."""
     return f"exec(compile({source!r}, 'cell', 'exec'))" if ODD_ENDS.search(source) and parsed(source) else source
 
@@ -273,35 +215,23 @@ def setup_cells(lesson: Lesson) -> dict[str, str]:
 
     What else they do is to load networks and photos, which are not there while an exercise is checked or graded.
     """
-    first, *others = lesson.of_kind("setup") or [None]
-    cells = {first.id: first.source} if first else {}
-    for cell in others:
-        lines, kept = cell.source.split("\n"), []
-        for node in parsed(cell.source) or []:
+    cells = {cell.id: cell.source for cell in lesson.of_kind("setup")}
+    for name in list(cells)[1:]:
+        kept = []
+        for node in parsed(cells[name]):
             asks = any(isinstance(part, ast.Call | ast.Attribute) for part in ast.walk(node))
             if isinstance(node, KEPT) and not (asks and isinstance(node, ast.Assign)):
-                kept.append("\n".join(lines[_first_line(node) - 1 : node.end_lineno]))
-        cells[cell.id] = "\n".join(kept) or "pass"
+                kept.append(ast.unparse(node))
+        cells[name] = "\n".join(kept) or "pass"
     return cells
-
-
-def _first_line(node: ast.stmt) -> int:
-    return min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
-
-
-def item_id(*parts) -> str:
-    """Cell id of a part of the graded notebook: letters, digits and hyphens only, 64 at most."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", "-".join(str(part) for part in parts if part != ""))[:64]
 
 
 def notebook_of(cells: list[dict]) -> dict:
     """A notebook in format 4.5 with these code cells, no outputs and no metadata but the kernel's."""
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    code = [
-        {**cell, "cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
-        for cell in cells
-    ]  # fmt: skip
-    return {"cells": code, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    empty = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
+    metadata = {"kernelspec": kernel}
+    return {"cells": [cell | empty for cell in cells], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
 
 
 def pick_lesson(cells: list[dict], name: str, lessons: list[Lesson]) -> Lesson | None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from helpers.course import sandbox
 from helpers.course.closed import close
-from helpers.course.lessons import read_course
-from helpers.course.submission import read_submission
+from helpers.course.lessons import read_cells
+from helpers.course.submission import match
 from staff.benchmarks.common import Settings
+from staff.grading.authoring import ROOT, read_course
 from staff.grading.probes import probes_of
-from staff.grading.release import ROOT
 from staff.grading.run import Runner
 
 
@@ -21,7 +21,7 @@ def lessons(settings: Settings) -> Iterator[dict]:
     with tempfile.TemporaryDirectory() as folder:
         runner = Runner(close(ROOT, Path(folder) / "course"), sandbox.choose())
         for lesson in read_course(ROOT):
-            submission = read_submission(ROOT / "notebooks" / f"{lesson.stem}.ipynb", lesson)
+            submission = match(read_cells(ROOT / "notebooks" / f"{lesson.stem}.ipynb"), lesson)
             probes = {item: (probe, probe.draw(1)) for item, probe in probes_of(lesson).items()}
             raw = runner.run(lesson, submission, probes)
             row = {"lesson": lesson.stem, "exercises": len(lesson.exercises), "seconds": raw.seconds}

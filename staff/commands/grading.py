@@ -1,4 +1,4 @@
-"""Commands of the course: release, grade."""
+"""Commands of the course: release, check, grade."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
+from helpers.commands import check as student
 from helpers.commands.common import app
+
+
+@app.command("check")
+def check(notebook: Annotated[Path, typer.Argument(help="A notebook of the authored course, or a student's.")]) -> None:
+    """Run the visible checks of a notebook in a fresh kernel, as the grader does."""
+    from staff.grading.authoring import read_course
+
+    student.show_checks(notebook, read_course())
 
 
 @app.command()
@@ -45,7 +54,7 @@ def grade(
     from staff.grading.selftest import self_test as test
 
     if self_test:
-        typer.echo(test(out, workers=workers, seed=seed, report=typer.echo))
+        typer.echo(test(out, workers=workers, seed=seed, unsafe=unsafe, report=typer.echo))
         return
     if folder is None:
         raise ValueError("name the folder that holds the submissions, or pass --self-test.")

@@ -20,7 +20,7 @@ from helpers.latents import Latents, load_latents
 from helpers.metrics import psnr, ssim
 from helpers.photos import demo_cat
 from helpers.states import load_state
-from staff.grading.probe import Verdict
+from staff.grading.probe import Verdict, ramp
 
 MODEL = "stylegan2-cats-64"
 MOST_BYTES = 4_000_000
@@ -32,7 +32,7 @@ class HandInError(ValueError):
 
 @dataclass
 class Measured:
-    """Pictures (1, 3, H, W) by name, what was handed in first; and the verdicts."""
+    """Images (1, 3, H, W) by name, what was handed in first; and the verdicts."""
 
     pictures: dict[str, Tensor]
     verdicts: list[Verdict] = field(default_factory=list)
@@ -40,9 +40,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class HandIn:
-    """One file that students hand in: the item's id, its name, how it is measured, what is expected."""
+    """One file that students hand in: its name, how it is measured, what is expected."""
 
-    item: str
     file: str
     measure: Callable[[Path], Measured]
     expected: str
@@ -53,62 +52,52 @@ def _generator() -> Generator:
     return load_generator(MODEL, "cpu")
 
 
-def read(path: Path, space: str, noise: bool) -> Latents:
-    """Latents of one image that fit the reference generator. HandInError for anything else."""
+def read(path: Path, noise: bool) -> Latents:
+    """w+ latents of one image that fit the reference generator. HandInError for anything else."""
     if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_BYTES:
         raise HandInError(f"{path.name} is not a plain file of at most {MOST_BYTES / 1e6:.0f} MB")
     generator = _generator()
     latents, _ = load_latents(path)
-    shape = (1, *generator.code_shape(space))
-    if latents.space != space or tuple(latents.code.shape) != shape:
-        raise HandInError(f"expected one {space} code of shape {shape}, got {tuple(latents.code.shape)}")
-    tensors = [latents.code, *(latents.noise or [])]
-    if not all(t.dtype == torch.float32 and t.isfinite().all() for t in tensors):
+    shape = (1, *generator.code_shape("w+"))
+    if latents.space != "w+" or tuple(latents.code.shape) != shape:
+        raise HandInError(f"expected one w+ code of shape {shape}, got {tuple(latents.code.shape)}")
+    if not all(t.dtype == torch.float32 and t.isfinite().all() for t in [latents.code, *(latents.noise or [])]):
         raise HandInError("the latents hold NaN or are not float32")
-    if noise:
-        generator.check_noise(latents.noise, 1)
-        if latents.noise is None:
-            raise HandInError("the noise maps are missing")
-        return latents
-    return Latents(space, latents.code)
+    if not noise:
+        return Latents("w+", latents.code)
+    generator.check_noise(latents.noise, 1)
+    if latents.noise is None:
+        raise HandInError("the noise maps are missing")
+    return latents
 
 
 @torch.no_grad()
 def render(latents: Latents, noise: list[Tensor] | None = None) -> Tensor:
-    """Picture (1, 3, 64, 64) in [0, 1] by the reference generator."""
+    """Image (1, 3, 64, 64) in [0, 1] by the reference generator."""
     return _generator().synthesize(latents, noise).clamp(0, 1)
-
-
-def between(value: float, low: float, high: float) -> float:
-    """0 below ``low``, 1 from ``high`` on, linear in between."""
-    return float(min(1.0, max(0.0, (value - low) / (high - low))))
 
 
 def measure_inversion(path: Path) -> Measured:
     """Lesson 1: chelsea in w+, without noise maps of its own."""
-    target, image = demo_cat(64), render(read(path, "w+", noise=False))
+    target, image = demo_cat(64), render(read(path, noise=False))
     value, structure = psnr(image, target).item(), ssim(image, target).item()
     reason = f"PSNR {value:.1f} dB, SSIM {structure:.2f}; full points from 27.5 dB and 0.75"
-    right = min(between(value, 25, 27.5), between(structure, 0.6, 0.75))
+    right = min(ramp(value, 25, 27.5), ramp(structure, 0.6, 0.75))
     return Measured({"yours": image, "photo": target}, [Verdict("nearness", 1.0, right, reason)])
 
 
 def measure_noise(path: Path) -> Measured:
     """Lesson 2: chelsea with fitted noise maps, and a code that is still a cat without them."""
-    latents, target, generator = read(path, "w+", noise=True), demo_cat(64), _generator()
-    image = render(latents)
-    draws = [render(latents, generator.fresh_noise(1, seed)) for seed in range(8)]
+    latents, target = read(path, noise=True), demo_cat(64)
+    image, draws = render(latents), [render(latents, _generator().fresh_noise(1, seed)) for seed in range(8)]
     fitted, fresh = psnr(image, target).item(), sum(psnr(draw, target).item() for draw in draws) / len(draws)
     structure = ssim(image, target).item()
-    near = min(between(fitted, 38, 48), between(structure, 0.95, 0.99))
+    near = min(ramp(fitted, 38, 48), ramp(structure, 0.95, 0.99))
     reason = f"PSNR {fitted:.1f} dB, SSIM {structure:.3f}; full points from 48 dB and 0.99"
-    return Measured(
-        {"yours": image, "fresh noise": draws[0], "photo": target},
-        [
-            Verdict("fitted", 0.5, near, reason),
-            Verdict("fresh noise", 0.5, between(fresh, 22, 27), f"PSNR {fresh:.1f} dB; full points from 27 dB"),
-        ],
-    )
+    verdicts = [Verdict("fitted", 0.5, near, reason)]
+    reason = f"PSNR {fresh:.1f} dB; full points from 27 dB"
+    verdicts.append(Verdict("fresh noise", 0.5, ramp(fresh, 22, 27), reason))
+    return Measured({"yours": image, "fresh noise": draws[0], "photo": target}, verdicts)
 
 
 @functools.cache
@@ -122,7 +111,7 @@ def _drawn_face() -> Tensor:
 
 def measure_blend(path: Path) -> Measured:
     """Lesson 3: chelsea inside the mask that comes with the latents, the drawn face outside, and no seam between."""
-    latents, x, y = read(path, "w+", noise=True), demo_cat(64), _drawn_face()
+    latents, x, y = read(path, noise=True), demo_cat(64), _drawn_face()
     mask = load_state(path)[0].pictures.get("mask")
     if mask is None or tuple(mask.shape) != (1, 1, 64, 64) or not 0 <= mask.min() <= mask.max() <= 1:
         raise HandInError("expected a mask of shape (1, 1, 64, 64) in [0, 1] next to the latents")
@@ -132,39 +121,33 @@ def measure_blend(path: Path) -> Measured:
     image = render(latents)
     sides = [region_psnr(image, photo, m).item() for photo, m in ((x, mask), (y, 1 - mask))]
     structure, edge = ssim(image, torch.lerp(y, x, (mask >= 0.5).float())).item(), seam(image, x, y, mask).item()
-    fidelity = min(between(min(sides), 28, 38), between(structure, 0.75, 0.93))
-    reasons = (
-        f"PSNR {sides[0]:.1f} and {sides[1]:.1f} dB, SSIM {structure:.2f}; full points from 38 dB and 0.93",
-        f"seam {edge:.2f}; full points to 1.05",
-    )
-    verdicts = [Verdict("photos", 0.6, fidelity, reasons[0])]
-    verdicts.append(Verdict("seam", 0.4, min(fidelity, between(-edge, -1.5, -1.05)), reasons[1]))
+    fidelity = min(ramp(min(sides), 28, 38), ramp(structure, 0.75, 0.93))
+    reason = f"PSNR {sides[0]:.1f} and {sides[1]:.1f} dB, SSIM {structure:.2f}; full points from 38 dB and 0.93"
+    verdicts = [Verdict("photos", 0.6, fidelity, reason)]
+    reason = f"seam {edge:.2f}; full points to 1.05"
+    verdicts.append(Verdict("seam", 0.4, min(fidelity, ramp(edge, 1.5, 1.05)), reason))
     return Measured({"yours": image, "chelsea": x, "the drawn face": y, "mask": mask.expand(1, 3, 64, 64)}, verdicts)
 
 
-HAND_INS: dict[str, HandIn] = {
-    "1.6": HandIn("1.6", "01_inversion.safetensors", measure_inversion, "A w+ code whose image is near chelsea."),
-    "2.4": HandIn(
-        "2.4",
-        "02_noise.safetensors",
-        measure_noise,
-        "w+ code and noise maps that give chelsea, and a cat without them.",
-    ),
+HAND_INS: dict[str, HandIn] = {  # by the item's id
+    "1.6": HandIn("01_inversion.safetensors", measure_inversion, "A w+ code whose image is near chelsea."),
+    "2.4": HandIn("02_noise.safetensors", measure_noise, "w+ and noise maps that give chelsea, a cat without them."),
     "3.4": HandIn(
-        "3.4", "03_blending.safetensors", measure_blend, "Latents and a mask: chelsea inside, the drawn face outside."
+        "03_blending.safetensors", measure_blend, "Latents and a mask: chelsea inside, the drawn face outside."
     ),
 }
 
 
-def judge(hand_in: HandIn, files: list[Path]) -> Measured:
+def judge(item: str, files: list[Path]) -> Measured:
     """Measure what is among a submission's files; one that is missing or no good scores 0, with the reason."""
-    path = next((p for p in sorted(files) if p.name == hand_in.file), None)
-    if path is None:
-        return Measured({}, [Verdict("", 1.0, 0.0, f"{hand_in.file} was not handed in")])
-    try:
-        return hand_in.measure(path)
-    except (ValueError, OSError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        return Measured({}, [Verdict("", 1.0, 0.0, str(error).split("\n")[0][:300])])
+    hand_in = HAND_INS[item]
+    path, reason = next((p for p in sorted(files) if p.name == hand_in.file), None), f"{hand_in.file} was not handed in"
+    if path is not None:
+        try:
+            return hand_in.measure(path)
+        except (ValueError, OSError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+            reason = str(error).split("\n")[0][:300]
+    return Measured({}, [Verdict("", 1.0, 0.0, reason)])
 
 
 def check_items(items: set[str]) -> None:

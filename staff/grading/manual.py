@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 
 from helpers.course.lessons import Cell, LessonError
@@ -14,39 +15,30 @@ from helpers.files import atomic_path
 
 COLUMNS = ("student", "item", "question", "most", "points", "comment", "written")
 MOST_WRITTEN = 5_000  # characters of a student's text in the sheet
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-ByHand = dict[tuple[str, str], tuple[float | None, str]]
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # a spreadsheet would run it; the mark before it would be lost
+NUMBER = re.compile(r"[+-]?[\d.]+")
 
 
-class Known(dict):
-    """Points and comment by (student, item); ``rows`` are the lines they came from."""
-
-    def __init__(self):
-        super().__init__()
-        self.rows: dict[tuple[str, str], dict[str, str]] = {}
-
-
-def read(path: Path) -> Known:
-    """What was filled in, from whatever a spreadsheet has made of the file.
+def read(path: Path) -> dict[tuple[str, str], dict]:
+    """Rows by student and item, their points a number or None, from whatever a spreadsheet has made of the file.
 
     Raises:
         LessonError: for points that are not a number from 0 to the most.
     """
-    found = Known()
+    found = {}
     for number, row in enumerate(read_table(path) if path.is_file() else [], 2):
         try:
             text, most = row["points"].replace(",", "."), float(row["most"].replace(",", ".") or "inf")
-            points = float(text) if text else None
+            points, key = float(text) if text else None, (row["student"], row["item"])
             if points is not None and not 0 <= points <= most:
                 raise ValueError
-            key = row["student"], row["item"]
         except (KeyError, ValueError) as error:
             raise LessonError(
                 f"{path.name}, line {number}: points must be a number from 0 to most, or empty; columns are "
                 f"{', '.join(COLUMNS)}."
             ) from error
-        if key not in found or found[key][0] is None:  # a row that was doubled does not hide a point
-            found[key], found.rows[key] = (points, row.get("comment", "")), row
+        if key not in found or found[key]["points"] is None:  # a row that was doubled does not hide a point
+            found[key] = dict.fromkeys(COLUMNS, "") | row | {"points": points}
     return found
 
 
@@ -63,25 +55,25 @@ def read_table(path: Path) -> list[dict[str, str]]:
     else:
         raise LessonError(f"{path.name} is neither UTF-8, UTF-16 nor cp1252; save it as CSV in UTF-8.")
     lines = text.removeprefix("sep=;").removeprefix("sep=,").lstrip("\r\n")
-    head = lines.split("\n", 1)[0]
-    separator = max(",;\t", key=head.count)
+    separator = max(",;\t", key=lines.split("\n", 1)[0].count)
     rows = csv.DictReader(io.StringIO(lines, newline=""), delimiter=separator)
     return [{str(k).strip(): _plain(str(v or "").strip()) for k, v in row.items() if k is not None} for row in rows]
 
 
-def write(path: Path, rows: list[dict], questions: list[Cell], known: Known) -> None:
+def write(path: Path, rows: list[dict], questions: list[Cell], known: dict[tuple[str, str], dict]) -> None:
     """The sheet: a row per student and question, the student's text next to it; then the rows of everybody else."""
-    table, left = [list(COLUMNS)], dict(known.rows)
+    table = {}
     for row in rows:
         written = {score["item"]: score["written"] for score in row["scores"]}
         for cell in questions:
-            points, comment = known.get((row["student"], cell.item), (None, ""))
-            left.pop((row["student"], cell.item), None)
-            filled = "" if points is None else f"{points:g}"
-            text = written.get(cell.item, "")[:MOST_WRITTEN]
-            table.append([row["student"], cell.item, cell.title, f"{cell.points:g}", filled, comment, text])
-    table += [[row.get(column, "") for column in COLUMNS] for row in left.values()]
-    write_csv(path, table)
+            given = known.get((row["student"], cell.item), {"points": None, "comment": ""})
+            about = (row["student"], cell.item, cell.title, f"{cell.points:g}", given["points"], given["comment"])
+            table[about[:2]] = dict(zip(COLUMNS, (*about, written.get(cell.item, "")[:MOST_WRITTEN]), strict=True))
+    lines = [list(COLUMNS)]
+    for row in (table | {key: row for key, row in known.items() if key not in table}).values():
+        points = "" if row["points"] is None else f"{row['points']:g}"
+        lines.append([points if column == "points" else row[column] for column in COLUMNS])
+    write_csv(path, lines)
 
 
 def export(path: Path, rows: list[dict], roster: Path) -> list[str]:
@@ -112,18 +104,9 @@ def write_csv(path: Path, table: list[list[str]]) -> None:
 
 
 def _harmless(text: str) -> str:
-    """A spreadsheet would run what starts like a formula; a text that starts like this mark gets one more."""
     text = text.encode("utf-8", "replace").decode().replace("\0", "")
-    return f"'{text}" if text.startswith((*FORMULA, "'")) and not _number(text) else text
+    return f"'{text}" if text.startswith(FORMULA) and not NUMBER.fullmatch(text) else text
 
 
 def _plain(text: str) -> str:
-    return text[1:] if text[:1] == "'" and text[1:].startswith((*FORMULA, "'")) else text
-
-
-def _number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return text[1:] if text[:1] == "'" and text[1:].startswith(FORMULA) else text

@@ -61,25 +61,27 @@ class Verdict:
     reason: str = ""
 
 
+def verdict(part: str, share: float, right: float | bool, hint: str) -> Verdict:
+    """With the hint where the part is not all right."""
+    return Verdict(part, share, float(right), "" if right == 1 else hint)
+
+
 @dataclass(frozen=True)
 class Probe:
     """How one exercise is graded.
 
-    Attributes:
-        item: id of the exercise.
-        name: what the exercise defines.
-        inputs: draws them: generator of random numbers to name: array.
-        emit: ``emit(function, inputs)`` to name: array; only its source is sent, with ``imports`` above it.
-        judge: ``judge(got, want, inputs)`` to the verdicts, whose shares add up to 1.
-        expected: one sentence for the report, what kind of result was expected.
-        show: ``show(values, inputs)`` to pictures (B, 3 or 1, H, W) for the report; None shows none.
+    item: id of the exercise. name: what it defines. inputs: draws them, generator of random numbers to name: array.
+    emit: ``emit(function, inputs)`` to name: array; only its source is sent, with ``imports`` above it. judge:
+    ``judge(got, want, inputs)`` to the verdicts, whose shares add up to 1; or the parts of an exercise that has one
+    right answer. expected: one sentence for the report. show: ``show(values, inputs)`` to images (B, 3 or 1, H, W) for
+    the report; None shows none.
     """
 
     item: str
     name: str
     inputs: Callable[[np.random.Generator], Arrays]
     emit: Callable
-    judge: Callable[[Arrays, Arrays, Arrays], list[Verdict]]
+    judge: Callable[[Arrays, Arrays, Arrays], list[Verdict]] | dict[str, Part]
     expected: str
     show: Callable[[Arrays, Arrays], np.ndarray] | None = None
     imports: str = IMPORTS
@@ -104,17 +106,27 @@ class Probe:
 
     def verdicts(self, got: Arrays | None, want: Arrays, inputs: Arrays) -> list[Verdict]:
         """Judge; what is missing, misshapen or makes the judge stumble is wrong."""
-        if got is None:
-            return [Verdict("", 1.0, 0.0, "nothing was returned")]
-        if missing := sorted(set(want) - set(got)):
-            return [Verdict("", 1.0, 0.0, f"not returned: {', '.join(missing)}")]
-        if why := "; ".join(f"{name}: {different}" for name in want if (different := misfit(got[name], want[name]))):
-            return [Verdict("", 1.0, 0.0, why)]
+        got = got or {}
+        why = [f"not returned: {name}" for name in sorted(set(want) - set(got))]
+        shapes = {name: (got[name].shape, want[name].shape) for name in want if name in got}
+        why += [f"{name}: the shape should be {b}, not {a}" for name, (a, b) in shapes.items() if a != b]
+        if why:
+            return [Verdict("", 1.0, 0.0, "; ".join(why))]
         try:
             with np.errstate(all="ignore"):
-                return self.judge(got, want, inputs)
+                return compare(self.judge, got, want) if isinstance(self.judge, dict) else self.judge(got, want, inputs)
         except Exception as error:  # whatever a hostile array provokes is a wrong answer, not the end of grading
             return [Verdict("", 1.0, 0.0, f"the result does not fit ({type(error).__name__})")]
+
+
+def probe(item: str, name: str, expected: str) -> Callable[[type], Probe]:
+    """Makes a probe of a class that holds the functions inputs, emit, parts or judge, and perhaps show."""
+
+    def make(cls: type) -> Probe:
+        judge = cls.judge if hasattr(cls, "judge") else cls.parts
+        return Probe(item, name, cls.inputs, cls.emit, judge, expected, getattr(cls, "show", None))
+
+    return make
 
 
 def pack(arrays: Arrays) -> bytes:
@@ -132,13 +144,13 @@ def unpack(data: bytes | None) -> Arrays | None:
     return arrays if sum(value.size for value in arrays.values()) < MOST_NUMBERS else None
 
 
-def misfit(ours: np.ndarray, theirs: np.ndarray) -> str:
-    """In which way an array cannot be compared at all, or ""."""
-    return f"the shape should be {theirs.shape}, not {ours.shape}" if ours.shape != theirs.shape else ""
-
-
 def equal(ours: np.ndarray, theirs: np.ndarray, rtol: float = 1e-3, atol: float = 1e-5) -> bool:
     return ours.shape == theirs.shape and bool(np.allclose(ours, theirs, rtol=rtol, atol=atol))
+
+
+def within(rtol: float = 1e-3, atol: float = 1e-5) -> Callable[[np.ndarray, np.ndarray], bool]:
+    """Equality with other tolerances, for a Part."""
+    return lambda ours, theirs: equal(ours, theirs, rtol, atol)
 
 
 @dataclass(frozen=True)
@@ -151,23 +163,13 @@ class Part:
     same: Callable[[np.ndarray, np.ndarray], bool] = field(default=equal)
 
 
-def close(parts: dict[str, Part]) -> Callable:
-    """A judge for what has one right answer: each name's array equals the solution's, for its share of the points.
+def compare(parts: dict[str, Part], got: Arrays, want: Arrays) -> list[Verdict]:
+    """Each part's array equals the solution's, for its share of the points.
 
     The reason is the part's hint and never a number: a page must not say by how much a result is off.
     """
-
-    def judge(got: Arrays, want: Arrays, inputs: Arrays) -> list[Verdict]:
-        right = {name: part.same(got[name], want[name]) for name, part in parts.items()}
-        counts = {name: right[name] and (not part.after or right[part.after]) for name, part in parts.items()}
-        return [Verdict(n, p.share, float(counts[n]), "" if counts[n] else p.hint) for n, p in parts.items()]
-
-    return judge
-
-
-def within(rtol: float = 1e-3, atol: float = 1e-5) -> Callable[[np.ndarray, np.ndarray], bool]:
-    """Equality with other tolerances, for a Part."""
-    return lambda ours, theirs: equal(ours, theirs, rtol, atol)
+    right = {name: part.same(got[name], want[name]) for name, part in parts.items()} | {"": True}
+    return [verdict(name, part.share, right[name] and right[part.after], part.hint) for name, part in parts.items()]
 
 
 def ramp(value: float, none: float, full: float) -> float:

@@ -1,6 +1,6 @@
-"""A pytest plugin next to nbval, inside the sandbox: keeps every cell's output and notices in seconds what hangs.
+"""A pytest plugin next to nbval, inside the sandbox: keeps every cell's error and notices in seconds what hangs.
 
-nbval waits the whole cell timeout for a kernel that is dead, and keeps whatever a cell prints. Outcomes go to
+nbval waits the whole cell timeout for a kernel that is dead, and keeps whatever a cell prints. Errors go to
 ``results/cells.jsonl``: they explain a score, they never are one.
 """
 
@@ -20,7 +20,6 @@ import pytest
 sys.modules["rfc3987_syntax"] = None  # an optional part of jsonschema that takes a second to import, for every run
 import nbval.kernel  # noqa: E402
 
-MOST_TEXT = 100_000  # bytes of a cell's output that are kept
 MOST_OUTPUT = 5_000_000  # bytes from which a cell is interrupted
 SETUP_SECONDS = 120.0
 SECONDS = float(os.environ["GRADING_CELL_SECONDS"])  # of the processor, or in which nothing moves
@@ -38,11 +37,9 @@ class PatientKernel(nbval.kernel.RunningKernel):
     costs it nothing.
     """
 
-    deadline = float("inf")
-
     def __init__(self, *args, **options):
         self.waiting, self.received, self.interrupted, self.said = deque(), 0, False, ""
-        self.looked = float("inf")  # not before a cell begins
+        self.deadline = self.looked = float("inf")  # not before a cell begins
         super().__init__(*args, **options)
 
     def begin(self, seconds: float, wall: float) -> None:
@@ -82,9 +79,10 @@ class PatientKernel(nbval.kernel.RunningKernel):
             self._look()
             if stream == "iopub" and self.waiting:
                 return self.waiting.popleft()
-            if stream == "shell":
-                with contextlib.suppress(Empty):
+            with contextlib.suppress(Empty):
+                if stream == "shell":
                     return self.kc.get_shell_msg(timeout=0.05)
+                time.sleep(0.01)
             if time.monotonic() > self.deadline:
                 self.km.shutdown_kernel(now=True)
                 raise KernelLost("the cell does not stop when it is interrupted; its kernel was ended")
@@ -92,23 +90,19 @@ class PatientKernel(nbval.kernel.RunningKernel):
                 raise KernelLost("the kernel died")
             if time.monotonic() > until:
                 raise Empty
-            if stream == "iopub":
-                time.sleep(0.01)
 
     def _drain(self) -> None:
         """Take what the kernel has printed; drop what is too much and stop the cell that prints it."""
-        for _ in range(1000):
-            try:
+        with contextlib.suppress(Empty):
+            for _ in range(1000):
                 message = self.kc.get_iopub_msg(timeout=0)
-            except Empty:
-                return
-            content = message["content"]
-            size = len(content.get("text", "")) + sum(map(len, map(str, content.get("data", {}).values())))
-            self.received += size
-            if size == 0 or self.received < MOST_OUTPUT:
-                self.waiting.append(message)
-            elif not self.interrupted:
-                self._stop("the cell prints too much; it was stopped")
+                content = message["content"]
+                size = len(content.get("text", "")) + sum(map(len, map(str, content.get("data", {}).values())))
+                self.received += size
+                if size == 0 or self.received < MOST_OUTPUT:
+                    self.waiting.append(message)
+                elif not self.interrupted:
+                    self._stop("the cell prints too much; it was stopped")
 
 
 nbval.kernel.RunningKernel = PatientKernel
@@ -124,34 +118,25 @@ def pytest_runtest_call(item):
     if name.startswith("setup"):  # the lesson's own imports: slow on a busy machine, and nobody's loop
         option.nbval_cell_timeout, seconds = max(usual, SETUP_SECONDS), max(seconds, SETUP_SECONDS)
     kernel.begin(seconds, option.nbval_cell_timeout)
-    started = time.monotonic()
-    record = {"cell": name, "outcome": "done"}
+    error = ""
     try:
         return (yield)
-    except BaseException as error:
-        record |= {"outcome": "failed", "error": _reason(item, error)}
+    except BaseException as failure:
+        error = _reason(item.test_outputs or [], failure)
         item.parent.timed_out = False  # the next cell has its own chance
         raise
     finally:
         option.nbval_cell_timeout = usual
-        record["seconds"] = round(time.monotonic() - started, 3)
-        record["text"] = _text(item)
-        if kernel.said:
-            record["outcome"] = "failed"
-            record["error"] = record.get("error") if "kernel" in record.get("error", "") else kernel.said
+        if kernel.said and "kernel" not in error:
+            error = kernel.said
         with open(item.config.rootpath / "results" / "cells.jsonl", "a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps({"cell": name, "error": error}) + "\n")
 
 
-def _reason(item, error: BaseException) -> str:
-    for output in item.test_outputs or []:
+def _reason(outputs: list, failure: BaseException) -> str:
+    for output in outputs:
         if output["output_type"] == "error" and output["ename"] == "KeyboardInterrupt":
             return f"stopped after {SECONDS:g} s"
         if output["output_type"] == "error":
             return f"{output['ename']}: {output['evalue']}"[:1000]
-    return str(error).split("\n")[0][:1000]
-
-
-def _text(item) -> str:
-    streams = [str(o.get("text", "")) for o in item.test_outputs or [] if o["output_type"] == "stream"]
-    return "".join(streams)[-MOST_TEXT:]
+    return str(failure).split("\n")[0][:1000]

@@ -10,47 +10,25 @@ from pathlib import Path
 
 import nbformat
 
-from helpers.course.lessons import Lesson, LessonError, manifest_of, read_course, stub
+from helpers.course.lessons import Lesson, LessonError
 from helpers.files import atomic_path, write_json
+from staff.grading.authoring import ROOT, manifest_of, read_course, stub
 from staff.grading.handins import HAND_INS
 
-ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("helpers", "weights", "data")
 FILES = ("LICENSE", "pyproject.toml", "environment.yml", "environment-v100.yml", ".gitignore")
 SETUP = ("tools/setup.sh", "setup.sh")
 IGNORED = shutil.ignore_patterns("__pycache__", ".*", "downloads", "*.part")
 ADDRESS = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+?(?=[\"'/)\s]|\.git)")
 BRANCH = re.compile(r"--branch=[\w./-]+")
-MAKEFILE = """\
-.DEFAULT_GOAL := help
-.PHONY: help setup lab check
-python := .venv/bin/python
-
-help:
-	@echo "make lab     open JupyterLab at the notebooks"
-	@echo "make check   run the checks of all notebooks, each in a fresh kernel"
-	@echo "make setup   only set up .venv"
-
-setup:
-	@bash {setup}
-
-lab: setup
-	@$(python) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(ARGS)
-
-check: setup
-	@status=0; for n in notebooks/*.ipynb; do $(python) -m helpers check $$n || status=1; done; exit $$status
-"""
 
 
 def release(out: str | Path, root: str | Path = ROOT, repository: str = "", branch: str = "") -> dict:
     """Write the student repository to a new folder; returns its manifest.
 
-    Args:
-        repository: address from which notebooks and README fetch the course; by default that of the first cells.
-        branch: what they fetch; by default the branch that is checked out in ``root``.
-
-    Raises:
-        LessonError: if the folder is there and not empty, or the course is marked up wrongly.
+    repository: address from which notebooks and README fetch the course; by default that of the first cells. branch:
+    what they fetch; by default the branch that is checked out in ``root``. LessonError if the folder is there and not
+    empty, or the course is marked up wrongly.
     """
     out, root = Path(out), Path(root)
     if out.exists() and any(out.iterdir()):
@@ -58,7 +36,8 @@ def release(out: str | Path, root: str | Path = ROOT, repository: str = "", bran
     if (root / "manifest.json").exists():
         raise LessonError(f"{root} is a student release itself; release from the authored course.")
     lessons, branch = read_course(root), branch or _checked_out(root)
-    repository = repository.removesuffix("/").removesuffix(".git") or _address(root)
+    first = (root / "helpers" / "notebooks.py").read_text()
+    repository = repository.removesuffix("/").removesuffix(".git") or ADDRESS.search(first)[0]
     out.mkdir(parents=True, exist_ok=True)
     for name in FOLDERS:
         if (root / name).is_dir():
@@ -67,11 +46,11 @@ def release(out: str | Path, root: str | Path = ROOT, repository: str = "", bran
         (out / name).parent.mkdir(exist_ok=True)
         shutil.copy2(root / name, out / name)
     setup = next((name for name in SETUP if (out / name).is_file()), SETUP[0])
-    (out / "Makefile").write_text(MAKEFILE.format(setup=setup))
+    (out / "Makefile").write_text(Path(__file__).with_name("Makefile.students").read_text().format(setup=setup))
     (out / "README.md").write_text(_readme(lessons, repository, branch))
-    _no_staff(out / "pyproject.toml")
-    first = out / "helpers" / "notebooks.py"
-    first.write_text(pointed(first.read_text(), repository, branch))
+    project = out / "pyproject.toml"
+    project.write_text(project.read_text().replace('["helpers", "staff"]', '["helpers"]'))
+    (out / "helpers" / "notebooks.py").write_text(pointed(first, repository, branch))
     for lesson in lessons:
         name = f"notebooks/{lesson.stem}.ipynb"
         student_notebook(root / name, out / name, repository, branch)
@@ -86,26 +65,13 @@ def version_of(root: Path) -> str:
 
 
 def _checked_out(root: Path) -> str:
-    asked = ["git", "-C", str(root), "rev-parse", "--abbrev-ref", "HEAD"]
-    done = subprocess.run(asked, capture_output=True, text=True)
-    name = done.stdout.strip()
-    return name if done.returncode == 0 and name != "HEAD" else "main"
-
-
-def _address(root: Path) -> str:
-    found = ADDRESS.search((root / "helpers" / "notebooks.py").read_text())
-    return found[0] if found else ""
+    asked = ["git", "-C", str(root), "branch", "--show-current"]
+    return subprocess.run(asked, capture_output=True, text=True).stdout.strip() or "main"
 
 
 def pointed(text: str, repository: str, branch: str) -> str:
     """A first cell that fetches this branch of this repository."""
-    text = ADDRESS.sub(repository, text)
-    return BRANCH.sub(f"--branch={branch}", text)
-
-
-def _no_staff(project: Path) -> None:
-    if project.is_file():
-        project.write_text(project.read_text().replace('["helpers", "staff"]', '["helpers"]'))
+    return BRANCH.sub(f"--branch={branch}", ADDRESS.sub(repository, text))
 
 
 def _readme(lessons: list[Lesson], repository: str, branch: str) -> str:

@@ -38,19 +38,15 @@ class Raw:
     @property
     def cells(self) -> list[dict]:
         """Records of the cells, as far as the student's kernel left them readable; never a base of points."""
-        return [*read_records(self.files.get("cells.jsonl")), *read_records(self.files.get("cells-2.jsonl"))]
-
-
-def read_records(data: bytes | None) -> list[dict]:
-    records = []
-    for line in (data or b"").decode("utf-8", "replace").split("\n")[:2_000]:
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict):
-            records.append({name: shown(record.get(name, "")) for name in ("cell", "outcome", "error", "text")})
-    return records
+        lines = b"\n".join(self.files.get(name, b"") for name in ("cells.jsonl", "cells-2.jsonl"))
+        records = []
+        for line in lines.decode("utf-8", "replace").split("\n")[:4_000]:
+            try:
+                record = dict(json.loads(line))
+            except (ValueError, TypeError, RecursionError):
+                continue
+            records.append({name: shown(record.get(name, "")) for name in ("cell", "error")})
+        return records
 
 
 @dataclass(frozen=True)
@@ -68,51 +64,39 @@ class Runner:
         submission: Submission,
         probes: dict[str, tuple[Probe, Arrays]],
         references: Collection[str] = (),
-        own: dict[str, bytes] | None = None,
     ) -> Raw:
         """Run it; where its further cells stopped that, run its exercises once more without them.
 
-        Args:
-            probes: exercise to its probe and the inputs of this run.
-            references: exercises for which the solution stands in.
-            own: Python files of the student's by name, which the notebook may import.
-
-        Raises:
-            ValueError: where a reference has a probe: a solution must never be where it could be handed in.
+        probes: exercise to its probe and the inputs of this run. references: exercises for which the solution stands
+        in; ValueError where one has a probe, for a solution must never be where it could be handed in.
         """
         if both := sorted(set(probes) & set(references)):
             raise ValueError(f"{', '.join(both)} cannot be graded next to its own solution.")
         wanted = {item: probe for item, probe in probes.items() if item in submission.answers}
         if not wanted:
             return Raw()
-        raw = self._once(lesson, submission, wanted, False, references, own or {})
+        raw = self._once(lesson, submission, wanted, False, references)
         left = {item: probe for item, probe in wanted.items() if probe[0].file not in raw.files}
-        if left and _cut_short(raw):
-            again = self._once(lesson, submission, left, True, references, own or {})
+        lost = raw.ended != "done" or any("kernel" in cell["error"].lower() for cell in raw.cells)
+        if left and lost and raw.ended != "time":  # what was given all its time is not run again
+            again = self._once(lesson, submission, left, True, references)
             files = again.files | raw.files | {"cells-2.jsonl": again.files.get("cells.jsonl", b"")}
             raw = Raw(files, raw.ended, raw.seconds + again.seconds, max(raw.memory, again.memory))
         return raw
 
-    def _once(self, lesson, submission, probes: dict, alone: bool, references: Collection, own: dict) -> Raw:
+    def _once(self, lesson: Lesson, submission: Submission, probes: dict, alone: bool, references: Collection) -> Raw:
         inserted = {item: probe.cell() for item, (probe, _) in probes.items()}
         cells = graded_cells(lesson, submission, inserted, alone, references)
         job = {"graded.ipynb": json.dumps(notebook_of(cells)).encode(), "pytest.ini": b"[pytest]\naddopts =\n"}
         job["grading_recorder.py"] = Path(__file__).with_name("recorder.py").read_bytes()
-        job |= {f"own/{name}": data for name, data in own.items()}
+        job |= {f"own/{name}": data for name, data in submission.own.items()}
         for probe, inputs in probes.values():
             job |= probe.job(inputs)
         command = [sys.executable, *COMMAND, f"--nbval-cell-timeout={10 * self.cell_seconds:g}"]
         environment = ENVIRONMENT | {"GRADING_CELL_SECONDS": f"{self.cell_seconds:g}"}
         out = sandbox.run(command, self.course, job, self.kind, self.limits, environment)
         known = {"cells.jsonl", "log.txt", *(probe.file for probe, _ in probes.values())}
-        files = {name: data for name, data in out.files.items() if name in known}
-        return Raw(files, out.ended, out.seconds, out.memory)
-
-
-def _cut_short(raw: Raw) -> bool:
-    """Whether the run ended early, or lost its kernel on the way; what was given all its time is not run again."""
-    lost = raw.ended != "done" or any("kernel" in cell["error"].lower() for cell in raw.cells)
-    return lost and raw.ended != "time"
+        return Raw({n: data for n, data in out.files.items() if n in known}, out.ended, out.seconds, out.memory)
 
 
 def read_raw(place: Path) -> Raw:

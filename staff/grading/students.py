@@ -24,6 +24,7 @@ from helpers.files import short_name
 
 MOST_FILES, MOST_DEPTH, MOST_NOTEBOOKS = 2_000, 12, 60
 MOST_UNPACKED = 300_000_000  # bytes of all files of a zip
+MOST_TEXT = 10_000  # characters of a text cell that the page shows
 NOTEBOOK = re.compile(r"\.ipynb(\.txt|\.json)?$", re.IGNORECASE)
 UNPACKED = re.compile(r"\.(ipynb|ipynb\.txt|ipynb\.json|py|safetensors)$", re.IGNORECASE)
 
@@ -32,23 +33,21 @@ UNPACKED = re.compile(r"\.(ipynb|ipynb\.txt|ipynb\.json|py|safetensors)$", re.IG
 class Student:
     """A submission: who, the files, for each lesson the notebook taken apart, or why there is none.
 
-    Attributes:
-        error: why nothing of it could be graded.
-        errors: lesson to the reason why its notebook could not be read.
-        own: lesson to the Python files next to its notebook.
+    texts: of each lesson, what was written below which question. error: why nothing of it could be graded. errors:
+    lesson to the reason why its notebook could not be read.
     """
 
     name: str
     files: list[Path] = field(default_factory=list)
     submissions: dict[str, Submission] = field(default_factory=dict)
+    texts: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
-    own: dict[str, dict[str, bytes]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     error: str = ""
 
     def written(self, lesson: Lesson, item: str) -> str:
         """What stands below a question; where that is nothing, what stands below none."""
-        texts = self.submissions[lesson.stem].texts if lesson.stem in self.submissions else []
+        texts = self.texts.get(lesson.stem, [])
         return next((t for q in (item, "") if (t := "\n\n".join(text for to, text in texts if to == q))), "")
 
 
@@ -58,8 +57,7 @@ def find_students(folder: Path, lessons: list[Lesson], unpacked: Path) -> list[S
     unpacked: folder for the files of zips; it is emptied first.
     """
     shutil.rmtree(unpacked, ignore_errors=True)
-    students: list[Student] = []
-    taken: Counter = Counter()
+    students, taken = [], Counter()
     for entry in sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name)):
         kind = NOTEBOOK.search(entry.name) or re.search(r"\.zip$", entry.name, re.IGNORECASE)
         if _is_junk(entry.name) or not (kind or entry.is_dir()):
@@ -86,8 +84,7 @@ def student_name(raw: str) -> str:
         text = data.decode()
     except UnicodeDecodeError:
         text = data.decode("latin-1")
-    text = unicodedata.normalize("NFC", text)
-    return short_name(re.sub(r"[^\w.-]+", "_", text).strip(".") or "_")
+    return short_name(re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", text)).strip(".") or "_")
 
 
 def _is_junk(name: str) -> bool:
@@ -99,29 +96,26 @@ def _read(student: Student, path: Path, lessons: list[Lesson], unpacked: Path) -
     if stat.S_ISLNK(mode):
         student.remarks.append("a link was handed in, not a file")
         return
-    if stat.S_ISDIR(mode):
-        student.files = _files_below(path, student)
-    elif stat.S_ISREG(mode):
-        student.files = [path]
-    else:
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
         raise LessonError("it is not a plain file")
+    student.files = _files_below(path, student) if stat.S_ISDIR(mode) else [path]
     for archive in [file for file in student.files if file.suffix.lower() == ".zip"][:5]:
         student.files += _unpack(archive, unpacked / f"zip-{len(student.files)}", student)
     candidates: dict[str, list[tuple]] = {}
-    notebooks = [file for file in student.files if NOTEBOOK.search(file.name)]
-    for notebook in notebooks[:MOST_NOTEBOOKS]:
+    for notebook in [file for file in student.files if NOTEBOOK.search(file.name)][:MOST_NOTEBOOKS]:
         _consider(student, notebook, lessons, candidates)
     for stem, found in candidates.items():
         found.sort(key=lambda entry: entry[:2], reverse=True)
-        _, _, notebook, submission = found[0]
-        student.submissions[stem], student.errors = submission, {k: v for k, v in student.errors.items() if k != stem}
-        student.own[stem] = {module.name: module.read_bytes() for module in own_modules(notebook)}
-        for *_, other, _ in found[1:]:
+        *_, notebook, submission, student.texts[stem] = found[0]
+        submission.own = own_modules(notebook)
+        student.submissions[stem] = submission
+        student.errors.pop(stem, None)
+        for *_, other, _, _ in found[1:]:
             student.remarks.append(f"{shown(other.name)} is an older notebook of {stem} and was left out")
 
 
 def _consider(student: Student, notebook: Path, lessons: list[Lesson], candidates: dict) -> None:
-    """Read a notebook as a candidate for its lesson: (seconds, number of answers, path, submission)."""
+    """Read a notebook as a candidate for its lesson: (seconds, number of answers, path, submission, texts)."""
     name = shown(notebook.name)
     if not name.endswith(".ipynb"):
         student.remarks.append(f"{name} was graded as a notebook")
@@ -133,13 +127,30 @@ def _consider(student: Student, notebook: Path, lessons: list[Lesson], candidate
             return
         submission = match(cells, lesson)
     except LessonError as error:
-        stem = next((lesson.stem for lesson in lessons if lesson.stem in name), None)
-        if stem:
+        if stem := next((lesson.stem for lesson in lessons if lesson.stem in name), None):
             student.errors[stem] = f"could not be graded: {error}"
         student.remarks.append(str(error))
         return
-    answers = len(submission.answers) - len(submission.stubs)
-    candidates.setdefault(lesson.stem, []).append((int(notebook.stat().st_mtime), answers, notebook, submission))
+    rank = int(notebook.stat().st_mtime), len(submission.answers) - len(submission.stubs)
+    candidates.setdefault(lesson.stem, []).append((*rank, notebook, submission, texts_of(cells, lesson)))
+
+
+def texts_of(cells: list[dict], lesson: Lesson) -> list[tuple[str, str]]:
+    """What text cells hold that the lesson's do not, by the id of the last question above ("" where there is none)."""
+
+    def heads(kind: str) -> dict[str, str]:
+        return {cell.source.strip().split("\n")[0].strip(): cell.item for cell in lesson.of_kind(kind)}
+
+    printed = {line.strip() for cell in lesson.of_kind("text", "manual") for line in cell.source.split("\n")}
+    questions, question, found = dict.fromkeys(heads("text"), "") | heads("manual"), "", []
+    for cell in cells:
+        if cell["type"] != "code":
+            lines = cell["source"].split("\n")
+            for line in map(str.strip, lines):
+                question = questions.get(line, question)
+            text = "\n".join(line for line in lines if line.strip() not in printed)[:MOST_TEXT].strip()
+            found += [(question, text)] if text else []
+    return found
 
 
 def _files_below(folder: Path, student: Student) -> list[Path]:

@@ -1,6 +1,5 @@
 """Every exercise's probe at five seeds: right answers score full, plausible wrong ones their part and never full."""
 
-import ast
 import importlib
 import inspect
 import os
@@ -12,32 +11,13 @@ import pytest
 import torch
 
 from helpers.course.closed import KEPT
-from helpers.course.lessons import read_course, stub
+from staff.grading.authoring import read_course, stub
 from staff.grading.probe import unpack
 from staff.grading.probes import probes_of
-from staff.grading.release import ROOT
-from tests.support.answers import RIGHT, WRONG
+from tests.support.answers import answers_of, changed, namespace_of
 
-EXERCISES = {e.item: (lesson, e) for lesson in read_course(ROOT) for e in lesson.exercises}
+EXERCISES = {e.item: (lesson, e) for lesson in read_course() for e in lesson.exercises}
 SEEDS = range(5)
-
-
-def namespace_of(lesson, only_imports=False):
-    """What the lesson's setup imports, and the authored solutions."""
-    namespace = {}
-    for cell in lesson.of_kind("setup"):
-        imports = [n for n in ast.parse(cell.source).body if isinstance(n, ast.Import | ast.ImportFrom)]
-        exec(compile(ast.Module(imports, []), lesson.stem, "exec"), namespace)
-    for cell in lesson.exercises:
-        exec(compile(cell.source, cell.item, "exec"), namespace)
-    return namespace
-
-
-def changed(source, *pairs):
-    for old, new in pairs:
-        assert old in source, old
-        source = source.replace(old, new)
-    return source
 
 
 @pytest.fixture
@@ -72,19 +52,18 @@ def share(verdicts):
 def test_answers_get_the_points_that_they_must_get(item, emitted):
     lesson, exercise = EXERCISES[item]
     probe, namespace = probes_of(lesson)[item], namespace_of(lesson)
-    assert probe.name == exercise.name and len(RIGHT[item]) >= 5 and len(WRONG[item]) >= 8
+    right = [low == 1 for low, *_ in answers_of(item)]
+    assert probe.name == exercise.name and right.count(True) >= 5 and right.count(False) >= 8
     inputs = {seed: probe.draw(seed) for seed in SEEDS}
     want = {seed: emitted(probe, dict(namespace), inputs[seed], fails=False) for seed in SEEDS}
-    answers = [((1, 1), c if isinstance(c[0], tuple) else (c,)) for c in RIGHT[item]]
-    answers += [(points if isinstance(points, tuple) else (points, points), pairs) for points, *pairs in WRONG[item]]
     off = []
-    for (low, high), pairs in answers:
+    for low, high, changes, _ in answers_of(item):
         scope = dict(namespace)
-        exec(compile(changed(exercise.source, *pairs), item, "exec"), scope)
-        for seed in SEEDS:
+        exec(compile(changed(exercise.source, changes), item, "exec"), scope)
+        for seed in SEEDS if low is not None else ():
             got = share(probe.verdicts(emitted(probe, scope, inputs[seed]), want[seed], inputs[seed]))
             if not low - 0.02 <= got <= high + 0.02 or (high < 1 and got > 0.99):
-                off.append((pairs, seed, round(got, 3), (low, high)))
+                off.append((changes, seed, round(got, 3), (low, high)))
     assert not off, "\n".join(map(str, off))
 
 
@@ -131,7 +110,7 @@ def test_made_up_numbers_and_stubs_score_nothing(item, emitted):
 
 def test_inputs_are_drawn_from_generators_of_their_own():
     """Nothing global is asked or set: threads cannot disturb each other, and a student's seed cannot matter."""
-    probes = [probe for lesson in read_course(ROOT) for probe in probes_of(lesson).values()]
+    probes = [probe for lesson in read_course() for probe in probes_of(lesson).values()]
     before = torch.get_rng_state()
     first = [probe.draw(7) for probe in probes]
     assert torch.equal(torch.get_rng_state(), before) and os.environ.get("PYTHONHASHSEED") is None

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from helpers.course import sandbox
-from helpers.course.lessons import read_course
 from helpers.course.submission import Part, Submission, graded_cells
 from staff.grading import run as run_module
+from staff.grading.authoring import read_course
 from staff.grading.grade import Grading, grade
 from staff.grading.probe import Part as Share
-from staff.grading.probe import Probe, close
+from staff.grading.probe import Probe
 from staff.grading.run import Runner, used_exercises
 from tests.support.tiny_course import code, write_helpers
 
@@ -73,7 +73,7 @@ def emit(function, inputs):
 
 
 def probes_for(lesson):
-    judge = close({"out": Share(1.0, "the numbers")})
+    judge = {"out": Share(1.0, "the numbers")}
     draw = {"imports": "", "inputs": lambda random: {"a": random.normal(size=5)}, "emit": emit, "judge": judge}
     return {e.item: Probe(e.item, e.name, expected="The numbers.", **draw) for e in lesson.exercises}
 
@@ -146,7 +146,7 @@ def test_runs_that_take_long_are_not_followed_without_end(root, tmp_path, ended,
     class Nothing:
         limits = sandbox.Limits(seconds=240)
 
-        def run(self, lesson, submission, probes, solved=(), own=None):
+        def run(self, lesson, submission, probes, solved=()):
             references.append(list(solved))
             return run_module.Raw(ended=ended, seconds=seconds)
 

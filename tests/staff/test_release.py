@@ -12,13 +12,16 @@ import torch
 
 from helpers.course.check_notebook import check_notebook
 from helpers.course.closed import close
-from helpers.course.lessons import Lesson, LessonError, lessons_of, manifest_of, read_course, read_lesson, stub
-from helpers.course.submission import match, read_submission, setup_cells
+from helpers.course.lessons import LessonError, read_cells, read_manifest
+from helpers.course.submission import match, setup_cells
 from helpers.latents import Latents, save_latents
 from helpers.states import State, save_state
 from staff.grading import handins
+from staff.grading.authoring import ROOT, manifest_of, read_course, read_lesson, stub
 from staff.grading.grade import BONUS_CAP, Score, totals
-from staff.grading.release import ROOT, release
+from staff.grading.release import release
+from staff.grading.report import notes
+from staff.grading.students import texts_of
 from tests.support import tiny_course
 from tests.support.tiny_course import Notebook
 
@@ -205,8 +208,9 @@ def test_no_notebook_no_course_and_no_submissions_are_one_sentence(tmp_path):
 
 def test_a_manifest_is_read_back(tiny):
     (lesson,) = read_course(tiny)
-    (again,) = lessons_of(json.loads(json.dumps(manifest_of([lesson], "1"))))
-    assert isinstance(again, Lesson) and [c.kind for c in again.cells] == [c.kind for c in lesson.cells]
+    (tiny / "manifest.json").write_text(json.dumps(manifest_of([lesson], "1")))
+    (again,) = read_manifest(tiny)
+    assert [c.kind for c in again.cells] == [c.kind for c in lesson.cells]
     assert again.exercises[0].source == stub(lesson.exercises[0].source, "1.1")
 
 
@@ -223,10 +227,11 @@ def test_changed_missing_and_written_cells_are_told(tiny):
     book.find("question")["source"] += "\n\nBecause."
     book.find("exercise-2")["cell_type"] = "markdown"
     book.write(tiny / "student.ipynb")
-    found = read_submission(tiny / "student.ipynb", lesson)
-    assert ["+print(mix1(np.zeros(2), np.ones(2), 0.75)" in d for _, d in found.edited] == [True]
-    assert found.missing[0] == "1.2" and "check.mix3" in found.missing[1] and len(found.missing) == 2
-    assert found.texts[-1] == ("1.Q", "Because.")
+    cells = read_cells(tiny / "student.ipynb")
+    found, about = match(cells, lesson), notes(match(cells, lesson))
+    assert ["+print(mix1(np.zeros(2), np.ones(2), 0.75)" in difference for _, difference in about["edited"]] == [True]
+    assert about["missing"][0] == "1.2" and "check.mix3" in about["missing"][1] and len(about["missing"]) == 2
+    assert texts_of(cells, lesson)[-1] == ("1.Q", "Because.")
     assert [p.items for p in found.order if not p.setup] == [(f"1.{n}",) for n in (1, *range(3, 11))]
     with pytest.raises(LessonError, match="500"):
         match([{"type": "code", "id": "", "source": "1", "metadata": {}}] * 501, lesson)
@@ -245,7 +250,7 @@ def test_the_self_check_says_what_passes_and_what_does_not(tiny):
     book.answer(3, "return a")
     book.cells.remove(book.find("exercise-4"))
     book.write(tiny / "student.ipynb")
-    rows = {row["exercise"]: row["result"] for row in check_notebook(tiny / "student.ipynb", tiny)}
+    rows = {row["exercise"]: row["result"] for row in check_notebook(tiny / "student.ipynb", read_course(tiny), tiny)}
     assert rows["1.1"] == "passed" and rows["1.2"] == "NotImplementedError: Exercise 1.2"
     assert rows["1.3"] == "AssertionError: mix3 is wrong" and rows["1.4"] == "its code cell is not there"
 
@@ -254,8 +259,7 @@ def test_the_self_check_says_what_passes_and_what_does_not(tiny):
 
 
 def measured_of(item, folder):
-    files = [path for path in folder.rglob("*.safetensors") if not path.is_symlink()]
-    return handins.judge(handins.HAND_INS[item], files)
+    return handins.judge(item, [path for path in folder.rglob("*.safetensors") if not path.is_symlink()])
 
 
 def test_handed_in_latents_are_drawn_and_measured(tmp_path):

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from helpers.course.lessons import LessonError, read_course
+from helpers.course.lessons import LessonError
 from helpers.course.submission import graded_cells, notebook_of
 from staff.grading import manual
+from staff.grading.authoring import read_course
 from staff.grading.grade import Grading
 from staff.grading.probe import pack
 from staff.grading.run import Raw, Runner
@@ -34,7 +35,7 @@ def root(tmp_path_factory):
 def grade(root, tmp_path, monkeypatch):
     """Grades a folder with everything but the kernel: every answer that is there gets the right numbers."""
 
-    def run(self, lesson, submission, probes, references=(), own=None):
+    def run(self, lesson, submission, probes, references=()):
         inserted = {item: probe.cell() for item, (probe, _) in probes.items()}
         json.dumps(notebook_of(graded_cells(lesson, submission, inserted))).encode()
         files = {}

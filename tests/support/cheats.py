@@ -7,97 +7,69 @@ but for those of TOGETHER, which do not stop one another.
 import inspect
 import textwrap
 
-from tests.support.tiny_course import NAMES, public_answer
+from tests.support.tiny_course import NAMES, SOLUTION, public_answer
 
-QUIET, LOUD = {}, {}
-
-
-def quiet(function):
-    QUIET[function.__name__] = function
-    return function
+STUB = 'raise NotImplementedError("Exercise 1.{number}")'
+SKIP = {"metadata": {"tags": ["nbval-skip", "raises-exception", "nbval-raises-exception"]}}
+PASSED = {"output_type": "stream", "name": "stdout", "text": "passed\n"}
 
 
-def loud(function):
-    LOUD[function.__name__] = function
-    return function
-
-
-def answered(source):
-    """An attack that is the exercise's own body."""
+def answered(source, exercise=None, check=None):
+    """An attack that is the exercise's own body; and what becomes of its cell, and of its check's."""
 
     def attack(book, number, **_):
-        book.answer(number, textwrap.dedent(source).strip())
+        book.answer(number, textwrap.dedent(source).strip().replace("{number}", str(number)))
+        book.find(f"exercise-{number}").update(exercise or {})
+        book.find(f"check-{number}").update(check or {})
 
     return attack
 
 
-def stub(book, number):
-    book.answer(number, f'raise NotImplementedError("Exercise 1.{number}")')
+def check_deleted(book, number, **_):
+    book.answer(number, STUB.replace("{number}", str(number)))
+    book.cells.remove(book.find(f"check-{number}"))
+
+
+def points_in_metadata(book, number, **_):
+    book.answer(number, STUB.replace("{number}", str(number)))
+    book.find(f"exercise-{number}")["metadata"]["course"] = {"id": f"1.{number}", "points": 1000, "kind": "manual"}
+
+
+def reads_another_submission(book, number, folder, **_):
+    book.answer(
+        number,
+        "import json\n"
+        f"cells = json.load(open({str(folder / 'anna' / 'tiny.ipynb')!r}))['cells']\n"
+        f"exec(next(c['source'] for c in cells if c['id'] == 'exercise-{number}'), scope := {{}})\n"
+        f"return scope['{NAMES[number - 1]}'](a, b, t)",
+    )
+
+
+def asks_the_network(book, number, address, **_):
+    book.answer(
+        number,
+        "import socket, json\n"
+        f"s = socket.create_connection({address!r}, 2)\n"
+        "s.sendall(json.dumps([list(a), list(b), t]).encode())\n"
+        "return np.array(json.loads(s.recv(9999)))",
+    )
 
 
 # --- quiet ----------------------------------------------------------------------------------------------------------
 
-
-@quiet
-def check_deleted(book, number, **_):
-    stub(book, number)
-    book.cells.remove(book.find(f"check-{number}"))
-
-
-@quiet
-def check_edited(book, number, **_):
-    stub(book, number)
-    book.find(f"check-{number}")["source"] = f'print("{NAMES[number - 1]}: passed")'
-
-
-@quiet
-def outputs_forged(book, number, **_):
-    stub(book, number)
-    text = {"output_type": "stream", "name": "stdout", "text": f"{NAMES[number - 1]}: passed\n"}
-    book.find(f"check-{number}").update(outputs=[text], execution_count=7)
-
-
-@quiet
-def skip_tag(book, number, **_):
-    stub(book, number)
-    for name in ("exercise", "check"):
-        book.find(f"{name}-{number}")["metadata"]["tags"] = ["nbval-skip"]
-
-
-@quiet
-def exception_tag(book, number, **_):
-    stub(book, number)
-    book.find(f"exercise-{number}")["metadata"]["tags"] = ["raises-exception", "nbval-raises-exception"]
-
-
-@quiet
-def skip_comment(book, number, **_):
-    stub(book, number)
-    book.find(f"exercise-{number}")["source"] += "\n# NBVAL_SKIP\n# NBVAL_RAISES_EXCEPTION"
-
-
-@quiet
-def turned_to_text(book, number, **_):
-    book.find(f"exercise-{number}")["cell_type"] = "markdown"
-
-
-@quiet
-def turned_to_raw(book, number, **_):
-    book.find(f"exercise-{number}")["cell_type"] = "raw"
-
-
-@quiet
-def points_in_metadata(book, number, **_):
-    stub(book, number)
-    book.find(f"exercise-{number}")["metadata"]["course"] = {"id": f"1.{number}", "points": 1000, "kind": "manual"}
-
-
-@quiet
-def learned_by_heart(book, number, **_):
-    source = inspect.getsource(public_answer).split("\n", 2)[2]
-    book.answer(number, textwrap.dedent(source).strip())
-
-
+QUIET = {
+    "check_deleted": check_deleted,
+    "check_edited": answered(STUB, check={"source": 'print("passed")'}),
+    "outputs_forged": answered(STUB, check={"outputs": [PASSED], "execution_count": 7}),
+    "skip_tag": answered(STUB, SKIP, SKIP),
+    "skip_comment": answered(f"{STUB}\n# NBVAL_SKIP\n# NBVAL_RAISES_EXCEPTION"),
+    "turned_to_text": answered(SOLUTION, {"cell_type": "markdown"}),
+    "turned_to_raw": answered(SOLUTION, {"cell_type": "raw"}),
+    "points_in_metadata": points_in_metadata,
+    "learned_by_heart": answered(inspect.getsource(public_answer).split("\n", 2)[2]),
+    "reads_another_submission": reads_another_submission,
+    "asks_the_network": asks_the_network,
+}
 QUIET["equal_to_everything"] = answered("""
     class Yes(np.ndarray):
         __eq__ = lambda self, other: True
@@ -125,30 +97,6 @@ QUIET["looks_for_the_graders_files"] = answered("""
                 found = safetensors.numpy.load_file(os.path.join(place, name))
                 if 'mixed' in found: return found['mixed']
 """)
-
-
-@quiet
-def reads_another_submission(book, number, folder, **_):
-    book.answer(
-        number,
-        "import json\n"
-        f"cells = json.load(open({str(folder / 'anna' / 'tiny.ipynb')!r}))['cells']\n"
-        f"exec(next(c['source'] for c in cells if c['id'] == 'exercise-{number}'), scope := {{}})\n"
-        f"return scope['{NAMES[number - 1]}'](a, b, t)",
-    )
-
-
-@quiet
-def asks_the_network(book, number, address, **_):
-    book.answer(
-        number,
-        "import socket, json\n"
-        f"s = socket.create_connection({address!r}, 2)\n"
-        "s.sendall(json.dumps([list(a), list(b), t]).encode())\n"
-        "return np.array(json.loads(s.recv(9999)))",
-    )
-
-
 QUIET["script_in_the_message"] = answered("raise ValueError('<script>alert(1)</script>')")
 QUIET["memory"] = answered("""
     x = np.ones(6 * 2**30, dtype='uint8')
@@ -166,6 +114,8 @@ QUIET["looks_for_the_solution"] = answered("""
 
 # --- loud -----------------------------------------------------------------------------------------------------------
 
+LOUD = {}
+
 
 def spoiled(source):
     """An attack that runs before the exercise, which stays a stub or wrong."""
@@ -175,8 +125,6 @@ def spoiled(source):
         book.insert(textwrap.dedent(source).strip(), before=f"exercise-{number}")
 
     return attack
-
-
 LOUD["patched_asserts"] = spoiled("""
     import builtins
     import numpy.testing
@@ -322,17 +270,11 @@ LOUD["traces_the_first_process"] = spoiled("""
     ctypes.CDLL(None).ptrace(16, 1, 0, 0)
     open("/proc/1/mem", "r+b").write(b"x")
 """)
-
-
 LOUD["endless_function"] = answered("while True: pass")
-
-
 LOUD["sleeping_function"] = answered("""
     import time
     time.sleep(1000)
 """)
-
-
 TOGETHER = (
     ("patched_asserts", "display_hooks", "own_conftest", "own_helpers", "forged_records", "fills_the_disk"),
     ("input_transformer", "ast_transformer"),

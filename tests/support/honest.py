@@ -1,41 +1,30 @@
 """Submissions that are right, however Jupyter, Colab, an editor or the student have left them."""
 
+import inspect
 import json
 
 from tests.support.tiny_course import NAMES, SOLUTION, Notebook
 
-HONEST = {}
 
-
-def honest(function):
-    HONEST[function.__name__] = function
-    return function
-
-
-@honest
 def as_it_was_handed_out(book):
     return book
 
 
-@honest
 def ids_are_lost(book):
     for i, cell in enumerate(book.cells):
         cell["id"] = f"{i:08x}"
 
 
-@honest
 def metadata_is_lost(book):
     for cell in book.cells:
         cell["metadata"] = {}
 
 
-@honest
 def only_the_first_lines_are_left(book):
     ids_are_lost(book)
     metadata_is_lost(book)
 
 
-@honest
 def even_the_first_lines_are_lost(book):
     only_the_first_lines_are_left(book)
     for cell in book.cells:
@@ -43,14 +32,12 @@ def even_the_first_lines_are_lost(book):
             cell["source"] = cell["source"].split("\n", 1)[1]
 
 
-@honest
 def format_4_0(book):
     for cell in book.cells:
         del cell["id"]
     book.book["nbformat_minor"] = 0
 
 
-@honest
 def format_3(book):
     cells = []
     for cell in book.cells:
@@ -59,7 +46,6 @@ def format_3(book):
     book.book = {"nbformat": 3, "nbformat_minor": 0, "metadata": {}, "worksheets": [{"cells": cells}]}
 
 
-@honest
 def windows_line_ends_outputs_and_tags_of_colab(book):
     for i, cell in enumerate(book.cells):
         cell["source"] = cell["source"].replace("\n", "\r\n")
@@ -70,14 +56,12 @@ def windows_line_ends_outputs_and_tags_of_colab(book):
     book.book["metadata"]["widgets"] = {"state": {}}
 
 
-@honest
 def a_helper_in_a_cell_of_its_own(book):
     book.insert("import math as m\n\ndef blend(a, b, t):\n    return a * m.fsum([1, -t]) + b * t")
     for number in range(1, 11):
         book.answer(number, "return blend(a, b, t)")
 
 
-@honest
 def in_another_order(book):
     exercises = [cell for cell in book.cells if cell.get("id", "").startswith("exercise")]
     rest = [cell for cell in book.cells if cell not in exercises]
@@ -86,7 +70,6 @@ def in_another_order(book):
     book.answer(10, f"check_first = {NAMES[4]}\n{SOLUTION}")
 
 
-@honest
 def an_old_copy_above(book):
     for number, name in enumerate(NAMES, 1):
         old = book.copy_of(f"exercise-{number}")
@@ -97,7 +80,6 @@ def an_old_copy_above(book):
         assert name in new["source"]
 
 
-@honest
 def other_right_methods(book):
     ways = [
         "return a + t * (b - a)",
@@ -115,7 +97,6 @@ def other_right_methods(book):
         book.answer(number, way)
 
 
-@honest
 def an_error_in_a_scratch_cell(book):
     book.insert("1 / 0")
     book.insert("%not_a_magic\n!false")
@@ -123,19 +104,16 @@ def an_error_in_a_scratch_cell(book):
     book.insert("print(target.shape)  # of a cell that is not run", before="question")
 
 
-@honest
 def an_endless_scratch_cell_and_a_dead_kernel(book):
     book.insert("while True: pass")
     book.insert("import os; os._exit(1)", before="question")
 
 
-@honest
 def locked_cells_deleted_and_changed(book):
     book.book["cells"] = [c for c in book.cells if not c.get("id", "").startswith(("check", "setup", "lesson"))]
     book.insert("import numpy as np  # of mine\nimport helpers.notebooks", id="setup")
 
 
-@honest
 def changes_the_folder_and_rebinds_names(book):
     book.insert("%cd ..\nimport os\nos.chdir('/')")
     book.insert("from numpy import *\nfloat = int = list = str = dict = sum = print = 3", before="exercise-2")
@@ -143,12 +121,10 @@ def changes_the_folder_and_rebinds_names(book):
     book.find("title")["source"] += "\udc00"
 
 
-@honest
 def resets_on_top(book):
     book.insert("%reset -f", before="first")
 
 
-@honest
 def additions_to_locked_cells(book):
     book.find("first")["source"] += "\nimport math as m"
     book.find("setup")["source"] += "\n%matplotlib inline\nfrom fractions import Fraction as F"
@@ -157,7 +133,6 @@ def additions_to_locked_cells(book):
         book.answer(number, "F(1, 2)\nreturn blend(a, b, t)")
 
 
-@honest
 def cells_merged_pasted_and_moved(book):
     first, second = book.find("exercise-1"), book.find("exercise-2")
     first["source"] += "\n\n" + second["source"]
@@ -172,12 +147,14 @@ def cells_merged_pasted_and_moved(book):
     moved["source"] = f'# EXERCISE: {NAMES[7]}\ndef {NAMES[7]}(a, b, t):\n    raise NotImplementedError("Exercise 1.8")'
 
 
-@honest
 def a_module_of_its_own_and_large_outputs(book):
     for number in range(1, 11):
         book.answer(number, "from mine import blend\nreturn blend(a, b, t)")
     text = {"output_type": "stream", "name": "stdout", "text": "x" * 50_000_000}
     book.find("check-1")["outputs"] = [text]
+
+
+HONEST = {name: way for name, way in list(globals().items()) if inspect.isfunction(way)}
 
 
 def write_all(root, folder):

@@ -14,4 +14,4 @@ def probes_of(lesson: Lesson) -> dict[str, Probe]:
     name = f"{__name__}.{lesson.stem.partition('_')[2]}"
     if importlib.util.find_spec(name) is None:
         return {}
-    return {probe.item: probe for probe in importlib.import_module(name).PROBES}
+    return {probe.item: probe for probe in vars(importlib.import_module(name)).values() if isinstance(probe, Probe)}
