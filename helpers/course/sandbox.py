@@ -247,7 +247,7 @@ def _supervise(command: list[str], place: Path, limits: Limits, environment: dic
             outcome.ended = "time"
         else:
             outcome.ended = _too_much(place, members, outcome, limits)
-    for member in [*members, process]:  # the first process of a namespace takes all others with it
+    for member in members:  # the first process of a namespace takes all others with it
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
     code, deadline = process.wait(), time.monotonic() + 5
@@ -260,10 +260,11 @@ def _supervise(command: list[str], place: Path, limits: Limits, environment: dic
 
 
 def _members(process: subprocess.Popen) -> list[psutil.Process]:
-    try:
-        return psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
+    """All processes of the sandbox, or none when it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        first = psutil.Process(process.pid)
+        return [first, *first.children(recursive=True)]
+    return []
 
 
 def _lives(member: psutil.Process) -> bool:

@@ -18,13 +18,13 @@ from IPython.core.inputtransformer2 import TransformerManager
 from helpers.course.lessons import MARK, Cell, Lesson, LessonError, hash_of, normal
 
 SIMILAR = 0.8  # share of equal text from which a cell without id counts as the lesson's, edited
-NBVAL = re.compile(r"^\s*#+\s*(NBVAL_\w+|PYTEST_VALIDATE_IGNORE_OUTPUT)\s*$")
+NBVAL = re.compile(r"^[ \t]*#+[ \t]*(NBVAL_\w+|PYTEST_VALIDATE_IGNORE_OUTPUT)[ \t]*$", re.MULTILINE)
 ODD_ENDS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
-RESET = re.compile(r"^\s*%reset", re.MULTILINE)
+RESET, MAGIC = (re.compile(p, re.MULTILINE) for p in (r"^[ \t]*%reset", r"^[ \t]*[%!?]|\?[ \t]*$"))
 KEPT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign)
 OWN_MODULES = {"id": "setup-own", "source": 'import os, sys\nsys.path.append(os.environ["GRADING_WORK"] + "/own")'}
 MOST_CELLS = 500
-MOST_SOURCE = 50_000  # characters of a cell that is looked into
+MOST_SOURCE, MOST_SHOWN = 50_000, 2_000  # characters of a cell that is looked into, or shown on a page
 
 
 class Part(NamedTuple):
@@ -39,16 +39,13 @@ class Part(NamedTuple):
 class Submission:
     """A student's notebook, taken apart.
 
-    order: what runs, in the student's order. edited: locked cells that were changed, with what they hold now. missing:
-    cells that are not there any more. stubs: exercises as they were handed out. marks: nbval marks that were dropped.
-    own: Python files next to the notebook, which may be imported.
+    order: what runs, in the student's order. edited: what locked cells that were changed hold now. stubs: exercises as
+    they were handed out. own: Python files next to the notebook, which may be imported.
     """
 
     order: list[Part] = field(default_factory=list)
-    edited: list[tuple[Cell, str]] = field(default_factory=list)
-    missing: list[Cell] = field(default_factory=list)
+    edited: list[str] = field(default_factory=list)
     stubs: list[str] = field(default_factory=list)
-    marks: int = 0
     own: dict[str, bytes] = field(default_factory=dict)
 
     @property
@@ -62,32 +59,26 @@ def match(cells: list[dict], lesson: Lesson) -> Submission:
     """Match plain cells (of ``read_cells``) to a lesson. LessonError for too many."""
     if len(cells) > MOST_CELLS:
         raise LessonError(f"the notebook has {len(cells)} cells; {MOST_CELLS} are the most.")
-    found, seen, edited = Submission(), set(), {}
+    found, edited = Submission(), {}
     locked = lesson.of_kind("setup", "lesson", "check", "handin")
     by_hash = {hash_of(cell.source): cell for cell in locked}
     for cell in cells:
-        source, dropped = _without_marks(cell)
-        found.marks += dropped
+        source = NBVAL.sub("", cell["source"])
         if cell["type"] != "code" or not source.strip():
             continue
         original = by_hash.get(hash_of(source))
         if original is None and (items := _items(cell, source, lesson)):
             found.order.append(Part(source, items))
         elif original or (original := _similar(cell, source, locked)):
-            seen.add(original.id)
-            edited.pop(original.id, None)
-            if hash_of(source) != hash_of(original.source):
-                edited[original.id] = (original, source)
+            edited[original.id] = source if hash_of(source) != hash_of(original.source) else ""
             if original.kind == "setup":
                 found.order.append(Part(original.source, setup=original.id))
             if added := _added(original.source, source):
                 found.order.append(Part(added))
         else:
             found.order.append(Part(source))
-    found.edited = list(edited.values())
+    found.edited = [source[:MOST_SHOWN] for source in edited.values() if source]
     _sort_stubs(found, lesson)
-    found.missing = [cell for cell in lesson.exercises if cell.item not in found.answers]
-    found.missing += [cell for cell in lesson.of_kind("setup", "check") if cell.id not in seen]
     return found
 
 
@@ -117,8 +108,7 @@ def parsed(source: str) -> list[ast.stmt]:
     if len(source) > MOST_SOURCE:
         return []
     try:
-        magic = re.search(r"^\s*[%!?]|\?\s*$", source, re.MULTILINE)
-        return ast.parse(TransformerManager().transform_cell(source) if magic else source).body
+        return ast.parse(TransformerManager().transform_cell(source) if MAGIC.search(source) else source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
 
@@ -155,14 +145,6 @@ def _similar(cell: dict, source: str, locked: list[Cell]) -> Cell | None:
         if matcher.real_quick_ratio() > SIMILAR and matcher.quick_ratio() > SIMILAR and matcher.ratio() > SIMILAR:
             return other
     return None
-
-
-def _without_marks(cell: dict) -> tuple[str, int]:
-    """Source without the comments by which nbval would skip a cell or let it fail; how many marks there were."""
-    lines, tags = cell["source"].split("\n"), cell["metadata"].get("tags")
-    kept = [line for line in lines if not NBVAL.match(line)]
-    marks = [str(t) for t in tags if str(t).startswith(("nbval", "raises-", "skip"))] if isinstance(tags, list) else []
-    return "\n".join(kept), len(lines) - len(kept) + len(marks)
 
 
 def graded_cells(

@@ -238,14 +238,12 @@ class Grading:
         return {i for i, probe in there.items() if all(v.right > FULL for v in self._verdicts(probe, raw, job))}
 
     def _verdicts(self, probe: Probe, raw: Raw, job: Job) -> list[Verdict]:
-        return probe.verdicts(unpack(raw.files.get(probe.file)), *self._wanted(probe, job))
-
-    def _wanted(self, probe: Probe, job: Job) -> tuple[Arrays, Arrays]:
-        """What the solution gave, and for which inputs."""
-        raw = read_raw(self._solution(job.lesson, job.attempt).place)
-        if (theirs := unpack(raw.files.get(probe.file))) is None:
+        """What a run left, judged by what the solution gave for the same inputs."""
+        wanted = read_raw(self._solution(job.lesson, job.attempt).place).files.get(probe.file)
+        if (theirs := unpack(wanted)) is None:
             raise LessonError(f"{self.out} holds no result of the solution for {probe.item}; grade without --regrade.")
-        return theirs, self._draw(job.lesson.stem, job.attempt)[probe.item]
+        inputs = self._draw(job.lesson.stem, job.attempt)[probe.item]
+        return probe.verdicts(unpack(raw.files.get(probe.file)), theirs, inputs)
 
     # --- judge ------------------------------------------------------------------------------------------------------
 
@@ -275,7 +273,7 @@ class Grading:
         remarks = filter(None, [student.error, *student.errors.values(), *student.remarks])
         row = {"student": student.name, **totals(scores), "remarks": list(dict.fromkeys(map(shown, remarks)))}
         row["scores"] = [asdict(score) for score in scores]
-        row["notebooks"] = {stem: report.notes(submission) for stem, submission in student.submissions.items()}
+        row["notebooks"] = {stem: {"edited": submission.edited} for stem, submission in student.submissions.items()}
         row["notebooks"] |= {stem: {"error": shown(error)} for stem, error in student.errors.items()}
         write_json(self.out / "students" / f"{student.name}.json", row)
         with atomic_path(self.out / "students" / f"{student.name}.html") as temporary:
@@ -308,22 +306,21 @@ class Grading:
             score.expected = handins.HAND_INS[cell.item].expected
             return score.judged(measured.verdicts), {n: image.numpy() for n, image in measured.pictures.items()}
         else:
-            return self._judge_exercise(score, cell, lesson, student)
+            score = self._judge_exercise(score, cell, lesson, student)
         return score, {}
 
-    def _judge_exercise(self, score: Score, cell: Cell, lesson: Lesson, student: Student) -> tuple[Score, dict]:
+    def _judge_exercise(self, score: Score, cell: Cell, lesson: Lesson, student: Student) -> Score:
         probe = self.probes[lesson.stem][cell.item]
         score.expected = probe.expected
         if lesson.stem not in student.submissions or lesson.stem in student.errors:
             why = student.errors.get(lesson.stem, "the notebook was not handed in")
-            return score.judged([Verdict("", 1.0, 0.0, why)]), {}
+            return score.judged([Verdict("", 1.0, 0.0, why)])
         job = Job(lesson, student.submissions[lesson.stem], self.out / "raw" / student.name / lesson.stem)
         job.attempt, raw = _read(job.place / "submission.json").get("attempt", 0), read_raw(job.place)
-        ours, (theirs, inputs) = unpack(raw.files.get(probe.file)), self._wanted(probe, job)
-        if ours is None:
-            return self._forgive(score.judged([Verdict("", 1.0, 0.0, _why_nothing(cell, job, raw))]), probe, job), {}
-        score = self._forgive(score.judged(probe.verdicts(ours, theirs, inputs)), probe, job)
-        return score, report.compare_pictures(probe, ours, theirs, inputs)
+        verdicts = self._verdicts(probe, raw, job)
+        if unpack(raw.files.get(probe.file)) is None:
+            verdicts = [Verdict("", 1.0, 0.0, _why_nothing(cell, job, raw))]
+        return self._forgive(score.judged(verdicts), probe, job)
 
     def _forgive(self, score: Score, probe: Probe, job: Job) -> Score:
         """Points of a run next to solutions of earlier exercises, where they are more; its result is not shown."""
@@ -340,7 +337,7 @@ class Grading:
 
 def _why_nothing(cell: Cell, job: Job, raw: Raw) -> str:
     """The student's own error where there is one, else how the run ended."""
-    if cell in job.submission.missing:
+    if cell.item not in job.submission.answers:
         return "the exercise's code cell is not there"
     if cell.item in job.submission.stubs:
         return "not done: the cell is as it was handed out"

@@ -73,8 +73,7 @@ class Probe:
     item: id of the exercise. name: what it defines. inputs: draws them, generator of random numbers to name: array.
     emit: ``emit(function, inputs)`` to name: array; only its source is sent, with ``imports`` above it. judge:
     ``judge(got, want, inputs)`` to the verdicts, whose shares add up to 1; or the parts of an exercise that has one
-    right answer. expected: one sentence for the report. show: ``show(values, inputs)`` to images (B, 3 or 1, H, W) for
-    the report; None shows none.
+    right answer. expected: one sentence for the report.
     """
 
     item: str
@@ -83,7 +82,6 @@ class Probe:
     emit: Callable
     judge: Callable[[Arrays, Arrays, Arrays], list[Verdict]] | dict[str, Part]
     expected: str
-    show: Callable[[Arrays, Arrays], np.ndarray] | None = None
     imports: str = IMPORTS
 
     @property
@@ -120,13 +118,8 @@ class Probe:
 
 
 def probe(item: str, name: str, expected: str) -> Callable[[type], Probe]:
-    """Makes a probe of a class that holds the functions inputs, emit, parts or judge, and perhaps show."""
-
-    def make(cls: type) -> Probe:
-        judge = cls.judge if hasattr(cls, "judge") else cls.parts
-        return Probe(item, name, cls.inputs, cls.emit, judge, expected, getattr(cls, "show", None))
-
-    return make
+    """Makes a probe of a class that holds the functions inputs, emit and judge, or parts instead of the last."""
+    return lambda cls: Probe(item, name, cls.inputs, cls.emit, getattr(cls, "judge", vars(cls).get("parts")), expected)
 
 
 def pack(arrays: Arrays) -> bytes:

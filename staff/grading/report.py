@@ -6,7 +6,6 @@ Every text of a submission is hostile until escaped: for HTML by the template, f
 from __future__ import annotations
 
 import base64
-import difflib
 import io
 from pathlib import Path
 
@@ -14,13 +13,9 @@ import numpy as np
 from jinja2 import Environment
 from PIL import Image
 
-from helpers.course.lessons import Cell
-from helpers.course.submission import Submission
 from staff.grading.manual import write_csv
-from staff.grading.probe import Arrays, Probe
 
 TEMPLATE = Path(__file__).with_name("page.html")
-MOST_PICTURES, MOST_SIDE, MOST_TEXT = 4, 256, 10_000
 
 
 def page(row: dict, pictures: dict[str, dict]) -> str:
@@ -36,43 +31,11 @@ def _name(stem: str) -> str:
     return f"Lesson {int(number)} · {rest.replace('_', ' ')}" if number.isdigit() else stem
 
 
-def notes(submission: Submission) -> dict:
-    """What the page says about a notebook: cells that are missing or changed, marks that were dropped."""
-    edited = [(_label(cell), _difference(cell.source, source)) for cell, source in submission.edited]
-    missing = [cell.item if cell.kind == "exercise" else _label(cell) for cell in submission.missing]
-    return {"edited": edited, "missing": missing, "marks": submission.marks}
-
-
-def _label(cell: Cell) -> str:
-    first = next((line for line in cell.source.split("\n") if line.strip()), "")
-    return f"{cell.title}: {first[:60]}" if cell.title else first[:60]
-
-
-def _difference(before: str, after: str) -> str:
-    before, after = (text[:MOST_TEXT].split("\n")[:200] for text in (before, after))
-    lines = difflib.unified_diff(before, after, "lesson", "submission", lineterm="", n=1)
-    return "\n".join(line[:200] for _, line in zip(range(60), lines, strict=False))
-
-
-def compare_pictures(probe: Probe, ours: Arrays, theirs: Arrays, inputs: Arrays) -> dict:
-    """The student's images next to the reference, where a probe has some."""
-    shown = {}
-    for title, values in (("yours", ours), ("reference", theirs)) if probe.show else ():
-        try:
-            images = np.asarray(probe.show(values, inputs), dtype=np.float64)
-            shown |= {title: images} if images.ndim == 4 and images.size else {}
-        except Exception:  # a hostile array is simply not shown
-            continue
-    return shown
-
-
 def data_url(images: np.ndarray) -> str:
-    """PNG of up to four images (B, 3, H, W) in [0, 1] side by side."""
-    images = np.nan_to_num(np.clip(images[:MOST_PICTURES, :3, :MOST_SIDE, :MOST_SIDE], 0, 1))
-    images = np.repeat(images, 3, axis=1) if images.shape[1] == 1 else images
-    framed = [np.pad(image.transpose(1, 2, 0), ((0, 0), (0, 1), (0, 0)), constant_values=1) for image in images]
+    """PNG of the first image (B, 3, H, W) in [0, 1]."""
     buffer = io.BytesIO()
-    Image.fromarray((np.concatenate(framed, axis=1) * 255).round().astype(np.uint8)).save(buffer, "PNG")
+    pixels = np.nan_to_num(images[0].clip(0, 1) * 255).round().astype(np.uint8)
+    Image.fromarray(pixels.transpose(1, 2, 0)).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

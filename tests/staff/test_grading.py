@@ -4,8 +4,7 @@ import csv
 import json
 import socket
 import threading
-from dataclasses import dataclass
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -64,20 +63,9 @@ def points(row):
     return {score["item"]: score["points"] for score in row["scores"] if score["kind"] == "exercise"}
 
 
-@dataclass
-class Graded:
-    """One grading of all submissions: rows by student, which exercise each attack is about, what the machine saw."""
-
-    rows: dict
-    attacked: dict
-    out: Path
-    asked: list
-    changed: list
-    processes: int
-
-
 @pytest.fixture(scope="module")
 def graded(root, answers, tmp_path_factory):
+    """One grading of all submissions: rows by student, which exercise each attack is about, what the machine saw."""
     if "bubblewrap" not in sandbox.available():
         pytest.skip("bubblewrap is not installed, or does not work here")
     address, asked = answers
@@ -86,10 +74,11 @@ def graded(root, answers, tmp_path_factory):
     attacked = write_quiet(root, folder, address) | write_loud(root, folder, address) | write_links(root, folder)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     processes = len(psutil.Process().children(recursive=True))
-    (out / "folder.json").write_text(json.dumps(str(folder)))
     rows = run(folder, out, root)
     changed = [path for path in root.rglob("*") if path.stat().st_mtime_ns != before.get(path)]
-    return Graded(rows, attacked, out, asked, changed, len(psutil.Process().children(recursive=True)) - processes)
+    processes = len(psutil.Process().children(recursive=True)) - processes
+    found = {"rows": rows, "attacked": attacked, "asked": asked, "changed": changed, "processes": processes}
+    return SimpleNamespace(**found, folder=folder, out=out)
 
 
 def write_quiet(root, folder, address):
@@ -172,7 +161,7 @@ def test_the_gradebook_holds_every_student_and_item(graded):
 
 
 def test_a_second_grading_runs_nothing_and_points_by_hand_are_kept(graded, root, monkeypatch):
-    folder = Path(json.loads((graded.out / "folder.json").read_text()))
+    folder = graded.folder
     monkeypatch.setattr(run_module.Runner, "_once", lambda *args, **options: pytest.fail("something was run again"))
     before = {path: path.read_bytes() for path in (graded.out / "raw").rglob("*.safetensors")}
     manual = graded.out / "manual.csv"

@@ -1,17 +1,15 @@
 """Exercises that use earlier ones: a mistake costs its own points only, and no solution leaves the sandbox."""
 
 import nbformat
-import numpy as np
 import pytest
 
 from helpers.course import sandbox
-from helpers.course.submission import Part, Submission, graded_cells
+from helpers.course.submission import Part, Submission
 from staff.grading import run as run_module
 from staff.grading.authoring import read_course
 from staff.grading.grade import Grading, grade
-from staff.grading.probe import Part as Share
-from staff.grading.probe import Probe
 from staff.grading.run import Runner, used_exercises
+from tests.support import tiny_course
 from tests.support.tiny_course import code, write_helpers
 
 SECRET = "the way of the solution"
@@ -73,9 +71,7 @@ def emit(function, inputs):
 
 
 def probes_for(lesson):
-    judge = {"out": Share(1.0, "the numbers")}
-    draw = {"imports": "", "inputs": lambda random: {"a": random.normal(size=5)}, "emit": emit, "judge": judge}
-    return {e.item: Probe(e.item, e.name, expected="The numbers.", **draw) for e in lesson.exercises}
+    return tiny_course.probes_for(lesson, lambda random: {"a": random.normal(size=5)}, emit, "out")
 
 
 def hand_in(folder, student, *cells):
@@ -118,16 +114,6 @@ def test_a_solution_that_stands_in_can_neither_be_handed_in_nor_carried_out(grad
     assert {path.name for path in kept.iterdir()} <= {"run.json", "1.2.safetensors", "1.3.safetensors"}
     for path in [*out.glob("students/steals.*"), *(out / "raw" / "steals").rglob("*"), out / "grades.json"]:
         assert path.is_dir() or SECRET.encode() not in path.read_bytes(), path
-
-
-def test_the_theft_does_find_a_solution_that_is_there(root):
-    """The cheat is no straw man: in a kernel that held its own solution it would hand it in."""
-    (lesson,) = read_course(root)
-    order = [Part(STEAL.format(secret=SECRET)), Part(STOLEN, ("1.2",))]
-    cells = graded_cells(lesson, Submission(order), {}, references=["1.2"])
-    scope = {"In": [cell["source"] for cell in cells], "np": np}
-    exec(order[0].source, scope)
-    assert scope["_own"]("shifted").__name__ == "shifted"
 
 
 def test_nothing_is_run_again(graded, monkeypatch):

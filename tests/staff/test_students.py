@@ -5,7 +5,6 @@ import json
 import os
 import random
 import zipfile
-from pathlib import Path
 
 import pytest
 
@@ -96,25 +95,20 @@ def mutate(place, book, chance):
         contents = [b"", b"null", b"[]", b'{"cells": 3}', b"\xff\xfe", text[:999].encode(), text.encode("utf-16")]
         with open(place + b".ipynb", "wb") as file:
             file.write(chance.choice(contents))
-    elif kind == 5:
+    elif kind in (5, 6):
         os.mkdir(place)
-        os.mkdir(place + b"/01_tiny.ipynb")
-        os.mkdir(place + b"/01_inversion.safetensors")
-    elif kind == 6:
-        os.mkdir(place)
-        os.mkfifo(place + b"/01_tiny.ipynb")
-        os.mkfifo(place + b"/01_inversion.safetensors")
+        for name in (b"/01_tiny.ipynb", b"/01_inversion.safetensors"):
+            (os.mkdir if kind == 5 else os.mkfifo)(place + name)
     elif kind == 7:
         os.mkfifo(place + b".ipynb")
     elif kind == 8:
         with zipfile.ZipFile(os.fsdecode(place) + ".zip", "w") as packed:
             packed.writestr(chance.choice(["hw/01_tiny.ipynb", "../../x.ipynb", "a" * 300 + ".ipynb"]), text)
         if chance.random() < 0.5:
-            path = Path(os.fsdecode(place) + ".zip")
-            data = bytearray(path.read_bytes())
-            for _ in range(20):
-                data[chance.randrange(len(data))] = chance.randrange(256)
-            path.write_bytes(data)
+            with open(place + b".zip", "r+b") as file:
+                for _ in range(20):
+                    file.seek(chance.randrange(300))
+                    file.write(bytes([chance.randrange(256)]))
     elif kind == 9:
         os.makedirs(place + b"/" + b"/".join([b"d" * 8] * 300))
         with open(place + b"/M\xfcller.ipynb", "w") as file:
@@ -124,7 +118,7 @@ def mutate(place, book, chance):
             file.write('{"cells": ' + chance.choice(["[", '{"a":']) * chance.choice([90, 100_000]))
     else:
         os.mkdir(place)
-        source = chance.choice(["-" * 60_000, "(" * 900, "x = 1\n" * 90_000])
+        source = chance.choice(["-" * 60_000, "(" * 900, "x = 1\n" * 90_000, "\n" * 300_000 + "1"])
         book["cells"].append(json.loads(text)["cells"][1] | {"source": source})
         with open(place + b"/01_tiny.ipynb", "w") as file:
             json.dump(book, file)

@@ -193,11 +193,6 @@ class Project:
             verdict("best", 0.25, kept, "return the best code of each sample, not the last"),
         ]
 
-    def show(values: Arrays, inputs: Arrays) -> torch.Tensor:
-        """The found images, each with its target to the right."""
-        found = TinyGenerator(int(inputs["network"][0])).synthesize(torch.from_numpy(values["calm code"]).float())
-        return torch.stack([found, torch.from_numpy(inputs["target"])], 1).flatten(0, 1).clamp(0, 1)
-
 
 @probe("1.5", "interpolate", "Codes between two random codes at random t: along the great circle in z, else straight.")
 class Interpolate:

@@ -111,6 +111,3 @@ class Transfer:
             verdict("clamped", 0.2, clamped, "clamp the image to [0, 1] after every step"),
             verdict("history", 0.3, told, "the history should hold the loss of each step"),
         ]
-
-    def show(values: Arrays, inputs: Arrays) -> np.ndarray:
-        return values["images"]

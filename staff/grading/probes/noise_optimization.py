@@ -38,17 +38,14 @@ class Psnr:
     }
 
 
-def images_of(values: Arrays | None, inputs: Arrays) -> torch.Tensor:
-    """Images of fitted maps; of the generator's own with None."""
+def decibels(values: Arrays | None, inputs: Arrays) -> np.ndarray:
+    """PSNR (B,) of fitted maps; of the generator's own with None."""
     generator = TinyGenerator(int(inputs["network"][0]), NOISE)
     maps = generator.fixed_noise(2)
     if values is not None:
         maps = [torch.from_numpy(values[f"map {i}"]).float() for i in range(len(maps))]
-    return generator.synthesize(Latents("w", torch.from_numpy(inputs["code"])), maps).clamp(0, 1)
-
-
-def decibels(values: Arrays | None, inputs: Arrays) -> np.ndarray:
-    return psnr(images_of(values, inputs), torch.from_numpy(inputs["targets"])).clamp(max=99).double().numpy()
+    images = generator.synthesize(Latents("w", torch.from_numpy(inputs["code"])), maps).clamp(0, 1)
+    return psnr(images, torch.from_numpy(inputs["targets"])).clamp(max=99).double().numpy()
 
 
 def steps_fit(values: Arrays, inputs: Arrays) -> bool:
@@ -105,8 +102,6 @@ class FitNoise:
             verdict("rates", 0.3, fits > 0 and steps_fit(got, inputs), "smaller strengths take larger steps"),
             verdict("history", 0.2, told, "the history should hold the PSNR of every step"),
         ]
-
-    show = images_of
 
 
 @probe("2.3", "fresh_noise_psnr", "Mean PSNR (B,) over the draws, without the fitted maps.")
