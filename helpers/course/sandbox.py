@@ -35,6 +35,12 @@ MEMORY_FLOOR = GIBI  # bytes that must stay available on the machine, whoever ta
 FIRST_UID = 200_000  # for root, every sandbox runs as a user of its own, so that its processes can be counted
 MOST_FILES = 200  # that come back
 NUMBERS = itertools.count(os.getpid() * 64)
+ENVIRONMENT = {
+    "USER": "student", "LOGNAME": "student", "LANG": "C.UTF-8", "MPLBACKEND": "agg",
+    "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1",
+    # tiny inputs, and a worker for each core: more threads only wait for one another
+    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+}  # fmt: skip
 
 
 class SandboxError(ValueError):
@@ -61,9 +67,8 @@ class Limits:
 
     def of_process(self) -> dict[str, int]:
         """Kernel limits by name; DATA counts what a process may write to, so mapped libraries do not."""
-        return {
-            "DATA": self.memory, "FSIZE": self.file, "NOFILE": 512, "CORE": 0, "CPU": int(self.seconds) + 2
-        }  # fmt: skip
+        cpu = int(self.seconds) + 2
+        return {"DATA": self.memory, "FSIZE": self.file, "NOFILE": 512, "CORE": 0, "CPU": cpu}
 
 
 @dataclass
@@ -124,20 +129,25 @@ def run(
     empty folders ``work`` and ``output``; files that come back lie next to it meanwhile. job: files of the working
     folder by name. kind: one of ``available``. environment: variables besides the few that are always set.
     """
-    course, number = Path(course).resolve(), next(NUMBERS) % 100_000
+    course = Path(course).resolve()
     place = Path(tempfile.mkdtemp(prefix="run-", dir=course.parent))
+    for folder in ("job", "results"):
+        (place / folder).mkdir()
+    (place / "results").chmod(0o777)  # the job may run as another user
     for name, data in job.items():
         (place / "job" / name).parent.mkdir(parents=True, exist_ok=True)
         (place / "job" / name).write_bytes(data)
-    (place / "job").mkdir(exist_ok=True)
-    (place / "results").mkdir()
-    (place / "results").chmod(0o777)  # the job may run as another user
+    python, here, work = (IMAGE_PYTHON if kind == "container" else sys.executable), COURSE, WORK
+    if kind == "unsafe":
+        here, work = str(course), str(place / "job")
+        os.symlink(place / "results", place / "job" / "results")
+    variables = ENVIRONMENT | {
+        "PATH": f"{Path(python).parent}:/usr/local/bin:/usr/bin:/bin", "PYTHONPATH": here, "GRADING_WORK": work,
+        "HOME": f"{work}/.home", "MPLCONFIGDIR": f"{work}/.matplotlib", **(environment or {}),
+    }  # fmt: skip
+    start = {"bubblewrap": _bubblewrap, "container": _container, "unsafe": _unsafe}[kind]
     try:
-        start = {"bubblewrap": _bubblewrap, "container": _container, "unsafe": _unsafe}[kind]
-        python = IMAGE_PYTHON if kind == "container" else sys.executable
-        root, work = (str(course), str(place / "job")) if kind == "unsafe" else (COURSE, WORK)
-        variables = _environment(root, work, python) | (environment or {})
-        full = start(course, place, limits, number, [python, *command[1:]], variables)
+        full = start(course, place, limits, [python, *command[1:]], variables)
         outcome = _supervise(full, place, limits, None if kind == "container" else variables)
         if kind == "container" and outcome.ended != "done":  # it outlives the command that started it
             subprocess.run([full[0], "rm", "--force", place.name], capture_output=True, timeout=60)
@@ -147,27 +157,15 @@ def run(
             subprocess.run([*clean, str(place)], capture_output=True)
 
 
-def _environment(course: str, work: str, python: str) -> dict[str, str]:
-    return {
-        "PATH": f"{Path(python).parent}:/usr/local/bin:/usr/bin:/bin",
-        "HOME": f"{work}/.home", "USER": "student", "LOGNAME": "student", "LANG": "C.UTF-8",
-        "GRADING_WORK": work, "PYTHONPATH": course, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1",
-        # tiny inputs, and a worker for each core: more threads only wait for one another
-        "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
-        "MPLBACKEND": "agg", "MPLCONFIGDIR": f"{work}/.matplotlib",
-    }  # fmt: skip
-
-
 def _limited(command: list[str], file: str, job: str, limits: dict[str, int]) -> list[str]:
     return [command[0], "-I", file, json.dumps({"job": job, "limits": limits}), *command]
 
 
-def _unsafe(course: Path, place: Path, limits: Limits, number: int, command: list[str], _: dict) -> list[str]:
-    os.symlink(place / "results", place / "job" / "results")
+def _unsafe(course: Path, place: Path, limits: Limits, command: list[str], _: dict) -> list[str]:
     return ["env", f"--chdir={place / 'job'}", *_limited(command, inside.__file__, "", limits.of_process())]
 
 
-def _bubblewrap(course: Path, place: Path, limits: Limits, number: int, command: list[str], _: dict) -> list[str]:
+def _bubblewrap(course: Path, place: Path, limits: Limits, command: list[str], _: dict) -> list[str]:
     """Two layers: the outer shows the files, the inner one has its own processes, network and user namespace."""
     own = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
     common = ["--new-session", "--die-with-parent"]
@@ -185,7 +183,7 @@ def _bubblewrap(course: Path, place: Path, limits: Limits, number: int, command:
     outer += ["--ro-bind", str(place / "job"), "/job", "--bind", str(place / "results"), f"{WORK}/results"]
     outer += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
     if root:
-        outer += [sys.executable, "-I", "/inside.py", json.dumps({"uid": FIRST_UID + number})]
+        outer += [sys.executable, "-I", "/inside.py", json.dumps({"uid": FIRST_UID + next(NUMBERS) % 100_000})]
     no_users = ["--disable-userns"] if _knows_disable_userns() else []
     inner = ["bwrap", "--unshare-all", "--unshare-user", *no_users, *common, "--bind", "/", "/"]
     inner += ["--dev-bind", "/dev", "/dev", "--proc", "/proc", "--chdir", WORK]
@@ -210,9 +208,7 @@ def _interpreter() -> list[str]:
     return found
 
 
-def _container(
-    course: Path, place: Path, limits: Limits, number: int, command: list[str], environment: dict
-) -> list[str]:
+def _container(course: Path, place: Path, limits: Limits, command: list[str], environment: dict) -> list[str]:
     """A container with an interpreter of its own image."""
     memory = f"{limits.memory + len(WRITABLE) * limits.disk * MEBI}b"
     for folder in ("work", "output"):  # runc gives a tmpfs the mode of the folder that it covers

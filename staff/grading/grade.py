@@ -11,9 +11,8 @@ import hashlib
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -102,9 +101,10 @@ class Grading:
         self.lessons = read_course(self.root)
         self.probes = {lesson.stem: self.probes_for(lesson) for lesson in self.lessons}
         for lesson in self.lessons:
-            if missing := [e.item for e in lesson.exercises if e.item not in self.probes[lesson.stem]]:
-                raise LessonError(f"no hidden probe for {', '.join(missing)}; add it to staff/grading/probes.")
-        handins.check_items({cell.item for lesson in self.lessons for cell in lesson.of_kind("handin")})
+            missing = [e.item for e in lesson.exercises if e.item not in self.probes[lesson.stem]]
+            missing += [cell.item for cell in lesson.of_kind("handin") if cell.item not in handins.HAND_INS]
+            if missing:
+                raise LessonError(f"nothing grades {', '.join(missing)}; add it to staff/grading.")
         self.out.mkdir(parents=True, exist_ok=True)
         known = _read(self.out / "run.json").get("seed")
         self.seed = next(s for s in (self.seed, known, secrets.randbits(31)) if s is not None)
@@ -117,31 +117,28 @@ class Grading:
     def run(self) -> None:
         """Run what has not been run: first the solutions, then the submissions, ``workers`` at a time."""
         kind, running = sandbox.choose(self.unsafe), self.out / "running"
-        with self._only_one():
-            shutil.rmtree(running, ignore_errors=True)  # of a run that was killed
-            runner = Runner(close(self.root, running / "course"), kind, self.limits, self.cell_seconds)
-            jobs = [(s, self._job(s, x)) for s in self.students for x in self.lessons if x.stem in s.submissions]
-            attempts = {(lesson.stem, 0): lesson for lesson in self.lessons}
-            attempts |= {(job.lesson.stem, job.attempt): job.lesson for _, job in jobs}
-            for stem, attempt in attempts:  # all of them before anything runs
-                self._draw(stem, attempt)
-            with ThreadPoolExecutor(self.workers) as pool:
-                for done in [pool.submit(self._run_solution, runner, x, n) for (_, n), x in attempts.items()]:
-                    done.result()
-                futures = {pool.submit(self._run_student, runner, *job): job for job in jobs}
-                for number, done in enumerate(as_completed(futures), 1):
-                    student, job = futures[done]
-                    self.report(f"{number}/{len(futures)} {student.name} {job.lesson.stem}  {done.result():.0f} s")
-            shutil.rmtree(running, ignore_errors=True)
-
-    @contextmanager
-    def _only_one(self) -> Iterator[None]:
         with open(self.out / ".lock", "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise LessonError(f"another grading is at work in {self.out}; wait for it.") from error
-            yield
+            shutil.rmtree(running, ignore_errors=True)  # of a run that was killed
+            self._run_all(Runner(close(self.root, running / "course"), kind, self.limits, self.cell_seconds))
+            shutil.rmtree(running, ignore_errors=True)
+
+    def _run_all(self, runner: Runner) -> None:
+        jobs = [(s, self._job(s, x)) for s in self.students for x in self.lessons if x.stem in s.submissions]
+        attempts = {(lesson.stem, 0): lesson for lesson in self.lessons}
+        attempts |= {(job.lesson.stem, job.attempt): job.lesson for _, job in jobs}
+        for stem, attempt in attempts:  # all of them before anything runs
+            self._draw(stem, attempt)
+        with ThreadPoolExecutor(self.workers) as pool:
+            for done in [pool.submit(self._run_solution, runner, x, n) for (_, n), x in attempts.items()]:
+                done.result()
+            futures = {pool.submit(self._run_student, runner, *job): job for job in jobs}
+            for number, done in enumerate(as_completed(futures), 1):
+                student, job = futures[done]
+                self.report(f"{number}/{len(futures)} {student.name} {job.lesson.stem}  {done.result():.0f} s")
 
     def _draw(self, stem: str, attempt: int) -> dict[str, Arrays]:
         """Inputs of all exercises of a lesson."""
@@ -376,9 +373,8 @@ def totals(scores: list[Score]) -> dict:
 def grade(folder: str | Path, out: str | Path, *, regrade: bool = False, **options) -> list[dict]:
     """Grade a folder of submissions and return a row per student; with ``regrade`` nothing is run.
 
-    Raises:
-        LessonError: for a folder without submissions, a course that does not grade, a gradebook that cannot be read.
-        SandboxError: where no sandbox works and ``unsafe`` was not given.
+    LessonError for a folder without submissions, a course that does not grade, a gradebook that cannot be read;
+    SandboxError where no sandbox works and ``unsafe`` was not given.
     """
     grading = Grading(Path(folder), Path(out), **options)
     if not regrade:

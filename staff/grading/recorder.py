@@ -105,10 +105,7 @@ class PatientKernel(nbval.kernel.RunningKernel):
                     self._stop("the cell prints too much; it was stopped")
 
 
-nbval.kernel.RunningKernel = PatientKernel
-import nbval.plugin  # noqa: E402
-
-nbval.plugin.RunningKernel = PatientKernel
+nbval.kernel.RunningKernel = PatientKernel  # the plugin, which is loaded next, takes it from there
 
 
 @pytest.hookimpl(wrapper=True)

@@ -112,7 +112,7 @@ def test_a_container_that_takes_too_much_is_ended(attempt, kind):
 def test_the_command_line_of_a_container_names_every_bound(tmp_path):
     for name in ("work", "output"):
         (tmp_path / name).mkdir()
-    command = sandbox._container(tmp_path, tmp_path / "one", Limits(processes=7), 1, ["python"], {"A": "b"})
+    command = sandbox._container(tmp_path, tmp_path / "one", Limits(processes=7), ["python"], {"A": "b"})
     bounds = {"--network=none", "--read-only", "--cap-drop=ALL", "--pids-limit=7", "--name=one", "--env=A=b"}
     assert bounds | {f"--volume={tmp_path}:/course:ro"} <= {*command}
 
