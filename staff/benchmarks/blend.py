@@ -14,9 +14,8 @@ from helpers.blending import Editor, feather_of, hard_paste, measure, poisson_bl
 from helpers.figures import labelled_grid, save_figure
 from helpers.generators import load_discriminator
 from helpers.images import resize
-from staff.benchmarks.cats import described
+from staff.benchmarks.cats import described, frechet_distance
 from staff.benchmarks.common import MODEL, Settings
-from staff.benchmarks.distributions import frechet_distance, statistics
 from staff.training.pretrained import load_efficientnet
 
 PAIRS = 16
@@ -96,9 +95,8 @@ def judged(settings: Settings) -> Iterator[dict]:
     theirs = None
     for name, values in ({"photos": photos} | sets).items():
         rows, likely = described(net, resize(values, 128).split(50))
-        ours = statistics(rows)
-        theirs = theirs or ours
-        yield {"images": name, "p_cat": likely.mean().item(), "frechet_distance": frechet_distance(ours, theirs)}
+        theirs = rows if theirs is None else theirs
+        yield {"images": name, "p_cat": likely.mean().item(), "frechet_distance": frechet_distance(rows, theirs)}
 
 
 PARTS = {"blends": blends, "judged": judged}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import shutil
@@ -18,24 +19,26 @@ from helpers.faces import read_face
 from helpers.features import load_features
 from helpers.generators import load_generator
 from helpers.images import longer_side, read_image, write_image
-from helpers.inversion import fast_options, project
+from helpers.inversion import InversionOptions, fast_options, project
 from helpers.latents import save_latents
 from helpers.noise import check_noise_maps
 from helpers.search import marks
 from helpers.style_transfer import stylize
+from helpers.style_transfer.criterion import StyleOptions
 from staff.sweep.spec import Result, SweepError, Task
 
 MOST_UNZIPPED = 200 * 2**20  # bytes of a submission
-INVERSION = {
-    "model": None, "space": None, "weights": None, "layers": None, "steps": int, "optimizer": None, "start": None,
-    "restarts": int, "lr": float, "seed": int, "fast": None, "noise_steps": int,
-}  # fmt: skip
-STYLE = {
-    "size": int, "features": None, "pooling": None, "content_layers": None, "style_layers": None,
-    "content_weight": float, "style_weight": float, "tv_weight": float, "statistic": None, "colour": None,
-    "style_scale": float, "init": None, "pyramid": int, "steps": int, "optimizer": None, "lr": float,
-    "precision": None, "seed": int,
-}  # fmt: skip
+
+
+def _options(kind: type) -> dict[str, type | None]:
+    """The options of a search that its command has, with their types: numbers or whatever."""
+    numbers = {"int": int, "float": float}
+    return {field.name: numbers.get(field.type.split()[0]) for field in dataclasses.fields(kind) if field.metadata}
+
+
+INVERSION = _options(InversionOptions) | {"model": None, "space": None, "fast": None, "noise_steps": int}
+STYLE = _options(StyleOptions) | {"size": int, "features": None, "pooling": None}
+STYLE |= {"content_layers": None, "style_layers": None}
 _generator = functools.lru_cache(maxsize=4)(load_generator)  # a worker meets the same models again and again
 _features = functools.lru_cache(maxsize=4)(load_features)
 

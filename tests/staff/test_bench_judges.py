@@ -1,4 +1,4 @@
-"""Sets of images: Fréchet distance, and the ImageNet network that says what is a cat."""
+"""Sets of images: Fréchet distance, and the network of ImageNet's photos that says what is a cat."""
 
 from dataclasses import replace
 
@@ -10,44 +10,27 @@ from PIL import Image
 from helpers.generators import load_generator
 from helpers.images import read_image
 from helpers.photos import demo_cat
-from staff.benchmarks.cats import TRUNCATIONS, cat_rows, described, samples
+from staff.benchmarks.cats import TRUNCATIONS, cat_rows, described, frechet_distance, samples
 from staff.benchmarks.common import Settings
-from staff.benchmarks.distributions import frechet_distance, statistics
 from staff.benchmarks.style import style_distance
-
-
-def test_frechet_distance_by_hand():
-    """Diagonal covariances commute: |m1 - m2|² + the sum of (s1 - s2)² over the standard deviations."""
-    ours = torch.tensor([0.0, 1.0]), torch.diag(torch.tensor([4.0, 9.0]))
-    theirs = torch.tensor([3.0, 5.0]), torch.diag(torch.tensor([1.0, 25.0]))
-    assert frechet_distance(ours, theirs) == pytest.approx(25 + 1 + 4, abs=1e-9)
-    assert frechet_distance(ours, ours) == pytest.approx(0, abs=1e-9)
 
 
 def test_frechet_distance_agrees_with_the_matrix_square_root():
     from scipy.linalg import sqrtm
 
     generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(6, 6, generator=generator, dtype=torch.float64) for _ in range(2))
-    ours, theirs = (torch.zeros(6), a @ a.T), (torch.ones(6), b @ b.T)  # they do not commute
-    root = sqrtm((ours[1] @ theirs[1]).numpy()).real
-    expected = 6 + np.trace(ours[1].numpy() + theirs[1].numpy() - 2 * root)
-    assert frechet_distance(ours, theirs) == pytest.approx(expected, rel=1e-6)
-    assert frechet_distance(theirs, ours) == pytest.approx(expected, rel=1e-6)
-
-
-def test_what_has_no_distance_is_refused():
-    few = statistics(torch.randn(4, 10, generator=torch.Generator().manual_seed(0)))  # fewer than channels
-    assert few[0].dtype == torch.float64 and frechet_distance(few, few) == pytest.approx(0, abs=1e-6)
-    with pytest.raises(ValueError, match="at least 2 images"):
-        statistics(torch.ones(1, 10))
-    mean, covariance = torch.zeros(3), torch.eye(3)
-    for other, message in (
-        ((torch.zeros(2), torch.eye(2)), "same shape"), ((mean, torch.eye(2)), "same shape"),
-        ((mean * float("nan"), covariance), "finite"),
-    ):  # fmt: skip
-        with pytest.raises(ValueError, match=message):
-            frechet_distance((mean, covariance), other)
+    ours, theirs = (torch.randn(9, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    first, second = (np.cov(vectors.numpy().T) for vectors in (ours, theirs))  # they do not commute
+    expected = (ours.mean(0) - theirs.mean(0)).square().sum() + np.trace(
+        first + second - 2 * sqrtm(first @ second).real
+    )
+    assert frechet_distance(ours, theirs) == pytest.approx(expected.item(), rel=1e-6)
+    assert frechet_distance(theirs, ours) == pytest.approx(expected.item(), rel=1e-6)
+    assert frechet_distance(ours[:3], ours[:3]) == pytest.approx(0, abs=1e-6)  # fewer vectors than entries
+    with pytest.raises(ValueError, match="at least 2 images for their statistics; got 1"):
+        frechet_distance(ours[:1], theirs)
+    with pytest.raises(ValueError, match="finite"):
+        frechet_distance(ours * float("nan"), theirs)
 
 
 def test_samples_are_truncated_where_there_is_a_w():

@@ -1,10 +1,6 @@
 """Training of the feature network: folding, exact resume after a kill, augmentation, export."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +10,15 @@ from PIL import Image
 
 from helpers.features import CONFIGS, FeatureConfig, Features, load_features
 from helpers.images import ImageError
+from helpers.progress import save_run
 from helpers.weights import load_weights
 from staff.training import features as training
+from staff.training import loop
 from staff.training import photos as sets
 from staff.training.photos import TrainingError
 
 TINY = FeatureConfig((4, 6), (2, 2))
 SETTINGS = {"epochs": 3, "batch": 4, "sizes": (16, 24), "config": TINY, "device": "cpu"}
-ROOT = Path(training.__file__).parents[2]
 
 
 def generator(seed=0):
@@ -82,27 +79,15 @@ def test_training_learns_red_from_blue_and_exports_what_load_features_reads(unin
     assert network(torch.rand(1, 3, 20, 20, generator=generator()), "relu2_2")["relu2_2"].shape == (1, 6, 10, 10)
 
 
-KILLED = """
-import os, signal, sys
-from helpers.features import FeatureConfig
-from staff.training import features as training
-from staff.training import loop
-save = loop.save_run
-def save_and_die(path, state):
-    save(path, state)
-    if state["step"] == 8:  # in the middle of the second epoch of 5 steps
-        os.kill(os.getpid(), signal.SIGKILL)
-loop.save_run = save_and_die
-training.train_features(sys.argv[1], sys.argv[2], save_every=0, **SETTINGS)
-"""
+def test_a_stopped_training_ends_with_identical_weights(data, uninterrupted, tmp_path, monkeypatch):
+    def save_and_stop(path, state):
+        save_run(path, state)
+        if state["step"] == 8:  # in the middle of the second epoch of 5 steps
+            raise KeyboardInterrupt
 
-
-def test_resume_after_a_kill_gives_identical_weights(data, uninterrupted, tmp_path):
-    program = KILLED.replace("SETTINGS", repr(SETTINGS))
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    run = subprocess.run([sys.executable, "-c", program, data, tmp_path], env=environment, capture_output=True)
-    assert run.returncode == -signal.SIGKILL, run.stderr.decode()
-    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 8
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "save_run", save_and_stop)
+        training.train_features(data, tmp_path, save_every=0, **SETTINGS)
     assert not (tmp_path / "features.safetensors").exists()
     resumed = training.train_features(data, tmp_path, **SETTINGS)
     ours, theirs = load_weights(resumed)[0], load_weights(uninterrupted)[0]

@@ -3,7 +3,6 @@
 import copy
 import json
 import re
-import signal
 import subprocess
 import sys
 import zipfile
@@ -30,6 +29,8 @@ TINY = {
 }
 SIDE = {"stylegan2": 16, "dcgan": 64}
 CPU = torch.device("cpu")
+KEYS = {"settings", "generator", "discriminator", "average", "optimizers", "random", "counters", "step", "seconds"}
+KEYS |= {"setbacks"}  # the state of a training, which others continue
 CASES = [(family, bf16) for family in TINY for bf16 in (False, True)]
 
 
@@ -54,21 +55,16 @@ def steps(trainer, n):
     return [trainer.step() for _ in range(n)]
 
 
-def flat(state, name=""):
-    """Every leaf of a nested state by its path, but for the seconds."""
-    if isinstance(state, dict):
-        return {k: v for key, value in state.items() for k, v in flat(value, f"{name}/{key}").items()}
-    if isinstance(state, list | tuple):
-        return {k: v for i, value in enumerate(state) for k, v in flat(value, f"{name}/{i}").items()}
-    return {name: state} if name != "/seconds" else {}
-
-
-def assert_same_state(ours, theirs):
-    ours, theirs = flat(ours), flat(theirs)
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        same = torch.equal(value, theirs[name]) if isinstance(value, torch.Tensor) else value == theirs[name]
-        assert same, name
+def assert_same_state(ours, theirs, name=""):
+    """Every leaf, but for the seconds."""
+    if isinstance(ours, list | tuple):
+        ours, theirs = dict(enumerate(ours)), dict(enumerate(theirs))
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), name
+        for key in ours.keys() - {"seconds"}:
+            assert_same_state(ours[key], theirs[key], f"{name}/{key}")
+    else:
+        assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs, name
 
 
 def load(path):
@@ -117,7 +113,7 @@ def test_a_run_goes_on_exactly_in_another_process(tmp_path):
     for family, bf16 in CASES:
         straight = trainer_of(family, p=0.5, bf16=bf16)
         steps(straight, 10)  # p is adapted at the eighth
-        assert straight.p != 0.5 and len(straight.signs) == 2
+        assert straight.p != 0.5 and len(straight.signs) == 2 and straight.state().keys() == KEYS
         assert_same_state(load(tmp_path / f"{family}{bf16}"), straight.state())
 
 
@@ -155,12 +151,8 @@ def test_train_gan_goes_on_from_its_folder_and_exports_what_loads(tmp_path, fold
     assert generator.mean("w").any() and generator.std("w").min() > 0
 
 
-def test_a_run_stops_after_its_minutes_with_a_checkpoint(tmp_path, folder):
-    assert trained(folder, tmp_path, images=10**6, minutes=0)["step"] == 1
-
-
-def test_an_error_leaves_the_last_checkpoint(tmp_path, folder, monkeypatch):
-    trained(folder, tmp_path, images=8)
+def test_a_run_stops_after_its_minutes_and_an_error_leaves_the_last_checkpoint(tmp_path, folder, monkeypatch):
+    assert trained(folder, tmp_path, images=40, minutes=0)["step"] == 1
     before = (tmp_path / "state.pt").read_bytes()
     monkeypatch.setattr(GanTrainer, "_after_step", lambda *_: 1 / 0)  # amid a step: the weights have moved
     with pytest.raises(ZeroDivisionError):
@@ -168,38 +160,13 @@ def test_an_error_leaves_the_last_checkpoint(tmp_path, folder, monkeypatch):
     assert (tmp_path / "state.pt").read_bytes() == before
 
 
-KILLED = """
-import os, signal, sys, torch
-from pathlib import Path
-from tests.staff.test_training_gan import settings_of, train_gan
-torch.set_num_threads(int(sys.argv[3]))
-save, saved = torch.save, []
-def half_then_die(state, path):
-    saved.append(1)
-    if len(saved) == 5:  # the first is of the start
-        Path(path).write_bytes(b"half of a checkpoint")
-        os.kill(os.getpid(), signal.SIGKILL)
-    save(state, path)
-torch.save = half_then_die
-train_gan(sys.argv[1], sys.argv[2], settings_of("stylegan2", images=10**6), held_out=0, save_every=0)
-"""
-
-
-def test_a_kill_while_it_writes_leaves_the_last_checkpoint(tmp_path, folder):
-    done = script(KILLED, folder, tmp_path / "run", torch.get_num_threads(), capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-500:]
-    assert load(tmp_path / "run" / "state.pt")["step"] == 3
-    assert_same_state(trained(folder, tmp_path / "run"), trained(folder, tmp_path / "whole"))  # as if nothing was
-
-
 @pytest.mark.parametrize("content", ["garbage", "empty", "half", "list", "parts"])
 def test_a_state_that_is_none_is_refused_in_one_sentence_and_stays(tmp_path, folder, content):
     path, settings = tmp_path / "state.pt", json.dumps(vars(settings_of("stylegan2")))
     save_run(path, {"list": [1], "parts": {"settings": settings}}.get(content, trainer_of("stylegan2").state()))
     whole = path.read_bytes()
-    path.write_bytes(
-        {"garbage": b"no state at all", "empty": b"", "half": whole[: len(whole) // 2]}.get(content, whole)
-    )
+    spoilt = {"garbage": b"no state at all", "empty": b"", "half": whole[: len(whole) // 2]}
+    path.write_bytes(spoilt.get(content, whole))
     before = path.read_bytes()
     with pytest.raises((ProgressError, TrainingError), match="delete it, or choose another") as error:
         trained(folder, tmp_path, images=8)
@@ -278,20 +245,6 @@ def test_a_checkpoint_of_other_settings_is_refused(changes, named):
         other.load(state)
     assert "\n" not in str(error.value)
     assert_same_state(other.state(), before)
-
-
-def test_a_checkpoint_holds_tensors_numbers_and_strings_only(tmp_path):
-    trainer = trainer_of("stylegan2")
-    steps(trainer, 1)
-    save_run(tmp_path / "state.pt", trainer.state())
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    parts = {"settings", "generator", "discriminator", "average", "optimizers", "random", "counters", "step", "seconds"}
-    assert state.keys() == parts | {"setbacks"}
-    assert all(isinstance(v, torch.Tensor | int | float | str | bool | None) for v in flat(state).values())
-    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
-    # both moments of Adam for every parameter
-    for network, optimizer in zip((trainer.generator, trainer.discriminator), state["optimizers"], strict=True):
-        assert len(optimizer["state"]) == len(list(network.parameters()))
 
 
 # --- losses ----------------------------------------------------------------------------------------------------------
