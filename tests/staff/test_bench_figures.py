@@ -1,5 +1,7 @@
 """What the benches measure, on tiny networks: the plain loop, speed, memory, noise stages."""
 
+import types
+
 import pytest
 import torch
 
@@ -68,13 +70,11 @@ def test_what_does_not_fit_is_not_run_and_says_so(tmp_path, monkeypatch):
 
 
 def test_every_variant_of_full_size_is_measured_in_both_stages(tmp_path, monkeypatch):
-    net, seen = full_size.official_size(16, CPU), []
-    monkeypatch.setattr(full_size, "load_features", lambda **_: AnyLayer())
-    monkeypatch.setattr(full_size, "official_size", lambda *_: net)
-    steps = full_size.time_steps
-    monkeypatch.setattr(
-        full_size, "time_steps", lambda *given: seen.append((net.dtype, net.checkpointing)) or steps(*given)
-    )
+    net, seen, steps = full_size.official_size(16, CPU), [], full_size.time_steps
+    timed = lambda *given: seen.append((net.dtype, net.checkpointing)) or steps(*given)  # noqa: E731
+    replaced = {"load_features": lambda **_: AnyLayer(), "official_size": lambda *_: net, "time_steps": timed}
+    for name, value in replaced.items():
+        monkeypatch.setattr(full_size, name, value)
     rows = list(full_size.stages(Settings(tmp_path, sizes=(16,))))
     named = [(variant, stage) for variant in full_size.VARIANTS for stage in ("w+", "noise")]
     assert [(row["variant"], row["stage"]) for row in rows] == named and seen[::2] == [*full_size.VARIANTS.values()]
@@ -82,11 +82,8 @@ def test_every_variant_of_full_size_is_measured_in_both_stages(tmp_path, monkeyp
     monkeypatch.setattr(full_size, "free_memory", lambda _: 1.0)
     with pytest.raises(DeviceError, match="12 GB of free memory are needed on cpu at 1024 px, there are 1.0"):
         next(full_size.stages(Settings(tmp_path)))
-
-
-def test_the_first_of_several_steps_is_not_timed(monkeypatch):
     monkeypatch.setattr(full_size.time, "perf_counter", iter([0.0, 100.0, 102.0, 104.0]).__next__)
-    assert full_size.time_steps(range(3), CPU)[0] == 2.0
+    assert steps(range(3), CPU)[0] == 2.0  # the first of several is not timed
 
 
 # --- noise stages ----------------------------------------------------------------------------------------------------
@@ -116,17 +113,14 @@ def test_the_stages_are_measured_on_the_images_that_are_shown(settings, monkeypa
     assert both["psnr"] > code["psnr"] and both["seconds_per_face"] > code["seconds_per_face"]
 
 
-class Nothing:
-    """A result that found the mean."""
-
-    def __init__(self, targets):
-        self.images, self.seconds = targets * 0.5, 1.0
-        self.latents = Latents("w", tiny.stylegan2().sample("w", len(targets)))
-
-
 def test_a_later_stage_starts_from_its_part_of_the_earlier_and_counts_its_time(settings):
     starts, faces = [], settings.faces()
-    search = lambda targets, start: starts.append(start) or Nothing(targets)  # noqa: E731
+
+    def search(targets, start):
+        starts.append(start)
+        latents = Latents("w", tiny.stylegan2().sample("w", len(targets)))
+        return types.SimpleNamespace(images=targets * 0.5, seconds=1.0, latents=latents)
+
     first = noise.in_batches(search, faces, None, 2)
     second = noise.in_batches(search, faces, first, 2)
     assert (first.seconds, second.seconds) == (2.0, 4.0) and second.cpu_seconds > first.cpu_seconds

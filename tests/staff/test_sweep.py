@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 import zipfile
 from pathlib import Path
 
@@ -15,10 +14,10 @@ import pytest
 
 from helpers.images import read_image
 from helpers.latents import load_latents
-from staff.sweep import Sweep, Table, cluster, job_key
-from staff.sweep.spec import SweepError, Task, expand, read_spec
+from staff.sweep import Sweep, Table, _chunks, cluster, job_key
+from staff.sweep.spec import SweepError, expand, read_spec
 from staff.sweep.tasks import TASKS
-from tests.support.sweep_jobs import INPUTS, NUMBERS, OPTIONS, TASKS_HERE, jobs_of, measure_length
+from tests.support.sweep_jobs import NUMBERS, TASKS_HERE, jobs_of
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'dask[distributed]'")
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,10 +111,12 @@ def test_rows_and_files_of_all_jobs_and_none_is_done_twice(client, folder):
     assert (len(twice), len(new), marks(folder)) == (16, 0, 8)
 
 
-def test_a_sweep_that_was_left_continues_where_it_was(client, folder):
+def test_a_sweep_that_was_left_continues_where_it_was_and_meanwhile_no_other_may_write(client, folder):
     sweep = Sweep(jobs_of(folder), TASKS_HERE, folder / "out")
     with contextlib.closing(sweep.run(client)) as rows:
         next(rows)
+        with pytest.raises(SweepError, match="another sweep writes into"):
+            run(client, folder)
     assert len(sweep) == 5
     rows, new = run(client, folder)
     assert [row["length"] for row in rows] == [3, 30, 5, 50, 5, 50] and len(new) == 5
@@ -145,25 +146,12 @@ def test_a_bad_job_is_a_row_with_its_error_and_is_tried_again(client, folder):
     assert len(lines) == 6 and not any("error" in line for line in lines)
 
 
-def test_of_two_sweeps_into_one_folder_the_second_says_so(client, folder):
-    first = Sweep(jobs_of(folder), TASKS_HERE, folder / "out").run(client)
-    next(first)
-    with pytest.raises(SweepError, match="another sweep writes into"):
-        run(client, folder)
-    first.close()
-    assert len(run(client, folder)[0]) == 6
-
-
 @pytest.mark.parametrize("batch", [1, 2, 5])
-def test_batches_hold_jobs_that_differ_in_their_inputs_only(client, folder, batch):
-    def spy(jobs, data):
-        (folder / f"{uuid.uuid4()}.seen").write_text(json.dumps([job["factor"] for job in jobs]))
-        return measure_length(jobs, data)
-
-    tasks = {"length": Task(INPUTS, OPTIONS, spy)}
-    assert len(list(Sweep(jobs_of(folder), tasks, folder / "out", batch=batch).run(client))) == 6
-    seen = [json.loads(path.read_text()) for path in folder.glob("*.seen")]
-    assert max(map(len, seen)) == min(batch, 3) and all(len(set(factors)) == 1 for factors in seen)
+def test_batches_hold_jobs_that_differ_in_their_inputs_only(folder, batch):
+    chunks = _chunks(enumerate(jobs_of(folder)), {"text"}, batch)
+    found = [[job["factor"] for _, job in chunk] for chunk in chunks]
+    assert sum(map(len, found)) == 6 and max(map(len, found)) == min(batch, 3)
+    assert all(len(set(factors)) == 1 for factors in found)
 
 
 def test_few_jobs_are_in_flight_and_more_when_workers_have_come(client, folder, monkeypatch):

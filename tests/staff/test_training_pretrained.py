@@ -67,9 +67,5 @@ def test_a_generator_of_twice_the_resolution_begins_with_the_images_of_the_small
 def test_a_model_of_the_same_resolution_is_taken_as_it_is():
     generator, discriminator = networks_of(64, 1024)
     start_from("stylegan2-cats-64", generator, discriminator)
-    z = generator.sample("z", 2, seed=0)
-    ws, noise = generator.convert(z, "z", "w+"), generator.fresh_noise(2, seed=1)
-    small = load_generator("stylegan2-cats-64")
-    with torch.no_grad():
-        ours, theirs = (net.render(ws, "w+", noise, torch.float32) for net in (generator, small))
-    assert torch.allclose(ours, theirs, atol=1e-4)
+    ours, theirs = generator.state_dict(), load_generator("stylegan2-cats-64").state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs if "noise_const" not in name)

@@ -33,7 +33,6 @@ def die(jobs, data):
 
 
 def take_time(jobs, data):
-    """Length of each text times a factor, slowly."""
     time.sleep(0.1)
     return measure_length(jobs, data)
 
