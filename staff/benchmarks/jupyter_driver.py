@@ -29,7 +29,7 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNEL = "jupyterapp.shell.currentWidget.sessionContext.session.kernel"
-SPEC = {"display_name": "Python 3", "language": "python"}  # of the kernel; without it, a dialog asks
+SPEC = {"display_name": "Python 3", "language": "python"}  # the kernel; without it, a dialog asks
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync"]
 SETTINGS = {  # the temporary JupyterLab has every cell in the page, saves nothing and fetches no news
@@ -251,7 +251,7 @@ class Lab:
         """Drag the handle of a slider to a fraction of its range, in many small moves."""
         slider = self.control(description)
         slider.scroll_into_view_if_needed()
-        parts = (".noUi-handle, .ui-slider-handle", ".noUi-base, .ui-slider")  # of ipywidgets 8 and 7
+        parts = (".noUi-handle, .ui-slider-handle", ".noUi-base, .ui-slider")  # ipywidgets 8 and 7
         handle, base = (slider.locator(part).first.bounding_box() for part in parts)
         y = handle["y"] + handle["height"] / 2
         self.page.mouse.move(handle["x"] + handle["width"] / 2, y)

@@ -19,7 +19,7 @@ from helpers.optimizers import constant
 from staff.benchmarks.common import Settings
 
 FACES, CHOICE_FACES, SINGLE_FACES, BATCH = 32, 8, 3, 16
-EQUAL = {"steps": 300}  # of w+, and of the noise where methods are compared: enough to separate them
+EQUAL = {"steps": 300}  # for w+, and for the noise where methods are compared: enough to separate them
 BOTH = {"steps": 600}  # what those have together
 STAGES = {  # method: its noise stage, after w+ unless it has an order of its own
     "w+ then noise": {},

@@ -35,7 +35,7 @@ MIXED = (  # content and style of the ten pairs that one default has to suit
     *(("coffee", style) for style in ("waves", "strokes", "glass", "dots")),
 )
 PERIODS = (2, 4, 8)  # px: where the lattice of pooling shows
-STAGES = 4  # of EfficientNet: those whose Gram matrices are compared
+STAGES = 4  # EfficientNet's first ones, whose Gram matrices are compared
 
 
 # --- speed -----------------------------------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ class EncoderSettings:
     """One run; the parts of its loss are in standard deviations of the space and in [0, 1] of the images."""
 
     model: str = "stylegan2-cats-64"  # the generator to invert
-    steps: int = 4000  # of the whole run
-    latent_share: float = 0.6  # of them compare latents only; the rest compares images too, thrice as slow
+    steps: int = 4000  # in all
+    latent_share: float = 0.6  # share that compares latents only; the rest compares images too, thrice as slow
     batch: int = 16  # images per step
     rate: float = 1e-3  # peak of Adam's learning rate
     perceptual: float = 0.1  # weight of the perceptual loss against L1's 1

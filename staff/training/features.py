@@ -18,8 +18,8 @@ from staff.training.loop import SLOWER, Trainer, TrainingError, train
 from staff.training.photos import TESTED, LabelledPhotos, augment, find_labelled
 
 EMA_DECAY = 0.998  # per step: an average over about 3 epochs of 168 steps
-CUTMIX = 0.3  # of the batches (Yun et al. 2019)
-SMOOTHING = 0.1  # of the labels
+CUTMIX = 0.3  # share of the batches (Yun et al. 2019)
+SMOOTHING = 0.1  # label smoothing
 WHOLE = 4096  # training photos, at most, on which batch norm is measured again
 WEIGHTS_FILE = "features.safetensors"
 SETTINGS = {

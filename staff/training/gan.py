@@ -264,7 +264,7 @@ def start_from(
         sources, doubled = [found], theirs.config["resolution"] != ours.config["resolution"]
         if doubled:
             moved = {re.sub(r"\bb(\d+)\.", lambda m: f"b{2 * int(m[1])}.", key): t for key, t in found.items()}
-            ends = {key: t for key, t in found.items() if key.startswith("b4.")}  # of a discriminator: stays at 4x4
+            ends = {key: t for key, t in found.items() if key.startswith("b4.")}  # a discriminator's stays at 4x4
             sources += [moved, ends]
         for source in sources:
             fits = {k: t for k, t in source.items() if k in tensors and tensors[k].shape == t.shape}

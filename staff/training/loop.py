@@ -20,7 +20,7 @@ from helpers.logs import RunLog, open_log
 from helpers.progress import load_run, save_run, stopped_between_steps
 
 STATE_FILE = "state.pt"
-SLOWER = 0.5  # of the rates after each setback
+SLOWER = 0.5  # factor of the rates after each setback
 SETBACKS = 4  # a training that diverges at a sixteenth of its rates does not do so because of them
 
 
@@ -86,10 +86,9 @@ class Trainer:
 
     def state(self) -> dict:
         """All that ``load`` needs to continue exactly: tensors, numbers and strings only."""
-        position = {"step": self.step_number, "seconds": self.seconds, "setbacks": self.setbacks}
-        return (
-            {name: getattr(self, name).state_dict() for name in self.parts} | position | {"settings": self.described()}
-        )
+        state = {name: getattr(self, name).state_dict() for name in self.parts}
+        state |= {"step": self.step_number, "seconds": self.seconds, "setbacks": self.setbacks}
+        return state | {"settings": self.described()}
 
     def load(self, state: dict) -> None:
         """Continue from a ``state()``; raises TrainingError when it belongs to other settings."""

@@ -15,7 +15,7 @@ from staff.training.loop import TrainingError
 
 STORED = 128  # px: short side of the training photos in memory
 TESTED = 112  # px: side of the centre square that the held-out photos are tested on
-HELD_OUT = 0.1  # of every class
+HELD_OUT = 0.1  # share of every class
 
 
 @dataclass

@@ -14,7 +14,7 @@ import pytest
 
 from helpers.images import read_image
 from helpers.latents import load_latents
-from staff.sweep import Sweep, Table, _chunks, cluster, job_key
+from staff.sweep import Sweep, Table, _chunks, cluster
 from staff.sweep.spec import SweepError, expand, read_spec
 from staff.sweep.tasks import TASKS
 from tests.support.sweep_jobs import NUMBERS, TASKS_HERE, jobs_of
@@ -242,12 +242,6 @@ def test_a_scheduler_that_ends_or_does_not_answer_is_one_sentence_and_costs_no_r
     monkeypatch.setattr(distributed, "Client", lambda *_, **__: os.stat("nowhere"))  # an OSError
     with pytest.raises(SweepError, match="no Dask scheduler answers at tcp://nowhere:1"):
         cluster("tcp://nowhere:1").__enter__()
-
-
-def test_the_key_depends_on_every_setting(folder):
-    job = jobs_of(folder)[0]
-    keys = {job_key(job | change, {"text"}) for change in ({}, {"factor": 2}, {"marks": "m"}, {"task": "die"})}
-    assert len(keys) == 4
 
 
 # --- other kinds of jobs ---------------------------------------------------------------------------------------------

@@ -59,6 +59,8 @@ def test_folded_network_equals_the_trained_one():
     folded = training.FoldedClassifier(training.fold(net.eval()), net.config)
     torch.testing.assert_close(folded(images), net(images), atol=1e-4, rtol=1e-4)
     assert {name.split(".")[0] for name in folded.features.state_dict()} == {"convs"}
+    vgg19s = Features(FeatureConfig((1,) * 5, CONFIGS["vgg19"].depths)).layers
+    assert Features(CONFIGS["vgg19-slim"]).layers == vgg19s  # what ships
 
 
 def test_recalibration_measures_whole_images():
@@ -154,7 +156,3 @@ def test_crops_keep_their_colours_about_and_differ():
     middle = crops[:, :, 16, 16]  # corners may be turned in from outside
     assert (middle - middle.mean(1, keepdim=True)).abs().max() < 0.02  # grey stays grey
     assert 0.03 < middle.std() < 0.2 and abs(middle.mean() - 0.45) < 0.1
-
-
-def test_the_network_that_ships_has_vgg19s_layers():
-    assert Features(CONFIGS["vgg19-slim"]).layers == Features(FeatureConfig((1,) * 5, CONFIGS["vgg19"].depths)).layers

@@ -1,4 +1,4 @@
-"""Training of the finder: landmarks stay on the picture, targets say where they are, a run continues exactly."""
+"""Training of the finder: landmarks stay on the image, targets say where they are, a run continues exactly."""
 
 import csv
 import zipfile

@@ -244,12 +244,6 @@ def test_a_checkpoint_of_other_settings_is_refused(changes):
 # --- losses ----------------------------------------------------------------------------------------------------------
 
 
-def double(discriminator, images):
-    """Scores of images in [-1, 1], in float64."""
-    images = (images + 1) / 2
-    return discriminator(images) if hasattr(discriminator, "conv5") else discriminator(images, torch.float64)
-
-
 @pytest.mark.parametrize("family", TINY)
 def test_r1_is_its_definition(family):
     trainer = trainer_of(family, r1_gamma=0.7, r1_every=5)
@@ -258,7 +252,9 @@ def test_r1_is_its_definition(family):
     value = trainer._r1(real)
     discriminator = copy.deepcopy(trainer.discriminator).double()
     images = (real[:3].double() * 2 - 1).requires_grad_()  # half of the batch, in [-1, 1]
-    (gradient,) = torch.autograd.grad(double(discriminator, images).sum(), images, create_graph=True)
+    precision = () if family == "dcgan" else (torch.float64,)
+    scores = discriminator((images + 1) / 2, *precision)
+    (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
     penalty = gradient.square().sum((1, 2, 3)).mean()
     weights = list(discriminator.parameters())
     expected = torch.autograd.grad(0.7 / 2 * 5 * penalty, weights, allow_unused=True)
@@ -328,7 +324,7 @@ def test_augmentation_keeps_shape_and_follows_its_seed():
 def test_probability_is_per_sample_and_transformation():
     changed = augment(images(400, 8), 0.3, seeded()) != images(400, 8)
     share = changed.flatten(1).any(1).float().mean().item()
-    still = 0.25  # of the translations go by no pixel: the side is 8, so that 1 pixel is the most
+    still = 0.25  # share of the translations by no pixel: the side is 8, so that 1 pixel is the most
     assert share == pytest.approx(1 - 0.7 * (1 - 0.3 * (1 - still)) * 0.7, abs=0.06)
 
 
