@@ -1,7 +1,5 @@
 """Commands of weights: list, fetch, verify, convert, add."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Annotated

@@ -4,8 +4,6 @@ A search for latents needs no gradient of the weights. Whatever depends only on 
 over the activations work in place, and for the backward pass a layer keeps only its input and its output.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
@@ -32,7 +30,7 @@ class Prepared:
                 self.made[name] = key, make(weight)
         return self.made[name][1]
 
-    def __deepcopy__(self, memo) -> Prepared:
+    def __deepcopy__(self, memo):
         return Prepared()
 
     def __getstate__(self) -> dict:

@@ -1,7 +1,5 @@
 """Generators of all families behind one interface, and how they are loaded."""
 
-from __future__ import annotations
-
 import importlib
 import warnings
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The one interface behind which every generator family stands."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 

@@ -4,8 +4,6 @@ The layouts are those of the CMU 16-726 starters: five transposed convolutions, 
 each with a norm and a ReLU, the last with tanh.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

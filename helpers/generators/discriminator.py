@@ -1,7 +1,5 @@
 """The StyleGAN2 discriminator (Karras et al., CVPR 2020), with the official release's names and shapes."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -8,8 +8,6 @@ The official network doubles sizes below 128 pixels by repeating pixels before t
 transposed convolution: the same with the kernel turned by 180 degrees, which the readers of checkpoints do.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

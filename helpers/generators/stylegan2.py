@@ -4,8 +4,6 @@ Parameter names and shapes are those of the official PyTorch release. Inside, im
 ``StyleGAN2.synthesize`` returns [0, 1].
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -246,7 +246,7 @@ def test_a_saved_pivot(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"w": np.array([{}], dtype=object)}, "holds object"),
+        ({"w": np.array([{}], dtype=object)}, "not a projected_w.npz: Object arrays"),
         ({"w": np.arange(3)}, "holds int64"),
         ({"w": np.full((1, 2, 3), np.nan)}, "are not finite"),
         ({"x": np.zeros((1, 2, 3))}, "not a projected_w.npz"),

@@ -1,7 +1,5 @@
 """How networks are found in a file, and the small steps that all readers share."""
 
-from __future__ import annotations
-
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from helpers.generators.checkpoints.own import CheckpointError
+from helpers.generators.checkpoints import CheckpointError
 from helpers.generators.checkpoints.values import LazyTensor, Record, shown
 from helpers.generators.stylegan2 import fir_kernel
 
@@ -44,7 +42,7 @@ class Contents:
     tensors: dict[str, LazyTensor]
     modules: dict[str, dict]
 
-    def network(self, marker: str) -> Contents | None:
+    def network(self, marker: str) -> "Contents | None":
         """The part in which a tensor ``marker`` lies, with the names that it has there; the averaged one of several.
 
         It may be a module or a state dict, in any dict or module ("g_ema", "decoder.", DataParallel's "module.").

@@ -7,8 +7,7 @@ has the same tensor names. PTI, DragGAN and others write the same networks with 
 dicts, which lack the attributes; the release's own values (``conv_clamp`` 256) are taken then.
 """
 
-from __future__ import annotations
-
+from helpers.generators.checkpoints import CheckpointError, Part
 from helpers.generators.checkpoints.layout import (
     Contents,
     check_filter,
@@ -18,10 +17,8 @@ from helpers.generators.checkpoints.layout import (
     shape_of,
     to_tensor,
 )
-from helpers.generators.checkpoints.own import CheckpointError, Part
 from helpers.generators.checkpoints.values import Record
 
-FORMAT = "official PyTorch pickle (StyleGAN2-ADA, StyleGAN3 release)"
 ALIAS_FREE, CONST = "synthesis.input.freqs", "synthesis.b4.const"
 
 
@@ -97,3 +94,6 @@ def _tensors(found: Contents, *prefixes: str) -> dict:
         if name.endswith("resample_filter"):
             check_filter(read[name])
     return read
+
+
+READER = matches, generator, discriminator

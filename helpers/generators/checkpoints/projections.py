@@ -1,8 +1,5 @@
 """Latents from other tools: NVlabs' ``projected_w.npz``, the ``.pt`` files of rosinality's projector and of PTI."""
 
-from __future__ import annotations
-
-import math
 import zipfile
 from pathlib import Path
 
@@ -10,9 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from helpers.generators.checkpoints import opened
+from helpers.generators.checkpoints import CheckpointError, opened
 from helpers.generators.checkpoints.layout import expect, to_tensor
-from helpers.generators.checkpoints.own import CheckpointError
 from helpers.generators.checkpoints.torch_file import load
 from helpers.generators.checkpoints.values import LazyTensor
 
@@ -35,13 +31,11 @@ def read_projection(path: str | Path) -> tuple[Tensor, list[Tensor] | None]:
 
 def _numpy(path: Path) -> Tensor:
     try:
-        with zipfile.ZipFile(path) as archive, archive.open("w.npy") as file:
-            version = np.lib.format.read_magic(file)
-            reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = reader(file)
-            size = math.prod(shape) * dtype.itemsize
-            expect(dtype.kind == "f" and not fortran and 0 < size < MAX_BYTES, f"w holds {dtype} of shape {shape}")
-            return torch.from_numpy(np.frombuffer(file.read(size), dtype).reshape(shape).astype(np.float32))
+        with zipfile.ZipFile(path) as archive:
+            expect(archive.getinfo("w.npy").file_size < MAX_BYTES, "its latents are too many")
+        values = np.load(path, allow_pickle=False)["w"]
+        expect(values.dtype.kind == "f", f"w holds {values.dtype}")
+        return torch.from_numpy(values.astype(np.float32))
     except (OSError, KeyError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"it is not a projected_w.npz: {' '.join(str(error).split())[:100]}") from error
 

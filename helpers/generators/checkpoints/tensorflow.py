@@ -10,10 +10,9 @@ stored turned by 180 degrees, biases of style layers without their 1. The first 
 transposed convolution, which is ours with the kernel turned (``fused_scale`` "auto").
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
+from helpers.generators.checkpoints import CheckpointError, Part
 from helpers.generators.checkpoints.layout import (
     Contents,
     discriminator_sizes,
@@ -23,10 +22,8 @@ from helpers.generators.checkpoints.layout import (
     translated,
     walk,
 )
-from helpers.generators.checkpoints.own import CheckpointError, Part
 from helpers.generators.checkpoints.values import Record
 
-FORMAT = "official TensorFlow pickle (StyleGAN, StyleGAN2)"
 ON = ("normalize_latents", "use_instance_norm", "use_styles", "const_input_layer", "use_wscale", "use_noise")
 DEFAULTS = {  # arguments that change the images, with the only values that are read
     "nonlinearity": "lrelu",
@@ -169,3 +166,6 @@ def _facts(record) -> dict:
     if not isinstance(record, Record) or type(record.state) is not dict:
         raise CheckpointError("it is damaged: a network has no state.")
     return record.state
+
+
+READER = matches, generator, discriminator

@@ -5,8 +5,6 @@ to, how large a legacy storage is, how often one storage is expanded; and it can
 pickles. Here every storage must fit into the bytes of the file, and tensors are views that are read on demand.
 """
 
-from __future__ import annotations
-
 import io
 import mmap
 import struct
@@ -14,9 +12,8 @@ import zipfile
 import zlib
 from typing import BinaryIO
 
-from helpers.generators.checkpoints.builders import STORAGES
-from helpers.generators.checkpoints.own import CheckpointError
-from helpers.generators.checkpoints.safe_pickle import read_pickle
+from helpers.generators.checkpoints import CheckpointError
+from helpers.generators.checkpoints.safe_pickle import STORAGES, read_pickle
 from helpers.generators.checkpoints.values import Budget, Name, Record, Storage, shown
 
 MAGIC = 0x1950A86A20F9469CFC6C

@@ -1,14 +1,12 @@
 """What a file may be made of: names, records and tensors that are read later, and one budget for all of them."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from helpers.generators.checkpoints.own import CheckpointError
+from helpers.generators.checkpoints import CheckpointError
 
 SPARE_BYTES = 64 * 2**20  # what may be made from a tiny file
 MAX_OPCODES = 1_000_000  # of all pickles in a file together; the largest official file has about 60,000
@@ -46,16 +44,11 @@ class Budget:
     def __init__(self, size: int):
         self.bytes, self.opcodes = 2 * size + SPARE_BYTES, MAX_OPCODES
 
-    def spend(self, count: int) -> None:
-        self.bytes -= count
-        if self.bytes < 0:
-            raise CheckpointError("it asks for far more memory than its own size: refused.")
-
-    def step(self) -> None:
-        self.opcodes -= 1
-        if self.opcodes < 0:
-            raise CheckpointError("it has more parts than any checkpoint: refused.")
-        self.spend(OPCODE_BYTES)
+    def spend(self, count: int, opcodes: int = 0) -> None:
+        self.bytes -= count + OPCODE_BYTES * opcodes
+        self.opcodes -= opcodes
+        if self.bytes < 0 or self.opcodes < 0:
+            raise CheckpointError("it asks for far more memory than its own size, or has too many parts: refused.")
 
 
 @dataclass(eq=False, slots=True)
@@ -77,7 +70,7 @@ class LazyTensor:
     shape: tuple = ()
     stride: tuple = ()
 
-    def place(self, storage: Storage, offset: int, shape: tuple, stride: tuple) -> LazyTensor:
+    def place(self, storage: Storage, offset: int, shape: tuple, stride: tuple) -> "LazyTensor":
         """Say where the elements are. Raises CheckpointError if they are not within the storage."""
         check_shape(shape)
         check_shape(stride)
