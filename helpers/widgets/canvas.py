@@ -27,13 +27,6 @@ class CanvasError(ValueError):
     """A canvas that cannot be made, or a drawing that does not fit it."""
 
 
-def photo_palette(image: Tensor, colours: int = 10) -> list[str]:
-    """Colours of a photo (1, 3, H, W) in [0, 1] as "#rrggbb", dark to light: its octree palette."""
-    picture = Image.fromarray(to_uint8(image)[0]).quantize(colours, Image.Quantize.FASTOCTREE).convert("RGB")
-    found = {colour for _, colour in picture.getcolors(picture.width * picture.height)}
-    return ["#{:02x}{:02x}{:02x}".format(*rgb) for rgb in sorted(found, key=lambda c: c[0] * 3 + c[1] * 6 + c[2])]
-
-
 class DrawingCanvas(AnyWidget):
     """A canvas to draw a mask or a sketch on; shown as the last line of a cell.
 
@@ -96,7 +89,14 @@ class DrawingCanvas(AnyWidget):
     def set_background(self, image: Tensor | None) -> None:
         """Show a photo (1, 3, H, W) in [0, 1] under the drawing, or none; the palette comes from it."""
         self.background = "" if image is None else data_url(to_uint8(image)[0], "PNG")
-        self.palette = ["#000000", "#ffffff", *(COLOURS if image is None else photo_palette(image))]
+        colours = list(COLOURS)
+        if image is not None:  # its octree palette, dark to light
+            picture = Image.fromarray(to_uint8(image)[0]).quantize(10, Image.Quantize.FASTOCTREE).convert("RGB")
+            found = {colour for _, colour in picture.getcolors(picture.width * picture.height)}
+            colours = [
+                "#{:02x}{:02x}{:02x}".format(*rgb) for rgb in sorted(found, key=lambda c: c[0] + 2 * c[1] + c[2] / 3)
+            ]
+        self.palette = ["#000000", "#ffffff", *colours]
 
     def rgba(self) -> np.ndarray:
         """The drawing, uint8 (H, W, 4) with transparent paper, not feathered."""

@@ -16,8 +16,14 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from helpers.images import to_uint8
+from helpers.images import grid, to_uint8
+from helpers.metrics import psnr
+from helpers.widgets.job import Job
 
+RESULT = 256  # pixels on the screen of a result and of what it is compared with
+CANDIDATE = 100  # pixels on the screen of each of several results, and of a thumbnail
+PAGE = 2 * RESULT + 12  # pixels on the screen: a result and what it is compared with, side by side
+MOST = 16  # images of a batch that are shown
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito: every eye can tell them
 POINTS = 200  # of a curve: more cannot be seen, and would have to be sent
 
@@ -46,6 +52,16 @@ def figure_html(title: str, image: Tensor | None, width: int) -> str:
     return f'<div style="width:{width}px;max-width:100%">{caption}{picture}</div>'
 
 
+def sheet_of(images: Tensor) -> Tensor:
+    """One image of a batch: its only image, or a nearly square grid of the first ones."""
+    return grid(images[:MOST], padding=1)
+
+
+def width_of(images: Tensor) -> int:
+    """Pixels on the screen of ``sheet_of(images)``, so that each of several can be told from the others."""
+    return max(RESULT, math.ceil(math.sqrt(min(len(images), MOST))) * CANDIDATE)
+
+
 def row_html(*parts: str) -> str:
     """Parts side by side; they wrap if there is no room."""
     return f'<div style="display:flex;flex-wrap:wrap;gap:12px;line-height:1.5">{"".join(parts)}</div>'
@@ -71,6 +87,39 @@ def error_html(error: Exception | str | None) -> str:
     """One sentence in red, or nothing."""
     text = escape(sentence(error))
     return f'<div role="alert" style="color:#e53935;line-height:1.5">{text}</div>' if text else ""
+
+
+def page_html(title: str, images: Tensor | None, name: str, reference: Tensor | None, below: str) -> str:
+    """A result, the reference by its name, and what is under them."""
+    width = RESULT if images is None else width_of(images)
+    figures = [figure_html(title, None if images is None else sheet_of(images), width)]
+    if reference is not None:
+        figures.append(figure_html(name, reference, min(RESULT, PAGE - 12 - width)))
+    return f'<div style="width:{PAGE}px;max-width:100%">{row_html(*figures)}{below}</div>'
+
+
+def progress_html(job: Job, images: Tensor | None, reference: Tensor | None, labels: Mapping[str, str]) -> str:
+    """How far a job is, its time left, the PSNR of its first image, its error and its losses."""
+    if images is None:
+        return status_html("preparing the start …" if job.alive else job.state, 0) + error_html(job.error)
+    number, total, pace = job.latest.number, len(job.iterator), job.seconds / len(job.history)
+    texts = {
+        "running": f"{1000 * pace:.0f} ms a step, {pace * (total - number):.0f} s left",
+        "paused": "paused",
+        "stopped": f"stopped after {job.seconds:.1f} s, the best is kept",
+        "finished": f"finished in {job.seconds:.1f} s",
+        "failed": "failed, the best so far is kept",
+    }
+    quality = [f"PSNR {text}" for text in decibel(images, reference)]
+    line = " · ".join([f"step {number} of {total}", *quality, texts[job.state]])
+    return status_html(line, number / total) + error_html(job.error) + loss_curve(job.history, PAGE, labels=labels)
+
+
+def decibel(images: Tensor, reference: Tensor | None) -> list[str]:
+    """PSNR of the first image; none without a reference of its size."""
+    if reference is None or reference.shape[-2:] != images.shape[-2:]:
+        return []
+    return [f"{psnr(images[:1], reference[:1]).item():.1f} dB"]
 
 
 def loss_curve(

@@ -58,11 +58,9 @@ class InversionPanel(RunPanel):
             "lr": log_slider("learning rate", 0.1, -2, 0, zero=False),
             "seed": seed_box(),
         }
-        weights = {name: WEIGHTS.get(name, 0.0) for name in ("l1", "perceptual", "delta")}
-        if features is None:
-            del weights["perceptual"]
-        else:
-            self.presets = PRESETS
+        self.presets = {} if features is None else PRESETS
+        names = [name for name in ("l1", "perceptual", "delta") if features is not None or name != "perceptual"]
+        weights = {name: WEIGHTS.get(name, 0.0) for name in names}
         super().__init__(controls, weights, photos=photos, out=out, values=values)
 
     def _layer_controls(self) -> dict[str, widgets.Widget]:

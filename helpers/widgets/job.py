@@ -23,25 +23,19 @@ class Job:
     Only one job of a process runs: starting another one stops it. Two would share the cores, and a panel whose cell
     was run again would continue unseen.
 
-    make_iterator: returns the iterable of steps; called in the thread, because the start may take long. record: what
-    ``history`` keeps of each step. ended: called in the thread with the iterator after every run that took a step.
+    make_iterator: returns the iterable of steps; called in the thread, because the start may take long. ended: called
+    in the thread with the iterator after every run that took a step.
 
-    Attributes: state, "ready", "running", "paused", then "finished", "stopped" or "failed"; iterator, None until it is
-    made; latest, the last step, None before the first; history; seconds spent in steps; error, what a step or
-    ``ended`` raised.
+    Attributes: state, "ready", "running", "paused", then "finished", "stopped" or "failed"; iterator and latest, its
+    last step, both None at first; history, the losses of every step; seconds spent in steps; error that was raised.
     """
 
     current: Job | None = None
 
-    def __init__(
-        self,
-        make_iterator: Callable[[], Iterable],
-        record: Callable[[Any], Any] = losses_of,
-        ended: Callable[[Any], None] = lambda iterator: None,
-    ):
-        self.make_iterator, self.record, self.ended = make_iterator, record, ended
+    def __init__(self, make_iterator: Callable[[], Iterable], ended: Callable[[Any], None] = lambda iterator: None):
+        self.make_iterator, self.ended = make_iterator, ended
         self.state, self.iterator, self.latest, self.error = "ready", None, None, None
-        self.history: list = []
+        self.history: list[dict[str, float]] = []
         self.seconds, self._turn = 0.0, 0  # a step of an earlier turn, from before a pause, is not taken
         self._done = threading.Event()
 
@@ -95,7 +89,7 @@ class Job:
                 self.seconds += time.perf_counter() - started
                 if step is END:
                     return self._end("finished")
-                self.history.append(self.record(step))
+                self.history.append(losses_of(step))
                 self.latest = step
             THREAD.submit(self._step, turn)
         except Exception as error:  # would vanish with the thread; whoever watches shows it

@@ -8,20 +8,11 @@ import ipywidgets as widgets
 import torch
 from torch import Tensor
 
+from helpers import noise
 from helpers.encoder import load_encoder
 from helpers.generators import Generator
 from helpers.latents import Latents
 from helpers.metrics import psnr
-from helpers.noise import (
-    NOISE_LR,
-    ORDERS,
-    REGULARISATION,
-    NoiseSearch,
-    check_noise_maps,
-    fresh_noise_psnr,
-    noise_inversion,
-    partly_fitted,
-)
 from helpers.optimizers import OPTIMIZERS
 from helpers.weights import registry
 from helpers.widgets.canvas import DrawingCanvas
@@ -39,7 +30,7 @@ def noise_slider(generator: Generator, latents: Latents, target: Tensor) -> Expl
     """
 
     def draw(amount: float, level: int) -> tuple[Latents, dict[str, Tensor]]:
-        partly = partly_fitted(generator, latents[0], amount, level)
+        partly = noise.partly_fitted(generator, latents[0], amount, level)
         image = generator.synthesize(partly).clamp(0, 1)
         return partly, {"photo": target, f"{psnr(image, target).item():.1f} dB": image}
 
@@ -59,20 +50,23 @@ class NoisePanel(RunPanel):
     ``optimize_noise(generator, panel.target, panel.latents, where=panel.where, **panel.settings)``.
     """
 
-    function, choosers = "helpers.noise.optimize_noise", ("photo",)
-    presets = {"Unit variance": {"regularise": REGULARISATION}, "One rate for all": {"per_layer": False, "lr": 5.0}}
+    function, choosers, grouped = "helpers.noise.optimize_noise", ("photo",), False
+    presets = {
+        "Unit variance": {"regularise": noise.REGULARISATION},
+        "One rate for all": {"per_layer": False, "lr": 5.0},
+    }
 
     def __init__(self, generator: Generator, photos: dict[str, tuple[Tensor, Latents]], *, out: str | Path = OUT,
                  **values):  # fmt: skip
-        check_noise_maps(generator)
+        noise.check_noise_maps(generator)
         self.generator, self.starts = generator, {name: latents for name, (_, latents) in photos.items()}
         images = {name: photo for name, (photo, _) in photos.items()}
         self.canvas = DrawingCanvas(next(iter(images.values())), "mask", width=COLUMN)
         controls = {
             "photo": control("photo", list(photos)),
-            "order": control("order", list(ORDERS)),
+            "order": control("order", list(noise.ORDERS)),
             "steps": control("steps", (10, 1000, 10), 300),
-            "lr": log_slider("learning rate", NOISE_LR, -3, 1, zero=False),
+            "lr": log_slider("learning rate", noise.NOISE_LR, -3, 1, zero=False),
             "optimizer": control("optimizer", list(OPTIMIZERS[:2])),
             "per_layer": control("in units of", [("activations", True), ("noise", False)]),
         }
@@ -97,19 +91,14 @@ class NoisePanel(RunPanel):
         mask = self.canvas.mask(self.generator.resolution).to(self.generator.device)
         return mask if mask.any() else None
 
-    @property
-    def settings(self) -> dict:
-        values = super().settings
-        return values | values.pop("weights")
-
     def arguments(self) -> str:
         name = self.controls["photo"].value
         return f"panel.generator, panel.photo({name!r}), panel.start_of({name!r}), where=panel.where"
 
-    def make(self, settings: dict) -> NoiseSearch:
-        return noise_inversion(self.generator, self.target, self.latents, where=self.where, **settings)
+    def make(self, settings: dict) -> noise.NoiseSearch:
+        return noise.noise_inversion(self.generator, self.target, self.latents, where=self.where, **settings)
 
-    def change(self, run: NoiseSearch, weights: dict[str, float]) -> None:
+    def change(self, run: noise.NoiseSearch, weights: dict[str, float]) -> None:
         run.regularise = weights["regularise"]
         run.forget_best()
 
@@ -124,5 +113,5 @@ class NoisePanel(RunPanel):
     def remember(self, result) -> None:
         """As in every panel, and the measure of honesty: what the latents hold without their fitted maps."""
         super().remember(result)
-        value = fresh_noise_psnr(self.generator, self.target, result.latents).item()
+        value = noise.fresh_noise_psnr(self.generator, self.target, result.latents).item()
         self.message.value = text_html(f"With fresh noise instead of the fitted maps: {value:.1f} dB.")

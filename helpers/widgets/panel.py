@@ -12,8 +12,11 @@ A lesson's panel is little more than its controls; style.py is the shortest. Wit
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping
+import io
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import wait
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,33 +31,45 @@ from helpers.states import State, load_state, plain, save_state
 from helpers.video import write_gif, write_mp4
 from helpers.widgets import parts
 from helpers.widgets.canvas import DrawingCanvas
-from helpers.widgets.parts import button_row, column, columns, sheet_of
-from helpers.widgets.run import PAGE, RunBox, decibel
+from helpers.widgets.html import PAGE, decibel, error_html, page_html, progress_html, sheet_of, status_html, text_html
+from helpers.widgets.job import Job
+from helpers.widgets.live import LiveView
+from helpers.widgets.parts import button_row, column, columns
 from helpers.widgets.upload import PhotoUpload, Square, face_square, uploaded_files
 
 UPLOADED = "uploaded.safetensors"
 LATEST = "latest.safetensors"  # the state after every run: restarting the kernel loses no result, ``load`` it
 OUT = "output/panels"
+PATIENCE, AGAIN = 0.1, 0.05  # seconds to wait for the image of a long step, and before it is asked for again
+PACE = 0.3  # seconds between two frames, so that a run that is watched keeps nearly all of its speed
+FRAMES = 120  # kept for a GIF or MP4; a longer run keeps every second, every fourth, ...
 FEATHER = "feather of "  # a canvas, among the settings of a state
 
 
-class RunPanel(RunBox):
+class RunPanel(widgets.VBox):
     """Controls around a run, and below it: before and after, history, candidates, code, files.
 
     A panel sets: function, the full name of what does the same without the panel, and then, code after the call;
-    choosers, controls that choose a photo; aside, controls that are not options of the function; presets, values of
-    controls by name ("Reset" is always there); powers, lowest and highest power of ten of each weight.
+    choosers, controls that choose a photo; aside, controls that are not options of the function; grouped, whether the
+    weights are one option; presets, values of controls by name ("Reset" is always there); title of the reference;
+    labels of weights, if not their names; powers, lowest and highest power of ten of each weight.
 
     controls: name to widget with a ``value``; disabled during a run. weights: name to first value of the loss weights:
     log sliders that stay enabled. out: folder for what is saved. values: first values of controls by name; raises
     ValueError for an unknown name.
+
+    Attributes: job, the last run, None before; result, the best so far while it runs; before, the reference when it
+    started; frames, the images that were shown, for a film.
     """
 
-    function, then = "", ""
+    function, then, title = "", "", "target"
     choosers: tuple[str, ...] = ()
     aside: tuple[str, ...] = ()
     presets: Mapping[str, Mapping[str, Any]] = {}
+    labels: Mapping[str, str] = {}
     powers: Mapping[str, tuple[int, int]] = {}
+    grouped = True
+    job: Job | None = None
 
     def __init__(
         self,
@@ -73,7 +88,10 @@ class RunPanel(RunBox):
         if unknown := set(values or {}) - set(self.controls):
             raise ValueError(f"the controls are {', '.join(self.controls)}; got {', '.join(sorted(unknown))}.")
         super().__init__()
-        self._restored = self._ended = None
+        self.frames: list[Tensor] = []
+        self.before: Tensor | None = None
+        self._restored = self._ended = self._drawn = self._coming = None
+        self._html, self.view, self.message = "", LiveView(self._frame), widgets.HTML()
         self.candidates, self.history = parts.Gallery(self.choose_candidate), parts.Gallery(self.restore)
         self.compare, self.saved = parts.BeforeAfter(), widgets.HTML()
         self.code = widgets.Textarea(layout=widgets.Layout(width="100%", height="260px"))
@@ -88,11 +106,16 @@ class RunPanel(RunBox):
 
     # --- what a panel says ------------------------------------------------------------------------------------------
 
+    def make(self, settings: dict) -> Iterable:
+        """The iterator that runs; called in the job's thread at every start."""
+        raise NotImplementedError
+
     def arguments(self) -> str:
         """Positional arguments of ``function`` as code, in which ``panel`` is this panel."""
         return ""
 
     def reference(self) -> Tensor | None:
+        """The image (1, 3, H, W) in [0, 1] to show with the result and to take the PSNR to, or None."""
         return self.target if self.choosers else None
 
     def react(self, name: str) -> None:
@@ -121,7 +144,13 @@ class RunPanel(RunBox):
 
     def _lay_out(self) -> None:
         """Start and the result at the top, next to the canvas or the controls; the pages below."""
-        run = column(*self.children, width=PAGE)
+        row = button_row({"Start": self.start, "Pause": self.pause, "Stop": self.stop}, self.guard)
+        row.layout.max_width = f"{PAGE // 2}px"
+        for button in row.children:
+            button.layout.flex = "1 1 0"
+        self.buttons = dict(zip(("start", "pause", "stop"), row.children, strict=True))
+        self.buttons["start"].button_style = "primary"
+        run = column(row, self.message, self.view, width=PAGE)
         presets = {name: functools.partial(self.set, values) for name, values in self.presets.items()}
         settings = [control for name, control in self.controls.items() if name not in self.weight_names]
         weights = [*(self.controls[name] for name in self.weight_names), button_row(presets, self.guard)]
@@ -157,10 +186,11 @@ class RunPanel(RunBox):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Options of ``function``: the values, of which the weights are a dictionary, without photos and ``aside``."""
+        """What the controls say, as options of ``function``."""
         values = {name: value for name, value in self.values.items() if name not in (*self.choosers, *self.aside)}
-        weights = {name: values.pop(name) for name in self.weight_names}
-        return {**values, "weights": weights} if weights else values
+        if self.grouped and self.weight_names:
+            values["weights"] = {name: values.pop(name) for name in self.weight_names}
+        return values
 
     def set(self, values: Mapping[str, Any]) -> None:
         """Set controls by name; "weights" may be a dictionary among them, other names are ignored."""
@@ -195,9 +225,63 @@ class RunPanel(RunBox):
         for chooser in self.choosers:
             parts.reoption(self.controls[chooser], list(self.photos))
 
-    # --- results ----------------------------------------------------------------------------------------------------
+    # --- run --------------------------------------------------------------------------------------------------------
 
-    def changed(self) -> None:
+    def guard(self, function: Callable[[], Any], _=None) -> None:
+        """Call it from a callback, where what it prints and raises would vanish: show that instead."""
+        self.message.value, printed = "", io.StringIO()
+        try:
+            with contextlib.redirect_stdout(printed):
+                function()
+        except Exception as error:
+            self.message.value = error_html(error)
+        if text := printed.getvalue().strip():
+            self.message.value += text_html(text)
+
+    @property
+    def alive(self) -> bool:
+        return self.job is not None and self.job.alive
+
+    @property
+    def result(self):
+        if self.job is None or self.job.latest is None:
+            return None
+        return self.job.call(self.job.iterator.result).result()
+
+    def start(self) -> None:
+        """Start a run, or continue after a pause."""
+        if not self.alive:
+            self._frame()  # of a run whose end no browser saw
+            self.frames, self.before, self._coming = [], self.reference(), None
+            self.job = Job(lambda: self.make(self.settings), ended=self.ended)
+        self.job.start()
+        self._enable()
+        self.view.running = True
+
+    def pause(self) -> None:
+        """Halt after the current step."""
+        if self.job:
+            self.job.pause()
+            self._enable()
+
+    def stop(self) -> None:
+        """End after the current step; the best so far is kept."""
+        if self.job:
+            self.job.stop()
+            self._frame()
+
+    def close(self) -> None:
+        if self.job:
+            self.job.stop()
+        super().close()
+
+    def _enable(self) -> None:
+        """What can be pressed now; a result that is new goes to the history."""
+        state = self.job.state
+        self.buttons["start"].disabled = state == "running"
+        self.buttons["start"].description = "Continue" if state == "paused" else "Start"
+        self.buttons["pause"].disabled = state != "running"
+        self.buttons["stop"].disabled = not self.alive
         for name, control in self.controls.items():
             control.disabled = self.alive and name not in self.weight_names
         if self.alive:
@@ -207,6 +291,53 @@ class RunPanel(RunBox):
             if self.job.latest is not None:
                 self.remember(self.result)
 
+    # --- images -----------------------------------------------------------------------------------------------------
+
+    def show(self, images: Tensor | None = None, title: str = "result") -> None:
+        """Images next to the reference, or the reference alone, unless something runs."""
+        if not self.alive:
+            below = status_html("Press Start.", 0) if images is None else ""
+            self.view.html = page_html(title, images, self.title, self.reference(), below)
+
+    def _frame(self) -> tuple[str | None, float]:
+        """The next frame, None if a long step keeps it, and the seconds until it makes sense to ask for another.
+
+        Drawn between two steps by the job's thread: in parallel, both are slower.
+        """
+        job = self.job
+        if job is None or self._drawn == (now := (job, job.state, len(job.history))):
+            return self._html, PACE
+        try:
+            if job.latest is None or not job.alive:
+                self._html = self._draw(job)
+            else:
+                self._coming = self._coming or job.call(functools.partial(self._draw, job))
+                if not wait([self._coming], PATIENCE).done:
+                    return None, AGAIN
+                coming, self._coming = self._coming, None
+                self._html = coming.result()
+        except Exception as error:  # would vanish, as in any callback
+            self._html = error_html(error)
+        self._drawn = now
+        if now[1] == job.state and not job.alive:
+            self.guard(self._enable)
+            self.view.html, self.view.running = self._html, False
+        return self._html, PACE
+
+    @torch.no_grad()
+    def _draw(self, job: Job) -> str:
+        title, images = "result", None
+        if job.latest is not None:
+            title = f"step {job.latest.number}" if job.alive else "best result"
+            images = job.latest.images() if job.alive else job.iterator.result().images
+            self.frames.append(sheet_of(images).cpu())
+            if len(self.frames) > FRAMES:
+                self.frames = self.frames[::2]
+        below = progress_html(job, images, self.before, self.labels)
+        return page_html(title, images, self.title, self.before, below)
+
+    # --- results ----------------------------------------------------------------------------------------------------
+
     def remember(self, result) -> None:
         """The result of a run as an entry of the history, and its candidates."""
         quality = decibel(result.images, self.before)
@@ -215,17 +346,13 @@ class RunPanel(RunBox):
         if len(result.images) > 1:
             for index, image in enumerate(result.images.split(1)):
                 self.candidates.add(image, f"no. {index + 1}", index)
-        self._show_before(result.images[:1])
+        self.compare.show(self.before, result.images[:1])
 
     def choose_candidate(self, index: int) -> None:
         """Show and compare one of a batch of results."""
         image = self.result.images[index : index + 1]
         self.show(image, f"no. {index + 1}")
-        self._show_before(image)
-
-    def _show_before(self, image: Tensor) -> None:
-        if self.before is not None:
-            self.compare.show(self.before[:1], image)
+        self.compare.show(self.before, image)
 
     def _add_to_history(self, text: str, state: State) -> None:
         if "image" in state.pictures:

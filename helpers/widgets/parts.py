@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import base64
 import functools
-import math
 import mimetypes
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -16,15 +15,12 @@ import ipywidgets as widgets
 import torch
 from torch import Tensor
 
-from helpers.images import grid, resize
-from helpers.widgets.html import jpeg_url
+from helpers.images import resize
+from helpers.widgets.html import CANDIDATE, jpeg_url
 
 WRAP = {"flex_flow": "row wrap", "align_items": "flex-start"}
 COLUMN = 300  # pixels on the screen: of controls or a canvas
-RESULT = 256  # pixels on the screen of a result and of what it is compared with
-CANDIDATE = 100  # pixels on the screen of each of several results, and of a thumbnail
 COMPARED = 320  # pixels on the screen of before and after
-MOST = 16  # images of a batch that are shown
 KEPT = 24  # entries of a gallery: older ones drop out
 THUMB = f"width:{CANDIDATE}px;height:{CANDIDATE}px;object-fit:contain;image-rendering:pixelated;display:block"
 
@@ -132,10 +128,11 @@ class BeforeAfter(widgets.VBox):
         for slider in (self.line, self.zoom):
             slider.observe(self._show, "value")
 
-    def show(self, before: Tensor, after: Tensor) -> None:
-        """Compare two images (1, 3, H, W) in [0, 1]; the first is resized to the second."""
-        self._images = resize(before, tuple(after.shape[-2:])).cpu(), after.cpu()
-        self._show()
+    def show(self, before: Tensor | None, after: Tensor) -> None:
+        """Compare two images (1, 3, H, W) in [0, 1], if there are two; the first is resized to the second."""
+        if before is not None:
+            self._images = resize(before[:1], tuple(after.shape[-2:])).cpu(), after.cpu()
+            self._show()
 
     def _show(self, _=None) -> None:
         if self._images is not None:
@@ -144,16 +141,6 @@ class BeforeAfter(widgets.VBox):
             both = torch.cat([before[..., :at], after[..., at:]], -1)
             style = f"width:{COMPARED * self.zoom.value:.0f}px;max-width:none;image-rendering:pixelated"
             self.view.value = f'<img src="{jpeg_url(both)}" alt="before | after" style="{style}">'
-
-
-def sheet_of(images: Tensor) -> Tensor:
-    """One image of a batch: its only image, or a nearly square grid of the first ones."""
-    return grid(images[:MOST], padding=1)
-
-
-def width_of(images: Tensor) -> int:
-    """Pixels on the screen of ``sheet_of(images)``, so that each of several can be told from the others."""
-    return max(RESULT, math.ceil(math.sqrt(min(len(images), MOST))) * CANDIDATE)
 
 
 # --- settings and files ----------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from helpers.generators import Generator
 from helpers.latents import Latents, interpolate
-from helpers.widgets.html import figure_html, row_html
-from helpers.widgets.parts import RESULT, control, seed_box
+from helpers.widgets.html import RESULT, figure_html, row_html
+from helpers.widgets.parts import control, seed_box
 
 
 class Explorer(widgets.VBox):

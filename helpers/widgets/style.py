@@ -6,17 +6,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from helpers import style_transfer
 from helpers.images import resize
 from helpers.optimizers import OPTIMIZERS
-from helpers.style_transfer import (
-    COLOURS,
-    CONTENT_LAYERS,
-    STYLE_LAYERS,
-    STYLE_WEIGHT,
-    StyleOptions,
-    StyleTransfer,
-    check_weights,
-)
 from helpers.style_transfer.statistics import STATISTICS
 from helpers.widgets.panel import OUT, RunPanel
 from helpers.widgets.parts import control, seed_box
@@ -24,11 +16,11 @@ from helpers.widgets.upload import Square, central
 
 SIZES = (64, 96, 128, 192, 256, 384, 512)
 GROUPS = {
-    "1_1 … 5_1": STYLE_LAYERS,
-    "1_1 … 4_1": STYLE_LAYERS[:4],
-    "1_1 … 3_1": STYLE_LAYERS[:3],
+    "1_1 … 5_1": style_transfer.STYLE_LAYERS,
+    "1_1 … 4_1": style_transfer.STYLE_LAYERS[:4],
+    "1_1 … 3_1": style_transfer.STYLE_LAYERS[:3],
     "1_1, 1_2": ("conv1_1", "conv1_2"),
-    "4_1, 5_1": STYLE_LAYERS[3:],
+    "4_1, 5_1": style_transfer.STYLE_LAYERS[3:],
 }
 
 
@@ -40,7 +32,7 @@ class StylePanel(RunPanel):
     """
 
     function, title, choosers = "helpers.style_transfer.stylize", "content", ("content",)
-    aside = ("size", "style")
+    aside, grouped = ("size", "style"), False
     labels = {"content_weight": "content weight", "style_weight": "style weight", "tv_weight": "smoothness"}
     powers = {"style_weight": (-1, 3), "tv_weight": (-1, 3)}
     presets = {
@@ -51,22 +43,23 @@ class StylePanel(RunPanel):
     def __init__(self, features, photos: dict[str, Tensor], styles: dict[str, Tensor], *, out: str | Path = OUT,
                  **values):  # fmt: skip
         self.features, self.styles = features, dict(styles)
-        layers = [("3_3 and 4_2", CONTENT_LAYERS), *((layer, (layer,)) for layer in features.layers)]
+        layers = [("3_3 and 4_2", style_transfer.CONTENT_LAYERS), *((layer, (layer,)) for layer in features.layers)]
         controls = {
             "content": control("content", list(photos)),
             "style": control("style", list(styles)),
             "size": control("size", list(SIZES), 128),
             "content_layers": control("content layer", layers),
             "style_layers": control("style layers", list(GROUPS.items())),
-            "statistic": control("statistic", [*STATISTICS, "patches"], StyleOptions.statistic),
-            "colour": control("colour", list(COLOURS)),
+            "statistic": control("statistic", [*STATISTICS, "patches"], style_transfer.StyleOptions.statistic),
+            "colour": control("colour", list(style_transfer.COLOURS)),
             "style_scale": control("style scale", (0.5, 2.0, 0.25), 1.0),
             "init": control("start", ["content", "noise"]),
             "optimizer": control("optimizer", list(OPTIMIZERS[::-1])),
-            "steps": control("steps", (10, 500, 10), StyleOptions.steps),
+            "steps": control("steps", (10, 500, 10), style_transfer.StyleOptions.steps),
             "seed": seed_box(),
         }
-        weights = {"content_weight": 1.0, "style_weight": STYLE_WEIGHT, "tv_weight": STYLE_WEIGHT}
+        weight = style_transfer.STYLE_WEIGHT
+        weights = {"content_weight": 1.0, "style_weight": weight, "tv_weight": weight}
         super().__init__(controls, weights, photos=photos, out=out, values=values)
 
     def react(self, name: str) -> None:
@@ -85,15 +78,11 @@ class StylePanel(RunPanel):
         photo = f"helpers.images.resize(panel.photos[{values['content']!r}], {values['size']})"
         return f"panel.features, {photo}, [panel.styles[{values['style']!r}]]"
 
-    @property
-    def settings(self) -> dict:
-        values = super().settings
-        return values | values.pop("weights")
+    def make(self, settings: dict) -> style_transfer.StyleTransfer:
+        styles = [self.styles[self.controls["style"].value]]
+        return style_transfer.StyleTransfer(self.features, self.target, styles, **settings)
 
-    def make(self, settings: dict) -> StyleTransfer:
-        return StyleTransfer(self.features, self.target, [self.styles[self.controls["style"].value]], **settings)
-
-    def change(self, run: StyleTransfer, weights: dict[str, float]) -> None:
+    def change(self, run: style_transfer.StyleTransfer, weights: dict[str, float]) -> None:
         """Under the criterion's own names."""
-        check_weights(named := {name.removesuffix("_weight"): value for name, value in weights.items()})
+        style_transfer.check_weights(named := {name.removesuffix("_weight"): value for name, value in weights.items()})
         super().change(run, named)

@@ -27,7 +27,7 @@ from helpers.generators import load_generator
 from helpers.inversion import Inversion
 from helpers.latents import Latents
 from helpers.photos import demo_cat
-from helpers.widgets import job, run as module
+from helpers.widgets import html, job
 from helpers.widgets.inversion import InversionPanel
 from helpers.widgets.sliders import interpolation_slider, truncation_slider
 from helpers.widgets.upload import PhotoUpload
@@ -192,7 +192,7 @@ CHECKS = [*SHORT, *(pytest.param(check, marks=pytest.mark.long) for check in (hi
 FAULTS = {  # what replaces what, and the check that must find it
     "dead stop": (frames, "job.Job", "stop", "lambda self, timeout=0.5: False"),
     "deaf pause": (pause, "job.Job", "pause", "lambda self: None"),
-    "frozen view": (frames, "module", "sheet_of", "lambda images: module.torch.zeros(1, 3, 64, 64)"),
+    "frozen view": (frames, "html", "sheet_of", "lambda images: torch.zeros(1, 3, 64, 64)"),
     "weights lost": (weights, "panel", "change", "lambda run, weights: None"),
     "best lost": (pause, "Inversion", "_best", "lambda self: self.base"),
     "old settings lost": (history, "panel", "set", "lambda values: None"),

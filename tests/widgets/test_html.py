@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from helpers.widgets import parts
-from helpers.widgets.html import figure_html, jpeg_url, loss_curve
+from helpers.widgets.html import figure_html, jpeg_url, loss_curve, sheet_of, width_of
 
 
 def pixels_of(html):
@@ -68,8 +68,8 @@ def test_titles_cannot_bring_markup():
 @pytest.mark.parametrize("count", [1, 2, 8, 16, 32])
 def test_each_of_several_results_is_at_least_96_pixels_wide(count):
     images = torch.zeros(count, 3, 4, 4)
-    columns = (parts.sheet_of(images).shape[-1] + 1) // 5
-    assert parts.width_of(images) >= max(256, 96 * columns)
+    columns = (sheet_of(images).shape[-1] + 1) // 5
+    assert width_of(images) >= max(256, 96 * columns)
 
 
 def test_a_gallery_drops_its_oldest(monkeypatch):

@@ -2,23 +2,25 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from helpers.widgets.job import Job
 from tests.support.waiting import PATIENCE, until
 
 
-def numbers(count=100_000):
+def steps(count=100_000):
     for number in range(1, count + 1):
         time.sleep(0.0005)
-        yield number
+        yield SimpleNamespace(number=number, parts={}, total=torch.tensor([number - 1.0, number + 1.0]))
 
 
 @pytest.fixture
 def counting():
     """A job that counts up to 100,000 and has begun."""
-    job = Job(numbers, record=int)
+    job = Job(steps)
     job.start()
     until(lambda: job.latest)
     return job
@@ -26,11 +28,11 @@ def counting():
 
 def test_a_job_runs_to_its_end_in_another_thread():
     threads = []
-    job = Job(lambda: (threads.append(threading.current_thread()) or n for n in range(5)), record=lambda n: 10 * n)
+    job = Job(lambda: (threads.append(threading.current_thread()) or step for step in steps(5)))
     assert (job.state, job.latest, job.alive) == ("ready", None, False)
     job.start()
-    assert job.wait(PATIENCE)
-    assert (job.state, job.latest, job.history) == ("finished", 4, [0, 10, 20, 30, 40])
+    assert job.wait(PATIENCE) and job.state == "finished" and job.latest.number == 5 and job.seconds > 0
+    assert job.history == [{"total": number} for number in (1, 2, 3, 4, 5)]  # the mean of the batch
     assert threading.current_thread() not in threads and len(set(threads)) == 1
 
 
@@ -39,7 +41,7 @@ def test_stop_ends_it_at_once_and_keeps_the_last_step(counting, paused):
     if paused:
         counting.pause()
     assert counting.stop(PATIENCE) and counting.stop(PATIENCE)
-    assert counting.state == "stopped" and 1 <= counting.latest == len(counting.history) < 100_000
+    assert counting.state == "stopped" and 1 <= counting.latest.number == len(counting.history) < 100_000
 
 
 def test_a_pause_halts_it_and_start_continues(counting):
@@ -48,40 +50,37 @@ def test_a_pause_halts_it_and_start_continues(counting):
         counting.start()
     counting.pause()
     assert counting.call(lambda: None).result(PATIENCE) is None  # the current step has ended
-    number = counting.latest
+    number = counting.latest.number
     time.sleep(0.05)
-    assert (counting.state, counting.latest) == ("paused", number)
+    assert (counting.state, counting.latest.number) == ("paused", number)
     counting.start()
-    until(lambda: counting.latest > number)
-    assert counting.history[: number + 1] == list(range(1, number + 2))
+    until(lambda: counting.latest.number > number)
+    assert [losses["total"] for losses in counting.history[: number + 1]] == list(range(1, number + 2))
 
 
-@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("count", [0, 2])
 @pytest.mark.parametrize("ended", [list, lambda _: 1 / 0])
-def test_an_exception_is_kept(steps, ended):
+def test_an_exception_is_kept(count, ended):
     def run():
-        if not steps:
-            raise ValueError("no start")
-        yield from range(steps)
+        yield from steps(count)
         raise ValueError("no end")
 
-    job = Job(run, int, ended)
+    job = Job(run, ended)
     job.start()
-    assert job.wait(PATIENCE) and job.state == "failed" and len(job.history) == steps
-    assert isinstance(job.error, ValueError if ended is list or not steps else ZeroDivisionError)
+    assert job.wait(PATIENCE) and job.state == "failed" and len(job.history) == count
+    assert isinstance(job.error, ValueError if ended is list or not count else ZeroDivisionError)
 
 
 def test_calls_are_made_between_steps_in_order_and_after_the_end():
     state = {"in step": False}
 
     def run():
-        while True:
-            state["in step"] = True
-            time.sleep(0.001)
+        for step in steps():
             state["in step"] = False
-            yield 0
+            yield step
+            state["in step"] = True
 
-    job = Job(run, record=int)
+    job = Job(run)
     job.start()
     calls = [job.call(lambda i=i: (state["in step"], i)) for i in range(20)]
     assert [call.result(PATIENCE) for call in calls] == [(False, i) for i in range(20)]
@@ -92,6 +91,6 @@ def test_calls_are_made_between_steps_in_order_and_after_the_end():
 
 
 def test_starting_one_job_stops_the_other(counting):
-    second = Job(numbers, record=int)
+    second = Job(steps)
     second.start()
     assert counting.wait(PATIENCE) and counting.state == "stopped" and second.alive

@@ -13,9 +13,8 @@ from helpers.images import read_image
 from helpers.latents import Latents
 from helpers.states import StateError, load_state
 from helpers.widgets.canvas import DrawingCanvas
-from helpers.widgets.panel import LATEST, RunPanel
+from helpers.widgets.panel import FRAMES, LATEST, RunPanel
 from helpers.widgets.parts import control
-from helpers.widgets.run import FRAMES
 from tests.support.waiting import PATIENCE, begin, finish, until
 
 
@@ -168,7 +167,7 @@ def test_an_error_in_the_thread_or_while_drawing_is_shown(panel, monkeypatch):
         html = panel._frame()[0]
     assert "RuntimeError: out of &lt;memory&gt;" in html and "Traceback" not in html
     assert panel.result is None and not panel.buttons["start"].disabled and not panel.view.running
-    monkeypatch.setattr("helpers.widgets.run.psnr", lambda *_: 1 / 0)
+    monkeypatch.setattr("helpers.widgets.html.psnr", lambda *_: 1 / 0)
     assert "ZeroDivisionError" in finish(panel)
 
 
