@@ -16,7 +16,7 @@ from helpers import __main__ as program
 from helpers import paintings
 from helpers.commands import style as module
 from helpers.commands.common import app
-from helpers.features import CONFIGS, Features, load_features
+from helpers.features import CONFIGS, load_features
 from helpers.images import read_image, write_image
 from helpers.style_transfer import StyleOptions
 from staff.benchmarks import style as bench
@@ -39,11 +39,9 @@ def photos(tmp_path):
 def run(monkeypatch, *arguments):
     """The exit code of the command line."""
     monkeypatch.setattr(sys, "argv", ["helpers", *map(str, arguments)])
-    try:
+    with pytest.raises(SystemExit) as stop:
         program.main()
-    except SystemExit as stop:
-        return stop.code or 0
-    return 0
+    return stop.value.code or 0
 
 
 def test_every_photo_gets_every_style(monkeypatch, tmp_path, photos, capsys):
@@ -66,15 +64,15 @@ def test_layers_are_written_as_in_the_literature():
 def test_a_film_of_the_process_is_written(tmp_path, photos):
     settings = SMALL | {"steps": 4, "pyramid": 8, "content_layers": 3, "style_layers": [1, 3]}
     module.stylize_photos(photos[:1], ["glass"], tmp_path, film=True, **settings)
-    assert (tmp_path / "wide-glass.gif").stat().st_size > 1000 and (tmp_path / "wide-glass.mp4").stat().st_size > 1000
+    assert all((tmp_path / f"wide-glass.{suffix}").stat().st_size > 1000 for suffix in ("gif", "mp4"))
 
 
 def test_masks_leave_the_rest_alone(tmp_path, photos):
     write_image(tmp_path / "mask.png", torch.cat([torch.ones(1, 1, 30, 30), torch.zeros(1, 1, 30, 30)], 3))
     settings = SMALL | {"size": 60, "masks": [tmp_path / "mask.png"]}
     module.stylize_photos(photos[:1], ["glass"], tmp_path / "out", **settings)
-    ours, photo = read_image(tmp_path / "out" / "wide-glass.png"), read_image(photos[0])
-    assert (ours - photo).abs()[..., 32:].max() < 0.01 and (ours - photo).abs()[..., :28].mean() > 0.02
+    apart = (read_image(tmp_path / "out" / "wide-glass.png") - read_image(photos[0])).abs()
+    assert apart[..., 32:].max() < 0.01 and apart[..., :28].mean() > 0.02
 
 
 @pytest.mark.parametrize(
@@ -85,6 +83,7 @@ def test_masks_leave_the_rest_alone(tmp_path, photos):
         (["--size", "12"], "at least 8x8 pixels, got 6x12"),
         (["--colour", "sepia"], "luminance"),
         (["--weights", "a,b"], "numbers with commas"),
+        (["--weights", "1,2"], "1 styles need 1 weights"),
         (["--style", "no-such-style"], "no-such-style"),
     ],
 )
@@ -104,16 +103,13 @@ def test_bad_photos_are_named_and_the_others_done(tmp_path, photos):
     assert (tmp_path / "out" / "grey-glass.png").is_file()
 
 
-def test_two_styles_of_one_name_give_two_images(tmp_path, photos):
+def test_two_styles_of_one_name_give_two_images_and_patches_need_more_than_one_colour(tmp_path, photos):
     styles = [tmp_path / folder / "style.png" for folder in ("a", "b")]
     for seed, style in enumerate(styles, 1):
         write_image(style, pictures(seed=seed))
     rows = module.stylize_photos(photos[:1], styles, tmp_path / "out", **SMALL)
     assert [row["image"] for row in rows] == ["wide-style.png", "wide-style-2.png"]
     assert not torch.equal(*(read_image(tmp_path / "out" / row["image"]) for row in rows))
-
-
-def test_patches_of_a_style_of_one_colour_are_refused(tmp_path, photos):
     write_image(tmp_path / "flat.png", torch.full((1, 3, 40, 40), 0.5))
     with pytest.raises(ValueError, match="single colour"):
         module.stylize_photos(photos[:1], [tmp_path / "flat.png"], tmp_path / "out", statistic="patches", **SMALL)
@@ -121,8 +117,8 @@ def test_patches_of_a_style_of_one_colour_are_refused(tmp_path, photos):
 
 def test_every_option_of_the_search_is_an_option_of_the_command():
     shown = {flag for p in typer.main.get_command(app).commands["style"].params for flag in p.opts}
-    fields = [field for field in dataclasses.fields(StyleOptions) if field.name != "style_weights"]
-    assert {f"--{field.name.replace('_', '-')}" for field in fields} <= shown
+    fields = [field.name for field in dataclasses.fields(StyleOptions) if field.name != "style_weights"]
+    assert {f"--{name.replace('_', '-')}" for name in fields} <= shown
 
 
 # --- paintings -------------------------------------------------------------------------------------------------------
@@ -165,14 +161,10 @@ def commons(monkeypatch):
 
 def test_a_painting_is_fetched_once(commons, tmp_path, photos):
     commons.answer = 200, photos[2].read_bytes()
-    for _ in range(2):
-        path = paintings.fetch("kiss", tmp_path)
-    (asked, agent) = commons.asked[0]
-    assert path == tmp_path / "kiss.jpg" and len(commons.asked) == 1 and "course" in agent
-    assert (
-        asked
-        == "/wiki/Special:FilePath/The%20Kiss%20-%20Gustav%20Klimt%20-%20Google%20Cultural%20Institute.jpg?width=1024"
-    )
+    assert [paintings.fetch("kiss", tmp_path) for _ in range(2)] == [tmp_path / "kiss.jpg"] * 2
+    ((asked, agent),) = commons.asked
+    file = "The%20Kiss%20-%20Gustav%20Klimt%20-%20Google%20Cultural%20Institute.jpg"
+    assert asked == f"/wiki/Special:FilePath/{file}?width=1024" and "course" in agent
     assert list(paintings.fetched(16, tmp_path)) == ["kiss"]
 
 
@@ -184,7 +176,7 @@ def test_a_failed_download_leaves_nothing_and_names_the_painting(commons, tmp_pa
     assert commons.asked and not list(tmp_path.iterdir())
 
 
-def test_data_fetch_goes_on_after_a_failure_and_says_so(commons, monkeypatch, tmp_path, capsys, photos):
+def test_data_fetch_continues_after_a_failure_and_says_so(commons, monkeypatch, tmp_path, capsys, photos):
     monkeypatch.setattr(paintings, "FOLDER", tmp_path)
     assert run(monkeypatch, "data", "fetch", "scream", "kiss") == 2
     error = capsys.readouterr().err.strip()
@@ -198,15 +190,11 @@ def test_data_fetch_goes_on_after_a_failure_and_says_so(commons, monkeypatch, tm
 
 def test_the_plain_loop_minimises_what_the_tutorial_says():
     network, content, style = load_features("vgg19-slim"), pictures(1, (32, 32)), pictures(1, (32, 32), 1)
-    loop = bench.plain_loop(network, content, style)
+    loop, first = bench.plain_loop(network, content, style), 0
     losses = [next(loop).item() for _ in range(8)]
-    found, goal = (network(picture, [1, 3, 5, 9, 13]) for picture in (content, style))
-    first = 0
-    for layer in goal:
-        grams = [
-            values[0].flatten(1) @ values[0].flatten(1).T / values.numel() for values in (found[layer], goal[layer])
-        ]
-        first += 1e6 * (grams[0] - grams[1]).square().mean().item()
+    for pair in zip(*(network(image, [1, 3, 5, 9, 13]).values() for image in (content, style)), strict=True):
+        found, goal = (rows @ rows.T / rows.numel() for rows in (values[0].flatten(1) for values in pair))
+        first += 1e6 * (found - goal).square().mean().item()
     assert losses[0] == pytest.approx(first, rel=1e-3) and losses[-1] < losses[0]
 
 
@@ -215,11 +203,9 @@ def test_the_table_of_speeds_has_ratios_to_the_plain_loop(monkeypatch, tmp_path)
     rows = list(bench.speed(Settings(tmp_path, sizes=(32,), quick=True)))
     assert [row["size"] for row in rows] == [32] * 3 and rows[0]["ratio"] == 1
     assert all(row["ratio"] == pytest.approx(rows[0]["ms"] / row["ms"]) for row in rows)
-    assert isinstance(bench.network_of("vgg19-slim", torch.device("cpu"))[0], Features)
 
 
 def test_a_lattice_is_seen_and_strokes_are_not():
-    rows, columns = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="ij")
     grain = 0.5 + 0.05 * torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(0)).expand(1, 3, -1, -1)
-    grid = grain + 0.03 * torch.cos(2 * torch.pi * columns / 4)
+    grid = grain + 0.03 * torch.cos(2 * torch.pi * torch.arange(128) / 4)
     assert max(bench.lattice(grain).values()) < 2 and bench.lattice(grid)[4] > 5 and bench.lattice(grid)[8] < 2

@@ -1,6 +1,7 @@
 """Feature networks: architecture, naming of layers, what is run, what is frozen, which files are refused."""
 
 import hashlib
+import pathlib
 
 import numpy as np
 import pytest
@@ -10,16 +11,7 @@ from torchvision.models import vgg
 
 from helpers import features as module
 from helpers import weights
-from helpers.features import (
-    CONFIGS,
-    FeatureConfig,
-    FeatureError,
-    Features,
-    fast_copy,
-    fast_dtype,
-    from_torchvision,
-    load_features,
-)
+from helpers.features import CONFIGS, FeatureConfig, FeatureError, Features, fast_copy, fast_dtype, load_features
 from helpers.weights import WeightsError
 
 
@@ -34,7 +26,11 @@ def images():
 
 @pytest.fixture(scope="module")
 def slim():
-    return _randomized(Features(CONFIGS["vgg19-slim"], "vgg19-slim"))
+    network = Features(CONFIGS["vgg19-slim"], "vgg19-slim")
+    for i, conv in enumerate(network.convs):
+        conv.weight.copy_(torch.randn(conv.weight.shape, generator=generator(i)) * (2 / conv.weight[0].numel()) ** 0.5)
+        conv.bias.copy_(torch.randn(conv.bias.shape, generator=generator(i)) * 0.1)
+    return network
 
 
 @pytest.fixture
@@ -43,32 +39,25 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def _randomized(network):
-    for i, conv in enumerate(network.convs):
-        conv.weight.copy_(torch.randn(conv.weight.shape, generator=generator(i)) * (2 / conv.weight[0].numel()) ** 0.5)
-        conv.bias.copy_(torch.randn(conv.bias.shape, generator=generator(i)) * 0.1)
-    return network
-
-
-@pytest.mark.parametrize(("name", "letter"), [("vgg19", "E"), ("vgg16", "D")])
-def test_activations_are_those_of_torchvision(name, letter):
+@pytest.mark.parametrize(("name", "letter", "count"), [("vgg19", "E", 16), ("vgg16", "D", 13)])
+def test_activations_are_those_of_torchvision(name, letter, count):
     reference = vgg.make_layers(vgg.cfgs[letter])
     network = Features(CONFIGS[name], name)
-    network.load_state_dict(from_torchvision({f"features.{k}": v for k, v in reference.state_dict().items()}))
-    picture = torch.rand(1, 3, 33, 48, generator=generator())
-    x = (picture - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(
-        3, 1, 1
-    )
-    expected = {}
+    network.load_state_dict(module.from_torchvision({f"features.{k}": v for k, v in reference.state_dict().items()}))
+    image = torch.rand(1, 3, 33, 48, generator=generator())
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    x, expected = (image - mean) / std, {}
     with torch.no_grad():
         for layer in reference:
             x = layer(x.clone())  # torchvision's ReLU works in place
             if isinstance(layer, torch.nn.Conv2d):
                 expected[len(expected) + 1] = x
-    found = network(picture, range(1, len(expected) + 1))
-    assert list(found) == list(expected) and len(expected) == {"vgg19": 16, "vgg16": 13}[name]
+    found = network(image, range(1, count + 1))
+    assert list(found) == list(expected)
     for number, activation in expected.items():
         torch.testing.assert_close(found[number], activation, atol=1e-5, rtol=1e-5)
+    with pytest.raises(FeatureError, match=f"{name} has no layer {count + 1}; it has 1…{count}"):
+        network(image, count + 1)
 
 
 def test_layers_of_the_slim_network(slim, images):
@@ -85,6 +74,7 @@ def test_layers_of_the_slim_network(slim, images):
 def test_layers_before_and_after_the_relu_come_under_the_keys_asked_for(slim, images):
     found = slim(images, ["conv3_2", "relu3_2"])
     assert found["conv3_2"].min() < 0 and torch.equal(found["relu3_2"], found["conv3_2"].clamp(min=0))
+    assert torch.equal(found["relu3_2"], slim(images, "relu3_2")["relu3_2"])
     for asked, keys in (([np.int64(3), "relu1_1", 3], [3, "relu1_1"]), ("conv1_1", ["conv1_1"]), (4, [4]), ([], [])):
         assert list(slim(images, asked)) == keys
 
@@ -99,17 +89,15 @@ def test_only_layers_up_to_the_last_are_run(slim, images, asked, runs):
     assert calls == list(range(runs))
 
 
-def test_gradients_reach_the_images_and_no_weight(slim, images):
+def test_gradients_reach_the_images_and_no_weight_and_a_batch_is_its_single_images(slim, images):
     images.requires_grad_()
-    slim(images, "conv4_1")["conv4_1"].square().sum().backward()
+    found = slim(images, ["conv4_1", 9])
+    found["conv4_1"].square().sum().backward()
     assert images.grad.abs().sum() > 0
     assert not slim.training
     assert all(p.grad is None and not p.requires_grad for p in slim.parameters())
-
-
-def test_a_batch_is_its_single_images(slim, images):
     singles = torch.cat([slim(image[None], 9)[9] for image in images])
-    torch.testing.assert_close(slim(images, 9)[9], singles, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[9], singles, atol=1e-5, rtol=1e-5)
 
 
 def test_pooling(slim, images):
@@ -138,36 +126,23 @@ def test_unknown_layer_lists_the_valid_ones(slim, images, layer):
         slim(images, [layer])
 
 
-def test_vgg16_ends_at_13(images):
-    with pytest.raises(FeatureError, match="vgg16 has no layer 14; it has 1…13"):
-        Features(FeatureConfig((2, 2, 2, 2, 2), CONFIGS["vgg16"].depths), "vgg16")(images, 14)
-
-
-def test_small_pictures(slim):
-    smallest = torch.rand(1, 3, 16, 16, generator=generator())
-    assert slim(smallest, "conv5_4")["conv5_4"].shape == (1, 128, 1, 1)
-    with pytest.raises(FeatureError, match="conv5_1 needs images of at least 16x16 pixels, got 15x40"):
-        slim(torch.zeros(1, 3, 15, 40), "conv5_1")
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.zeros(1, 3, 15, 40), "conv5_1 needs images of at least 16x16 pixels, got 15x40"),
+        (torch.zeros(3, 32, 32), r"Expected float images \(B, 3, H, W\)"),
+        (torch.zeros(1, 1, 32, 32), r"Expected float images \(B, 3, H, W\)"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), r"Expected float images \(B, 3, H, W\)"),
+    ],
+)
+def test_small_images_and_what_is_not_an_image(slim, image, message):
+    with pytest.raises(FeatureError, match=message):
+        slim(image, "conv5_1")
+    assert slim(torch.zeros(1, 3, 16, 16), "conv5_4")["conv5_4"].shape == (1, 128, 1, 1)
     assert slim(torch.zeros(1, 3, 15, 40), "conv4_4")["conv4_4"].shape[2:] == (1, 5)
 
 
-@pytest.mark.parametrize(
-    "bad", [torch.zeros(3, 32, 32), torch.zeros(1, 1, 32, 32), torch.zeros(1, 3, 32, 32, dtype=torch.uint8)]
-)
-def test_what_is_not_an_image(slim, bad):
-    with pytest.raises(FeatureError, match=r"Expected float images \(B, 3, H, W\)"):
-        slim(bad, 1)
-
-
 # --- loading ---------------------------------------------------------------------------------------------------------
-
-
-def _bundle(folder, slim):
-    facts = {"widths": list(slim.config.widths), "depths": list(slim.config.depths)}
-    tensors = slim.state_dict() | {"head.weight": torch.zeros(5, 128), "head.bias": torch.zeros(5)}
-    path = weights.save_weights(folder / "vgg19-slim.safetensors", tensors, facts)
-    weights.register("vgg19-slim", path, kind="features", summary="Random.")
-    return path
 
 
 def _put_torchvision(folder, monkeypatch, content=None):
@@ -177,14 +152,16 @@ def _put_torchvision(folder, monkeypatch, content=None):
     path.parent.mkdir()
     reference = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU(), torch.nn.Conv2d(2, 3, 3))
     torch.save({f"features.{k}": v for k, v in reference.state_dict().items()} if content is None else content, path)
-    checksum = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-    renamed = path.rename(path.with_name(f"vgg19-{checksum}.pth"))
+    renamed = path.rename(path.with_name(f"vgg19-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth"))
     monkeypatch.setitem(module.DOWNLOADS, "vgg19", f"http://127.0.0.1:9/{renamed.name}")
     return renamed
 
 
 def test_bundled_network_is_loaded_without_its_classifier(folder, slim, images):
-    path = _bundle(folder, slim)
+    facts = {"widths": list(slim.config.widths), "depths": list(slim.config.depths)}
+    tensors = slim.state_dict() | {"head.weight": torch.zeros(5, 128), "head.bias": torch.zeros(5)}
+    path = weights.save_weights(folder / "vgg19-slim.safetensors", tensors, facts)
+    weights.register("vgg19-slim", path, kind="features", summary="Random.")
     for name in ("vgg19-slim", path, str(path), None, "auto"):
         network = load_features(name)
         assert network.name == "vgg19-slim"
@@ -192,15 +169,13 @@ def test_bundled_network_is_loaded_without_its_classifier(folder, slim, images):
     assert load_features("vgg19-slim", pooling="avg").pooling == "avg"
 
 
-def test_auto_prefers_vgg19_where_it_is_on_disk(folder, monkeypatch):
-    _put_torchvision(folder, monkeypatch)
+def test_auto_prefers_vgg19_where_it_is_on_disk_and_a_damaged_one_is_refused(folder, monkeypatch):
+    path = _put_torchvision(folder, monkeypatch)
     assert load_features().name == "vgg19"
     assert load_features("vgg19").layers == ("conv1_1", "conv2_1")
-
-
-def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(FeatureError, match="'vgg11'; known are: auto, vgg19-slim, vgg19, vgg16"):
-        load_features("vgg11")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(FeatureError, match="is damaged: its SHA-256"):
+        load_features("vgg19")
 
 
 def test_no_network_says_what_to_do_and_leaves_nothing(folder, monkeypatch):
@@ -210,11 +185,12 @@ def test_no_network_says_what_to_do_and_leaves_nothing(folder, monkeypatch):
     assert {path.suffix for path in (folder / "downloads").iterdir()} <= {".lock"}
 
 
-def test_damaged_download_is_refused(folder, monkeypatch):
-    path = _put_torchvision(folder, monkeypatch)
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(FeatureError, match="is damaged: its SHA-256"):
-        load_features("vgg19")
+class _Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
 
 
 def test_code_in_a_weight_file_is_not_run(folder, monkeypatch):
@@ -224,23 +200,16 @@ def test_code_in_a_weight_file_is_not_run(folder, monkeypatch):
     assert not (folder / "ran").exists()
 
 
-class _Evil:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        import pathlib
-
-        return pathlib.Path.touch, (self.path,)
-
-
-def test_weights_of_another_kind_or_shape(tmp_path):
-    path = weights.save_weights(tmp_path / "a.safetensors", {"x": torch.zeros(1)}, {"kind": "generator"})
-    with pytest.raises(FeatureError, match="not a feature network"):
-        load_features(path)
-    path = weights.save_weights(tmp_path / "b.safetensors", {"x": torch.zeros(1)}, {"widths": [2], "depths": [1]})
-    with pytest.raises(FeatureError, match="do not fit"):
-        load_features(path)
+def test_unknown_names_and_weights_of_another_kind_or_shape(tmp_path):
+    with pytest.raises(FeatureError, match="'vgg11'; known are: auto, vgg19-slim, vgg19, vgg16"):
+        load_features("vgg11")
+    for facts, message in (
+        ({"kind": "generator"}, "not a feature network"),
+        ({"widths": [2], "depths": [1]}, "do not fit"),
+    ):
+        path = weights.save_weights(tmp_path / "a.safetensors", {"x": torch.zeros(1)}, facts)
+        with pytest.raises(FeatureError, match=message):
+            load_features(path)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(None, 1e-5), (torch.bfloat16, 0.03)])
@@ -254,14 +223,13 @@ def test_the_fast_copy_gives_the_same_features(slim, images, dtype, tolerance):
 
 
 def test_half_precision_is_chosen_by_what_the_processor_has(monkeypatch):
-    for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        monkeypatch.setattr(torch.cpu, probe, lambda: False, raising=False)
-    takes = [True]
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: takes[0], raising=False)
-    assert fast_dtype("cpu") == torch.float32
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
-    assert fast_dtype("cpu") == torch.bfloat16
-    takes[0] = False  # ONEDNN_MAX_CPU_ISA can forbid what the processor has
-    assert fast_dtype("cpu") == torch.float32
+    probes, has = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_mkldnn_bf16_supported"), set()
+    for owner, probe in zip((torch.cpu, torch.cpu, torch.ops.mkldnn), probes, strict=True):
+        monkeypatch.setattr(owner, probe, lambda probe=probe: probe in has, raising=False)
+    # ONEDNN_MAX_CPU_ISA can forbid what the processor has
+    for now, dtype in (({probes[2]}, torch.float32), ({*probes[1:]}, torch.bfloat16), ({probes[1]}, torch.float32)):
+        has.clear()
+        has |= now
+        assert fast_dtype("cpu") == dtype
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
     assert fast_dtype("cuda") == torch.float32
