@@ -19,30 +19,19 @@ def torment(folder, kills, *kinds):
     arguments = [sys.executable, KILLING, folder / "killed", kills, *kinds]
     done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    reports = json.loads(done.stdout)
+    assert [kind for kind, report in reports.items() if report["kills"] != kills or report["different"]] == [], reports
+    return reports
 
 
-@pytest.fixture(scope="module")
-def reports(tmp_path_factory):
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here, with which the calls are started")
+def test_what_was_killed_continues_and_ends_like_what_was_left_alone(tmp_path):
     """Each kind killed once; all in one process, because a start of Python takes longer than they do."""
-    if not hasattr(os, "fork"):
-        pytest.skip("no fork here, with which the calls are started")
-    return torment(tmp_path_factory.mktemp("reports"), 1, *FAST)
-
-
-@pytest.mark.parametrize("kind", FAST)
-def test_what_was_killed_ends_like_what_was_left_alone(reports, kind):
-    assert reports[kind]["kills"] == 1 and not reports[kind]["different"], reports[kind]
-
-
-def test_killed_calls_go_on_and_do_not_start_afresh(reports):
+    reports = torment(tmp_path, 1, *FAST)
     assert sum(report["went on"] for report in reports.values()) >= 1, reports
 
 
 @pytest.mark.skipif("KILLS" not in os.environ, reason="takes minutes; KILLS=20 kills every kind at 20 random moments")
 @pytest.mark.parametrize("kind", [*FAST, *SLOW])
 def test_many_kills(tmp_path, kind):
-    kills = int(os.environ["KILLS"])
-    report = torment(tmp_path, kills, kind)[kind]
-    print(kind, report)
-    assert report["kills"] == kills and not report["different"]
+    print(torment(tmp_path, int(os.environ["KILLS"]), kind))

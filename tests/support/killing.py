@@ -14,135 +14,80 @@ import signal
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from helpers import features as features_module  # noqa: E402
-from helpers import generators, progress  # noqa: E402
-from helpers.commands import runs, shows  # noqa: E402
-from helpers.features import FeatureConfig, Features  # noqa: E402
+from helpers import __main__ as program  # noqa: E402  (the path above comes first)
+from helpers import domain, features, generators, photos, progress  # noqa: E402
 from helpers.generators.discriminator import Discriminator  # noqa: E402
-from helpers.images import read_image, write_image  # noqa: E402
-from helpers.inversion import InversionOptions  # noqa: E402
-from tests.support import tiny  # noqa: E402  (the paths above come first)
+from helpers.images import write_image  # noqa: E402
+from tests.support import tiny  # noqa: E402
 
 PATIENCE = 120.0  # seconds for one call
-
 
 # imported before the forks, so that kills fall into work and not into imports
 MODULES = (
     *("torch._dynamo", "matplotlib.pyplot", "pytest", "tests.support.sweep_jobs", "tests.support.tiny_course"),
-    *(f"helpers.commands.{name}" for name in ("blending", "sketch", "style")),
+    *(f"helpers.commands.{name}" for name in ("inversion", "blending", "sketch", "style")),
     *(f"staff.training.{name}" for name in ("gan", "encoder", "features")),
     *("tests.staff.test_training_gan", "tests.staff.test_training_features", "staff.sweep", "staff.grading.grade"),
 )
 
 
-# --- small networks and inputs ---------------------------------------------------------------------------------------
-
-
 def networks():
-    """A generator, a discriminator and features with random weights, instead of the bundled ones."""
-    torch.manual_seed(1)  # of this process, which draws nothing else
-    generator, network = tiny.stylegan2(), Features(FeatureConfig((4, 4, 4), (2, 2, 4)))
+    """Small random networks instead of the bundled ones; to be called before a command is imported."""
+    generator, network = tiny.stylegan2(), tiny.vgg()
     discriminator = Discriminator(16, channel_base=256, channel_max=16).eval().requires_grad_(False)
-    for conv in network.convs:
-        torch.nn.init.kaiming_normal_(conv.weight)
-        torch.nn.init.zeros_(conv.bias)
     network.name = "tiny"
-    network = network.eval().requires_grad_(False)
-    for module in (generators, runs, shows):
-        module.load_generator = lambda *_, **__: generator
-    for module in (features_module, runs, shows):
-        module.load_features = lambda *_, **__: network
-    runs.out_of_domain = lambda generator, images, features: [None] * len(images)  # it takes longer than all the steps
+    generators.load_generator = lambda *_, **__: generator
     generators.load_discriminator = lambda *_, **__: discriminator
+    features.load_features = lambda *_, **__: network
+    domain.out_of_domain = lambda generator, images, features: [None] * len(images)  # longer than all the steps
+    photos.demo_cat = lambda size: generator.synthesize(generator.sample("w", 1, seed=3)).clamp(0, 1)
 
 
 def inputs(folder):
-    paths = []
-    for seed in range(3):
+    """Three photos a, b, c and two drawings d, e."""
+    for seed, name in enumerate("abc"):
         coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
-        paths.append(folder / f"{'abc'[seed]}.png")
-        write_image(paths[-1], torch.nn.functional.interpolate(coarse, size=16, mode="bilinear"))
-    return paths
+        write_image(folder / f"{name}.png", torch.nn.functional.interpolate(coarse, size=16, mode="bilinear"))
+    for name, colour in (("d", (200, 30, 30, 255)), ("e", (20, 90, 200, 255))):
+        drawing = Image.new("RGBA", (16, 16))
+        drawing.paste(colour, (2, 3, 12, 9))
+        drawing.save(folder / f"{name}.png")
 
 
 # --- what is called --------------------------------------------------------------------------------------------------
 
-
-def inversion(folder, out, noise_steps=0, **options):
-    run = runs.RunOptions("tiny", batch=2, log="jsonl", noise_steps=noise_steps)
-    runs.invert_photos(inputs(folder), out, run, InversionOptions(**{"steps": 14} | options))
-
-
-def noise(folder, out):
-    inversion(folder, out, noise_steps=8, steps=4, start="best", optimizer="lbfgs")
-
-
-def interpolate(folder, out):
-    run, search = runs.RunOptions("tiny", noise_steps=4), InversionOptions(steps=6)
-    shows.interpolate_photos(inputs(folder)[:2], out, run, search, frames=4)
-
-
-def demo(folder, out):
-    shows.demo_cat = lambda size: read_image(inputs(folder)[0])
-    shows.demo(out, steps=6)
+EDIT = "--model tiny --mask half --steps 8 --noise-steps 8"
+COMMANDS = {
+    "inversion": "invert a.png b.png c.png --model tiny --batch 2 --steps 14",
+    "noise": "invert a.png b.png c.png --model tiny --batch 2 --steps 4 --start best --optimizer lbfgs --noise "
+    "--noise-steps 8 --no-sheet",
+    "interpolate": "interpolate a.png b.png --model tiny --steps 6 --noise --noise-steps 4 --frames 4",
+    "demo": "demo --steps 6",
+    "blend": f"blend a.png b.png {EDIT}",
+    "inpainting": f"inpaint a.png {EDIT}",
+    "local_style": f"local-style a.png b.png {EDIT}",
+    "sketch": "sketch d.png e.png --model tiny --starts 4 --steps 12",
+    "style": "style a.png b.png --style c.png --content-layers 3 --style-layers 1,4 --pyramid 8 --film --size 16 "
+    "--steps 8",
+}
 
 
-def edit(folder, out, make):
-    from helpers.commands.blending import Run, edit_photos
-
-    files, short = dict(zip("ab", inputs(folder)[:2], strict=True)), {"steps": 8, "noise_steps": 8}
-    edit_photos(files, make, Run(out, "tiny", "cpu", "none"), short)
-
-
-def blend(folder, out):
-    from helpers.masks import half
-
-    edit(folder, out, lambda editor, photos: editor.crossover(photos["a"], photos["b"], half(16)))
+def command(line, folder, out):
+    words = [str(folder / word) if word.endswith(".png") else word for word in line.split()]
+    sys.argv = ["helpers", *words, "--out", str(out), "--device", "cpu"]
+    program.main()
 
 
-def inpainting(folder, out):
-    from helpers.masks import half
-
-    edit(folder, out, lambda editor, photos: editor.inpaint(photos["a"], half(16)))
-
-
-def local_style(folder, out):
-    from helpers.masks import half
-
-    edit(folder, out, lambda editor, photos: editor.local_style(photos["a"], photos["b"], half(16)))
-
-
-def sketch(folder, out):
-    from PIL import Image
-
-    from helpers.commands.sketch import sketch_files
-    from helpers.sketch import SketchOptions
-
-    paths = []
-    for name, colour in (("one", (200, 30, 30)), ("two", (20, 90, 200))):
-        picture = Image.new("RGBA", (16, 16))
-        picture.paste((*colour, 255), (2, 3, 12, 9))
-        picture.save(folder / f"{name}.png")
-        paths.append(folder / f"{name}.png")
-    sketch_files(paths, out, "tiny", options=SketchOptions(starts=4, steps=12))
-
-
-def style(folder, out):
-    from helpers.commands.style import stylize_photos
-
-    a, b, c = inputs(folder)
-    options = {"content_layers": 3, "style_layers": [1, 4], "pyramid": 8, "film": True}
-    stylize_photos([a, b], [c], out, size=16, steps=8, **options)
-
-
-def train_on_photos(family, folder, out):
+def gan(family, folder, out):
     from staff.training.gan import train_gan
     from tests.staff.test_training_gan import settings_of
 
@@ -150,20 +95,11 @@ def train_on_photos(family, folder, out):
     train_gan(folder / "photos", out, settings_of(family, images=60), held_out=0, save_every=0.0)
 
 
-def stylegan2(folder, out):
-    train_on_photos("stylegan2", folder, out)
-
-
-def dcgan(folder, out):
-    train_on_photos("dcgan", folder, out)
-
-
 def encoder(folder, out):
     from staff.training import encoder as training
 
-    generator, network = tiny.stylegan2(resolution=64), features_module.load_features()
-    training.load_generator, training.load_features = lambda *_, **__: generator, lambda *_, **__: network
-    training.LAYERS = (1, 2)
+    generator = tiny.stylegan2(resolution=64)
+    training.load_generator, training.LAYERS = lambda *_, **__: generator, (1, 2)
     settings = training.EncoderSettings("tiny", steps=8, batch=2, latent_share=0.5)
     training.train_encoder(out, settings, save_every=0.0)
 
@@ -172,12 +108,11 @@ def classifier(folder, out):
     from staff.training.features import train_features
     from tests.staff.test_training_features import SETTINGS
 
-    photos = folder / "classes"
     for number in range(12):
         colour = (0.2 + 0.05 * number, 0.3, 0.9 - 0.05 * number)
         image = torch.tensor(colour).view(1, 3, 1, 1).expand(-1, -1, 40, 40)
-        write_image(photos / ("red" if number > 5 else "blue") / f"{number}.png", image)
-    train_features(photos, out, save_every=0.0, **SETTINGS)
+        write_image(folder / "classes" / ("red" if number > 5 else "blue") / f"{number}.png", image)
+    train_features(folder / "classes", out, save_every=0.0, **SETTINGS)
 
 
 def sweep(folder, out):
@@ -201,27 +136,27 @@ def grade(folder, out):
     if not root.exists():
         tiny_course.make_course(root)
         for student in "abc":
-            book = tiny_course.Notebook(root)
             (handed / student).mkdir(parents=True)
-            book.write(handed / student / "tiny.ipynb")
+            tiny_course.Notebook(root).write(handed / student / "tiny.ipynb")
     limits = Limits(seconds=45, memory=700 * MEBI, processes=60, file=64 * MEBI, disk=64)
     options = {"limits": limits, "cell_seconds": 4.0, "probes_for": tiny_course.probes_for, "report": lambda text: None}
     grade_all(handed, out, root=root, seed=1, **options)
 
 
-KINDS = [inversion, noise, interpolate, demo, blend, inpainting, local_style, sketch, style]
-KINDS += [stylegan2, dcgan, encoder, classifier, sweep, grade]
+KINDS = {name: partial(command, line) for name, line in COMMANDS.items()}
+KINDS |= {"stylegan2": partial(gan, "stylegan2"), "dcgan": partial(gan, "dcgan")}
+KINDS |= {kind.__name__: kind for kind in (encoder, classifier, sweep, grade)}
 
 
 # --- what is left ----------------------------------------------------------------------------------------------------
 
-TIMES = {"seconds", "hours", "memory", "mean_seconds", "machine"}
+TIMES = {"seconds", "hours", "memory", "mean_seconds", "machine", "counters"}  # differ from run to run
 
 
 def plain(value):
     """A value without what differs from run to run."""
     if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items() if k not in TIMES and k != "counters"}
+        return {k: plain(v) for k, v in value.items() if k not in TIMES}
     return [plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
@@ -229,19 +164,15 @@ def content(path):
     """What is in a file, in a form to be compared; None for what may differ."""
     if path.name == "demo.png":  # its labels show the seconds
         return None
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return {name: tensor.numpy().tobytes() for name, tensor in load_file(path).items()}
-    if path.suffix == ".json":
-        return plain(json.loads(path.read_text()))
-    if path.name == "results.jsonl":
-        return sorted(json.dumps(plain(json.loads(line)), sort_keys=True) for line in path.read_text().splitlines())
     if path.name == "log.txt":  # of a solution that was run: pytest ends with its seconds
         return re.sub(r" in [\d.]+s", "", path.read_text())
-    if path.suffix in (".png", ".gif", ".mp4", ".csv", ".txt"):
-        return path.read_bytes()
-    return None
+    if path.name == "results.jsonl":
+        return sorted(json.dumps(plain(json.loads(line)), sort_keys=True) for line in path.read_text().splitlines())
+    if path.suffix == ".json":
+        return plain(json.loads(path.read_text()))
+    if path.suffix == ".safetensors":  # their header has no order
+        return {name: tensor.numpy().tobytes() for name, tensor in load_file(path).items()}
+    return path.read_bytes() if path.suffix in (".png", ".gif", ".mp4", ".csv", ".txt") else None
 
 
 def differences(ours, theirs):
@@ -253,7 +184,7 @@ def differences(ours, theirs):
 # --- killing ---------------------------------------------------------------------------------------------------------
 
 
-def call(kind, folder, out, after=None):
+def call(name, folder, out, after=None):
     """Call in a fork; kill it after so many seconds. Whether it was killed, how long it took, what it said."""
     said, started = folder / "said", time.monotonic()
     pid = os.fork()
@@ -261,8 +192,10 @@ def call(kind, folder, out, after=None):
         os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         code = 1
         try:
-            kind(folder, out)
+            KINDS[name](folder, out)
             code = 0
+        except SystemExit as stop:
+            code = stop.code
         except BaseException:  # it would vanish with the fork
             traceback.print_exc()
         finally:
@@ -277,20 +210,21 @@ def call(kind, folder, out, after=None):
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
     if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status):
-        raise SystemExit(f"{kind.__name__}: {said.read_text()[-2000:]}")
+        raise SystemExit(f"{name}: {said.read_text()[-2000:]}")
     return os.WIFSIGNALED(status), time.monotonic() - started, said.read_text()
 
 
-def torment(kind, folder, kills, draw):
+def torment(name, folder, kills):
     """Kill a call ``kills`` times in all, in as many folders as that takes, and compare what they end with."""
-    report = {"kills": 0, "went on": 0, "finished": 0, "different": []}
+    report, draw = {"kills": 0, "went on": 0, "finished": 0, "different": []}, random.Random(name)
     folder.mkdir(parents=True)
-    _, seconds, _ = call(kind, folder, folder / "whole")
+    inputs(folder)
+    _, seconds, _ = call(name, folder, folder / "whole")
     while report["kills"] < kills:
         out, killed, fresh = folder / f"parts{report['finished']}", True, True
         while killed:
             left, kept = report["kills"] < kills, (out / "results.jsonl").exists() or any(out.glob("raw/*"))
-            killed, took, said = call(kind, folder, out, draw.uniform(0, seconds) if left else None)
+            killed, took, said = call(name, folder, out, draw.uniform(0, seconds) if left else None)
             if fresh and not killed:  # other work on this machine comes and goes
                 seconds = min(seconds, took)
             fresh = False
@@ -305,12 +239,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     progress.EVERY, progress.SHARE = 0.0, 0
     networks()
-    for name in MODULES:
-        importlib.import_module(name)
-    wanted, reports = sys.argv[3:], {}
-    for kind in KINDS:
-        if kind.__name__ in wanted:
-            with contextlib.redirect_stdout(sys.stderr):
-                place = Path(sys.argv[1]) / kind.__name__
-                reports[kind.__name__] = torment(kind, place, int(sys.argv[2]), random.Random(kind.__name__))
+    for module in MODULES:
+        importlib.import_module(module)
+    with contextlib.redirect_stdout(sys.stderr):
+        reports = {name: torment(name, Path(sys.argv[1]) / name, int(sys.argv[2])) for name in sys.argv[3:]}
     print(json.dumps(reports))
