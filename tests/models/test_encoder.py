@@ -1,11 +1,12 @@
 """The encoder, its training, and the searches that start from it."""
 
 import dataclasses
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
 
-from helpers import encoder as module
 from helpers.constraints import Colour
 from helpers.encoder import Encoder, EncoderError, load_encoder
 from helpers.generators import load_generator
@@ -37,7 +38,7 @@ def encoder(generator):
     return encoder.eval().requires_grad_(False)
 
 
-def pictures(n=2, size=16):
+def random_images(n=2, size=16):
     return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(4))
 
 
@@ -45,60 +46,49 @@ def pictures(n=2, size=16):
 
 
 def test_what_the_mask_covers_is_not_seen(generator, encoder):
-    images, mask = pictures(), ellipse(16, (0.5, 0.5), (0.3, 0.3))
-    hard = (mask > 0.5).float()
-    painted = torch.lerp(torch.zeros_like(images), images, hard)
-    code = encoder.encode(generator, images, hard).code
-    torch.testing.assert_close(code, encoder.encode(generator, painted, hard).code)
+    images, mask = random_images(), (ellipse(16, (0.5, 0.5), (0.3, 0.3)) > 0.5).float()
+    code = encoder.encode(generator, images, mask).code
+    torch.testing.assert_close(code, encoder.encode(generator, images * mask, mask).code)
     assert (code - encoder.encode(generator, images).code).abs().max() > 1e-3
 
 
 def test_codes_are_offsets_from_the_mean_in_standard_deviations(generator, encoder):
-    images = pictures()
+    images = random_images()
     expected = generator.mean("w+") + generator.std("w+") * encoder(images, torch.ones(2, 1, 16, 16))
     torch.testing.assert_close(encoder.encode(generator, images).code, expected)
     narrow = encoder.encode(generator, images, space="w")
     assert narrow.space == "w"
     torch.testing.assert_close(narrow.code, expected.mean(1))
+    fresh = Encoder("w+", generator.code_shape("w+"), 16, (16, 16, 16)).encode(generator, images).code
+    assert ((fresh - generator.mean("w+")) / generator.std("w+")).abs().max() < 0.1  # nearly the mean
 
 
-def test_a_fresh_encoder_predicts_nearly_the_mean(generator):
-    code = Encoder("w+", generator.code_shape("w+"), 16, (16, 16, 16)).encode(generator, pictures()).code
-    assert ((code - generator.mean("w+")) / generator.std("w+")).abs().max() < 0.1
-
-
-def test_a_batch_gives_what_single_pictures_give_at_any_size(generator, encoder):
-    images = pictures(3, 32)
+def test_a_batch_gives_what_single_images_give_at_any_size(generator, encoder):
+    images = random_images(3, 32)
     together = encoder.encode(generator, images).code
     torch.testing.assert_close(together, torch.cat([encoder.encode(generator, i[None]).code for i in images]))
 
 
 def test_what_does_not_fit_is_refused(generator, encoder):
     with pytest.raises(EncoderError, match="cannot become z"):
-        encoder.encode(generator, pictures(), space="z")
+        encoder.encode(generator, random_images(), space="z")
     with pytest.raises(EncoderError, match="use its own generator"):
-        encoder.encode(tiny.dcgan(), pictures())
+        encoder.encode(tiny.dcgan(), random_images())
     with pytest.raises(EncoderError, match="same size"):
-        encoder.encode(generator, pictures(), torch.ones(1, 1, 8, 8))
-
-
-def test_a_generator_without_an_encoder_says_so():
+        encoder.encode(generator, random_images(), torch.ones(1, 1, 8, 8))
     with pytest.raises(EncoderError, match="no encoder for the generator 'dcgan-cats-64'"):
         load_encoder(load_generator("dcgan-cats-64"))
     with pytest.raises(EncoderError, match="without a name"):
         load_encoder(tiny.stylegan2())
-
-
-def test_weights_of_something_else_are_no_encoder():
     with pytest.raises(WeightsError, match="does not hold an encoder"):
-        load_encoder(module.__file__.replace("helpers/encoder.py", "weights/vgg19-slim.safetensors"))
+        load_encoder(Path(__file__).resolve().parents[2] / "weights" / "vgg19-slim.safetensors")
 
 
 # --- starts ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_inversion_starts_at_the_prediction(generator, encoder):
-    targets = pictures(2)
+    targets = random_images(2)
     for space in ("w", "w+"):
         inversion = Inversion(generator, targets, space, start="encoder", encoder=encoder, steps=3)
         torch.testing.assert_close(inversion.base.code, encoder.encode(generator, targets, space=space).code)
@@ -110,14 +100,11 @@ def test_an_inversion_starts_at_the_prediction(generator, encoder):
 
 
 def test_a_sketch_search_starts_halfway_to_the_prediction(generator, encoder):
-    sketch = Sketch(pictures(1), ellipse(16))
-    terms = [Colour(sketch.mask, target=sketch.image)]
-    options = {"starts": 4, "sketch": sketch, "encoder": encoder}
-    samples = SketchSearch(generator, terms, start="sample", **options).base.code
+    sketch = Sketch(random_images(1), ellipse(16))
+    terms, options = [Colour(sketch.mask, target=sketch.image)], {"starts": 4, "sketch": sketch, "encoder": encoder}
+    samples, halfway = (SketchSearch(generator, terms, start=s, **options).base.code for s in ("sample", "encoder"))
     predicted = encoder.encode(generator, sketch.image, sketch.mask, "w").code
-    torch.testing.assert_close(
-        SketchSearch(generator, terms, start="encoder", **options).base.code, (samples + predicted) / 2
-    )
+    torch.testing.assert_close(halfway, (samples + predicted) / 2)
 
 
 def test_the_bundled_encoder_is_a_better_start_than_the_mean():
@@ -142,8 +129,8 @@ def small(monkeypatch, generator):
     return EncoderSettings("tiny", steps=6, latent_share=0.5, batch=4)
 
 
-def photos():
-    return (pictures(6) * 255).to(torch.uint8)
+def trainer_of(settings):
+    return EncoderTrainer(settings, (random_images(6) * 255).to(torch.uint8), torch.device("cpu"))
 
 
 def test_training_lowers_the_latent_loss(small):
@@ -153,51 +140,40 @@ def test_training_lowers_the_latent_loss(small):
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
 
 
-def test_the_second_part_compares_pictures_and_uses_photos(small):
-    trainer = EncoderTrainer(small, photos(), torch.device("cpu"))
-    parts = [sorted(trainer.step()) for _ in range(6)]
-    assert parts == [["latent"]] * 3 + [["l1", "latent", "perceptual", "prior"]] * 3
-
-
-def test_a_run_that_was_killed_goes_on_exactly(small, tmp_path):
-    trainer = EncoderTrainer(small, photos(), torch.device("cpu"))
-    for _ in range(4):
-        trainer.step()
+def test_the_second_part_uses_photos_and_a_run_that_was_killed_continues_exactly(small, tmp_path):
+    trainer, again = trainer_of(small), trainer_of(small)
+    steps = [trainer.step() for _ in range(4)]
     torch.save(trainer.state(), tmp_path / "state.pt")
-    after = [trainer.step() for _ in range(2)]
-    again = EncoderTrainer(small, photos(), torch.device("cpu"))
+    steps += [trainer.step() for _ in range(2)]
+    assert [sorted(step) for step in steps] == [["latent"]] * 3 + [["l1", "latent", "perceptual", "prior"]] * 3
     again.load(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert [again.step() for _ in range(2)] == after
+    assert [again.step() for _ in range(2)] == steps[4:]
     for ours, theirs in zip(again.average.parameters(), trainer.average.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     with pytest.raises(TrainingError, match="made with another rate;"):
-        EncoderTrainer(dataclasses.replace(small, rate=0.1), None, torch.device("cpu")).load(trainer.state())
+        trainer_of(dataclasses.replace(small, rate=0.1)).load(trainer.state())
 
 
 def test_the_result_is_an_encoder_that_is_loaded(small, tmp_path, generator):
     path = training.train_encoder(tmp_path, small, save_every=0)
     encoder = load_encoder(path)
-    assert encoder.encode(generator, pictures()).code.shape == (2, *generator.code_shape("w+"))
+    assert encoder.encode(generator, random_images()).code.shape == (2, *generator.code_shape("w+"))
     assert training.train_encoder(tmp_path, small) == path  # nothing is left to do
 
 
 @pytest.mark.parametrize("times", [1, 100])
-def test_a_training_that_diverges_goes_back_and_on_until_it_is_hopeless(small, tmp_path, monkeypatch, capsys, times):
+def test_a_training_that_diverges_goes_back_until_it_is_hopeless(small, tmp_path, monkeypatch, capsys, times):
     plain, left, drawn = EncoderTrainer._losses, [times], []
 
-    def spoilt(self, random, pictures):
+    def spoilt(self, random, compared):
         drawn.append((self.step_number, self.optimizer.param_groups[0]["lr"], random.get_state()))
-        losses, bad = plain(self, random, pictures), self.step_number == 4 and left[0]
+        losses, bad = plain(self, random, compared), self.step_number == 4 and left[0]
         left[0] -= bool(bad)
         return losses | {"latent": losses["latent"] * torch.nan} if bad else losses
 
     monkeypatch.setattr(EncoderTrainer, "_losses", spoilt)
-    if times > 1:
-        with pytest.raises(
-            TrainingError, match="the loss became NaN .* after 4 steps, also with 0.0625 times the rates"
-        ):
-            training.train_encoder(tmp_path, small, save_every=0)
-    else:
+    said = "the loss became NaN .* after 4 steps, also with 0.0625 times the rates"
+    with pytest.raises(TrainingError, match=said) if times > 1 else nullcontext():
         training.train_encoder(tmp_path, small, save_every=0)
     again = [entry for entry in drawn if entry[0] == 4]
     assert len(again) == (2 if times == 1 else SETBACKS + 1)
@@ -215,8 +191,8 @@ def test_random_codes_part_at_a_row_in_half_of_the_cases(generator):
     assert spread.item() == pytest.approx(0.58, rel=0.15)  # the mean square of a truncation of 0.5 … 1
 
 
-def test_views_keep_some_pictures_whole_and_cover_the_others():
-    images = pictures(64, 32)
+def test_views_keep_some_images_whole_and_cover_the_others():
+    images = random_images(64, 32)
     seen, mask = random_view(images, 0.5, torch.Generator().manual_seed(0))
     whole = mask.flatten(1).all(1)
     assert 0.3 < whole.float().mean() < 0.7
