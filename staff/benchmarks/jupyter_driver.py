@@ -291,6 +291,14 @@ class Lab:
         send("touchEnd")
         session.detach()
 
+    def pen(self, points, selector: str) -> None:
+        """Draw through points with a pen, as ``stroke`` does with the mouse."""
+        session, path = self.page.context.new_cdp_session(self.page), _in_small_steps(self._on(selector, points))
+        kinds = ["mousePressed", *["mouseMoved"] * (len(path) - 1), "mouseReleased"]
+        for kind, (x, y) in zip(kinds, [*path, path[-1]], strict=True):
+            state = {"button": "left", "buttons": int(kind != "mouseReleased"), "clickCount": 1, "pointerType": "pen"}
+            session.send("Input.dispatchMouseEvent", {"type": kind, "x": x, "y": y, **state})
+
     def choose_file(self, text: str, path, root: str = "body") -> None:
         """Press an upload button and choose a file in the browser's dialog."""
         with self.page.expect_file_chooser() as dialog:
