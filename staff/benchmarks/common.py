@@ -56,23 +56,18 @@ class Settings:
 def run(name: str, settings: Settings, parts: Sequence[str] = ()) -> str:
     """Measure parts of a bench, by default DEFAULT or all, quickly the first; NAME.json grows with every row.
 
-    Returns the tables under the circumstances.
-    Raises ValueError for a bench or part that does not exist, missing faces and missing packages.
+    Returns the tables under the circumstances. Raises ValueError for a bench or part that does not exist, and without
+    faces where it needs some.
     """
     if name not in BENCHES:
         raise ValueError(f"the benches are {', '.join(BENCHES)} and all; got {name!r}.")
     if name in OF_FACES and settings.data is None:
         raise ValueError(f"bench {name} needs photos of faces: add --data FACES.zip.")
-    try:
-        bench = importlib.import_module(f"staff.benchmarks.{name.replace('-', '_')}")
-    except ImportError as error:
-        raise ValueError(
-            f"bench {name} needs a package that is missing ({error}); pip install {error.name}."
-        ) from error
+    bench = importlib.import_module(f"staff.benchmarks.{name.replace('-', '_')}")
     if unknown := sorted(set(parts) - set(bench.PARTS)):
         raise ValueError(f"the parts of bench {name} are {', '.join(bench.PARTS)}; got {', '.join(unknown)}.")
     path = settings.out / f"{name}.json"
-    report = json.loads(path.read_text()) if path.exists() else {}
+    report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     texts = [" · ".join(f"{key} {value}" for key, value in circumstances(settings.device).items())]
     for part in parts or list(getattr(bench, "DEFAULT", bench.PARTS))[: 1 if settings.quick else None]:
         report[part] = {"circumstances": circumstances(settings.device), "rows": []}

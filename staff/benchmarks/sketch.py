@@ -23,8 +23,7 @@ SHOWN = 64
 @torch.no_grad()
 def judged(images: Tensor, critic: nn.Module, features) -> dict:
     """Mean score of the discriminator for images (N, 3, R, R), and their diversity."""
-    row = {"realism": critic(images, group_size=1).mean().item()}
-    return row | ({"diversity": diversity(features, images)} if len(images) > 1 else {})
+    return {"realism": critic(images, group_size=1).mean().item(), "diversity": diversity(features, images)}
 
 
 def sketches(settings: Settings) -> Iterator[dict]:

@@ -107,7 +107,8 @@ def speed(settings: Settings) -> Iterator[dict]:
         memory = {}
         for way, loop in loops.items():  # the first evaluations allocate and choose kernels
             with PeakMemory(device) as peak:
-                next(loop), next(loop)
+                for _ in range(2):
+                    next(loop)
             memory[way] = peak.more
         calls = {way: functools.partial(next, loop) for way, loop in loops.items()}
         median = in_turns(calls, device, rounds=1 if settings.quick else 4)

@@ -38,8 +38,7 @@ def run_one(name: str, out: Path, words: list[str]) -> dict:
         code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
     ended = {"bench": name, "ended": "done" if code == 0 else f"failed ({code})", "words": words}
     if code != 0:
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        ended["reason"] = lines[-1][:300] if lines else "it printed nothing"
+        ended["reason"] = (log.read_text(errors="replace").strip() or "it printed nothing").splitlines()[-1][:300]
     return ended | {"minutes": (time.perf_counter() - started) / 60}
 
 
@@ -50,7 +49,9 @@ def run(out: Path, words: list[str], data: Path | None, only: Sequence[str] = ()
     that ended well with the same options is only run again if ``fresh``.
     """
     path = out / "all.json"
-    states = {} if not path.exists() else {state["bench"]: state for state in json.loads(path.read_text())}
+    states = (
+        {} if not path.exists() else {state["bench"]: state for state in json.loads(path.read_text(encoding="utf-8"))}
+    )
     for name in chosen(data, only):
         given = words + (["--data", str(data)] if name in OF_FACES else [])
         before = states.get(name, {})
@@ -62,7 +63,7 @@ def run(out: Path, words: list[str], data: Path | None, only: Sequence[str] = ()
         write_json(path, list(states.values()))
     for target in (out / PUBLISHED.name, *([PUBLISHED] if publish else [])):
         with atomic_path(target) as temporary:
-            temporary.write_text(page(out, states))
+            temporary.write_text(page(out, states), encoding="utf-8")
     rows = [{name: state.get(name) for name in ("bench", "ended", "minutes", "reason")} for state in states.values()]
     return f"{results_table(rows)}\n\nThe tables: {out / PUBLISHED.name}"
 
@@ -75,7 +76,7 @@ def page(out: Path, states: dict[str, dict]) -> str:
         ended = states[name]["ended"]
         texts += [f"## {BENCHES[name]}", command if ended == "done" else f"{command}. Not finished: {ended}."]
         file = out / f"{name}.json"
-        for part, found in json.loads(file.read_text()).items() if file.exists() else ():
+        for part, found in json.loads(file.read_text(encoding="utf-8")).items() if file.exists() else ():
             texts.append(
                 f"### {part}\n\n{' · '.join(found['circumstances'].values())}\n\n{results_table(found['rows'])}"
             )

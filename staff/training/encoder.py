@@ -19,7 +19,6 @@ from helpers.photos import load_uint8
 from helpers.weights import save_weights
 from staff.training.loop import Trainer, mirrored, train
 
-WEIGHTS_FILE = "encoder.safetensors"
 EMA_DECAY = 0.998
 
 
@@ -159,4 +158,4 @@ def train_encoder(
         "images": trainer.step_number * settings.batch, "photos": 0 if photos is None else len(photos)
     }  # fmt: skip
     config = {"generator": settings.model, "encoder": trainer.net.config, "training": facts}
-    return save_weights(Path(out) / WEIGHTS_FILE, trainer.average.module.state_dict(), config)
+    return save_weights(Path(out) / "encoder.safetensors", trainer.average.module.state_dict(), config)

@@ -21,7 +21,6 @@ EMA_DECAY = 0.998  # per step: an average over about 3 epochs of 168 steps
 CUTMIX = 0.3  # share of the batches (Yun et al. 2019)
 SMOOTHING = 0.1  # label smoothing
 WHOLE = 4096  # training photos, at most, on which batch norm is measured again
-WEIGHTS_FILE = "features.safetensors"
 SETTINGS = {
     "epochs": 60,
     "batch": 64,
@@ -239,7 +238,7 @@ def train_features(
         raise TrainingError(f"Expected sizes from {least} px and at least 1 epoch; change them.")
     trainer = FeatureTrainer(find_labelled(data), config, pick_device(device), settings)
     train(trainer, out, save_every=save_every, log=log)
-    return export(trainer, Path(out) / WEIGHTS_FILE)
+    return export(trainer, Path(out) / "features.safetensors")
 
 
 def export(trainer: FeatureTrainer, path: Path) -> Path:

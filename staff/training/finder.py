@@ -17,7 +17,7 @@ from torch import Tensor
 from helpers.cat_faces import CLOSE, EYES_APART, STAGES, STRIDE, UNIT, FinderNetwork
 from helpers.images import read_image
 from helpers.photos import open_set
-from helpers.weights import load_weights, save_weights
+from helpers.weights import save_weights
 from staff.training.loop import Trainer, TrainingError, train
 
 POINTS = ("left_eye", "right_eye", "nose")
@@ -35,7 +35,6 @@ class FinderSettings:
     side: int = CLOSE
     rate: float = 1e-3
     close: float = 0.5  # share of the cats that are seen as at the second look, upright and in the middle
-    start: str = ""  # weights of an earlier run
     seed: int = 0
 
 
@@ -162,10 +161,7 @@ class FinderTrainer(Trainer):
             torch.manual_seed(settings.seed)
             self.net = FinderNetwork()
         torch.nn.init.constant_(self.net.out.bias[:1], -4.0)  # faces are rare
-        if settings.start:
-            self.net.load_state_dict(load_weights(Path(settings.start))[0])
-        else:
-            from_efficientnet(self.net)
+        from_efficientnet(self.net)
         self.net.to(device, memory_format=torch.channels_last)
         known = [p for part in (self.net.stem, self.net.stages) for p in part.parameters()]
         fresh = [p for name, p in self.net.named_parameters() if not name.startswith(("stem", "stages"))]

@@ -89,7 +89,8 @@ class GanTrainer(Trainer):
             self.pretrained = PretrainedDiscriminator().to(device) if settings.pretrained else None
         if settings.start:
             start_from(settings.start, self.generator, self.discriminator, settings.place)
-        self.generator.to(device), self.discriminator.to(device)
+        for network in (self.generator, self.discriminator):
+            network.to(device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         # lazy regularisation shortens the period: Adam's rate and betas are corrected for it (StyleGAN2, app. B)
         ratio = settings.r1_every / (settings.r1_every + 1)
@@ -278,11 +279,10 @@ def _lead_up_to(network: nn.Module, const: Tensor, place: tuple[int, int], steps
     """Fit the layers before b8.conv1, whatever w is, to what a smaller network begins with, amid zeros."""
     (column, row), (_, height, width) = place, const.shape
     wanted = F.pad(const, (column, 8 - width - column, row, 8 - height - row))[None]
-    first, second = network.b4.conv1, network.b8.conv0
-    for layer in (first, second, network.b4.torgb):
-        nn.init.zeros_(layer.affine.weight)
-    nn.init.zeros_(network.b4.torgb.weight), nn.init.zeros_(network.b4.torgb.bias)
-    nn.init.zeros_(first.noise_strength), nn.init.zeros_(second.noise_strength)
+    first, second, torgb = network.b4.conv1, network.b8.conv0, network.b4.torgb
+    still = [layer.affine.weight for layer in (first, second, torgb)]
+    for tensor in (*still, torgb.weight, torgb.bias, first.noise_strength, second.noise_strength):
+        nn.init.zeros_(tensor)
     parameters = [network.b4.const, first.weight, first.bias, second.weight, second.bias, second.affine.bias]
     w = wanted.new_zeros(1, first.affine.weight.shape[1])
     optimizer = torch.optim.Adam(parameters, 0.01)
@@ -344,7 +344,8 @@ def export_gan(checkpoint: str | Path, path: str | Path) -> Path:
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     settings = json.loads(state["settings"])
     generator, discriminator = build_networks(GanSettings(**settings))
-    generator.load_state_dict(state["average"]), discriminator.load_state_dict(state["discriminator"])
+    generator.load_state_dict(state["average"])
+    discriminator.load_state_dict(state["discriminator"])
     generator.eval().compute_statistics()
     tensors = {f"generator.{k}": v for k, v in generator.state_dict().items()}
     tensors |= {f"discriminator.{k}": v for k, v in discriminator.state_dict().items()}

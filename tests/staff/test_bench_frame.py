@@ -55,15 +55,6 @@ def test_what_cannot_be_measured_is_one_sentence(tmp_path, monkeypatch, capsys, 
     assert stop.value.code == 2 and error.count("\n") == 1 and re.match(f"error: {message}", error)
 
 
-def test_a_package_that_is_missing_is_named(settings, monkeypatch):
-    def without(name):
-        raise ImportError("no module", name="timm")
-
-    monkeypatch.setattr(common.importlib, "import_module", without)
-    with pytest.raises(ValueError, match="pip install timm"):
-        common.run("style", settings)
-
-
 def test_the_median_of_turns_and_the_instruction_set(monkeypatch):
     order = []
     found = in_turns({name: lambda name=name: order.append(name) for name in "ab"}, CPU, rounds=2, calls=2)
