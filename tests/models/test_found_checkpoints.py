@@ -14,13 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from helpers.generators import (
-    NoDiscriminator,
-    convert_checkpoint,
-    load_critic,
-    load_discriminator,
-    load_generator,
-)
+from helpers.generators import NoDiscriminator, convert_checkpoint, load_critic, load_discriminator, load_generator
 from helpers.generators.discriminator import Discriminator
 from helpers.weights import WeightsError
 from tests.support import checkpoint_files as files

@@ -416,7 +416,6 @@ def test_fresh_noise_follows_its_seed():
     w = generator.sample("w", 3)
     assert not torch.equal(generator.synthesize(w, noise=first), generator.synthesize(w, noise=other))
 
-
     images = generator.synthesize(Latents("w", w, first), noise=other)  # an argument wins over that of the latents
     assert torch.equal(images, generator.synthesize(w, noise=other))
 
@@ -515,7 +514,6 @@ def test_a_bare_code_is_told_by_its_shape():
     assert torch.equal(generator.synthesize(Latents("z", z)), generator.synthesize(generator.map(z)))
     z = dcgan.sample("z", 2)
     assert torch.equal(dcgan.synthesize(z), dcgan.synthesize(Latents("z", z)))
-
 
     for shape in ((2, 15), (2, 5, 16), (16,), (2, 1, 6, 16)):
         with pytest.raises(GeneratorError, match="have the shape \\(B, (16|6, 16)\\), got"):

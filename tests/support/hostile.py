@@ -118,17 +118,9 @@ def catalogue():
     yield "EXT4", b"\x80\x02\x84\x01\x00\x00\x00.", "an opcode that reaches outside"
     yield "NEXT_BUFFER", b"\x80\x05\x97.", "an opcode that reaches outside"
     yield "call of a string", b"\x80\x02" + _value("os.system") + _tuple([command]) + b"R.", "it calls a str"
-    yield (
-        "call of a token",
-        b"\x80\x02" + name("torch", "FloatStorage") + _tuple([4]) + b"R.",
-        unread,
-    )
+    yield ("call of a token", b"\x80\x02" + name("torch", "FloatStorage") + _tuple([4]) + b"R.", unread)
     yield "chain of reduces", b"\x80\x02" + name("collections", "OrderedDict") + b")R)R.", "it calls a dict"
-    yield (
-        "BUILD of a dict's class",
-        b"\x80\x02" + name("collections", "OrderedDict") + b"}b.",
-        unread,
-    )
+    yield ("BUILD of a dict's class", b"\x80\x02" + name("collections", "OrderedDict") + b"}b.", unread)
     yield "BUILD of a list", b"\x80\x02]}b.", unread
 
     # torch and its containers
@@ -204,11 +196,7 @@ def catalogue():
     state = [1, _tuple([2**30]), name("numpy", "dtype") + _tuple(["f4", 0, 1]) + b"R", b"\x89", b"C\x04abcd"]
     claim = name("numpy.core.multiarray", "_reconstruct") + _tuple(array) + b"R" + _tuple(state) + b"b"
     yield "an array larger than its bytes", b"\x80\x03" + claim + b".", "claims 1073741824"
-    yield (
-        "an array of objects",
-        b"\x80\x03" + name("numpy", "dtype") + _tuple(["O8", 0, 1]) + b"R.",
-        unread,
-    )
+    yield ("an array of objects", b"\x80\x03" + name("numpy", "dtype") + _tuple(["O8", 0, 1]) + b"R.", unread)
     zipped = io.BytesIO()
     with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({}, 2))
