@@ -5,7 +5,6 @@ import warnings
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.device import keep_freed_memory
@@ -35,24 +34,16 @@ def load_generator(
 ) -> Generator:
     """Load a generator of any known format, in evaluation mode with frozen weights. No code in the file is run.
 
-    name_or_path is a registered name (``python -m helpers weights list``) or a file: safetensors of this project,
-    pickles of the official StyleGAN, StyleGAN2, StyleGAN2-ADA and StyleGAN3 releases (its StyleGAN2), what PTI and
-    others save of these, rosinality's .pt and pSp's and e4e's, the .pt conversion of StyleGAN, the course's vanilla
-    .ckpt. A conditional generator needs a ``label``, or "NAME@3"; ``set_label`` changes it.
-
+    name_or_path is a registered name (``python -m helpers weights list``) or a file; docs/models.md lists the formats.
+    A conditional generator needs a ``label``, or "NAME@3"; ``set_label`` changes it.
     Raises WeightsError for a name or file that holds no such generator, GeneratorError for a missing or unknown label.
     """
     name_or_path, label = _split_label(name_or_path, label)
     path = checkpoint_path(name_or_path)
     generator = build_generator(read_checkpoint(path), str(name_or_path))
-    if generator.c_dim or label is not None:
-        if label is None:
-            raise GeneratorError(
-                f"{name_or_path} knows {generator.c_dim} classes; choose one: {name_or_path}@0 to "
-                f"{name_or_path}@{generator.c_dim - 1}."
-            )
-        generator.set_label(label)
     generator.name = path.stem
+    if generator.c_dim or label is not None:
+        generator.set_label(label)
     generator.domain = registry().get(str(name_or_path), {}).get("domain", "")
     if generator.resolution >= LARGE:
         keep_freed_memory()
@@ -80,30 +71,17 @@ def load_discriminator(
     return network.to(device or "cpu").eval().requires_grad_(False)
 
 
-class Resized(nn.Module):
-    """A discriminator that sees images (B, 3, H, W) of any size at its own, (B, 3, size, size)."""
-
-    def __init__(self, inner: nn.Module, size: int):
-        super().__init__()
-        self.inner, self.size = inner, size
-
-    def forward(self, images: Tensor, *args, **options) -> Tensor:
-        size = (self.size, self.size)
-        images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
-        return self.inner(images, *args, **options)
-
-
 def load_critic(name_or_path: str | Path = DEFAULT, device: torch.device | str | None = None) -> nn.Module:
     """The discriminator of a checkpoint as a judge of images, or a stand-in with a warning if it has none.
 
-    Many published files hold the generator alone. The stand-in is the bundled one, which knows cats, on images resized
-    to its 64 pixels. Raises WeightsError for a file that is not read.
+    Many published files hold the generator alone. The stand-in is the bundled one, which knows cats, and sees images of
+    any size at its 64 pixels. Raises WeightsError for a file that is not read.
     """
     try:
         return load_discriminator(name_or_path, device)
     except NoDiscriminator as error:
         warnings.warn(f"{error} Images are judged by that of {DEFAULT}, which only knows cats.", stacklevel=2)
-        return Resized(load_discriminator(DEFAULT, device), registry()[DEFAULT]["resolution"])
+        return load_discriminator(DEFAULT, device)
 
 
 def checkpoint_path(name_or_path: str | Path) -> Path:
@@ -123,10 +101,9 @@ def _split_label(name_or_path: str | Path, label: int | None) -> tuple[str | Pat
 
 
 def build_generator(checkpoint: Checkpoint, name: str) -> Generator:
-    """Our generator with the weights of a checkpoint, completed with what its format lacks.
+    """Our generator with the weights of a checkpoint; what its format lacks of the statistics of w is measured.
 
-    Missing noise maps are drawn with a fixed seed. The mean of w is the stored one; otherwise it is measured, like the
-    standard deviation; a generator with classes measures both in ``set_label``.
+    A generator with classes measures them in ``set_label``.
     """
     part = checkpoint.generator
     has_mean = part is not None and "mapping.w_avg" in part.tensors
@@ -142,8 +119,7 @@ def build_generator(checkpoint: Checkpoint, name: str) -> Generator:
 def convert_checkpoint(path: str | Path, out: str | Path, half: bool = False) -> Path:
     """Write the generator of a checkpoint (and its discriminator, if it is read) as safetensors; returns ``out``.
 
-    half: round to float16; without it the images are the same. Raises WeightsError for a file that is not read, or
-    when ``out`` is the file itself.
+    half: round to float16. Raises WeightsError for a file that is not read, or when ``out`` is the file itself.
     """
     if Path(path).resolve() == Path(out).resolve():
         raise WeightsError(f"{path} is safetensors already; name another file to write with --out.")

@@ -20,8 +20,7 @@ class GeneratorError(ValueError):
 def settings(defaults: dict, given: dict) -> dict:
     """The arguments of a network: ``defaults`` with those that were given.
 
-    Raises TypeError for an unknown name, GeneratorError for a number outside of LIMITS or one that is not finite, and
-    for a resolution that is not a power of two from 16 to 1024.
+    Raises TypeError for an unknown name, GeneratorError for a number outside of LIMITS and for another resolution.
     """
     unknown = sorted(set(given) - set(defaults))
     if unknown:
@@ -126,7 +125,9 @@ class Generator(nn.Module):
         if not self.c_dim:
             raise GeneratorError(f"this {self.family} generator has no classes, so label {label} cannot be chosen.")
         if not isinstance(label, int) or not 0 <= label < self.c_dim:
-            raise GeneratorError(f"a label must be from 0 to {self.c_dim - 1} for this generator, got {label}.")
+            name = getattr(self, "name", "NAME")
+            choice = f"choose one: {name}@0 to {name}@{self.c_dim - 1}, a label from 0 to {self.c_dim - 1}"
+            raise GeneratorError(f"{name} knows {self.c_dim} classes; {choice}, got {label}.")
         self.label = label
         self.compute_statistics(keep_mean=self.has_mean)
 
@@ -165,9 +166,6 @@ class Generator(nn.Module):
                 f"shapes {shapes}; take them from fixed_noise() or fresh_noise()."
             )
 
-    def render(self, code: Tensor, space: str, noise: list[Tensor] | None) -> Tensor:
-        raise NotImplementedError
-
     def compute_statistics(self, n: int = 10_000, keep_mean: bool = False) -> None:
         """Set the mean and the standard deviation of w from ``n`` mapped z (no-op without a mapping network).
 
@@ -197,6 +195,7 @@ class StyleBased(Generator):
         self.config, self.mapping, self.synthesis = config, mapping, synthesis
         self.resolution, self.z_dim, self.w_dim = config["resolution"], config["z_dim"], config["w_dim"]
         self.c_dim, self.num_ws = config["c_dim"], synthesis.num_ws
+        self.layer_names = [name for name, _ in synthesis.layers()]
         self.noise_shapes = tuple(tuple(layer.noise_const.shape) for _, layer in synthesis.layers())
         self.register_buffer("w_std", torch.ones(self.w_dim, device="cpu"), persistent=False)
 

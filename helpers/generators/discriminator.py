@@ -91,8 +91,8 @@ class DiscriminatorEpilogue(nn.Module):
 class Discriminator(nn.Module):
     """StyleGAN2 discriminator: image (B, 3, R, R) in [0, 1] to a score (B,), higher is more real.
 
-    It also looks at how much the ``group_size`` images of a group differ. With groups of 1 every score depends on its
-    own image only; all are then lower by about the same amount.
+    Images of another size are resized. It also looks at how much the ``group_size`` images of a group differ; with
+    groups of 1 every score depends on its own image only, and all are lower by about the same amount.
 
     resolution, channel_base, channel_max, conv_clamp: as in StyleGAN2. c_dim: number of classes; their score is the
     projection onto the mapped ``label`` (Miyato and Koyama 2018), by ``mapping_layers`` of rate ``lr_multiplier``.
@@ -121,6 +121,9 @@ class Discriminator(nn.Module):
         self.b4 = DiscriminatorEpilogue(width, clamp, given["group_size"], width if self.c_dim else 1)
 
     def forward(self, images, dtype=torch.float32, group_size: int | None = None, label=None) -> Tensor:
+        size = (self.resolutions[0],) * 2
+        if images.shape[2:] != size:
+            images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
         x = channels_last((images * 2 - 1).to(dtype))
         for r in self.resolutions:
             x = getattr(self, f"b{r}")(x)

@@ -130,11 +130,6 @@ class StyleGAN1(StyleBased):
         super().__init__(given, mapping, Synthesis(*(given[name] for name in names)))
 
     @property
-    def layer_names(self) -> list[str]:
-        """Name of the layer that each w+ row styles, coarse to fine."""
-        return [name for name, _ in self.synthesis.layers()]
-
-    @property
     def noise_strengths(self) -> list[Tensor]:
         """Learned strength of each noise map, coarse to fine: the root mean square over its layer's channels."""
         return [layer.noise_strength.square().mean().sqrt() for _, layer in self.synthesis.layers()]

@@ -199,11 +199,7 @@ class SynthesisBlock(nn.Module):
         self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, clamp=clamp)
         self.torgb = ToRGB(out_channels, w_dim, clamp)
         self.convs = (["conv0"] if in_channels else []) + ["conv1"]
-        self.out_channels = out_channels
-
-    def activation_bytes(self, dtype: torch.dtype) -> int:
-        """Size of a layer's output for one sample."""
-        return self.out_channels * self.resolution**2 * dtype.itemsize
+        self.sizes = out_channels * resolution**2  # of an activation
 
     def forward(self, x: Tensor, image: Tensor | None, ws: Tensor, noise: list[Tensor | None]):
         """Activations and image of the block below to those of this one; ws has a row per layer, torgb's last."""
@@ -241,7 +237,7 @@ class SynthesisNetwork(nn.Module):
         row = max(0, 2 * first - 1)  # torgb shares its w row with the next block's first layer
         for number, r in enumerate(self.resolutions[first:], first):
             block = getattr(self, f"b{r}")
-            if number and len(x) > 1 and x.device.type == "cpu" and len(x) * block.activation_bytes(x.dtype) > CACHE:
+            if number and len(x) > 1 and x.device.type == "cpu" and len(x) * block.sizes * x.itemsize > CACHE:
                 halves = [(m, m) if m is None or len(m) == 1 else m.tensor_split(2) for m in noise]
                 parts = zip(x.tensor_split(2), image.tensor_split(2), ws.tensor_split(2), (0, 1), strict=True)
                 images = [self._blocks(*p, [m[i] for m in halves], number, checkpointing) for *p, i in parts]
@@ -283,11 +279,7 @@ class StyleGAN2(StyleBased):
         mapping = MappingNetwork(*(given[name] for name in names))
         names = ("w_dim", "resolution", "channel_base", "channel_max", "conv_clamp")
         super().__init__(given, mapping, SynthesisNetwork(*(given[name] for name in names)))
-
-    @property
-    def layer_names(self) -> list[str]:
-        """Name of the layer that each w+ row styles first, coarse to fine; a torgb shares the row that follows."""
-        return [*(name for name, _ in self.synthesis.layers()), f"b{self.resolution}.torgb"]
+        self.layer_names.append(f"b{resolution}.torgb")  # the others share the row of the layer that follows
 
     @property
     def noise_strengths(self) -> list[Tensor]:

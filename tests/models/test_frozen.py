@@ -79,7 +79,7 @@ def test_a_batch_in_parts_gives_the_same(monkeypatch, maps, checkpointing):
     code, noise = generator.sample("w+", 5, seed=1), generator.fresh_noise(maps, seed=2)
     whole = gradients(generator, code, noise)
     sizes, block = [], generator.synthesis.b32
-    monkeypatch.setattr(stylegan2, "CACHE", 2 * block.activation_bytes(torch.float32))
+    monkeypatch.setattr(stylegan2, "CACHE", 8 * block.sizes)
     handle = block.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
     parts = gradients(generator, code, noise)
     handle.remove()
