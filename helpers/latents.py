@@ -24,17 +24,11 @@ class LatentsError(ValueError):
 
 @dataclass
 class Latents:
-    """A batch of codes in one latent space, with the noise maps that belong to them.
+    """A batch of codes in one latent space, with the noise maps that belong to them."""
 
-    Attributes:
-        space: "z", "w" or "w+".
-        code: (B, z_dim), (B, w_dim) or (B, num_ws, w_dim).
-        noise: list of (B, 1, h, w), coarse to fine, or None for the generator's fixed maps.
-    """
-
-    space: str
-    code: Tensor
-    noise: list[Tensor] | None = None
+    space: str  # "z", "w" or "w+"
+    code: Tensor  # (B, z_dim), (B, w_dim) or (B, num_ws, w_dim)
+    noise: list[Tensor] | None = None  # maps (B, 1, h, w), coarse to fine; None is the generator's fixed ones
 
     def __len__(self) -> int:
         return len(self.code)
@@ -65,7 +59,7 @@ class Latents:
 
 
 def join(parts: list[Latents]) -> Latents:
-    """One batch of several; LatentsError unless all are in one space and all or none have noise."""
+    """One batch of several; LatentsError unless all are in one space and all or none have noise maps."""
     if len({(p.space, p.noise is None) for p in parts}) != 1:
         raise LatentsError("only latents of one space, all with or all without noise maps, can be joined in one batch.")
     noise = None
@@ -81,12 +75,8 @@ def interpolate(a: Latents, b: Latents, t: float | Tensor) -> Latents:
     through its empty inside (White, "Sampling Generative Networks", 2016); w and w+ are interpolated linearly, as are
     the noise maps.
 
-    Args:
-        a, b: the same space, batches of 1 or of equal length.
-        t: a number, or (T,) with batches of 1: T latents.
-
-    Raises:
-        LatentsError: for different spaces, or noise maps in only one of them.
+    a, b: batches of 1 or of equal length; t: a number, or (T,) with batches of 1: T latents.
+    Raises LatentsError for different spaces, or noise maps in only one of them.
     """
     if a.space != b.space:
         raise LatentsError(f"only latents of one space can be interpolated; got {a.space} and {b.space}.")
@@ -127,7 +117,7 @@ def save_latents(
 ) -> None:
     """Write latents as safetensors (float32), whole or not at all; metadata are strings, e.g. the model's name.
 
-    extra: more tensors for the same file, by names other than "code" and "noise."; ``load_latents`` ignores them.
+    extra: more tensors for the same file, by other names; ``load_latents`` ignores them.
     """
     tensors = {"code": latents.code.detach().cpu().float().contiguous()}
     for i, noise in enumerate(latents.noise or []):
@@ -136,10 +126,7 @@ def save_latents(
 
 
 def load_latents(path: str | Path) -> tuple[Latents, dict[str, str]]:
-    """Read what ``save_latents`` wrote, or other projectors (see ``projections``): the latents and their metadata.
-
-    Raises LatentsError for any other file.
-    """
+    """Read latents and their metadata that ``save_latents`` or other projectors wrote; LatentsError for other files."""
     if Path(path).suffix.lower() in SUFFIXES[1:]:
         from helpers.generators.checkpoints import CheckpointError  # foreign files are rare, their readers long
         from helpers.generators.checkpoints.projections import read_projection

@@ -1,6 +1,7 @@
 """How close a result is to its target: PSNR, SSIM, feature distance; and how diverse a set of images is.
 
-All measure what a file would show: images clamped to [0, 1] and rounded to 8 bits, at their own size.
+Images and targets are (B, 3, H, W) in [0, 1], measured as a file would show them: clamped and rounded to 8 bits, at
+their own size. All raise ValueError for shapes that differ and for NaN.
 """
 
 from __future__ import annotations
@@ -22,21 +23,16 @@ FeatureNetwork = Callable[[Tensor, Sequence[Layer]], dict[Layer, Tensor]]
 
 
 def psnr(images: Tensor, targets: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB, 10 log10(1 / mse), the mean squared error over channels and pixels.
-
-    images, targets: (B, 3, H, W) in [0, 1]; clamped and rounded to 8 bits here. Returns (B,), inf for equal images.
-    Raises ValueError for shapes that differ and for NaN.
-    """
+    """Peak signal-to-noise ratio (B,) in dB, 10 log10(1 / mse) over channels and pixels; inf for equal images."""
     images, targets = _checked(images, targets)
     mse = (images.double() - targets.double()).square().mean(dim=(1, 2, 3))
     return (-10 * torch.log10(mse)).float()
 
 
 def ssim(images: Tensor, targets: Tensor) -> Tensor:
-    """Structural similarity as in Wang et al. 2004: Gaussian window of sigma 1.5, mean over pixels and channels.
+    """Structural similarity (B,) in [-1, 1] as in Wang et al. 2004: Gaussian window of sigma 1.5, mean over channels.
 
-    images, targets: (B, 3, H, W) in [0, 1], sides of at least SSIM_WINDOW pixels; clamped and rounded to 8 bits here.
-    Returns (B,) in [-1, 1], 1 for equal images. Raises ValueError for shapes that differ, too small images, and NaN.
+    Raises ValueError for sides below SSIM_WINDOW pixels.
     """
     images, targets = _checked(images, targets)
     if min(images.shape[-2:]) < SSIM_WINDOW:
@@ -54,10 +50,7 @@ def feature_distance(
     """How far images are from targets in the eyes of a network, as in LPIPS (Zhang et al. 2018) without its weights.
 
     At each layer the activations are scaled to length 1 over the channels of every pixel; their squared distance is
-    summed over channels, averaged over pixels, then over layers.
-    features: network of ``load_features``. images, targets: (B, 3, H, W) in [0, 1], clamped and rounded to 8 bits here.
-    Returns (B,) in [0, 2] for layers after a ReLU, 0 for equal images.
-    Raises ValueError for shapes that differ, no layers, and NaN.
+    summed over channels, averaged over pixels, then over layers: (B,) in [0, 2] for layers after a ReLU.
     """
     if not layers:
         raise ValueError(f"expected at least one layer; {', '.join(DISTANCE_LAYERS)} are the default.")
@@ -67,10 +60,7 @@ def feature_distance(
 
 @torch.no_grad()
 def diversity(features: FeatureNetwork, images: Tensor, layers: Sequence[Layer] = DISTANCE_LAYERS) -> float:
-    """Mean feature distance over all pairs of a set of images (N, 3, H, W) in [0, 1]; 0 where all are equal.
-
-    Raises ValueError for fewer than two images, and for NaN.
-    """
+    """Mean feature distance over all pairs of a set of at least two images; 0 where all are equal."""
     if (count := len(images)) < 2:
         raise ValueError(f"expected at least 2 images to compare; got {count}.")
     distances = []
