@@ -40,12 +40,9 @@ def test_an_index_takes_the_noise_along(index, rows):
     part = latents[index]
     assert len(part) == len(rows)
     assert same(part, Latents("w", latents.code[rows], [m[rows] for m in latents.noise]))
-
-
-@pytest.mark.parametrize("index", [3, -4])
-def test_an_index_that_is_not_there(index):
-    with pytest.raises(IndexError, match="there are 3 latents"):
-        noisy()[index]
+    for missing in (3, -4):
+        with pytest.raises(IndexError, match="there are 3 latents"):
+            latents[missing]
 
 
 def test_iteration_and_join_are_inverse():
@@ -56,16 +53,7 @@ def test_iteration_and_join_are_inverse():
     assert same(join([plain[:2], plain[2]]), plain)
 
 
-def test_only_latents_of_one_kind_are_joined():
-    latents = noisy()
-    for other in (Latents("w", latents.code), Latents("z", latents.code, latents.noise)):
-        with pytest.raises(LatentsError, match="only latents of one space"):
-            join([latents, other])
-    with pytest.raises(LatentsError, match="only latents of one space"):
-        join([])
-
-
-def test_detach_copies():
+def test_detach_copies_and_latents_move_as_a_whole():
     latents = noisy()
     latents.code.requires_grad_()
     copy = latents.detach()
@@ -74,9 +62,6 @@ def test_detach_copies():
         copy.code += 1
         copy.noise[0] += 1
     assert same(latents, Latents("w", random(3, 8), noisy().noise))
-
-
-def test_latents_move_as_a_whole():
     moved = noisy().to("meta")
     assert {t.device.type for t in (moved.code, *moved.noise)} == {"meta"}
 
@@ -115,8 +100,7 @@ def test_length_of_z_goes_from_one_to_the_other():
 def test_nearly_parallel_z(size):
     a = random(1, 16)
     b = a + size * random(1, 16, seed=1)
-    middle = interpolate(Latents("z", a), Latents("z", b), 0.5).code
-    assert torch.allclose(middle, (a + b) / 2, atol=1e-5)
+    assert torch.allclose(interpolate(Latents("z", a), Latents("z", b), 0.5).code, (a + b) / 2, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-6, 1e-4, 1e-2])
@@ -149,12 +133,15 @@ def test_w_and_noise_are_interpolated_linearly(space):
             assert torch.allclose(ours[i], x[0] * (1 - weight) + y[0] * weight, atol=1e-6)
 
 
-def test_only_latents_of_one_kind_are_interpolated():
+def test_only_latents_of_one_kind_are_interpolated_and_joined():
     latents = noisy()
-    with pytest.raises(LatentsError, match="of one space .*; got w and z"):
-        interpolate(latents, Latents("z", latents.code), 0.5)
-    with pytest.raises(LatentsError, match="both or neither have noise"):
-        interpolate(latents, Latents("w", latents.code), 0.5)
+    for other, message in ((Latents("z", latents.code), "of one space .*; got w and z"),
+                           (Latents("w", latents.code), "both or neither have noise")):  # fmt: skip
+        with pytest.raises(LatentsError, match=message):
+            interpolate(latents, other, 0.5)
+    for parts in ([latents, Latents("w", latents.code)], [latents, Latents("z", latents.code, latents.noise)], []):
+        with pytest.raises(LatentsError, match="only latents of one space"):
+            join(parts)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -181,47 +168,47 @@ def test_noise_maps_keep_their_order_and_their_image(tmp_path):
     assert torch.equal(generator.synthesize(loaded), generator.synthesize(latents))
 
 
-def test_a_result_with_gradient_and_another_layout_is_saved(tmp_path):
-    code = random(16, 6).double().t().requires_grad_()  # not contiguous
+def test_a_result_with_gradient_and_another_layout_is_saved_and_refused_by_another_generator(tmp_path):
+    code = random(8, 3).double().t().requires_grad_()  # not contiguous
     save_latents(tmp_path / "cat.safetensors", Latents("w", code))
     loaded, _ = load_latents(tmp_path / "cat.safetensors")
     assert loaded.code.dtype == torch.float32 and torch.equal(loaded.code, code.float())
+    with pytest.raises(GeneratorError, match="w latents of this generator have the shape \\(B, 16\\), got \\(3, 8\\)"):
+        tiny.stylegan2().synthesize(loaded)
 
 
-@pytest.mark.parametrize("kind", ["garbage", "empty", "absent", "folder", "json", "no code", "no space", "truncated"])
+OTHERS = {
+    "garbage": lambda path: path.write_bytes(b"\xff" * 100),
+    "empty": lambda path: path.write_bytes(b""),
+    "absent": lambda path: None,
+    "folder": lambda path: path.mkdir(),
+    "json": lambda path: path.write_text(json.dumps({"code": 1})),
+    "no code": lambda path: save_file({"image": random(1, 8)}, path, metadata={"space": "w"}),
+    "no space": lambda path: save_file({"code": random(1, 8)}, path, metadata={"model": "cats"}),
+    "truncated": lambda path: (save_latents(path, noisy()), path.write_bytes(path.read_bytes()[:-20])),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
 def test_other_files_are_one_sentence(tmp_path, kind):
     path = tmp_path / "cat.safetensors"
-    if kind in ("garbage", "empty", "json"):
-        path.write_bytes({"garbage": b"\xff" * 100, "empty": b"", "json": json.dumps({"code": 1}).encode()}[kind])
-    elif kind == "folder":
-        path.mkdir()
-    elif kind in ("no code", "no space"):
-        metadata = {"space": "w"} if kind == "no code" else {"model": "cats"}
-        save_file({"code" if kind == "no space" else "image": random(1, 8)}, path, metadata=metadata)
-    elif kind == "truncated":
-        save_latents(path, noisy())
-        path.write_bytes(path.read_bytes()[:-20])
+    OTHERS[kind](path)
     with pytest.raises(LatentsError, match="expected latents that this project wrote") as error:
         load_latents(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_latents_of_another_generator_are_refused_where_they_are_used(tmp_path):
-    save_latents(tmp_path / "cat.safetensors", noisy())
-    loaded, _ = load_latents(tmp_path / "cat.safetensors")
-    with pytest.raises(GeneratorError, match="w latents of this generator have the shape \\(B, 16\\), got \\(3, 8\\)"):
-        tiny.stylegan2().synthesize(loaded)
-
-
 # --- latents of other tools ------------------------------------------------------------------------------------------
 
 
-def test_a_projection_of_the_official_release(tmp_path):
+def test_a_projection_of_the_official_release_and_a_saved_pivot(tmp_path):
     codes = torch.randn(1, 6, 16).numpy()
     np.savez(tmp_path / "projected_w.npz", w=codes)
     latents, metadata = load_latents(tmp_path / "projected_w.npz")
     assert (latents.space, latents.noise, metadata) == ("w+", None, {})
     assert np.array_equal(latents.code.numpy(), codes)
+    torch.save(torch.ones(1, 6, 16), tmp_path / "0.pt")
+    assert load_latents(tmp_path / "0.pt")[0].space == "w+"
 
 
 @pytest.mark.parametrize("rows", [False, True])
@@ -236,11 +223,6 @@ def test_a_projection_of_rosinality(tmp_path, rows):
     latents, _ = load_latents(tmp_path / "a.pt")
     assert latents.space == ("w+" if rows else "w") and len(latents) == 2
     assert torch.equal(generator.synthesize(latents), generator.synthesize(code, noise))
-
-
-def test_a_saved_pivot(tmp_path):
-    torch.save(torch.ones(1, 6, 16), tmp_path / "0.pt")
-    assert load_latents(tmp_path / "0.pt")[0].space == "w+"
 
 
 @pytest.mark.parametrize(

@@ -27,35 +27,34 @@ def test_lp_by_hand():
     images[1, 0, 2, 3] = 1.0  # one of 48 numbers is 0.75 off
     assert torch.allclose(lp_loss(images, target, p=1), torch.tensor([0.5, 0.75 / 48]))
     assert torch.allclose(lp_loss(images, target, p=2), torch.tensor([0.25, 0.5625 / 48]))
+    values = torch.tensor([[[[1.0, 2.0]], [[3.0, 6.0]]]])  # two channels of two pixels
+    assert masked_mean(values).item() == 3
+    assert masked_mean(values, torch.tensor([[[[1.0, 0.5]]]])).item() == pytest.approx((2 + 0.5 * 4) / 1.5)
 
 
 @pytest.mark.parametrize("p", [1, 2])
 def test_lp_within_a_mask_by_hand(p):
     images, target = torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)
     images[..., :4], images[..., 4:] = 0.2, 0.8
-    assert torch.allclose(lp_loss(images, target, p, left_half()), torch.tensor([0.2**p]))
-    assert torch.allclose(lp_loss(images, target, p, 1 - left_half()), torch.tensor([0.8**p]))
     soft = left_half() * 0.75 + 0.25  # 1 on the left, 1/4 on the right
-    assert torch.allclose(lp_loss(images, target, p, soft), torch.tensor([(0.2**p + 0.25 * 0.8**p) / 1.25]))
-
-
-def test_what_lies_outside_of_the_mask_does_not_count():
-    images, target = random(2, 3, 8, 8), random(2, 3, 8, 8, seed=1)
-    masked = lp_loss(images, target, 1, left_half())
-    target[..., 4:] = random(2, 3, 8, 4, seed=2)
-    assert torch.equal(lp_loss(images, target, 1, left_half()), masked)
-    assert torch.allclose(masked, (images - target)[..., :4].abs().mean((1, 2, 3)))  # over the mask's area
+    for mask, value in ((left_half(), 0.2**p), (1 - left_half(), 0.8**p), (soft, (0.2**p + 0.25 * 0.8**p) / 1.25)):
+        assert torch.allclose(lp_loss(images, target, p, mask), torch.tensor([value]))
+    images, target, masks = random(2, 3, 8, 8), random(2, 3, 8, 8, seed=1), torch.cat([left_half(), 1 - left_half()])
+    alone = [lp_loss(images[i : i + 1], target[i : i + 1], p, masks[i : i + 1]) for i in range(2)]
+    assert torch.allclose(lp_loss(images, target, p, masks), torch.cat(alone))
 
 
 @pytest.mark.parametrize("p", [1, 2])
-def test_gradient_is_zero_outside_of_the_mask(p):
-    images = random(2, 3, 8, 8).requires_grad_()
-    lp_loss(images, random(2, 3, 8, 8, seed=1), p, left_half()).sum().backward()
-    assert (images.grad[..., :4] != 0).all()
-    assert not images.grad[..., 4:].any()
+def test_what_lies_outside_of_the_mask_does_not_count(p):
+    images, target = random(2, 3, 8, 8).requires_grad_(), random(2, 3, 8, 8, seed=1)
+    masked = lp_loss(images, target, p, left_half())
+    masked.sum().backward()
+    assert (images.grad[..., :4] != 0).all() and not images.grad[..., 4:].any()
+    target[..., 4:] = random(2, 3, 8, 4, seed=2)
+    assert torch.equal(lp_loss(images, target, p, left_half()), masked)
 
 
-def test_a_mask_of_ones_is_no_mask():
+def test_a_mask_of_ones_is_like_no_mask():
     images, target, ones = random(2, 3, 8, 8), random(2, 3, 8, 8, seed=1), torch.ones(1, 1, 8, 8)
     features = tiny.Features()
     ours, theirs = features(images, features.layers), features(target, features.layers)
@@ -64,31 +63,14 @@ def test_a_mask_of_ones_is_no_mask():
     assert torch.allclose(perceptual_loss(ours, theirs, ones), perceptual_loss(ours, theirs), rtol=1e-5)
 
 
-def test_each_sample_has_its_own_mask():
-    images, target = random(2, 3, 8, 8), random(2, 3, 8, 8, seed=1)
-    masks = torch.cat([left_half(), 1 - left_half()])
-    alone = [lp_loss(images[i : i + 1], target[i : i + 1], 2, masks[i : i + 1]) for i in range(2)]
-    assert torch.allclose(lp_loss(images, target, 2, masks), torch.cat(alone))
-
-
-def test_masked_mean_by_hand():
-    values = torch.tensor([[[[1.0, 2.0]], [[3.0, 6.0]]]])  # two channels of two pixels
-    assert masked_mean(values).item() == 3
-    assert masked_mean(values, torch.tensor([[[[1.0, 0.5]]]])).item() == pytest.approx((2 + 0.5 * 4) / 1.5)
-
-
 # --- perceptual and offset -------------------------------------------------------------------------------------------
 
 
 def test_perceptual_loss_is_relative_to_the_target():
     theirs = {"a": random(1, 4, 8, 8) * 100, "b": random(1, 6, 4, 4, seed=1) / 100}
-    assert perceptual_loss(theirs, theirs).item() == 0
-    doubled = {layer: value * 2 for layer, value in theirs.items()}
-    assert perceptual_loss(doubled, theirs).item() == pytest.approx(1)
-    half = {layer: value * 1.5 for layer, value in theirs.items()}
-    assert perceptual_loss(half, theirs).item() == pytest.approx(0.25)
-    one_layer = {"a": theirs["a"], "b": theirs["b"] * 2}
-    assert perceptual_loss(one_layer, theirs).item() == pytest.approx(0.5)  # the mean over layers
+    for a, b, expected in ((1, 1, 0), (2, 2, 1), (1.5, 1.5, 0.25), (1, 2, 0.5)):  # the last: the mean over layers
+        ours = {"a": theirs["a"] * a, "b": theirs["b"] * b}
+        assert perceptual_loss(ours, theirs).item() == pytest.approx(expected)
     nothing = {layer: torch.zeros_like(value) for layer, value in theirs.items()}
     assert perceptual_loss(theirs, nothing).isfinite().all()
 
@@ -98,15 +80,6 @@ def test_perceptual_loss_within_a_mask():
     ours["a"][..., :2], ours["a"][..., 2:] = 1.5, 3.0
     assert perceptual_loss(ours, theirs, left_half(16)).item() == pytest.approx(0.25)
     assert perceptual_loss(ours, theirs, 1 - left_half(16)).item() == pytest.approx(4)
-
-
-def test_perceptual_loss_of_a_batch_against_one_target():
-    features = tiny.Features()
-    images, target = random(3, 3, 8, 8), random(1, 3, 8, 8, seed=1)
-    theirs = features(target, features.layers)
-    together = perceptual_loss(features(images, features.layers), theirs)
-    alone = [perceptual_loss(features(image[None], features.layers), theirs) for image in images]
-    assert torch.allclose(together, torch.cat(alone), rtol=1e-5)
 
 
 def test_delta_is_the_squared_length():
@@ -147,15 +120,7 @@ def test_default_weights_and_what_is_missing():
     assert set(Criterion(target, weights={"l2": 1})(target).parts) == {"l2"}
 
 
-def test_one_target_serves_a_batch():
-    images, target = random(3, 3, 8, 8), random(1, 3, 8, 8, seed=1)
-    loss = criterion_of(target)(images)
-    repeated = criterion_of(target.repeat(3, 1, 1, 1))(images)
-    assert loss.total.shape == (3,)
-    assert torch.allclose(loss.total, repeated.total, rtol=1e-5)
-
-
-def test_weights_per_sample_are_separate_criteria():
+def test_weights_per_sample_are_separate_criteria_and_one_target_serves_all():
     images, target, delta = random(3, 3, 8, 8), random(1, 3, 8, 8, seed=1), random(3, 4, seed=2)
     table = {"l1": [1.0, 0.0, 2.0], "perceptual": [0.0, 1.0, 0.5], "delta": [0.0, 0.1, 0.0]}
     together = criterion_of(target, {name: torch.tensor(w) for name, w in table.items()})(images, delta)
@@ -260,15 +225,17 @@ def test_a_masked_criterion_masks_every_image_term():
     images, target = random(1, 3, 8, 8), random(1, 3, 8, 8, seed=1)
     weights, mask = {"l1": 1.0, "l2": 1.0, "perceptual": 1.0, "delta": 1.0}, left_half()
     criterion, delta = criterion_of(target, weights, mask=mask), torch.ones(1, 4)
-    parts = criterion(images, delta).parts
-    assert torch.allclose(parts["l1"], lp_loss(images, target, 1, mask))
-    assert torch.allclose(parts["l2"], lp_loss(images, target, 2, mask))
-    features = criterion.features
+    features, parts = criterion.features, criterion(images, delta).parts
     ours, theirs = features(images, features.layers), features(target, features.layers)
-    assert torch.allclose(parts["perceptual"], perceptual_loss(ours, theirs, mask))
+    for name, value in (
+        ("l1", lp_loss(images, target, 1, mask)),
+        ("l2", lp_loss(images, target, 2, mask)),
+        ("perceptual", perceptual_loss(ours, theirs, mask)),
+        ("delta", torch.tensor([4.0])),
+    ):
+        assert torch.allclose(parts[name], value), name
     small = F.adaptive_avg_pool2d(mask, 4)
     distance = masked_mean((ours["conv2_1"] - theirs["conv2_1"]).square(), small)
     relative = distance / masked_mean(theirs["conv2_1"].square(), small)
     last = Criterion(target, features, {"perceptual": 1.0}, layers=["conv2_1"], mask=mask)
     assert torch.allclose(last(images).total, relative, rtol=1e-5)
-    assert parts["delta"].item() == 4

@@ -20,33 +20,35 @@ def flat(value, side=16):
 # --- PSNR ------------------------------------------------------------------------------------------------------------
 
 
-def test_psnr_of_known_pairs():
-    # all pixels differ by 10 of 255: 20 log10(255 / 10)
-    assert psnr(flat(100), flat(110)).item() == pytest.approx(28.1308, abs=1e-3)
-    # black and white: an error of 1, the peak
-    assert psnr(flat(0), flat(255)).item() == pytest.approx(0, abs=1e-6)
-    # one value in 768 differs by 51/255 = 0.2
-    one = flat(0)
-    one[0, 1, 3, 4] = 0.2
-    assert psnr(one, flat(0)).item() == pytest.approx(10 * math.log10(768 / 0.04), abs=1e-3)
+def one_off():
+    """One value in 768 is 51/255 = 0.2."""
+    image = flat(0)
+    image[0, 1, 3, 4] = 0.2
+    return image
 
 
-def test_psnr_is_per_sample_and_infinite_for_equal_images():
-    images = torch.cat([flat(100), flat(100)])
-    values = psnr(images, torch.cat([flat(100), flat(110)]))
+CHECKS = ((torch.arange(16)[:, None] + torch.arange(16)) % 2 * 2 - 1) * 20 / 255
+
+
+@pytest.mark.parametrize(
+    ("image", "target", "expected"),
+    [
+        (flat(100), flat(110), 20 * math.log10(255 / 10)),
+        (flat(0), flat(255), 0),  # an error of 1, the peak
+        (one_off(), flat(0), 10 * math.log10(768 / 0.04)),
+        (flat(100) + 0.4 / 255, flat(100), math.inf),  # rounded to 8 bits
+        (flat(255) + 0.3, flat(255), math.inf),  # clamped
+        (flat(100) + 0.6 / 255, flat(100), 20 * math.log10(255)),
+        (flat(100) + CHECKS, flat(100), 20 * math.log10(255 / 20)),  # at native size: shrinking would average it away
+    ],
+)
+def test_psnr_of_known_pairs(image, target, expected):
+    assert psnr(image, target).item() == pytest.approx(expected, abs=1e-3)
+
+
+def test_psnr_is_per_sample():
+    values = psnr(torch.cat([flat(100), flat(100)]), torch.cat([flat(100), flat(110)]))
     assert values.shape == (2,) and values[0] == math.inf and values[1].item() == pytest.approx(28.1308, abs=1e-3)
-
-
-def test_psnr_rounds_to_8_bits_and_clamps():
-    assert psnr(flat(100) + 0.4 / 255, flat(100)).item() == math.inf
-    assert psnr(flat(255) + 0.3, flat(255)).item() == math.inf
-    assert psnr(flat(100) + 0.6 / 255, flat(100)).item() == pytest.approx(48.1308, abs=1e-3)  # one step of 255
-
-
-def test_psnr_measures_at_native_size():
-    """An error of the highest frequency, which any shrinking would average away."""
-    checks = ((torch.arange(16)[:, None] + torch.arange(16)) % 2 * 2 - 1) * 20 / 255
-    assert psnr(flat(100) + checks, flat(100)).item() == pytest.approx(20 * math.log10(255 / 20), abs=1e-3)
 
 
 # --- SSIM ------------------------------------------------------------------------------------------------------------
@@ -70,10 +72,13 @@ def test_ssim_by_hand():
 
 
 def test_ssim_of_flat_images():
-    """Without structure only the light term is left."""
+    """Without structure only the light term is left; what rounds to the same 8 bits is equal."""
     a, b = 51 / 255, 153 / 255
     expected = (2 * a * b + 0.01**2) / (a**2 + b**2 + 0.01**2)
     assert ssim(flat(51), flat(153)).item() == pytest.approx(expected, abs=1e-6)
+    assert ssim(flat(100) + 0.4 / 255, flat(100)).item() == 1
+    with pytest.raises(ValueError, match="at least 11 pixels"):
+        ssim(noise(side=10), noise(side=10))
 
 
 def test_ssim_is_per_sample_and_one_for_equal_images():
@@ -83,15 +88,6 @@ def test_ssim_is_per_sample_and_one_for_equal_images():
     values = ssim(images, targets)
     assert values.shape == (3,) and values[0] == 1 and values[2] == 1 and values[1] < 0.5
     assert values[1].item() == pytest.approx(ssim(images[1:2], targets[1:2]).item(), abs=1e-6)
-
-
-def test_ssim_rounds_to_8_bits():
-    assert ssim(flat(100) + 0.4 / 255, flat(100)).item() == 1
-
-
-def test_ssim_refuses_small_images():
-    with pytest.raises(ValueError, match="at least 11 pixels"):
-        ssim(noise(side=10), noise(side=10))
 
 
 # --- feature distance ------------------------------------------------------------------------------------------------
@@ -127,30 +123,19 @@ def test_feature_distance_by_hand():
     assert values.shape == (2,) and torch.allclose(values, expected, atol=1e-6)
 
 
-def test_feature_distance_is_zero_for_equal_images_and_asks_for_its_layers():
+def test_feature_distance_asks_for_its_layers_and_ignores_the_strength_of_features():
     features = TwoLayers()
     assert feature_distance(features, noise(), noise()).tolist() == [0, 0]
     assert features.runs[0] == ("relu1_2", "relu2_2", "relu3_2")
-
-
-def test_feature_distance_ignores_the_strength_of_features():
-    features = TwoLayers()
     assert feature_distance(features, flat(200), flat(100), [2]).item() == pytest.approx(0, abs=1e-6)
-
-
-def test_feature_distance_needs_a_layer():
     with pytest.raises(ValueError, match="at least one layer"):
-        feature_distance(TwoLayers(), noise(), noise(), [])
+        feature_distance(features, noise(), noise(), [])
 
 
 # --- what all refuse -------------------------------------------------------------------------------------------------
 
 
-def feature_distance_of_two_layers(images, targets):
-    return feature_distance(TwoLayers(), images, targets, [2])
-
-
-@pytest.mark.parametrize("metric", [psnr, ssim, feature_distance_of_two_layers])
+@pytest.mark.parametrize("metric", [psnr, ssim, lambda a, b: feature_distance(TwoLayers(), a, b, [2])])
 def test_refused(metric):
     spoiled = noise()
     spoiled[1, 2, 3, 4] = float("nan")
@@ -166,12 +151,8 @@ def test_refused(metric):
 # --- sets of images --------------------------------------------------------------------------------------------------
 
 
-def some_images(n, seed=0):
-    return torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
-
-
 def test_diversity_is_the_mean_feature_distance_over_all_pairs():
-    features, layers, images = tiny.Features(), ("conv1_1", "conv2_1"), some_images(4)
+    features, layers, images = tiny.Features(), ("conv1_1", "conv2_1"), noise(4)
     pairs = [(i, j) for i in range(4) for j in range(i)]
     distances = [metrics.feature_distance(features, images[[i]], images[[j]], layers).item() for i, j in pairs]
     assert metrics.diversity(features, images, layers) == pytest.approx(sum(distances) / len(pairs), rel=1e-4)
