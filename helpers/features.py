@@ -116,7 +116,7 @@ class Features(nn.Module):
     def check(self, images: Tensor, last: int) -> None:
         """Raise FeatureError unless images (B, 3, H, W) are large enough for the convolution of index `last`."""
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            found = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
+            found = f"{images.dtype} {tuple(images.shape)}"
             raise FeatureError(f"Expected float images (B, 3, H, W) in [0, 1], got {found}; convert them first.")
         least, (height, width) = 2 ** (self.config.convs[last][0] - 1), images.shape[2:]
         if min(height, width) < least:
@@ -166,9 +166,9 @@ def fast_dtype(device: str | torch.device) -> torch.dtype:
 
 def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the convolutions of a torchvision VGG state dict (features.28.weight …) to ours (convs.12.weight …)."""
-    matches = [re.fullmatch(r"features\.(\d+)\.(weight|bias)", name) for name in state]
-    numbers = sorted({int(m[1]) for m in matches if m})
-    return {f"convs.{numbers.index(int(m[1]))}.{m[2]}": state[m[0]] for m in matches if m}
+    matches = list(filter(None, (re.fullmatch(r"features\.(\d+)\.(weight|bias)", name) for name in state)))
+    numbers = sorted({int(m[1]) for m in matches})
+    return {f"convs.{numbers.index(int(m[1]))}.{m[2]}": state[m[0]] for m in matches}
 
 
 def torchvision_file(name: str) -> Path:

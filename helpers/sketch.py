@@ -76,9 +76,8 @@ def read_sketch(source, size: int, mask=None) -> Sketch:
     ImageError and MaskError for what is not an image or a mask.
     """
     if isinstance(source, np.ndarray):
-        image, name = from_uint8(source), "the drawing"
-        image, alpha = image[:, :3], image[:, 3:]
-        drawn = bool(alpha.numel())
+        image, alpha = from_uint8(source).split([3, source.shape[2] - 3], 1)
+        name, drawn = "the drawing", bool(alpha.numel())
     else:
         image, alpha = read_rgba(source)
         name = os.path.basename(source) if isinstance(source, str | os.PathLike) else "the sketch"
@@ -165,10 +164,9 @@ class Candidates(Result):
 class SketchOptions:
     """How to search for a sketch; what has a help text is an option of the command line too.
 
-    start: "sample" at random, truncated to TRUNCATION; the "best" by the constraints of ``candidates`` such samples;
-    "encoder", half-way between samples and what the encoder (by default the generator's own) makes of the ``sketch``;
-    or Latents, e.g. ``near`` a candidate. lr: None is that of RATES. enough: share of the starts; the search ends as
-    soon as this many of them have met all that the sketch asks for; None takes all steps.
+    start: "sample" at random, truncated; the "best" by the constraints of ``candidates`` such samples; "encoder",
+    half-way between samples and what the encoder makes of the ``sketch``; or Latents, e.g. ``near`` a candidate.
+    enough: share of the starts; the search ends once as many have met all that the sketch asks for; None: never.
     """
 
     space: str | None = option(None, "z, w or w+; by default w where there is one.")
@@ -225,9 +223,8 @@ class SketchSearch(LatentSearch):
 
     def _samples(self, n: int) -> Tensor:
         code = self.generator.sample(self.space, n, self.options.seed)
-        if self.space == "z":  # its mean is not a cat
-            return code
-        return torch.lerp(self.generator.mean(self.space).expand_as(code), code, TRUNCATION)
+        mean = code if self.space == "z" else self.generator.mean(self.space)  # that of z is not a cat
+        return torch.lerp(mean.expand_as(code), code, TRUNCATION)
 
     def _best_samples(self) -> Tensor:
         codes = self._samples(max(self.options.candidates, self.options.starts))
@@ -288,10 +285,7 @@ def space_of(generator: Generator, space: str | None = None) -> str:
 
 
 def near(generator: Generator, latents: Latents, n: int = 16, radius: float = 0.3, seed: int = 0) -> Latents:
-    """``n`` latents to continue from: the given one (a batch of 1) first, then random ones around it.
-
-    radius: standard deviation of the offsets, in standard deviations of the space. Raises SketchError.
-    """
+    """``n`` latents to continue from: the given one first, then random ones at ``radius`` standard deviations."""
     if len(latents) != 1:
         raise SketchError(f"pick one candidate, latents[i]; got {len(latents)}.")
     random = torch.Generator().manual_seed(seed)

@@ -29,16 +29,15 @@ def poisson_blend(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
     image's border nothing is prescribed. A region without an edge has no colours to meet: it stays x.
     """
     inside = (as_mask(mask, tuple(x.shape[-2:])) >= 0.5).expand(len(x), -1, -1, -1)[:, 0]
-    return torch.stack([_solved(*sample) for sample in zip(x, y, inside, strict=True)])
-
-
-def _solved(x: Tensor, y: Tensor, inside: Tensor) -> Tensor:
+    if len(x) > 1:
+        samples = zip(x.split(1), y.split(1), inside[:, None].split(1), strict=True)
+        return torch.cat([poisson_blend(*sample) for sample in samples])
     flags = inside.flatten().cpu().numpy()
     if flags.all() or not flags.any():
         return x if flags.all() else y
-    laplacian = LaplacianNd(tuple(inside.shape), boundary_conditions="neumann", dtype=np.float64).tosparse()
+    laplacian = LaplacianNd(tuple(x.shape[-2:]), boundary_conditions="neumann", dtype=np.float64).tosparse()
     rows = laplacian.tocsr()[flags]
-    source, result = (image.detach().flatten(1).T.double().cpu().numpy().copy() for image in (x, y))
+    source, result = (image[0].detach().flatten(1).T.double().cpu().numpy().copy() for image in (x, y))
     right = rows @ source - rows[:, ~flags] @ result[~flags]
     result[flags] = spsolve(rows[:, flags].tocsc(), right)
     return torch.from_numpy(result.T).view_as(x).clamp(0, 1).to(x)

@@ -78,14 +78,8 @@ class StyleCriterion(WeightedSum):
     """Weighted sum of content, style and total variation, one value per sample; targets are computed once, here.
 
     Content is the relative squared distance of feature maps, style that of a statistic of feature maps; both are
-    weighted means over their layers, so that the weights mean the same for any layers, size and network.
-
-    features: network of ``load_features``; None where every style is a patch bank and content has weight 0.
-    contents: (B or 1, 3, H, W) in [0, 1]. styles: images (1 or B, 3, h, w) in [0, 1] of any size. masks: (S, 1, H, W)
-    in [0, 1], where each style goes; None is everywhere. ``changes`` are fields of the options.
-
-    Raises StyleError for weights that are negative or all 0, no style or layer, or lengths that do not agree, and
-    FeatureError for an unknown layer or images that are too small for one.
+    weighted means over their layers, so that the weights mean the same for any layers, size and network. ``features``
+    may be None where every style is a patch bank and content has weight 0. The other arguments: see StyleTransfer.
     """
 
     error = StyleError
@@ -114,24 +108,10 @@ class StyleCriterion(WeightedSum):
         self.content_layers, self.style_layers = layer_weights(options.content_layers), layer_weights(layers)
         if features is None and (self.on("content") or not self.patches):
             raise StyleError("content and style need a feature network; pass features=load_features().")
-        with torch.no_grad():
-            content = self._targets(self.features, contents, self.content_layers, full) if self.on("content") else {}
-            self.content_targets, self.style_targets = (
-                content,
-                [
-                    self._targets(network, style, self.style_layers, self._prepared)
-                    for network, style in zip(self.networks, styles, strict=True)
-                ],
-            )
-
-    def _prepared(self, activations: Tensor) -> Tensor:
-        return self.statistic.prepare(self.statistic.describe(activations))
-
-    @staticmethod
-    def _targets(network, images: Tensor, layers: Sequence, describe: Callable[[Tensor], Tensor]) -> dict:
-        """Layer to what describes the images, one after the other: a grid of them need not fit into memory at once."""
-        single = [{k: describe(v) for k, v in network(image[None], list(layers)).items()} for image in images]
-        return {layer: torch.cat([found[layer] for found in single]) for layer in single[0]}
+        self.content_targets = _each(features, contents, self.content_layers, full) if self.on("content") else {}
+        pairs, statistic = zip(self.networks, styles, strict=True), self.statistic
+        described = [_each(network, style, self.style_layers, statistic.describe) for network, style in pairs]
+        self.style_targets = [{k: statistic.prepare(v) for k, v in found.items()} for found in described]
 
     def parts(self, images: Tensor, offset: Tensor | None = None, index=slice(None)) -> dict[str, Tensor]:
         """Unweighted content, style and total variation (b,) of images (b, 3, H, W), where they have a weight."""
@@ -184,6 +164,13 @@ class StyleCriterion(WeightedSum):
         """Mean over layers with their weights, per sample."""
         given = {k: self.pick(torch.as_tensor(weights[k]).to(v).reshape(-1), index) for k, v in distances.items()}
         return sum(given[layer] * value for layer, value in distances.items()) / sum(given.values())
+
+
+@torch.no_grad()
+def _each(network, images: Tensor, layers: Sequence, describe: Callable[[Tensor], Tensor]) -> dict:
+    """Layer to what describes the images, one after the other: a grid of them need not fit into memory at once."""
+    single = [{k: describe(v) for k, v in network(image[None], list(layers)).items()} for image in images]
+    return {layer: torch.cat([found[layer] for found in single]) for layer in single[0]}
 
 
 def total_variation(images: Tensor) -> Tensor:

@@ -36,8 +36,6 @@ class PatchBank:
     At each octave all 7×7 patches are whitened (ZCA: unit variance in all directions, with the smallest change),
     then 128 of them are drawn at random and scaled to length 1. The response to an image is the ReLU of
     the product of its whitened patches with these: large where the image has the same stroke.
-
-    Raises FeatureError for an image with sides below 12 * 2^(octaves - 1) pixels, or of a single colour.
     """
 
     def __init__(self, image: Tensor, filters: int = FILTERS, octaves: int = OCTAVES):

@@ -23,7 +23,10 @@ from staff.benchmarks import style as bench
 from staff.benchmarks.common import Settings
 from tests.lessons.test_style_transfer import pictures
 
-SMALL = {"size": 32, "steps": 2, "features": "vgg19-slim"}
+
+def paint(photos, styles, out, steps=2, size=32, film=False, masks=(), **options):
+    run = module.StyleRun(size, features="vgg19-slim", film=film, masks=masks)
+    return module.stylize_photos(photos, styles, out, run, StyleOptions(steps=steps, **options))
 
 
 @pytest.fixture
@@ -62,15 +65,13 @@ def test_layers_are_written_as_in_the_literature():
 
 
 def test_a_film_of_the_process_is_written(tmp_path, photos):
-    settings = SMALL | {"steps": 4, "pyramid": 8, "content_layers": 3, "style_layers": [1, 3]}
-    module.stylize_photos(photos[:1], ["glass"], tmp_path, film=True, **settings)
+    paint(photos[:1], ["glass"], tmp_path, 4, film=True, pyramid=8, content_layers=3, style_layers=[1, 3])
     assert all((tmp_path / f"wide-glass.{suffix}").stat().st_size > 1000 for suffix in ("gif", "mp4"))
 
 
 def test_masks_leave_the_rest_alone(tmp_path, photos):
     write_image(tmp_path / "mask.png", torch.cat([torch.ones(1, 1, 30, 30), torch.zeros(1, 1, 30, 30)], 3))
-    settings = SMALL | {"size": 60, "masks": [tmp_path / "mask.png"]}
-    module.stylize_photos(photos[:1], ["glass"], tmp_path / "out", **settings)
+    paint(photos[:1], ["glass"], tmp_path / "out", size=60, masks=[tmp_path / "mask.png"])
     apart = (read_image(tmp_path / "out" / "wide-glass.png") - read_image(photos[0])).abs()
     assert apart[..., 32:].max() < 0.01 and apart[..., :28].mean() > 0.02
 
@@ -99,7 +100,7 @@ def test_bad_photos_are_named_and_the_others_done(tmp_path, photos):
     write_image(tmp_path / "panorama.png", pictures(1, (8, 400)))  # too narrow for conv4_2
     bad = [tmp_path / "empty.png", tmp_path / "panorama.png"]
     with pytest.raises(ValueError, match="1 of 3 photos done.*empty.png.*panorama.png: conv.* needs images"):
-        module.stylize_photos([*bad, photos[2]], ["glass"], tmp_path / "out", **SMALL)
+        paint([*bad, photos[2]], ["glass"], tmp_path / "out")
     assert (tmp_path / "out" / "grey-glass.png").is_file()
 
 
@@ -107,12 +108,12 @@ def test_two_styles_of_one_name_give_two_images_and_patches_need_more_than_one_c
     styles = [tmp_path / folder / "style.png" for folder in ("a", "b")]
     for seed, style in enumerate(styles, 1):
         write_image(style, pictures(seed=seed))
-    rows = module.stylize_photos(photos[:1], styles, tmp_path / "out", **SMALL)
+    rows = paint(photos[:1], styles, tmp_path / "out")
     assert [row["image"] for row in rows] == ["wide-style.png", "wide-style-2.png"]
     assert not torch.equal(*(read_image(tmp_path / "out" / row["image"]) for row in rows))
     write_image(tmp_path / "flat.png", torch.full((1, 3, 40, 40), 0.5))
     with pytest.raises(ValueError, match="single colour"):
-        module.stylize_photos(photos[:1], [tmp_path / "flat.png"], tmp_path / "out", statistic="patches", **SMALL)
+        paint(photos[:1], [tmp_path / "flat.png"], tmp_path / "out", statistic="patches")
 
 
 def test_every_option_of_the_search_is_an_option_of_the_command():
