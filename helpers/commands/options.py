@@ -4,18 +4,12 @@
     @with_options
     def invert(photos: Photos, out: Out, options: InversionOptions, device: Device = None) -> None:
 
-gives ``invert`` an option for every field of ``InversionOptions``; the function gets the filled dataclass. Of a field
-
-- the name becomes the option (``noise_steps``: ``--noise-steps``), the default its default;
-- the help is ``metadata["help"]``, else what the dataclass's docstring says in a line ``name: ...``;
-- ``metadata`` may also have ``min`` and ``max`` of a number, ``flag``, the name of the option (``--l1``), and
-  ``default``, where the command line needs another one;
-- whole numbers, floats, texts, booleans and paths are themselves, None too; a tuple or Sequence is a text with commas
-  between; a dict of floats is one option per key of its default (``--l1 1.0 --perceptual 0.1``);
-- anything else (a tensor, a network) keeps its default; where fields have a help in metadata, so do all without.
-
-A parameter of the command with a field's name replaces its option: another default, another text. Where two
-dataclasses share a field, that of the second has the name of its parameter in front: ``--noise-steps``.
+gives ``invert`` an option for every field of ``InversionOptions``; the function gets the filled dataclass. The help is
+the field's ``metadata["help"]``, else what the dataclass's docstring says in a line ``name: ...``; metadata may also
+have ``min`` and ``max``, ``default`` where the command line needs another one, and ``option`` (False: there is none).
+Where fields have a help in metadata, only those are options. A tuple or Sequence is a text with commas between, a dict
+of floats one option per key of its default (``--l1 1.0``); what is neither those nor plain, such as a tensor, keeps its
+default. A parameter of the command with a field's name replaces the field's option.
 """
 
 from __future__ import annotations
@@ -26,6 +20,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -39,53 +34,43 @@ def with_options(command: Callable) -> Callable:
     parameters = inspect.signature(command, eval_str=True).parameters
     bundles = {name: p.annotation for name, p in parameters.items() if dataclasses.is_dataclass(p.annotation)}
     shown = {name: p.replace(kind=p.KEYWORD_ONLY) for name, p in parameters.items() if name not in bundles}
-    own, fields = set(shown), {}
+    readers: dict[str, dict[str, Callable]] = {name: {} for name in bundles}  # bundle to field to function of what came
     for name, kind in bundles.items():
-        fields[name] = list(_fields(kind, name, set(shown) - own))
-        shown |= {p.name: p for field in fields[name] for p in field.parameters if p.name not in own}
+        for field, options, reader in _fields(kind):
+            readers[name][field] = reader
+            shown = {option.name: option for option in options} | shown
 
     @functools.wraps(command)
     def run(**given: Any) -> Any:
-        made = {
-            name: kind(**{field.name: field.value(given) for field in fields[name]}) for name, kind in bundles.items()
-        }
-        return command(**{name: given[name] for name in parameters if name not in made}, **made)
+        made = {name: {field: reader(given) for field, reader in readers[name].items()} for name in bundles}
+        own = {name: given[name] for name in parameters if name not in bundles}
+        return command(**own, **{name: kind(**made[name]) for name, kind in bundles.items()})
 
     run.__signature__ = inspect.Signature(list(shown.values()))
     run.__annotations__ = {name: parameter.annotation for name, parameter in shown.items()}
     return run
 
 
-@dataclasses.dataclass
-class _Field:
-    """A field, the parameters of the command that give it, and how its value is made of theirs."""
-
-    name: str
-    parameters: list[inspect.Parameter]
-    value: Callable[[dict], Any]
-
-
-def _fields(kind: type, bundle: str, taken: set[str]) -> Iterator[_Field]:
+def _fields(kind: type) -> Iterator[tuple[str, list[inspect.Parameter], Callable[[dict], Any]]]:
+    """Of each field its name, the parameters of the command that give it, and how its value is made of theirs."""
     hints, texts = get_type_hints(kind), _described(kind)
-    chosen = [field for field in dataclasses.fields(kind) if field.init]
+    chosen = [field for field in dataclasses.fields(kind) if field.init and field.metadata.get("option", True)]
     for field in [field for field in chosen if "help" in field.metadata] or chosen:
-        facts = {"help": texts.get(field.name), **field.metadata}
-        name = f"{bundle}_{field.name}" if field.name in taken else field.name
+        name, hint, facts = field.name, hints[field.name], {"help": texts.get(field.name), **field.metadata}
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        default = field.metadata.get("default", default)  # of the command line alone
-        types_ = [get_origin(t) or t for t in _members(hints[field.name])]
-        plain = next((t for t in PLAIN if t in types_), None)
-        if isinstance(default, dict) and default:
-            helps = {key: facts | {"help": f"Weight of {key}."} for key in default}
-            parts = [_parameter(key, float, value, helps[key]) for key, value in default.items()]
-            yield _Field(field.name, parts, lambda given, keys=tuple(default): {key: given[key] for key in keys})
+        default = facts.get("default", default)
+        kinds = [get_origin(t) or t for t in (get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,))]
+        plain = next((t for t in PLAIN if t in kinds), None)
+        if isinstance(default, dict):
+            weights = [_parameter(key, float, default[key], facts | {"help": f"Weight of {key}."}) for key in default]
+            yield name, weights, lambda given, keys=tuple(default): {key: given[key] for key in keys}
         elif plain is not None:
-            optional = plain | None if type(None) in types_ else plain
-            yield _Field(field.name, [_parameter(name, optional, default, facts)], lambda given, name=name: given[name])
-        elif any(isinstance(t, type) and issubclass(t, Sequence) for t in types_):
+            optional = plain | None if type(None) in kinds else plain
+            yield name, [_parameter(name, optional, default, facts)], itemgetter(name)
+        elif any(isinstance(t, type) and issubclass(t, Sequence) for t in kinds):
             text = None if default is None else ",".join(map(str, default))
             parameter = _parameter(name, str if text is not None else str | None, text, facts)
-            yield _Field(field.name, [parameter], lambda given, name=name: _listed(given[name]))
+            yield name, [parameter], lambda given, name=name: _listed(given[name])
 
 
 def whole64(value: int | None) -> int | None:
@@ -96,16 +81,10 @@ def whole64(value: int | None) -> int | None:
 
 
 def _parameter(name: str, kind: Any, default: Any, facts: dict) -> inspect.Parameter:
-    flags = [facts["flag"]] if "flag" in facts else []
     whole = {"callback": whole64} if kind in (int, int | None) else {}
-    option = typer.Option(*flags, help=facts["help"], min=facts.get("min"), max=facts.get("max"), **whole)
+    option = Annotated[kind, typer.Option(help=facts["help"], min=facts.get("min"), max=facts.get("max"), **whole)]
     default = inspect.Parameter.empty if default is dataclasses.MISSING else default
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(name, keyword, default=default, annotation=Annotated[kind, option])
-
-
-def _members(hint: Any) -> tuple:
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=option)
 
 
 def _listed(text: Any) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 from helpers.domain import out_of_domain
 from helpers.faces import Cut, FaceOptions, NoFace, read_face
 from helpers.features import fast_dtype, load_features
-from helpers.figures import Figure, results_table, save_figure, show_images
+from helpers.figures import results_table, save_figure, show_images
 from helpers.files import WriteError, short_name, unique_stems, write_json
 from helpers.generators import DEFAULT, Generator, load_generator
 from helpers.images import write_image
@@ -56,21 +56,14 @@ def check_all_done(bad: Sequence[str], rows: Sequence[dict], count: int, what: s
         raise RunError(f"{count - len(bad)} of {count} {what} done; not these: " + " | ".join(bad), rows)
 
 
-# --- names and tables ------------------------------------------------------------------------------------------------
-
-
 def model_stem(model: str | Path) -> str:
+    """The model as part of a file name."""
     return short_name(Path(model).stem, 40)
 
 
 def space_stem(space: str) -> str:
     """The space as part of a file name: w+ becomes wplus."""
     return space.replace("+", "plus")
-
-
-def result_stem(photo: str, model: str | Path, space: str, noise_steps: int = 0) -> str:
-    """Name of the files of one result, without suffix."""
-    return f"{photo}-{model_stem(model)}-{space_stem(space)}" + ("-noise" if noise_steps else "")
 
 
 def table(rows: list[dict], hidden: Sequence[str] = ()) -> str:
@@ -86,9 +79,7 @@ def table(rows: list[dict], hidden: Sequence[str] = ()) -> str:
 class RunOptions:
     """How photos are run; the fields with a help text are options of the command line.
 
-    Attributes:
-        noise_steps: above 0 the noise maps are fitted after the code, and stored in the file of the latents.
-        log: see ``open_log``.
+    With ``noise_steps`` above 0 the noise maps are fitted after the code, and stored in the file of the latents.
     """
 
     model: str = option(DEFAULT, "Registered name or file of a generator.")
@@ -100,16 +91,11 @@ class RunOptions:
     noise_steps: int = 0
     device: str | torch.device = "cpu"
     sheet: bool = option(True, "A sheet per photo too: the photo with its box, its target, the result.")
-    log: str = "none"
+    log: str = "none"  # see ``open_log``
 
-
-@dataclass
-class Photo:
-    """A photo file, its part that is inverted, and the name of its results."""
-
-    path: Path
-    cut: Cut
-    stem: str
+    def stem(self, photo: str) -> str:
+        """Name of the files of a photo's result, without suffix."""
+        return f"{photo}-{model_stem(self.model)}-{space_stem(self.space)}" + ("-noise" if self.noise_steps else "")
 
 
 def invert_photos(
@@ -119,23 +105,17 @@ def invert_photos(
     search: InversionOptions | None = None,
     faces: FaceOptions | None = None,
 ) -> list[dict]:
-    """Invert photo files; write each image, its latents, a sheet and ``results.json`` to a folder.
+    """Invert photo files or folders of them; write each image, its latents, a sheet and ``results.json`` to a folder.
 
     After every batch its results are on disk; after a stop or a kill the same call continues. Photos unlike what the
     model shows are reported on stderr, and inverted all the same.
 
-    Args:
-        photos: files, or folders of them.
-        run, search, faces: how photos are run, what is optimised, and which part of each photo is used.
+    Returns rows of file, model, space, steps, seconds (share of the batch), frozen (see Optimization), psnr, ssim,
+    feature_distance, losses; after a noise search also noise_steps, psnr_before_noise and psnr_fresh_noise.
 
-    Returns:
-        Rows of file, model, space, steps, seconds (share of the batch), frozen (see Optimization), psnr, ssim,
-        feature_distance, losses; after a noise search also noise_steps, psnr_before_noise and psnr_fresh_noise.
-
-    Raises:
-        NotEnoughMemory: before anything is run, where not even one photo fits; larger batches go through in parts.
-        NoiseError: for a noise search with a generator that has no noise maps.
-        RunError: when files could not be read or inverted, after all others are done; it names each with its reason.
+    Raises NotEnoughMemory before anything is run, where not even one photo fits (larger batches go through in parts),
+    NoiseError for a noise search with a generator that has no noise maps, and RunError when files could not be read or
+    inverted, after all others are done; it names each with its reason.
     """
     run, search, out = run or RunOptions(), search or InversionOptions(), Path(out)
     generator, features = load_generator(run.model, run.device), load_features(device=run.device)
@@ -143,39 +123,29 @@ def invert_photos(
     if run.noise_steps:
         check_noise_maps(generator)
     set_precision(generator, run.precision, run.checkpointing)
-    photos = photo_files(photos)
-    good, bad = _read_all(photos, generator, out, run, faces)
     if run.fast:
         search = replace(search, **fast_options(generator, run.space))
     elif search.start is None and search.restarts == 1:
         search = replace(search, **encoder_start(generator, run.space))
-    settings = {"command": "invert", **vars(run), **vars(search), **vars(faces or FaceOptions()), "log": None}
     check_memory(generator, run.space, bool(run.noise_steps))
-    search, rows = replace(search, features=features), []
+    settings = {"command": "invert", **vars(run), **vars(search), **vars(faces or FaceOptions()), "log": None}
+    photos, good, bad, rows = photo_files(photos), [], [], []
+    for path, stem in zip(photos, unique_stems(photos), strict=True):
+        with noted(bad, path):
+            good.append((path, run.stem(stem), read_or_show(path, generator, faces, out / f"{stem}-looked-at.png")))
+    search = replace(search, features=features)
     with Progress(out, settings, photos, run.log) as progress:
         for start in range(0, len(good), run.batch):
             unit, batch = f"{start}, {run.batch}", good[start : start + run.batch]
             done = progress.done(unit)
             if done is None:
                 label = f"{model_stem(run.model)} {run.space} {start + 1}-{start + len(batch)}"
-                with noted(bad, *(photo.path for photo in batch)):
-                    done = _invert_batch(progress, generator, batch, label, run, search)
-                    progress.finish(unit, done)
+                with noted(bad, *(path for path, *_ in batch)):
+                    done = progress.finish(unit, _invert_batch(progress, generator, batch, label, run, search))
             rows += done or []
             write_json(out / "results.json", rows)
     check_all_done(bad, rows, len(photos))
     return rows
-
-
-def _read_all(
-    photos: Sequence[Path], generator: Generator, out: Path, run: RunOptions, faces: FaceOptions | None
-) -> tuple[list[Photo], list[str]]:
-    good, bad = [], []
-    for path, stem in zip(photos, unique_stems(photos), strict=True):
-        with noted(bad, path):
-            cut = read_or_show(path, generator, faces, out / f"{stem}-looked-at.png")
-            good.append(Photo(path, cut, result_stem(stem, run.model, run.space, run.noise_steps)))
-    return good, bad
 
 
 def read_or_show(path: Path, generator: Generator, faces: FaceOptions | None, shown: Path) -> Cut:
@@ -188,41 +158,33 @@ def read_or_show(path: Path, generator: Generator, faces: FaceOptions | None, sh
 
 
 def _invert_batch(
-    progress: Progress, generator: Generator, batch: list[Photo], label: str, run: RunOptions, search: InversionOptions
+    progress: Progress, generator: Generator, batch: list, label: str, run: RunOptions, search: InversionOptions
 ) -> list[dict]:
-    """Invert photos together and write their files; their rows."""
-    features, targets = search.features, torch.cat([photo.cut.target for photo in batch]).to(run.device)
-    for photo, warning in zip(batch, out_of_domain(generator, targets, features), strict=True):
+    """Invert photos (path, stem, Cut) together and write their files; their rows."""
+    paths, stems, cuts = zip(*batch, strict=True)
+    targets = torch.cat([cut.target for cut in cuts]).to(run.device)
+    for path, warning in zip(paths, out_of_domain(generator, targets, search.features), strict=True):
         if warning:
-            print(f"{photo.path}: {warning}", file=sys.stderr)
+            print(f"{path}: {warning}", file=sys.stderr)
     found = result = progress.run(Inversion(generator, targets, run.space, search), label)
-    more = [{}] * len(batch)
+    shown, more = {"result": found.images}, [{}] * len(batch)
     if run.noise_steps:
         result, more = run_noise(progress, generator, targets, result, run.noise_steps, f"{label} noise")
-    stems = [photo.stem for photo in batch]
-    write_results(progress.out, stems, result, str(run.model))
-    if run.sheet:
-        for index, photo in enumerate(batch):
-            noisy = result.images[index : index + 1] if run.noise_steps else None
-            sheet = _photo_sheet(photo.cut, found.images[index : index + 1], noisy)
-            save_figure(sheet, progress.out / f"{photo.stem}-sheet.png")
-    rows = [a | b for a, b in zip(measure(result, targets, features), more, strict=True)]
+        shown["after noise"] = result.images
+    write_results(progress.out, stems, result, run.model)
+    for i, (stem, cut) in enumerate(zip(stems, cuts, strict=True)):
+        if run.sheet:
+            images = [cut.looked_at, cut.target, *(image[i : i + 1].cpu() for image in shown.values())]
+            sheet = show_images(images, ["photo", "target", *shown], columns=len(images))
+            save_figure(sheet, progress.out / f"{stem}-sheet.png")
+    rows = zip(paths, stems, measure(result, targets, search.features), more, strict=True)
     facts = {"model": str(run.model), "space": run.space}
-    return [
-        {"file": str(photo.path), **facts, **row, "image": f"{photo.stem}.png"}
-        for photo, row in zip(batch, rows, strict=True)
-    ]
-
-
-def _photo_sheet(cut: Cut, found: Tensor, noisy: Tensor | None) -> Figure:
-    images = {"photo": cut.looked_at, "target": cut.target, "result": found}
-    images |= {} if noisy is None else {"after noise": noisy}
-    return show_images([image.cpu() for image in images.values()], list(images), columns=len(images))
+    return [{"file": str(path), **facts, **row, **noise, "image": f"{stem}.png"} for path, stem, row, noise in rows]
 
 
 def run_noise(
     progress: Progress, generator: Generator, targets: Tensor, found: Result, steps: int, label: str
-) -> tuple[Result, list]:
+) -> tuple[Result, list[dict]]:
     """``noise_inversion`` after an inversion, with a progress bar; also a row of figures per target.
 
     The seconds are those of both searches. The rows have the PSNR before the noise search (with the fixed maps) and
@@ -231,27 +193,20 @@ def run_noise(
     result = progress.run(noise_inversion(generator, targets, found.latents, steps=steps), label)
     result.seconds, result.steps = result.seconds + found.seconds, found.steps
     result.frozen = result.frozen | found.frozen
-    fresh = fresh_noise_psnr(generator, targets, result.latents).tolist()
-    before = psnr(found.images, targets).tolist()
-    rows = [
-        {"noise_steps": steps, "psnr_before_noise": round(b, 4), "psnr_fresh_noise": round(f, 4)}
-        for b, f in zip(before, fresh, strict=True)
-    ]
-    return result, rows
+    before, fresh = psnr(found.images, targets), fresh_noise_psnr(generator, targets, result.latents)
+    columns = {"psnr_before_noise": before.tolist(), "psnr_fresh_noise": fresh.tolist()}
+    rows = [{name: round(values[i], 4) for name, values in columns.items()} for i in range(len(targets))]
+    return result, [{"noise_steps": steps} | row for row in rows]
 
 
 def measure(result: Result, targets: Tensor, features) -> list[dict]:
     """One row of figures per target: PSNR and SSIM at native size after 8-bit rounding, feature distance, losses."""
     images = result.images
-    columns = {
-        "psnr": psnr(images, targets),
-        "ssim": ssim(images, targets),
-        "feature_distance": feature_distance(features, images, targets),
-    }
+    columns = {"psnr": psnr(images, targets), "ssim": ssim(images, targets)}
+    columns["feature_distance"] = feature_distance(features, images, targets)
     rows = []
     for i in range(len(images)):
-        row = {"steps": result.steps, "seconds": round(result.seconds / len(images), 2)}
-        row |= marks(result, i)
+        row = {"steps": result.steps, "seconds": round(result.seconds / len(images), 2), **marks(result, i)}
         row |= {name: round(values[i].item(), 4) for name, values in columns.items()}
         row["losses"] = {name: round(values[i].item(), 6) for name, values in result.parts.items()}
         rows.append(row)
@@ -262,7 +217,7 @@ def write_results(out: Path, stems: Sequence[str], result: Result, model: str) -
     """Write the image and the latents of each sample."""
     for i, stem in enumerate(stems):
         write_image(out / f"{stem}.png", result.images[i : i + 1])
-        save_latents(out / f"{stem}.safetensors", result.latents[i], model=model)
+        save_latents(out / f"{stem}.safetensors", result.latents[i], model=str(model))
 
 
 def set_precision(generator: Generator, precision: str, checkpointing: bool) -> None:
@@ -273,10 +228,10 @@ def set_precision(generator: Generator, precision: str, checkpointing: bool) -> 
     """
     if precision not in ("fp32", "bf16"):
         raise RunError(f"the precision must be fp32 or bf16; got {precision}.")
-    if (precision != "fp32" or checkpointing) and not hasattr(generator, "checkpointing"):
-        raise RunError(f"a {generator.family} generator has neither bf16 nor checkpointing; leave out both.")
     if hasattr(generator, "checkpointing"):
         generator.dtype = fast_dtype(generator.device) if precision == "bf16" else torch.float32
+        generator.checkpointing = checkpointing
         if precision == "bf16" and generator.dtype == torch.float32:
             print("This processor has no bfloat16 of its own: the activations remain fp32.", file=sys.stderr)
-        generator.checkpointing = checkpointing
+    elif precision != "fp32" or checkpointing:
+        raise RunError(f"a {generator.family} generator has neither bf16 nor checkpointing; leave out both.")

@@ -7,15 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from helpers.commands.runs import (
-    RunError,
-    RunOptions,
-    invert_photos,
-    measure,
-    result_stem,
-    space_stem,
-    write_results,
-)
+from helpers.commands.runs import RunError, RunOptions, invert_photos, measure, space_stem, write_results
 from helpers.faces import FaceOptions
 from helpers.features import load_features
 from helpers.figures import Figure, result_sheet, save_figure
@@ -31,11 +23,11 @@ from helpers.video import check_fps, write_gif, write_mp4
 DEMO = (("dcgan-cats-64", "z"), *(("stylegan2-cats-64", space) for space in ("z", "w", "w+")))
 
 
+@torch.no_grad()
 def interpolation_frames(generator: Generator, a: Latents, b: Latents, frames: int = 60, batch: int = 16) -> Tensor:
     """Images (frames, 3, H, W) of the latents from ``a`` to ``b``, both ends included."""
-    with torch.no_grad():
-        parts = [interpolate(a, b, t) for t in torch.linspace(0, 1, frames).split(batch)]
-        return quantize(torch.cat([generator.synthesize(part).cpu() for part in parts]))
+    parts = [interpolate(a, b, t) for t in torch.linspace(0, 1, frames).split(batch)]
+    return quantize(torch.cat([generator.synthesize(part).cpu() for part in parts]))
 
 
 def interpolate_photos(
@@ -57,21 +49,21 @@ def interpolate_photos(
     ``invert_photos`` raises.
     """
     check_fps(fps, ".mp4", ".gif")
-    run, out = run or RunOptions(), Path(out)
+    run, out, paths = run or RunOptions(), Path(out), [Path(end).expanduser() for end in ends]
     generator = load_generator(run.model, run.device)
-    paths = [Path(end).expanduser() for end in ends]
     photos = [path for path in paths if path.suffix.lower() not in SUFFIXES]
     if photos:
         invert_photos(photos, out, run, search, faces)
-    results = (result_stem(stem, run.model, run.space, run.noise_steps) for stem in unique_stems(photos))
-    files = [out / f"{next(results)}.safetensors" if path in photos else path for path in paths]
+    results = (out / f"{run.stem(stem)}.safetensors" for stem in unique_stems(photos))
+    files = [next(results) if path in photos else path for path in paths]
     images = interpolation_frames(generator, *(_end_of(file, generator, run) for file in files), frames)
     images = torch.cat([images, images.flip(0)])
     first, second = unique_stems(paths, most=60)
     stem = f"{first}-to-{second}-{space_stem(run.space)}" + ("-noise" if run.noise_steps else "")
-    write_mp4(out / f"{stem}.mp4", images, fps=fps)
-    write_gif(out / f"{stem}.gif", images, fps=fps)
-    return [out / f"{stem}.mp4", out / f"{stem}.gif"]
+    written = [out / f"{stem}.mp4", out / f"{stem}.gif"]
+    write_mp4(written[0], images, fps=fps)
+    write_gif(written[1], images, fps=fps)
+    return written
 
 
 def _end_of(file: Path, generator: Generator, run: RunOptions) -> Latents:
@@ -91,35 +83,33 @@ def sample_images(
 
     Truncation applies where there is a w space; else the latents are plain samples of z.
     """
-    out, generator = Path(out), load_generator(model, device)
+    path, generator = Path(out) / "latents.safetensors", load_generator(model, device)
     latents = Latents("z", generator.sample("z", n, seed))
     if "w" in generator.spaces:
         latents = Latents("w", generator.map(latents.code, truncation))
     for i, part in enumerate(latents):
-        write_image(out / f"{i:04d}.png", generator.synthesize(part).clamp(0, 1))
-    save_latents(out / "latents.safetensors", latents, model=model, truncation=str(truncation), seed=str(seed))
-    return out / "latents.safetensors"
+        write_image(path.with_name(f"{i:04d}.png"), generator.synthesize(part).clamp(0, 1))
+    save_latents(path, latents, model=model, truncation=str(truncation), seed=str(seed))
+    return path
 
 
 def demo(
     out: str | Path, steps: int = 300, device: str | torch.device = "cpu", log: str = "none"
 ) -> tuple[list[dict], Figure]:
     """Invert one real photo with every bundled model in every space; write the figure, the images and the table."""
-    out, features = Path(out), load_features(device=device)
+    out, features, rows, shown = Path(out), load_features(device=device), [], []
     target, search = demo_cat(64).to(device), InversionOptions(steps=steps, features=features)
-    rows, shown = [], []
     with Progress(out, {"command": "demo", "steps": steps, "device": str(device)}, log=log) as progress:
         for model, space in DEMO:
             stem = f"{model}-{space_stem(space)}"
             done = progress.done(stem)
             if done is None:
-                result = progress.run(
-                    Inversion(load_generator(model, device), target, space, search), f"{model} {space}"
-                )
-                (row,) = measure(result, target, features)
+                inversion = Inversion(load_generator(model, device), target, space, search)
+                result = progress.run(inversion, f"{model} {space}")
                 write_results(out, [stem], result, model)
-                row = {"file": "chelsea (scikit-image)", "model": model, "space": space, **row, "image": f"{stem}.png"}
-                done = progress.finish(stem, [row])
+                facts = {"file": "chelsea (scikit-image)", "model": model, "space": space}
+                done = [facts | row | {"image": f"{stem}.png"} for row in measure(result, target, features)]
+                progress.finish(stem, done)
             rows += done
             write_json(out / "results.json", rows)
     for row in rows:

@@ -7,8 +7,13 @@ from typing import Annotated
 
 import torch
 import typer
+from PIL import Image
 
 from helpers.commands.common import Device, Out, app, device_of
+from helpers.files import atomic_path, write_json
+from helpers.generators import load_generator
+from helpers.images import grid, write_image
+from helpers.states import load_state
 
 
 @app.command()
@@ -29,30 +34,21 @@ def state_files(file: str | Path, out: str | Path, model: str | None = None, dev
 
     Raises StateError for a file without a state, CheckpointError for a model that is missing.
     """
-    from PIL import Image
-
-    from helpers.files import atomic_path, write_json
-    from helpers.generators import load_generator
-    from helpers.images import grid, write_image
-    from helpers.states import load_state
-
-    out, paths = Path(out), []
-    found, metadata = load_state(file)
-    name = model or metadata.get("model")
-    for key, image in found.pictures.items():
-        paths.append(out / f"{key}.png")
+    out, (found, metadata) = Path(out), load_state(file)
+    paths = [out / f"{name}.png" for name in found.pictures] + [out / "settings.json"]
+    for path, image in zip(paths, found.pictures.values(), strict=False):
         if image.dtype == torch.uint8:  # a drawing with its transparent paper
-            with atomic_path(paths[-1]) as temporary:
+            with atomic_path(path) as temporary:
                 Image.fromarray(image.numpy()).save(temporary, "PNG")
         else:
-            write_image(paths[-1], grid(image.expand(-1, 3, -1, -1), padding=1) if len(image) > 1 else image)
-    write_json(out / "settings.json", {"metadata": metadata, "settings": found.settings})
-    paths.append(out / "settings.json")
+            write_image(path, grid(image.expand(-1, 3, -1, -1), padding=1))
+    write_json(paths[-1], {"metadata": metadata, "settings": found.settings})
     if found.latents is not None:
+        name = model or metadata.get("model")
         if not name:
             raise ValueError(f"{file} does not name the generator of its latents; give --model.")
         generator = load_generator(name, device)
         images = generator.synthesize(found.latents.to(generator.device)).clamp(0, 1)
-        write_image(out / "latents.png", grid(images, padding=1) if len(images) > 1 else images)
         paths.append(out / "latents.png")
+        write_image(paths[-1], grid(images, padding=1))
     return paths
