@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +30,15 @@ from helpers.images import (
 )
 from helpers.latents import SUFFIXES, load_latents
 from helpers.photos import FACE_LANDMARKS, cut_square, fit_similarity
+from helpers.search import option
 
 DETECTOR = "face-detector"  # YuNet's name in the registry
 LEAST = 0.7  # of YuNet's confidence in [0, 1], from which on a face counts
 LOOK = 320  # pixels of the longer side of a photo in a sheet
+BOX = (
+    "auto finds the cat's face (the default for models of cats, but for squares of at most twice their side), none "
+    "takes the central square, and LEFT,TOP,RIGHT,BOTTOM in pixels is the part of every photo."
+)
 
 
 class NoFace(ImageError):
@@ -49,17 +54,11 @@ class NoFace(ImageError):
 
 @dataclass(frozen=True)
 class FaceOptions:
-    """Which part of a photo is used; an option of every command that takes photos of faces.
+    """Which part of a photo is used; options of every command that takes photos of faces."""
 
-    box: auto finds the cat's face (the default for models of cats, but for squares of at most twice their side), none
-        takes the central square, and LEFT,TOP,RIGHT,BOTTOM in pixels is the part of every photo.
-    face: which cat's face, by size, where a photo shows several.
-    align: find human faces, and align them as models of FFHQ know them (extra `faces`).
-    """
-
-    box: str | Box | None = None
-    face: int = field(default=1, metadata={"min": 1})
-    align: bool = False
+    box: str | Box | None = option(None, BOX)
+    face: int = option(1, "Which cat's face, by size, where a photo shows several.", min=1)
+    align: bool = option(False, "Find human faces, and align them as models of FFHQ know them (extra `faces`).")
 
     def __post_init__(self):
         if isinstance(self.box, str) and self.box not in ("auto", "none"):

@@ -16,16 +16,16 @@ from torch import Tensor
 
 from helpers import features, generators, masks
 from helpers.blending import WEIGHTS, Edit, EditOptions, Editor, measure
-from helpers.commands.common import MASK_RULE, app, device_of, print_table
+from helpers.commands.common import DEVICE, LOG, MASK_RULE, app, device_of
 from helpers.commands.options import with_options
-from helpers.commands.runs import model_stem, read_or_show
+from helpers.commands.runs import model_stem, print_table, read_or_show
 from helpers.faces import FaceOptions
 from helpers.figures import save_figure, show_images
 from helpers.files import short_name, unique_stems, write_json
 from helpers.images import read_image, write_image
 from helpers.latents import save_latents
 from helpers.progress import Progress
-from helpers.search import marks
+from helpers.search import marks, option
 
 MASK = f"half, left, right, top, bottom, ellipse, eyes, mouth, box:…, ellipse:…, polygon:… or a file ({MASK_RULE})."
 Mask = Annotated[str, typer.Option(help=MASK)]
@@ -48,27 +48,14 @@ WEIGHT_HELP = {
 }
 
 
-@dataclass
-class Run:
-    """How a command runs.
+@dataclass(frozen=True, kw_only=True)
+class Run(FaceOptions):
+    """How a command runs."""
 
-    out: folder for the results.
-    model: registered name or file of a generator.
-    box: auto finds the cat's face (the default for models of cats), none takes the central square, and
-        LEFT,TOP,RIGHT,BOTTOM in pixels is the part of every photo.
-    face: which cat's face, by size, where a photo shows several.
-    align: find human faces, and align them as models of FFHQ know them (extra `faces`).
-    device: cpu, cuda or mps; by default the best there is.
-    log: losses, images and settings in OUT/log: jsonl, tensorboard, wandb or none.
-    """
-
-    out: Path
-    model: str = generators.DEFAULT
-    device: str | None = None
-    log: str = "jsonl"
-    box: str | None = None
-    face: int = field(default=1, metadata={"min": 1})
-    align: bool = False
+    out: Path = field(metadata={"help": "Folder for the results."})
+    model: str = option(generators.DEFAULT, "Registered name or file of a generator.")
+    device: str | None = option(None, DEVICE)
+    log: str = option("jsonl", LOG)
 
 
 def _weights(edit: str) -> type:
@@ -117,14 +104,14 @@ def edit_photos(
 
 def _read(files: dict[str, Path], generator, run: Run) -> dict[str, Tensor]:
     """The part of each photo that shows the face; what was drawn on a photo is cut as the photo, a style centrally."""
-    faces, images, cut = FaceOptions(run.box, run.face, run.align), {}, None
+    images, cut = {}, None
     for name, path in files.items():
         if name == "style":
             images[name] = read_image(path, size=generator.resolution)
         elif name == "drawn":
             images[name] = cut.again(read_image(path))
         else:
-            cut = read_or_show(path, generator, faces, Path(run.out) / f"{short_name(path.stem)}-looked-at.png")
+            cut = read_or_show(path, generator, run, Path(run.out) / f"{short_name(path.stem)}-looked-at.png")
             images[name] = cut.target
     return images
 

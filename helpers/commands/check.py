@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 from helpers.commands.common import app
+from helpers.course.check_notebook import check_notebook
+from helpers.course.sandbox import available
+from helpers.figures import results_table
 
 
 @app.command()
@@ -18,10 +21,6 @@ def check(notebook: Annotated[Path, typer.Argument(help="Your notebook.")]) -> N
 
 def show_checks(notebook: Path, lessons: list | None = None) -> None:
     """Print the table of checks; exit code 1 where one fails. lessons: of an authored course, not of a release."""
-    from helpers.course.check_notebook import check_notebook
-    from helpers.course.sandbox import available
-    from helpers.figures import results_table
-
     if available()[0] == "unsafe":
         typer.echo("No sandbox here (bubblewrap is not installed): your code runs with your own rights.", err=True)
     rows = check_notebook(notebook, lessons)

@@ -1,11 +1,7 @@
-"""What all commands share: the applications, common options, and the reading of their text.
-
-Options that are fields of a dataclass are made by ``with_options`` of options.py.
-"""
+"""What all commands share: the applications and common options; those of a dataclass are made by ``with_options``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -22,42 +18,23 @@ data_app = typer.Typer(help="Style images: ours, and public-domain paintings.", 
 app.add_typer(weights_app, name="weights")
 app.add_typer(data_app, name="data")
 
+DEVICE = "cpu, cuda or mps; by default the best there is."
+LOG = "Losses, images and settings in OUT/log: jsonl, tensorboard, wandb or none."
+Out = Annotated[Path, typer.Option(help="Folder for the results.")]
+Device = Annotated[str | None, typer.Option(help=DEVICE)]
+Model = Annotated[str, typer.Option(help="Registered name or file of a generator.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", callback=whole64)]
+Log = Annotated[str, typer.Option(help=LOG)]
+Data = Annotated[Path, typer.Option(help="Zip or folder of aligned face photos.")]
+
 
 @app.callback()
 def _group() -> None:
     """Edit photos with GANs: inversion, noise, blending, sketches, style."""
 
 
-Out = Annotated[Path, typer.Option(help="Folder for the results.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best there is.")]
-Model = Annotated[str, typer.Option(help="Registered name or file of a generator.")]
-Space = Annotated[str, typer.Option(help="Latent space: z, w or w+.")]
-Steps = Annotated[int, typer.Option(min=1, help="Optimisation steps.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.", callback=whole64)]
-Log = Annotated[str, typer.Option(help="Losses, images and settings in OUT/log: jsonl, tensorboard, wandb or none.")]
-Data = Annotated[Path, typer.Option(help="Zip or folder of aligned face photos.")]
-
-
-def print_table(run: Callable[[], list[dict]], hidden: Sequence[str] = ()) -> None:
-    """Print the table of the rows a function returns; where some inputs went wrong, that of the others first."""
-    from helpers.commands.runs import RunError, table
-
-    try:
-        rows = run()
-    except RunError as error:
-        if error.rows:
-            typer.echo(table(error.rows, hidden))
-        raise
-    typer.echo(table(rows, hidden))
-
-
 def device_of(name: str | None):
+    """The device of that name, or the best there is, checked."""
     from helpers.device import check_device, pick_device
 
-    device = pick_device(name)
-    check_device(device)
-    return device
-
-
-def layers_of(text: str) -> list[str | int]:
-    return [int(name) if name.strip().isdigit() else name.strip() for name in text.split(",")]
+    return check_device(pick_device(name))

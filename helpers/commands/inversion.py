@@ -2,30 +2,68 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
+from torch import Tensor
 
-from helpers.commands import runs, shows
-from helpers.commands.common import Device, Log, Model, Out, Seed, Space, Steps, app, device_of, print_table
+from helpers.commands.common import Device, Log, Model, Out, Seed, app, device_of
 from helpers.commands.options import with_options
-from helpers.commands.runs import RunOptions
+from helpers.commands.runs import (
+    RunError,
+    RunOptions,
+    invert_photos,
+    measure,
+    print_table,
+    space_stem,
+    table,
+    write_results,
+)
 from helpers.faces import FaceOptions
-from helpers.generators import DEFAULT
-from helpers.inversion import InversionOptions
+from helpers.features import load_features
+from helpers.figures import result_sheet, save_figure
+from helpers.files import unique_stems, write_json
+from helpers.generators import DEFAULT, Generator, load_generator
+from helpers.images import quantize, read_image, write_image
+from helpers.inversion import Inversion, InversionOptions
+from helpers.latents import SUFFIXES, Latents, load_latents, save_latents
+from helpers.latents import interpolate as interpolate_latents
+from helpers.photos import demo_cat
+from helpers.progress import Progress
+from helpers.video import check_fps, write_gif, write_mp4
 
-Noise = Annotated[bool, typer.Option("--noise", help="Fit the noise maps too, after the code (StyleGAN2).")]
-NoiseSteps = Annotated[int, typer.Option(min=1, help="Steps of the noise search.")]
+DEMO = (("dcgan-cats-64", "z"), *(("stylegan2-cats-64", space) for space in ("z", "w", "w+")))
+Steps = Annotated[int, typer.Option(min=1, help="Optimisation steps.")]
 
 
 @app.command()
 def demo(out: Out = Path("output/demo"), steps: Steps = 300, device: Device = None, log: Log = "jsonl") -> None:
     """Invert one real photo with every bundled model in every space: table and figure."""
-    rows, _ = shows.demo(out, steps, device_of(device), log)
-    typer.echo(runs.table(rows))
-    typer.echo(f"\nThe figure: {out / 'demo.png'}")
+    device = device_of(device)
+    features, rows, shown = load_features(device=device), [], []
+    target, search = demo_cat(64).to(device), InversionOptions(steps=steps, features=features)
+    with Progress(out, {"command": "demo", "steps": steps, "device": str(device)}, log=log) as progress:
+        for model, space in DEMO:
+            stem = f"{model}-{space_stem(space)}"
+            done = progress.done(stem)
+            if done is None:
+                inversion = Inversion(load_generator(model, device), target, space, search)
+                result = progress.run(inversion, f"{model} {space}")
+                write_results(out, [stem], result, model)
+                facts = {"file": "chelsea (scikit-image)", "model": model, "space": space}
+                done = [facts | row | {"image": f"{stem}.png"} for row in measure(result, target, features)]
+                progress.finish(stem, done)
+            rows += done
+            write_json(out / "results.json", rows)
+    for row in rows:
+        label = [f"{row['model'].split('-')[0]} {row['space']}", f"PSNR {row['psnr']:.1f} dB  SSIM {row['ssim']:.2f}"]
+        label += [f"feature distance {row['feature_distance']:.3f}", f"{row['seconds']:.0f} s"]
+        shown.append({"image": read_image(out / row["image"]), "label": label})
+    write_image(out / "target.png", target)
+    save_figure(result_sheet(target.cpu(), shown, columns=len(shown)), out / "demo.png")
+    typer.echo(f"{table(rows)}\n\nThe figure: {out / 'demo.png'}")
 
 
 @app.command()
@@ -36,14 +74,9 @@ def invert(
     run: RunOptions,
     search: InversionOptions,
     faces: FaceOptions,
-    noise: Noise = False,
-    noise_steps: NoiseSteps = 600,
-    device: Device = None,
-    log: Log = "jsonl",
 ) -> None:
     """Find the latents of photos; write images, latents and results.json. The same command continues after a stop."""
-    run = replace(run, noise_steps=noise_steps if noise else 0, device=device_of(device), log=log)
-    print_table(lambda: runs.invert_photos(photos, out, run, search, faces))
+    print_table(lambda: invert_photos(photos, out, run, search, faces))
 
 
 @app.command()
@@ -52,25 +85,71 @@ def interpolate(
     a: Annotated[Path, typer.Argument(help="First photo, or latents (.safetensors, .npz, .pt).")],
     b: Annotated[Path, typer.Argument(help="Second photo, or latents.")],
     out: Out,
+    run: RunOptions,
+    search: InversionOptions,
     faces: FaceOptions,
-    model: Model = DEFAULT,
-    space: Space = "w+",
-    steps: Steps = 300,
     frames: Annotated[int, typer.Option(min=2, help="Images from one end to the other.")] = 60,
     fps: Annotated[int, typer.Option(min=1, help="Images per second, at most 50.")] = 30,
-    noise: Noise = False,
-    noise_steps: NoiseSteps = 600,
-    device: Device = None,
-    log: Log = "jsonl",
 ) -> None:
     """Morph between two photos, which are inverted first, or two latents; write MP4 and GIF."""
-    run = RunOptions(model, space, noise_steps=noise_steps if noise else 0, device=device_of(device), log=log)
-    search = InversionOptions(steps=steps)
-    for path in shows.interpolate_photos((a, b), out, run, search, faces, frames=frames, fps=fps):
+    for path in interpolate_photos((a, b), out, run, search, faces, frames=frames, fps=fps):
         typer.echo(path)
 
 
+def interpolate_photos(
+    ends: tuple[str | Path, str | Path],
+    out: str | Path,
+    run: RunOptions | None = None,
+    search: InversionOptions | None = None,
+    faces: FaceOptions | None = None,
+    *,
+    frames: int = 60,
+    fps: int = 30,
+) -> list[Path]:
+    """Write the way between two photos, there and back, as MP4 and GIF; returns both paths.
+
+    ends: photos, which are inverted first, or latents of the same model (see load_latents). After a noise search the
+    fitted noise maps are interpolated too.
+
+    Raises ImageError for an impossible ``fps`` before anything is run, RunError for latents of another model, and what
+    ``invert_photos`` raises.
+    """
+    check_fps(fps, ".mp4", ".gif")
+    run, out, paths = run or RunOptions(), Path(out), [Path(end).expanduser() for end in ends]
+    generator = load_generator(run.model, device_of(run.device))
+    photos = [path for path in paths if path.suffix.lower() not in SUFFIXES]
+    if photos:
+        invert_photos(photos, out, run, search, faces)
+    results = (out / f"{run.stem(stem)}.safetensors" for stem in unique_stems(photos))
+    files = [next(results) if path in photos else path for path in paths]
+    images = interpolation_frames(generator, *(_end_of(file, generator, run) for file in files), frames)
+    images = torch.cat([images, images.flip(0)])
+    first, second = unique_stems(paths, most=60)
+    stem = f"{first}-to-{second}-{space_stem(run.space)}" + ("-noise" if run.noise else "")
+    written = [out / f"{stem}.mp4", out / f"{stem}.gif"]
+    write_mp4(written[0], images, fps=fps)
+    write_gif(written[1], images, fps=fps)
+    return written
+
+
+def _end_of(file: Path, generator: Generator, run: RunOptions) -> Latents:
+    """The latents of a file in the run's space."""
+    latents, metadata = load_latents(file)
+    if metadata.get("model", run.model) != str(run.model):
+        raise RunError(f"{file} holds latents of {metadata['model']}, not of {run.model}; give it as --model.")
+    code = generator.convert(latents.code, latents.space, run.space)
+    return Latents(run.space, code, latents.noise).to(generator.device)
+
+
+@torch.no_grad()
+def interpolation_frames(generator: Generator, a: Latents, b: Latents, frames: int, batch: int = 16) -> Tensor:
+    """Images (frames, 3, H, W) of the latents from ``a`` to ``b``, both ends included."""
+    parts = [interpolate_latents(a, b, t) for t in torch.linspace(0, 1, frames).split(batch)]
+    return quantize(torch.cat([generator.synthesize(part).cpu() for part in parts]))
+
+
 @app.command()
+@torch.no_grad()
 def sample(
     out: Out,
     model: Model = DEFAULT,
@@ -80,4 +159,11 @@ def sample(
     device: Device = None,
 ) -> None:
     """Draw images from a generator; write them with their latents."""
-    typer.echo(shows.sample_images(out, model, n, truncation=truncation, seed=seed, device=device_of(device)))
+    path, generator = out / "latents.safetensors", load_generator(model, device_of(device))
+    latents = Latents("z", generator.sample("z", n, seed))
+    if "w" in generator.spaces:  # else there is no truncation
+        latents = Latents("w", generator.map(latents.code, truncation))
+    for i, part in enumerate(latents):
+        write_image(out / f"{i:04d}.png", generator.synthesize(part).clamp(0, 1))
+    save_latents(path, latents, model=model, truncation=str(truncation), seed=str(seed))
+    typer.echo(path)

@@ -5,11 +5,10 @@
     def invert(photos: Photos, out: Out, options: InversionOptions, device: Device = None) -> None:
 
 gives ``invert`` an option for every field of ``InversionOptions``; the function gets the filled dataclass. The help is
-the field's ``metadata["help"]``, else what the dataclass's docstring says in a line ``name: ...``; metadata may also
-have ``min`` and ``max``, ``default`` where the command line needs another one, and ``option`` (False: there is none).
-Where fields have a help in metadata, only those are options. A tuple or Sequence is a text with commas between, a dict
-of floats one option per key of its default (``--l1 1.0``); what is neither those nor plain, such as a tensor, keeps its
-default. A parameter of the command with a field's name replaces the field's option.
+the field's ``metadata["help"]``, without which it is not an option (see ``search.option``); metadata may also have
+``min`` and ``max``, and ``default`` where the command line needs another one. A tuple or Sequence is a text with commas
+between, a dict of floats one option per key of its default (``--l1 1.0``). A parameter of the command with a field's
+name replaces the field's option.
 """
 
 from __future__ import annotations
@@ -17,9 +16,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import re
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -38,7 +36,7 @@ def with_options(command: Callable) -> Callable:
     for name, kind in bundles.items():
         for field, options, reader in _fields(kind):
             readers[name][field] = reader
-            shown = {option.name: option for option in options} | shown
+            shown |= {option.name: option for option in options if option.name not in parameters}
 
     @functools.wraps(command)
     def run(**given: Any) -> Any:
@@ -53,24 +51,23 @@ def with_options(command: Callable) -> Callable:
 
 def _fields(kind: type) -> Iterator[tuple[str, list[inspect.Parameter], Callable[[dict], Any]]]:
     """Of each field its name, the parameters of the command that give it, and how its value is made of theirs."""
-    hints, texts = get_type_hints(kind), _described(kind)
-    chosen = [field for field in dataclasses.fields(kind) if field.init and field.metadata.get("option", True)]
-    for field in [field for field in chosen if "help" in field.metadata] or chosen:
-        name, hint, facts = field.name, hints[field.name], {"help": texts.get(field.name), **field.metadata}
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        default = facts.get("default", default)
-        kinds = [get_origin(t) or t for t in (get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,))]
+    hints = get_type_hints(kind)
+    for field in (field for field in dataclasses.fields(kind) if "help" in field.metadata):
+        name, hint, facts = field.name, hints[field.name], field.metadata
+        default = facts.get("default", field.default)
+        members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        kinds = [get_origin(member) or member for member in members]
         plain = next((t for t in PLAIN if t in kinds), None)
         if isinstance(default, dict):
-            weights = [_parameter(key, float, default[key], facts | {"help": f"Weight of {key}."}) for key in default]
+            weights = [_parameter(key, float, default[key], {**facts, "help": f"Weight of {key}."}) for key in default]
             yield name, weights, lambda given, keys=tuple(default): {key: given[key] for key in keys}
         elif plain is not None:
             optional = plain | None if type(None) in kinds else plain
             yield name, [_parameter(name, optional, default, facts)], itemgetter(name)
-        elif any(isinstance(t, type) and issubclass(t, Sequence) for t in kinds):
+        else:
             text = None if default is None else ",".join(map(str, default))
             parameter = _parameter(name, str if text is not None else str | None, text, facts)
-            yield name, [parameter], lambda given, name=name: _listed(given[name])
+            yield name, [parameter], lambda given, name=name: listed(given[name])
 
 
 def whole64(value: int | None) -> int | None:
@@ -87,23 +84,8 @@ def _parameter(name: str, kind: Any, default: Any, facts: dict) -> inspect.Param
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=option)
 
 
-def _listed(text: Any) -> Any:
+def listed(text: Any) -> Any:
     """``conv1_2, 3`` as ("conv1_2", 3); anything but text stays."""
     if not isinstance(text, str):
         return text
     return tuple(int(part) if part.strip().lstrip("-").isdigit() else part.strip() for part in text.split(","))
-
-
-def _described(kind: type) -> dict[str, str]:
-    """Name to description of the lines ``name: ...`` of a docstring, with the lines indented below them."""
-    found: dict[str, str] = {}
-    for line in (inspect.getdoc(kind) or "").splitlines():
-        match = re.fullmatch(r"(\s*)(\w+(?:, \w+)*): (.*)", line)
-        if match:
-            depth, names = len(match[1]), match[2].split(", ")
-            found |= dict.fromkeys(names, match[3])
-        elif found and line.strip() and len(line) - len(line.lstrip()) > depth:
-            found |= {name: f"{found[name]} {line.strip()}" for name in names}
-        else:
-            names, depth = [], 10**9
-    return found

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import typer
 from torch import Tensor
 
+from helpers.commands.common import DEVICE, LOG, device_of
 from helpers.domain import out_of_domain
 from helpers.faces import Cut, FaceOptions, NoFace, read_face
 from helpers.features import fast_dtype, load_features
@@ -66,6 +68,17 @@ def space_stem(space: str) -> str:
     return space.replace("+", "plus")
 
 
+def print_table(run: Callable[[], list[dict]], hidden: Sequence[str] = ()) -> None:
+    """Print the table of the rows a function returns; where some inputs went wrong, that of the others first."""
+    try:
+        rows = run()
+    except RunError as error:
+        if error.rows:
+            typer.echo(table(error.rows, hidden))
+        raise
+    typer.echo(table(rows, hidden))
+
+
 def table(rows: list[dict], hidden: Sequence[str] = ()) -> str:
     """Rows of results as a text table, without nested values; frozen samples are shown where there are any."""
     hidden = {"losses", "image", *hidden} | (set() if any(row.get("frozen") for row in rows) else {"frozen"})
@@ -77,10 +90,7 @@ def table(rows: list[dict], hidden: Sequence[str] = ()) -> str:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How photos are run; the fields with a help text are options of the command line.
-
-    With ``noise_steps`` above 0 the noise maps are fitted after the code, and stored in the file of the latents.
-    """
+    """How photos are run; noise maps that are fitted after the code are stored in the file of the latents."""
 
     model: str = option(DEFAULT, "Registered name or file of a generator.")
     space: str = option("w+", "Latent space: z, w or w+.")
@@ -88,14 +98,15 @@ class RunOptions:
     precision: str = option("fp32", "fp32, or bf16 activations: half the memory of a large generator.")
     checkpointing: bool = option(False, "Compute activations twice: less memory for a third more time.")
     fast: bool = option(False, "100 steps, from the encoder's guess where there is one.")
-    noise_steps: int = 0
-    device: str | torch.device = "cpu"
+    noise: bool = option(False, "Fit the noise maps too, after the code (StyleGAN2).")
+    noise_steps: int = option(600, "Steps of the noise search.", min=1)
+    device: str | None = option(None, DEVICE)
     sheet: bool = option(True, "A sheet per photo too: the photo with its box, its target, the result.")
-    log: str = "none"  # see ``open_log``
+    log: str = option("jsonl", LOG)
 
     def stem(self, photo: str) -> str:
         """Name of the files of a photo's result, without suffix."""
-        return f"{photo}-{model_stem(self.model)}-{space_stem(self.space)}" + ("-noise" if self.noise_steps else "")
+        return f"{photo}-{model_stem(self.model)}-{space_stem(self.space)}" + ("-noise" if self.noise else "")
 
 
 def invert_photos(
@@ -117,18 +128,19 @@ def invert_photos(
     NoiseError for a noise search with a generator that has no noise maps, and RunError when files could not be read or
     inverted, after all others are done; it names each with its reason.
     """
-    run, search, out = run or RunOptions(), search or InversionOptions(), Path(out)
+    run, search, faces, out = run or RunOptions(), search or InversionOptions(), faces or FaceOptions(), Path(out)
+    run = replace(run, device=device_of(run.device))
     generator, features = load_generator(run.model, run.device), load_features(device=run.device)
     generator.check_space(run.space)
-    if run.noise_steps:
+    if run.noise:
         check_noise_maps(generator)
     set_precision(generator, run.precision, run.checkpointing)
     if run.fast:
         search = replace(search, **fast_options(generator, run.space))
     elif search.start is None and search.restarts == 1:
         search = replace(search, **encoder_start(generator, run.space))
-    check_memory(generator, run.space, bool(run.noise_steps))
-    settings = {"command": "invert", **vars(run), **vars(search), **vars(faces or FaceOptions()), "log": None}
+    check_memory(generator, run.space, run.noise)
+    settings = {"command": "invert", **vars(run), **vars(search), **vars(faces), "log": None}
     photos, good, bad, rows = photo_files(photos), [], [], []
     for path, stem in zip(photos, unique_stems(photos), strict=True):
         with noted(bad, path):
@@ -168,7 +180,7 @@ def _invert_batch(
             print(f"{path}: {warning}", file=sys.stderr)
     found = result = progress.run(Inversion(generator, targets, run.space, search), label)
     shown, more = {"result": found.images}, [{}] * len(batch)
-    if run.noise_steps:
+    if run.noise:
         result, more = run_noise(progress, generator, targets, result, run.noise_steps, f"{label} noise")
         shown["after noise"] = result.images
     write_results(progress.out, stems, result, run.model)

@@ -13,9 +13,9 @@ import typer
 
 from helpers import features as feature_networks
 from helpers import generators
-from helpers.commands.common import MASK_RULE, Device, Log, Model, Out, app, device_of, print_table
+from helpers.commands.common import MASK_RULE, Device, Log, Model, Out, app, device_of
 from helpers.commands.options import with_options
-from helpers.commands.runs import check_all_done, noted
+from helpers.commands.runs import check_all_done, noted, print_table
 from helpers.figures import save_figure, show_images
 from helpers.files import unique_stems, write_json
 from helpers.images import write_image

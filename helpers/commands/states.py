@@ -9,9 +9,9 @@ import torch
 import typer
 from PIL import Image
 
+from helpers import generators
 from helpers.commands.common import Device, Out, app, device_of
 from helpers.files import atomic_path, write_json
-from helpers.generators import load_generator
 from helpers.images import grid, write_image
 from helpers.states import load_state
 
@@ -41,13 +41,13 @@ def state_files(file: str | Path, out: str | Path, model: str | None = None, dev
             with atomic_path(path) as temporary:
                 Image.fromarray(image.numpy()).save(temporary, "PNG")
         else:
-            write_image(path, grid(image.expand(-1, 3, -1, -1), padding=1))
+            write_image(path, grid(image.expand(-1, 3, -1, -1), padding=1) if len(image) > 1 else image)
     write_json(paths[-1], {"metadata": metadata, "settings": found.settings})
     if found.latents is not None:
         name = model or metadata.get("model")
         if not name:
             raise ValueError(f"{file} does not name the generator of its latents; give --model.")
-        generator = load_generator(name, device)
+        generator = generators.load_generator(name, device)
         images = generator.synthesize(found.latents.to(generator.device)).clamp(0, 1)
         paths.append(out / "latents.png")
         write_image(paths[-1], grid(images, padding=1))

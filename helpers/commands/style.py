@@ -12,9 +12,9 @@ import typer
 from torch import Tensor
 
 from helpers import paintings
-from helpers.commands.common import MASK_RULE, Device, Log, Out, app, data_app, device_of, layers_of, print_table
-from helpers.commands.options import with_options
-from helpers.commands.runs import check_all_done, noted
+from helpers.commands.common import MASK_RULE, Device, Log, Out, app, data_app, device_of
+from helpers.commands.options import listed, with_options
+from helpers.commands.runs import check_all_done, noted, print_table
 from helpers.features import load_features
 from helpers.figures import results_table
 from helpers.files import unique_stems, write_json
@@ -153,7 +153,7 @@ def style(
 
 def _named(text: str) -> list[str | int]:
     """Turn 4_2 into conv4_2; numbers and full names stay."""
-    return [f"conv{name}" if str(name)[:1].isdigit() and "_" in str(name) else name for name in layers_of(text)]
+    return [f"conv{name}" if str(name)[:1].isdigit() and "_" in str(name) else name for name in listed(text)]
 
 
 @data_app.command("list")
