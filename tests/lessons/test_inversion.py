@@ -40,17 +40,17 @@ def options(**changes):
     return {"features": tiny.Features(), "layers": LAYERS, "weights": weights, "steps": 20, "candidates": 8} | changes
 
 
-def assert_same_result(ours, theirs, tolerance=1e-4):
+def assert_same_result(ours, theirs, tolerance=1e-4, row=slice(None)):
     assert ours.latents.space == theirs.latents.space
-    assert (ours.latents.code - theirs.latents.code).abs().max() <= tolerance
-    assert (ours.images - theirs.images).abs().max() <= tolerance
-    assert (ours.total - theirs.total).abs().max() <= tolerance
+    for name in ("images", "total"):
+        assert (getattr(ours, name)[row] - getattr(theirs, name)).abs().max() <= tolerance
+    assert (ours.latents.code[row] - theirs.latents.code).abs().max() <= tolerance
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("optimizer", "steps"), [("adam", 20), ("lbfgs", 2)])
+@pytest.mark.parametrize(("optimizer", "steps"), [("adam", 20), ("lbfgs", 12)])
 @pytest.mark.parametrize(("family", "space"), CASES)
 def test_a_batch_of_targets_gives_what_they_give_alone(family, space, optimizer, steps):
     generator = GENERATORS[family]
@@ -58,15 +58,16 @@ def test_a_batch_of_targets_gives_what_they_give_alone(family, space, optimizer,
     together = project(generator, photos, space, **options(optimizer=optimizer, steps=steps))
     assert together.images.shape == photos.shape
     assert together.latents.code.shape == (2, *generator.code_shape(space))
+    assert torch.equal(together.images, generator.synthesize(together.latents).clamp(0, 1))
+    assert not together.latents.code.requires_grad and not together.images.requires_grad
+    assert (together.total <= together.history["total"].amin(0) + 1e-6).all()
     for i in range(2):
         alone = project(generator, photos[i : i + 1], space, **options(optimizer=optimizer, steps=steps))
-        assert together.latents[i].code.sub(alone.latents.code).abs().max() < 1e-4
-        assert together.total[i].sub(alone.total[0]).abs() < 1e-4
-        assert together.images[i].sub(alone.images[0]).abs().max() < 1e-4
+        assert_same_result(together, alone, row=slice(i, i + 1))
         assert torch.allclose(together.history["total"][:, i], alone.history["total"][:, 0], atol=1e-4)
 
 
-@pytest.mark.parametrize("start", ["mean", "sample", "best"])
+@pytest.mark.parametrize("start", ["mean", "best"])
 def test_a_table_of_weights_gives_what_its_rows_give(start):
     generator = GENERATORS["stylegan2"]
     photo = targets(generator, 1)
@@ -77,16 +78,8 @@ def test_a_table_of_weights_gives_what_its_rows_give(start):
     for i in range(3):
         weights = {name: row[i] for name, row in table.items()}
         alone = project(generator, photo, "w", **options(weights=weights, start=start, candidates=6))
-        assert_same_result(
-            Part(together, i), alone, tolerance=1e-3 if table["l1"][i] else 1e-4
-        )  # the gradient of L1 jumps where a pixel passes its target, so that rounding is seen sooner
-
-
-class Part:
-    """One row of a result."""
-
-    def __init__(self, result, i):
-        self.latents, self.images, self.total = result.latents[i], result.images[i : i + 1], result.total[i : i + 1]
+        # the gradient of L1 jumps where a pixel passes its target, so that rounding is seen sooner
+        assert_same_result(together, alone, tolerance=1e-3 if table["l1"][i] else 1e-4, row=slice(i, i + 1))
 
 
 def test_weights_change_the_result():
@@ -101,27 +94,13 @@ def test_weights_change_the_result():
 # --- the result ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("family", "space"), CASES)
-def test_the_images_are_those_of_the_latents(family, space):
-    generator = GENERATORS[family]
-    result = project(generator, targets(generator), space, **options(steps=8))
-    assert torch.equal(result.images, generator.synthesize(result.latents).clamp(0, 1))
-    assert not result.latents.code.requires_grad and not result.images.requires_grad
-    start = Inversion(generator, targets(generator), space, **options()).latents
-    start = generator.synthesize(start).clamp(0, 1)
-    assert (result.images - start).abs().amax((1, 2, 3)).min() > 0.01  # the start is not a result
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
-@pytest.mark.parametrize("lr", [None, 5.0])
-def test_the_best_is_never_worse_than_the_start(optimizer, lr):
+def test_a_rate_that_is_too_high_is_never_worse_than_the_start():
     generator = GENERATORS["stylegan2"]
-    setup = options(optimizer=optimizer, steps=4, lr=lr, weights={"l2": 1.0, "perceptual": 0.5})
-    result = project(generator, targets(generator), "w+", **setup)
+    result = project(generator, targets(generator), "w+", **options(steps=4, lr=5.0, weights={"l2": 1.0}))
     assert (result.total <= result.history["total"].amin(0) + 1e-6).all()
 
 
-def test_the_result_tells_its_losses():
+def test_the_result_reports_its_losses():
     generator = GENERATORS["stylegan2"]
     photos, setup = targets(generator), options(steps=5)
     result = project(generator, photos, "w", **setup)
@@ -153,7 +132,7 @@ def test_pixels_beyond_white_still_pull():
 def test_an_image_of_the_generator_is_approached(family, space):
     generator = GENERATORS[family]
     photo = targets(generator, 1)
-    result = project(generator, photo, space, weights={"l2": 1.0}, steps=80, start="best", candidates=16)
+    result = project(generator, photo, space, weights={"l2": 1.0}, steps=60, start="best", candidates=16)
     assert result.total.item() < 0.4 * result.history["total"][0].item()
 
 
@@ -167,9 +146,9 @@ def test_richer_spaces_come_closer():
 # --- steps and phases ------------------------------------------------------------------------------------------------
 
 
-def test_steps_are_counted_through_the_phases():
+def test_steps_are_counted_through_the_phases_and_the_second_starts_from_the_best_of_the_first():
     generator = GENERATORS["stylegan2"]
-    inversion = Inversion(generator, targets(generator), "w+", **options(steps=10))
+    inversion = Inversion(generator, targets(generator), "w+", **options(steps=10, weights={"l2": 1.0}))
     steps = list(inversion)
     assert len(inversion) == 10 and [step.number for step in steps] == list(range(1, 11))
     assert [step.latents.space for step in steps] == ["w"] * 3 + ["w+"] * 7
@@ -179,18 +158,10 @@ def test_steps_are_counted_through_the_phases():
     loss = inversion.criterion(first.expand(2, -1, -1, -1), torch.zeros(2, 16))
     assert torch.allclose(steps[0].total, loss.total, rtol=1e-5)  # of the start, before the update
     assert not torch.equal(steps[0].latents.code, generator.mean("w").expand(2, -1))
-
-
-def test_the_second_phase_starts_from_the_best_of_the_first():
-    generator = GENERATORS["stylegan2"]
-    inversion = Inversion(generator, targets(generator), "w+", **options(steps=10, weights={"l2": 1.0}))
-    steps = list(inversion)
     first = inversion.runs[0]
     best = torch.minimum(torch.stack([step.total for step in steps[:3]]).amin(0), first.best_total)
-    assert torch.equal(first.best_total, best)
-    assert torch.allclose(steps[3].total, best, rtol=1e-5)
-    rows = steps[2].latents.code, steps[-1].latents.code
-    assert rows[0].ndim == 2 and rows[1].std(1).amax() > 1e-3  # the rows have parted
+    assert torch.equal(first.best_total, best) and torch.allclose(steps[3].total, best, rtol=1e-5)
+    assert steps[-1].latents.code.std(1).amax() > 1e-3  # the rows have parted
 
 
 def test_phases_are_data():
@@ -203,7 +174,7 @@ def test_phases_are_data():
     assert PHASES.keys() == {"z", "w", "w+"} and all(phases[-1].space == space for space, phases in PHASES.items())
 
 
-@pytest.mark.parametrize("leave", [2, 3, 5])
+@pytest.mark.parametrize("leave", [3, 5])
 def test_a_loop_that_was_left_has_a_result_and_continues(leave):
     generator = GENERATORS["stylegan2"]
     photos = targets(generator)
@@ -277,9 +248,7 @@ def test_of_several_starts_the_best_run_of_each_target_is_returned(start):
     photos, setup = targets(generator), options(steps=12)
     several = {"weights": setup["weights"] | {"l2": torch.tensor([1.0, 2.0])}, "start": start, "restarts": 3, "seed": 2}
     inversion = Inversion(generator, photos, "w", **setup | several)
-    for _ in inversion:
-        pass
-    result = inversion.result()
+    result = inversion.run()
     assert len(inversion.latents) == 6 and result.images.shape == photos.shape
     assert torch.equal(result.images, generator.synthesize(result.latents).clamp(0, 1))
     assert result.history["total"].shape == (12, 2)
@@ -289,7 +258,7 @@ def test_of_several_starts_the_best_run_of_each_target_is_returned(start):
         runs = [project(generator, photos[i : i + 1], "w", **alone, start=Latents("w", c[None])) for c in codes]
         best = min(runs, key=lambda run: run.total.item())
         assert len({round(run.total.item(), 5) for run in runs}) == 3  # the starts differ
-        assert_same_result(Part(result, i), best)
+        assert_same_result(result, best, row=slice(i, i + 1))
         assert torch.allclose(result.history["total"][:, i], best.history["total"][:, 0], atol=1e-4)
 
 
@@ -312,10 +281,9 @@ def test_noise_of_the_start_is_kept():
     noise = generator.fresh_noise(2, seed=8)
     photos = generator.synthesize(generator.sample("w", 2, seed=50), noise=noise).clamp(0, 1)
     start = Latents("w", generator.mean("w").expand(2, -1), noise)
-    for optimizer in ("adam", "lbfgs"):
-        result = project(generator, photos, "w+", **options(start=start, steps=2, optimizer=optimizer))
-        assert all(torch.equal(a, b) for a, b in zip(result.latents.noise, noise, strict=True))
-        assert torch.equal(result.images, generator.synthesize(result.latents.code, noise=noise).clamp(0, 1))
+    result = project(generator, photos, "w+", **options(start=start, steps=2))
+    assert all(torch.equal(a, b) for a, b in zip(result.latents.noise, noise, strict=True))
+    assert torch.equal(result.images, generator.synthesize(result.latents.code, noise=noise).clamp(0, 1))
     first = generator.synthesize(start).sub(photos).square().mean((1, 2, 3))
     assert torch.allclose(result.history["l2"][0], first, rtol=1e-5)
 
@@ -342,7 +310,8 @@ def test_a_batch_of_masks_for_one_target():
     masks[0, :, :, :8], masks[1, :, :, 8:] = 1, 1
     together = project(generator, photo, "w", **options(mask=masks))
     for i in range(2):
-        assert_same_result(Part(together, i), project(generator, photo, "w", **options(mask=masks[i : i + 1])))
+        alone = project(generator, photo, "w", **options(mask=masks[i : i + 1]))
+        assert_same_result(together, alone, row=slice(i, i + 1))
 
 
 # --- circumstances ---------------------------------------------------------------------------------------------------
@@ -373,11 +342,6 @@ def test_a_loss_of_nan_leaves_the_best_so_far():
     assert (result.images - generator.synthesize(generator.mean("w"))).abs().max() > 1e-3
 
 
-def test_without_features_the_loss_is_l1():
-    generator = GENERATORS["dcgan"]
-    assert project(generator, targets(generator, 1), "z", steps=2).parts.keys() == {"l1"}
-
-
 @pytest.mark.parametrize(
     ("photo", "message"),
     [
@@ -398,6 +362,8 @@ def test_bad_targets_are_one_sentence(photo, message):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
+        *(({"lr": lr}, OptimizationError, "must be a positive number") for lr in (0.0, -1.0, math.nan)),
+        ({"optimizer": "sgd"}, OptimizationError, "must be one of adam, lbfgs"),
         ({"space": "s"}, GeneratorError, "choose one of z, w, w\\+"),
         ({"start": "middle"}, InversionError, "start must be mean, sample, best, encoder or Latents; got 'middle'"),
         ({"start": "mean", "restarts": 2}, InversionError, "differ only if they are samples"),
@@ -417,14 +383,7 @@ def test_bad_targets_are_one_sentence(photo, message):
 def test_bad_options_are_one_sentence(changes, error, message):
     generator = GENERATORS["stylegan2"]
     with pytest.raises(error, match=message):
-        Inversion(**{"generator": generator, "targets": targets(generator), "space": "w"} | changes)
-
-
-@pytest.mark.parametrize("changes", [{"lr": 0.0}, {"lr": -1.0}, {"lr": math.nan}, {"optimizer": "sgd"}])
-def test_bad_rates_are_one_sentence(changes):
-    generator = GENERATORS["stylegan2"]
-    with pytest.raises(OptimizationError, match="must be"):
-        project(generator, targets(generator), "w", **changes)
+        Inversion(**{"generator": generator, "targets": targets(generator), "space": "w"} | changes).run()
 
 
 def test_the_fast_setting_takes_the_encoder_where_it_leads_to_the_space():
@@ -435,12 +394,10 @@ def test_the_fast_setting_takes_the_encoder_where_it_leads_to_the_space():
     assert fast_options(generator, "z") == {"steps": FAST_STEPS}
 
 
-def test_the_number_of_steps_follows_from_the_start(monkeypatch):
+def test_what_is_left_out_follows_from_the_rest(monkeypatch):
     generator = GENERATORS["stylegan2"]
-    photos = targets(generator, 1)
-    monkeypatch.setattr(module, "load_encoder", lambda _: Encoder("w+", generator.code_shape("w+"), 16, (16, 16), 8))
-    assert [len(Inversion(generator, photos, **o)) for o in ({}, {"start": "encoder"}, {"steps": 7})] == [
-        STEPS,
-        ENCODER_STEPS,
-        7,
-    ]
+    photo, encoder = targets(generator, 1), Encoder("w+", generator.code_shape("w+"), 16, (16, 16), 8)
+    monkeypatch.setattr(module, "load_encoder", lambda _: encoder)
+    for given, steps in (({}, STEPS), ({"start": "encoder"}, ENCODER_STEPS), ({"steps": 7}, 7)):
+        assert len(Inversion(generator, photo, **given)) == steps
+    assert project(generator, photo, steps=2).parts.keys() == {"l1"}  # without features
