@@ -1,7 +1,4 @@
-"""What the panels show, as strings: images as data URLs, loss curves as SVG, one frame as HTML.
-
-The live curve is not drawn by matplotlib: a figure takes 50 ms and more, a string under 1 ms, and a run waits for it.
-"""
+"""What the panels show, as HTML. The live curve is SVG: matplotlib takes 50 ms and more, and a run waits for it."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 THREAD = ThreadPoolExecutor(1, "job")  # of all jobs: steps and calls take turns in it
-END = object()
 
 
 def losses_of(step) -> dict[str, float]:
@@ -85,9 +84,9 @@ class Job:
                 self._steps = iter(self.iterator)
             else:
                 started = time.perf_counter()
-                step = next(self._steps, END)
+                step = next(self._steps, None)
                 self.seconds += time.perf_counter() - started
-                if step is END:
+                if step is None:
                     return self._end("finished")
                 self.history.append(losses_of(step))
                 self.latest = step

@@ -1,7 +1,6 @@
 """A view of something that runs: the browser asks for the next frame once it has painted the last one.
 
-No thread touches a widget, so nothing piles up on a slow link and the view works where only comm messages reach the
-kernel.
+No thread touches a widget, so nothing piles up on a slow link.
 """
 
 from __future__ import annotations

@@ -37,7 +37,6 @@ from helpers.widgets.live import LiveView
 from helpers.widgets.parts import button_row, column, columns
 from helpers.widgets.upload import PhotoUpload, Square, face_square, uploaded_files
 
-UPLOADED = "uploaded.safetensors"
 LATEST = "latest.safetensors"  # the state after every run: restarting the kernel loses no result, ``load`` it
 OUT = "output/panels"
 PATIENCE, AGAIN = 0.1, 0.05  # seconds to wait for the image of a long step, and before it is asked for again
@@ -291,8 +290,6 @@ class RunPanel(widgets.VBox):
             if self.job.latest is not None:
                 self.remember(self.result)
 
-    # --- images -----------------------------------------------------------------------------------------------------
-
     def show(self, images: Tensor | None = None, title: str = "result") -> None:
         """Images next to the reference, or the reference alone, unless something runs."""
         if not self.alive:
@@ -408,9 +405,10 @@ class RunPanel(widgets.VBox):
 
     def _receive(self, value) -> None:
         for _, content in uploaded_files(value)[-1:]:
-            self.out.mkdir(parents=True, exist_ok=True)
-            (self.out / UPLOADED).write_bytes(content)
-            self.load(self.out / UPLOADED)
+            path = self.out / "uploaded.safetensors"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            self.load(path)
 
     def save(self, kind: str) -> Path:
         """Write the result to the folder ``out`` and offer it for download; returns the path.

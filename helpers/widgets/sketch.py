@@ -22,7 +22,6 @@ PALETTE = (  # fur: black, white, greys, browns; nose; eyes
     *("#141417", "#edebe6", "#858280", "#595c66", "#5c422e", "#cc8040", "#deb380", "#eddbc2"),
     *("#d98c87", "#cca333", "#94a859", "#73a8d9"),
 )
-RADIUS = 0.3  # of the starts around a picked candidate, standard deviations of the space
 
 
 class SketchPanel(RunPanel):
@@ -92,7 +91,7 @@ class SketchPanel(RunPanel):
             raise ValueError("No candidate is picked yet; click one under Candidates, or switch this off.")
         if self.picked.space != values["space"]:
             raise ValueError(f"The picked candidate is in {self.picked.space}; choose that space to continue from it.")
-        return near(self.generator, self.picked, values["starts"], RADIUS, values["seed"])
+        return near(self.generator, self.picked, values["starts"], seed=values["seed"])
 
     def _write_code(self) -> None:
         super()._write_code()

@@ -80,7 +80,7 @@ class PhotoUpload(widgets.VBox):
         self.button.layout.width = "auto"
         self.done = widgets.ToggleButton(False, description="Crop", layout=widgets.Layout(display="none"))
         self.cropper, self.view, self.message = CropBox(), widgets.HTML(), widgets.HTML()
-        self.crop = widgets.HBox([self.cropper, self.view], layout=widgets.Layout(display="none", **WRAP))
+        self.crop = widgets.HBox(layout=widgets.Layout(display="none", **WRAP))
         super().__init__([widgets.HBox([self.button, self.done]), self.message, self.crop])
         self.button.observe(lambda change: self.receive(change["new"]), "value")
         self.done.observe(self._open, "value")
@@ -107,7 +107,7 @@ class PhotoUpload(widgets.VBox):
         shown = photo if max(photo.shape[-2:]) <= 2 * WIDTH else longer_side(photo, 2 * WIDTH)
         self.cropper.size, self.cropper.photo = list(photo.shape[:-3:-1]), jpeg_url(shown)
         self.cropper.box = list(box)
-        self.photo, self.name = photo, name
+        self.photo, self.name, self.crop.children = photo, name, [self.cropper, self.view]
         self.done.layout.display, self.done.value = None, True
         self._cut()
 

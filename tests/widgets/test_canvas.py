@@ -79,14 +79,10 @@ def test_callbacks_hear_of_drawings_and_feathers_and_what_they_raise_is_shown():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"mode": "paint"}, "mask or sketch"),
-        ({"size": 4000}, "2 to 1024"),
-        ({"size": (1, 8)}, "2 to 1024"),
-        ({"feather": -1.0}, "0 or more"),
-    ],
-)
+    "options, message",
+    [({"mode": "paint"}, "mask or sketch"), ({"size": 4000}, "2 to 1024"), ({"size": (1, 8)}, "2 to 1024"),
+     ({"feather": -1.0}, "0 or more")],
+)  # fmt: skip
 def test_a_canvas_that_cannot_be_is_refused(options, message):
     with pytest.raises(CanvasError, match=message):
         DrawingCanvas(**options)

@@ -37,9 +37,8 @@ def curve_points(html):
 
 def test_the_loss_curve_is_logarithmic():
     ((line,),) = curve_points(loss_curve([{"l1": value} for value in (10.0, 1.0, 0.1)]))
-    (x0, y0), (x1, y1), (x2, y2) = line
-    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2) and x1 > x0
-    assert y1 - y0 == pytest.approx(y2 - y1, abs=0.2) and y1 > y0  # downwards on the screen
+    (right, down), again = np.diff(line, axis=0)
+    assert (right, down) == pytest.approx(again, abs=0.2) and right > 0 and down > 0  # downwards on the screen
 
 
 def test_the_loss_curve_has_gaps_without_a_loss():
@@ -81,8 +80,6 @@ def test_a_gallery_drops_its_oldest(monkeypatch):
     assert gallery.entries == [1, 2] and len(gallery.children) == 2
     gallery.children[1].children[1].click()
     assert clicked == [2] and "<2>" not in gallery.children[1].children[0].value
-    gallery.clear()
-    assert gallery.children == () and gallery.entries == []
 
 
 def test_before_is_left_of_the_line():

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from helpers.generators import load_generator
-from helpers.inversion import project
 from helpers.latents import Latents
 from helpers.widgets.inversion import RANGE, InversionPanel
 from tests.support import tiny
@@ -16,15 +15,6 @@ def panel(generator, features, target, tmp_path):
     generators = {"StyleGAN2": generator, "DCGAN": tiny.dcgan()}
     photos = {"a": target, "b": target.flip(-1)}
     return InversionPanel(generators, features, photos, out=tmp_path, space="w", steps=20)
-
-
-def test_the_panel_runs_and_its_settings_run_without_it(panel):
-    html = finish(panel)
-    assert "finished" in html and html.count("<img") == 2 and "<svg" in html
-    direct = project(panel.generator, panel.target, **panel.settings)
-    torch.testing.assert_close(panel.result.latents.code, direct.latents.code)
-    torch.testing.assert_close(panel.result.images, direct.images)
-    assert panel.result.steps == 20 and panel.result.latents.space == "w"
 
 
 def test_the_settings_are_what_the_controls_say(panel, features):
@@ -53,7 +43,7 @@ def test_every_space_runs_from_its_first_start(panel, model, space):
 def test_stop_keeps_the_best_so_far(panel):
     begin(panel)
     panel.buttons["stop"].click()
-    until(lambda: "the best is kept" in panel._frame()[0])
+    until(lambda: not panel.alive)
     totals = [losses["total"] for losses in panel.job.history]
     assert panel.result.steps == len(totals) and panel.result.total.item() == pytest.approx(min(totals), rel=1e-4)
 
@@ -73,8 +63,6 @@ def test_a_weight_changed_under_way_changes_the_run(panel):
     before, after = panel.job.history[0], panel.job.history[number]
     assert after["total"] == pytest.approx(after["l1"] + 100 * after["perceptual"], rel=1e-4)
     assert "perceptual" not in before
-    panel.stop()
-    until(lambda: "perceptual" in panel._frame()[0])
 
 
 def test_no_image_loss_is_refused_in_one_sentence(panel):
