@@ -129,7 +129,6 @@ class DrawingCanvas(AnyWidget):
         self.layer = data_url(pixels, "PNG") if pixels[..., 3].any() else ""
 
     def clear(self) -> None:
-        """Erase everything."""
         self.layer = ""
 
     def on_change(self, callback: Callable[[DrawingCanvas], None]) -> None:

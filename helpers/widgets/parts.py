@@ -124,7 +124,8 @@ class BeforeAfter(widgets.VBox):
         self._images = None
         self.line, self.zoom = control("before | after", (0.0, 1.0, 0.01), 0.5), control("zoom", (1.0, 6.0, 0.5), 1.0)
         self.view = widgets.HTML("Nothing to compare yet.", layout=widgets.Layout(overflow="auto"))
-        super().__init__([self.line, self.zoom, self.view], layout=widgets.Layout(width=f"{COMPARED + 40}px"))
+        super().__init__([self.line, self.zoom, self.view])
+        self.layout.width, self.layout.max_width = f"{COMPARED + 40}px", "100%"
         for slider in (self.line, self.zoom):
             slider.observe(self._show, "value")
 

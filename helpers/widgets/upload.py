@@ -20,7 +20,7 @@ from helpers.widgets.live import source
 from helpers.widgets.parts import WRAP
 
 WIDTH = 300  # pixels of the photo on the screen
-SIDE = 512  # pixels of the crop: as much as any model or style transfer of the lessons takes
+SIDE = 512  # pixels of the crop: as much as any lesson takes
 
 Square = tuple[tuple[float, float, float, float], float]  # left, top, right, bottom in pixels of a photo; degrees
 
