@@ -1,6 +1,5 @@
 """The lessons with another MODEL: other formats, families and sizes than the bundled one."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -21,18 +20,19 @@ from helpers.latents import Latents
 from helpers.notebooks import describe_model
 from tests.support import checkpoint_files as files
 from tests.support import grown, tiny
+from tools.try_model import with_model
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-FIRST_SEARCH = {  # of each lesson that has a generator: what the cell of its first search begins with
-    "01_inversion": "def measured(",
-    "02_noise_optimization": "DATA = None",
-    "03_image2stylegan_pp_blending": "FEATHER = ",
-    "04_sketch_to_image": "@dataclass\nclass MyColour",
+FIRST_SEARCH = {  # for each lesson with a generator: how the cell of its first search begins; the images then
+    "01_inversion": ("def measured(", lambda of: of["stylegan"].synthesize(of["found"][f"{of['stylegan'].family} w+"])),
+    "02_noise_optimization": ("DATA = None", lambda of: of["inverted"].images),
+    "03_image2stylegan_pp_blending": ("FEATHER = ", lambda of: of["w_plus"].images),
+    "04_sketch_to_image": ("@dataclass\nclass MyColour", lambda of: of["found"].images),
 }
 MODELS = {
-    "official-256": lambda path: files.official_pickle(path, wide(256), Discriminator(256, 256, 16)),
+    "official-128": lambda path: files.official_pickle(path, wide(128), Discriminator(128, 256, 16)),
     "stylegan1-pt": lambda path: files.stylegan1_pt(path, tiny.stylegan1(resolution=32)),
     "stylegan1-tf": lambda path: files.tensorflow_pickle(path, tiny.stylegan1(resolution=32)),
     "stylegan2-tf": lambda path: files.tensorflow_pickle(path, wide(32), critic=Discriminator(32, 256, 16)),
@@ -42,13 +42,6 @@ MODELS = {
 
 def wide(resolution):
     return tiny.stylegan2(resolution=resolution, channel_base=256)
-
-
-def tool():
-    spec = importlib.util.spec_from_file_location("try_model", ROOT / "tools" / "try_model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Thumbnails(nn.Module):
@@ -81,30 +74,22 @@ def test_a_lesson_opens_with_any_model(model, lesson, monkeypatch, capsys):
     monkeypatch.setattr(features, "load_features", lambda *args, **options: small)
     monkeypatch.setattr(sys, "path", list(sys.path))
     notebook = nbformat.read(ROOT / "notebooks" / f"{lesson}.ipynb", as_version=4)
-    space = {"__name__": "lesson", "display": lambda *_: None}
-    for cell in tool().with_model(notebook, str(model), steps=2).cells:
+    space, (beginning, images_in) = {"__name__": "lesson", "display": lambda *_: None}, FIRST_SEARCH[lesson]
+    for cell in with_model(notebook, str(model), steps=2).cells:
         if cell.cell_type == "code" and not cell.source.startswith("check."):
             exec(compile(cell.source, lesson, "exec", dont_inherit=True), space)
-        if cell.source.startswith(FIRST_SEARCH[lesson]):
+        if cell.source.startswith(beginning):
             break
-    assert re.search(
-        rf"{model.stem}: stylegan\d, (\d+)×\1 pixels, \d+ rows of w\+, .* minutes", capsys.readouterr().out
-    )
-    pictures = {
-        "01_inversion": lambda: space["stylegan"].synthesize(space["found"][f"{space['stylegan'].family} w+"]),
-        "02_noise_optimization": lambda: space["inverted"].images,
-        "03_image2stylegan_pp_blending": lambda: space["w_plus"].images,
-        "04_sketch_to_image": lambda: space["found"].images,
-    }[lesson]()
-    assert pictures.shape[1:] == (3, *[load_generator(model).resolution] * 2)
+    about = rf"{model.stem}: stylegan\d, (\d+)×\1 pixels, \d+ rows of w\+, .* minutes"
+    assert re.search(about, capsys.readouterr().out)
+    assert images_in(space).shape[1:] == (3, *[load_generator(model).resolution] * 2)
 
 
 def test_the_cost_of_the_bundled_model_is_known_without_measuring(monkeypatch):
     monkeypatch.setattr("helpers.notebooks.step_seconds", lambda *_: pytest.fail("measured"))
-    line = describe_model(load_generator(), minutes=3)
-    assert line == (
-        "stylegan2-cats-64: stylegan2, 64×64 pixels, 10 rows of w+, 9 noise maps. Running all cells takes about "
-        "3 minutes."
+    assert describe_model(load_generator(), minutes=3) == (
+        "stylegan2-cats-64: stylegan2, 64×64 pixels, 10 rows of w+, 9 noise maps. "
+        "Running all cells takes about 3 minutes."
     )
 
 

@@ -18,52 +18,41 @@ from tests.support import tiny
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = sorted(path.name for path in ROOT.glob("notebooks/*.ipynb"))
+NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 
 
 def run(code, folder, **environment):
     """Run code in a fresh interpreter in a folder and return what it prints."""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, env=os.environ | environment
-    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
-
-
-def code_cells(name):
-    cells = nbformat.read(ROOT / "notebooks" / name, as_version=4).cells
-    return [cell for cell in cells if cell.cell_type == "code"]
-
-
-def git(*arguments, folder):
-    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
 
 
 @pytest.fixture
 def published(tmp_path):
     """A repository to clone; its helpers do nothing but answer."""
     folder = tmp_path / "published"
-    (folder / "helpers").mkdir(parents=True)
-    (folder / "helpers" / "__init__.py").touch()
+    for name in ("helpers/__init__.py", "notebooks/01.ipynb"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).touch()
     (folder / "helpers" / "notebooks.py").write_text("def describe_session():\n    return 'Device\\nWeights'\n")
-    git("init", "-q", "--initial-branch=main", folder=folder)
-    git("add", ".", folder=folder)
-    git("commit", "-q", "-m", "all", folder=folder)
-    return folder.as_uri()
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for arguments in (["init", "-q", "--initial-branch=main"], ["add", "."], ["commit", "-q", "-m", "all"]):
+        subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+    return folder
 
 
 @pytest.mark.parametrize("folder", ["", "notebooks"])
-def test_the_first_cell_works_inside_the_repository_and_twice(folder):
-    if not (ROOT / folder).is_dir():
-        pytest.skip(f"no folder {folder} yet")
-    lines = run(FIRST_CELL * 2 + "print(ROOT, sys.path.count(str(ROOT)))", ROOT / folder, GAN_COURSE_REPO="nowhere")
-    assert [line.split()[0] for line in lines[:-1]] == ["Device", "Weights"] * 2
-    assert lines[-1] == f"{ROOT} 1"
+def test_the_first_cell_works_inside_the_repository_and_twice(published, folder):
+    code = FIRST_CELL * 2 + "print(ROOT, sys.path.count(str(ROOT)))"
+    lines = run(code, published / folder, GAN_COURSE_REPO="nowhere")
+    assert lines == ["Device", "Weights", "Device", "Weights", f"{published} 1"]
 
 
 def test_the_first_cell_clones_the_repository_once(tmp_path, published):
-    lines = run(FIRST_CELL * 2 + "print(helpers.__file__)", tmp_path, GAN_COURSE_REPO=published)
+    assert len([line for line in FIRST_CELL.splitlines() if line]) <= 15
+    lines = run(FIRST_CELL * 2 + "print(helpers.__file__)", tmp_path, GAN_COURSE_REPO=published.as_uri())
     clone = tmp_path / "gan-photo-editing"
     assert lines[-1] == str(clone / "helpers" / "__init__.py")
     (clone / "mine.txt").touch()
@@ -79,11 +68,6 @@ def test_the_first_cell_refuses_other_helpers(tmp_path):
     assert "AssertionError: restart the kernel" in done.stderr
 
 
-def test_the_first_cell_is_short_and_clones_a_branch_that_is_there():
-    assert '"--branch=main"' in FIRST_CELL
-    assert len([line for line in FIRST_CELL.splitlines() if line]) <= 15
-
-
 def test_the_weights_on_disk_are_listed(monkeypatch, tmp_path):
     entries = {"a": {"file": "a.x"}, "b": {"file": "b.x", "url": "https://"}, "c": {"file": "c.x", "url": "https://"}}
     monkeypatch.setattr(module, "registry", lambda: entries)
@@ -94,24 +78,17 @@ def test_the_weights_on_disk_are_listed(monkeypatch, tmp_path):
     assert describe_session().endswith("\nWeights  bundled: a; official: c")
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_starts_with_the_first_cell(name):
-    assert code_cells(name)[0].source.rstrip() == FIRST_CELL.rstrip()
-
-
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_is_stored_without_outputs(name):
-    assert [cell.source for cell in code_cells(name) if cell.execution_count or cell.outputs] == []
-    metadata = nbformat.read(ROOT / "notebooks" / name, as_version=4).metadata
-    assert "widgets" not in metadata and metadata.kernelspec.name == "python3"
-
-
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_takes_its_model_from_one_constant(name):
-    code = ["".join(cell["source"]) for cell in code_cells(name)]
-    loads = re.findall(r"load_(?:generator|discriminator|critic)\((.*?)\)", "\n".join(code))
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_starts_with_the_first_cell_takes_its_model_from_one_constant_and_has_no_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert cells[0].source.rstrip() == FIRST_CELL.rstrip()
+    assert [cell.source for cell in cells if cell.execution_count or cell.outputs] == []
+    assert "widgets" not in notebook.metadata and notebook.metadata.kernelspec.name == "python3"
+    code = "\n".join(cell.source for cell in cells)
+    loads = re.findall(r"load_(?:generator|discriminator|critic)\((.*?)\)", code)
     assert set(loads) <= {"MODEL", '"dcgan-cats-64"'}  # lesson 5 has no generator
-    assert sum(source.count('MODEL = "') for source in code) == bool(loads)
+    assert code.count('MODEL = "') == bool(loads)
 
 
 def test_a_size_follows_from_the_model():
