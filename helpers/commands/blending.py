@@ -6,8 +6,7 @@ compares it with a hard paste and with Poisson blending.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, make_dataclass
+from dataclasses import asdict, dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -69,39 +68,6 @@ BlendWeights, InpaintWeights, ScribbleWeights = _weights("crossover"), _weights(
 StyleWeights = _weights("local-style")
 
 
-def edit_photos(
-    files: dict[str, Path], make: Callable[[Editor, dict[str, Tensor]], Edit], run: Run, settings: dict | None = None
-) -> list[dict]:
-    """Read photos, run an edit of them and write it; the rows of its table.
-
-    files: names ("a", "photo", "style", ...) to photo files, or latents, of which the image is taken. make: from an
-    Editor and the photos (1, 3, R, R) by name to the ``Edit``. settings: everything that decides the result: with the
-    same ones the call continues after a stop or a kill. Those of ``EditOptions`` are the editor's.
-    """
-    device, out, settings = device_of(run.device), Path(run.out), settings or {}
-    generator, network = generators.load_generator(run.model, device), features.load_features(device=device)
-    photos = {name: image.to(device) for name, image in _read(files, generator, run).items()}
-    options = {field.name: settings[field.name] for field in fields(EditOptions) if field.name in settings}
-    edit = make(Editor(generator, network, **options), photos)
-    stem = "-".join([edit.name, *unique_stems(files.values(), 60), model_stem(run.model)])
-    about = {"edit": edit.name, "model": run.model, "box": run.box, "face": run.face, "align": run.align, **settings}
-    with Progress(out, about, files.values(), run.log) as progress:
-        result = progress.run(edit, edit.name)
-        write_image(out / f"{stem}.png", result.images)
-        save_latents(out / f"{stem}.safetensors", result.latents, model=str(run.model))
-        ways = edit.ways(result.images)
-        images = {**photos, "mask": masks.overlay(edit.outside, edit.mask), **ways}
-        save_figure(show_images(list(images.values()), list(images), columns=len(images)), out / f"{stem}-sheet.png")
-        row = {"edit": edit.name, **{name: str(path) for name, path in files.items()}, "model": str(run.model)}
-        row |= {name: settings[name] for name in ("mask", "feather", "layer", "amount") if name in settings}
-        rows = [row | {"way": way} | _measures(edit, images, network) for way, images in ways.items()]
-        losses = {name: round(value.mean().item(), 6) for name, value in result.parts.items()}
-        rows[-1] |= {"steps": result.steps, "seconds": round(result.seconds, 2), **marks(result, 0), "losses": losses}
-        rows[-1]["image"] = f"{stem}.png"
-        write_json(out / "results.json", progress.finish(edit.name, rows))
-    return rows
-
-
 def _read(files: dict[str, Path], generator, run: Run) -> dict[str, Tensor]:
     """The part of each photo that shows the face; what was drawn on a photo is cut as the photo, a style centrally."""
     images, cut = {}, None
@@ -125,22 +91,35 @@ def _measures(edit: Edit, images: Tensor, network) -> dict[str, float | None]:
 
 
 def _run(
-    edit: str, files: dict[str, Path], mask: str, run: Run, options: EditOptions, weights=None, invert=False, **more
+    name: str, files: dict[str, Path], mask: str, run: Run, options: EditOptions, weights=None, invert=False, **more
 ) -> None:
-    """Run a method of the editor on the files and the mask, and print its table."""
-    weights = {} if weights is None else asdict(weights)
-
-    def make(editor: Editor, photos: dict[str, Tensor]) -> Edit:
-        region = None
-        if (edit, mask) != ("scribble", "auto"):
-            region = masks.mask_from_text(mask, editor.generator.resolution).to(editor.generator.device)
-            region = masks.invert(region) if invert else region
-        given = more | ({"weights": weights} if weights else {})
-        return getattr(editor, edit)(*photos.values(), region, **given)
-
-    settings = {"mask": f"not {mask}" if invert else mask} | more | asdict(options) | weights
-    print_table(lambda: edit_photos(files, make, run, settings), ("edit", "model"))
-    typer.echo(f"\nThe images: {run.out}")
+    """Run a method of the editor on photo files, or latents, and the mask; write the results and print their table."""
+    device, out, weights = device_of(run.device), run.out, {} if weights is None else {"weights": asdict(weights)}
+    generator, network = generators.load_generator(run.model, device), features.load_features(device=device)
+    photos, region = {key: image.to(device) for key, image in _read(files, generator, run).items()}, None
+    if (name, mask) != ("scribble", "auto"):
+        region = masks.mask_from_text(mask, generator.resolution).to(device)
+        region = masks.invert(region) if invert else region
+    edit = getattr(Editor(generator, network, options), name)(*photos.values(), region, **more, **weights)
+    settings = {"mask": f"not {mask}" if invert else mask, **more, **asdict(options), **weights}
+    about = {"edit": name, "model": run.model, "box": run.box, "face": run.face, "align": run.align, **settings}
+    stem = "-".join([edit.name, *unique_stems(files.values(), 60), model_stem(run.model)])
+    with Progress(out, about, files.values(), run.log) as progress:
+        result = progress.run(edit, edit.name)
+        write_image(out / f"{stem}.png", result.images)
+        save_latents(out / f"{stem}.safetensors", result.latents, model=str(run.model))
+        ways = edit.ways(result.images)
+        images = {**photos, "mask": masks.overlay(edit.outside, edit.mask), **ways}
+        save_figure(show_images(list(images.values()), list(images), columns=len(images)), out / f"{stem}-sheet.png")
+        row = {"edit": edit.name, **{key: str(path) for key, path in files.items()}, "model": str(run.model)}
+        row |= {key: settings[key] for key in ("mask", "feather", "layer", "amount") if key in settings}
+        rows = [row | {"way": way} | _measures(edit, images, network) for way, images in ways.items()]
+        losses = {key: round(value.mean().item(), 6) for key, value in result.parts.items()}
+        rows[-1] |= {"steps": result.steps, "seconds": round(result.seconds, 2), **marks(result, 0), "losses": losses}
+        rows[-1]["image"] = f"{stem}.png"
+        write_json(out / "results.json", progress.finish(edit.name, rows))
+    print_table(lambda: rows, ("edit", "model"))
+    typer.echo(f"\nThe images: {out}")
 
 
 @app.command()

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
-from helpers import features as feature_networks
-from helpers import generators
+from helpers import features, generators
 from helpers.commands.common import MASK_RULE, Device, Log, Model, Out, app, device_of
 from helpers.commands.options import with_options
 from helpers.commands.runs import check_all_done, noted, print_table
@@ -42,52 +39,18 @@ def sketch(
     device: Device = None,
     log: Log = "jsonl",
 ) -> None:
-    """Find images that follow a sketch; write all candidates, the best, their latents and results.json."""
-    weights = None
-    if constraints is not None:
-        try:
-            pairs = (part.split("=") for part in constraints.split(","))
-            weights = {name.strip(): float(weight) for name, weight in pairs}
-        except ValueError:
-            raise ValueError(f"--constraints must be NAME=WEIGHT with commas between; got {constraints!r}.") from None
-    rows = partial(sketch_files, sketches, out, model, weights, options, mask=mask, device=device_of(device), log=log)
-    print_table(rows, ("constraints", "latents"))
+    """Find images that follow a sketch; write all candidates, the best, their latents and results.json.
 
-
-def sketch_files(
-    sketches: Sequence[str | Path],
-    out: str | Path,
-    model: str = generators.DEFAULT,
-    weights: dict[str, float] | None = None,
-    options: SketchOptions | None = None,
-    *,
-    mask: str | Path | None = None,
-    device: str | torch.device = "cpu",
-    log: str = "none",
-) -> list[dict]:
-    """Search for each sketch; write a sheet of its candidates, the best image, the latents and ``results.json``.
-
-    After a stop or a kill the same call continues where it was. The weights of the constraints are by default those
-    that suit the sketch (``default_weights``).
-
-    Returns one row per sketch: how well the best candidate follows it (masked L1, edge distance), how real the
-    discriminator finds it, how many candidates met the constraints, how much they differ, and seconds. Raises RunError
-    when sketches could not be used, after all others are done; it names each with its reason.
+    After a stop or a kill the same command continues where it was.
     """
-    sketches = photo_files(sketches)
-    out, generator, features = (
-        Path(out),
-        generators.load_generator(model, device),
-        feature_networks.load_features(device=device),
-    )
-    options = options or SketchOptions()
+    weights, device, rows, bad = _weights(constraints), device_of(device), [], []
+    sketches, generator = photo_files(sketches), generators.load_generator(model, device)
     options = replace(options, space=space_of(generator, options.space))
-    networks = {"discriminator": _critic(model, device, weights), "features": features}
-    rows, bad, stems = [], [], unique_stems(sketches)
+    networks = {"discriminator": _critic(model, device, weights), "features": features.load_features(device=device)}
     settings = {field.name: getattr(options, field.name) for field in fields(options) if field.metadata}
     settings |= {"command": "sketch", "model": str(model), "weights": weights, "device": str(device)}
     with Progress(out, settings, [*sketches, *([mask] if mask else [])], log) as progress:
-        for path, stem in zip(sketches, stems, strict=True):
+        for path, stem in zip(sketches, unique_stems(sketches), strict=True):
             done = progress.done(stem)
             with noted(bad, path):
                 if done is None:
@@ -100,8 +63,16 @@ def sketch_files(
                     done = progress.finish(stem, [row | _write(out, stem, drawing, found, str(model))])
                 rows += done
                 write_json(out / "results.json", rows)
-    check_all_done(bad, rows, len(sketches), "sketches")
-    return rows
+    print_table(lambda: check_all_done(bad, rows, len(sketches), "sketches") or rows, ("constraints", "latents"))
+
+
+def _weights(text: str | None) -> dict[str, float] | None:
+    """``colour=1,edge=0.2`` as a dict; None, the weights that suit the sketch, stays."""
+    try:
+        pairs = None if text is None else [part.split("=") for part in text.split(",")]
+        return pairs and {name.strip(): float(weight) for name, weight in pairs}
+    except ValueError:
+        raise ValueError(f"--constraints must be NAME=WEIGHT with commas between; got {text!r}.") from None
 
 
 def _critic(model: str, device, weights: dict | None):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,75 +21,11 @@ from helpers.images import ImageError, longer_side, read_image, resize, write_im
 from helpers.masks import mask_from_file
 from helpers.photos import photo_files
 from helpers.progress import Progress
-from helpers.search import Result, marks, option
+from helpers.search import Result, marks
 from helpers.style_transfer import STYLE_LAYERS, StyleError, StyleOptions, StyleTransfer, check_weights
 from helpers.style_transfer.criterion import layer_weights
 from helpers.styles import FOLDER, NAMES
 from helpers.video import write_gif, write_mp4
-
-
-@dataclass(frozen=True)
-class StyleRun:
-    """How photos are painted; ``masks`` are a file for each style, where all are black the photo stays as it is."""
-
-    size: int = option(256, "Longer side of the result in pixels.", min=1)
-    mix: bool = option(False, "All styles in one image.")
-    features: str | None = option(None, "vgg19, vgg19-slim or a file; vgg19 if it is here.")
-    pooling: str = option("blur", "blur, avg or max.")
-    film: bool = option(False, "GIF and MP4 of the process too.")
-    masks: Sequence[str | Path] = ()
-    device: str | torch.device = "cpu"
-    log: str = "none"
-
-
-def stylize_photos(
-    contents: Sequence[str | Path],
-    styles: Sequence[str | Path],
-    out: str | Path,
-    run: StyleRun | None = None,
-    options: StyleOptions | None = None,
-) -> list[dict]:
-    """Transfer every style to every photo; write images, films and ``results.json`` to a folder.
-
-    A photo with all its styles is one batch, and on disk before the next one starts. After a stop or a kill the same
-    call continues where it was. A style is a file, or the name of one of ours or of a painting. Returns rows of
-    content, style, size, steps, seconds, losses, image. Raises RunError when photos could not be read or painted, after
-    all others are done; it names each with its reason.
-    """
-    run, options, contents = run or StyleRun(), options or StyleOptions(), photo_files(contents)
-    check_weights(options.weights)
-    out, network = Path(out), load_features(run.features, run.device, run.pooling)
-    chosen = STYLE_LAYERS if options.patches or options.style_layers is None else options.style_layers
-    for layer in (*layer_weights(options.content_layers), *layer_weights(chosen)):
-        network.locate(layer)  # an unknown one is the command's error, not a photo's
-    images = [_read_style(style).to(run.device) for style in styles]
-    settings = {"command": "style", "styles": list(map(str, styles)), **asdict(run), **asdict(options)}
-    settings |= {"features": network.name, "device": str(run.device), "log": None}
-    names, photos = unique_stems(map(Path, styles)), unique_stems(map(Path, contents))
-    if run.mix or run.masks:
-        names = ["+".join(names)]
-    else:
-        options = replace(options, style_weights=torch.eye(len(images)))
-    stems = unique_stems([Path(f"{photo}-{name}.png") for photo in photos for name in names])
-    rows, bad = [], []
-    with Progress(out, settings, [*contents, *styles, *run.masks], run.log) as progress:
-        for number, (path, photo) in enumerate(zip(contents, photos, strict=True)):
-            done = progress.done(photo)
-            with noted(bad, path, fatal=StyleError):
-                if done is None:
-                    content = longer_side(read_image(path), run.size).to(run.device)
-                    regions = [mask_from_file(mask, tuple(content.shape[-2:])).to(content) for mask in run.masks]
-                    transfer = StyleTransfer(network, content, images, torch.cat(regions) if regions else None, options)
-                    result = progress.run(transfer, photo, film=60 if run.film else 0)
-                    ours = stems[number * len(names) :][: len(names)]
-                    done = _write_styled(out, ours, result, progress.frames(photo))
-                    facts = {"content": str(path), "network": network.name}
-                    done = [facts | {"style": name} | row for name, row in zip(names, done, strict=True)]
-                    progress.finish(photo, done)
-                rows += done
-                write_json(out / "results.json", rows)
-    check_all_done(bad, rows, len(contents))
-    return rows
 
 
 def _write_styled(out: Path, stems: list[str], result: Result, frames: list[Tensor]) -> list[dict]:
@@ -129,12 +64,16 @@ def style(
         typer.Option(help="Style: an image file, one of strokes, dots, glass, waves, marble, hatching, or a painting."),
     ],
     out: Out,
-    run: StyleRun,
     options: StyleOptions,
+    size: Annotated[int, typer.Option(min=1, help="Longer side of the result in pixels.")] = 256,
     content_layers: Annotated[str, typer.Option(help="Layers such as 4_2 or 10, with commas between.")] = "3_3,4_2",
     style_layers: Annotated[str | None, typer.Option(help="By default 1_1,2_1,3_1,4_1,5_1.")] = None,
+    mix: Annotated[bool, typer.Option("--mix", help="All styles in one image.")] = False,
     weights: Annotated[str | None, typer.Option(help="Shares of the styles that are mixed, such as 2,1.")] = None,
     mask: Annotated[list[Path] | None, typer.Option(help=f"One mask file per style: {MASK_RULE}.")] = None,
+    features: Annotated[str | None, typer.Option(help="vgg19, vgg19-slim or a file; vgg19 if it is here.")] = None,
+    pooling: Annotated[str, typer.Option(help="blur, avg or max.")] = "blur",
+    film: Annotated[bool, typer.Option("--film", help="GIF and MP4 of the process too.")] = False,
     device: Device = None,
     log: Log = "jsonl",
 ) -> None:
@@ -146,9 +85,40 @@ def style(
             options = replace(options, style_weights=[float(share) for share in weights.split(",")])
         except ValueError:
             raise ValueError(f"--weights must be numbers with commas between; got {weights!r}.") from None
-    mix = run.mix or weights is not None
-    run = replace(run, mix=mix, masks=mask or (), device=device_of(device), log=log)
-    print_table(lambda: stylize_photos(contents, style, out, run, options))
+    mix, masks, device = mix or weights is not None, mask or [], device_of(device)
+    styles, contents = style, photo_files(contents)
+    check_weights(options.weights)
+    network = load_features(features, device, pooling)
+    chosen = STYLE_LAYERS if options.patches or options.style_layers is None else options.style_layers
+    for layer in (*layer_weights(options.content_layers), *layer_weights(chosen)):
+        network.locate(layer)  # an unknown one is the command's error, not a photo's
+    images = [_read_style(style).to(device) for style in styles]
+    settings = {"command": "style", "styles": styles, "size": size, "mix": mix, "film": film, **asdict(options)}
+    settings |= {"features": network.name, "pooling": pooling, "device": str(device)}
+    names, photos = unique_stems(map(Path, styles)), unique_stems(map(Path, contents))
+    if mix or masks:
+        names = ["+".join(names)]
+    else:
+        options = replace(options, style_weights=torch.eye(len(images)))
+    stems = unique_stems([Path(f"{photo}-{name}.png") for photo in photos for name in names])
+    rows, bad = [], []
+    with Progress(out, settings, [*contents, *styles, *masks], log) as progress:
+        for number, (path, photo) in enumerate(zip(contents, photos, strict=True)):
+            done = progress.done(photo)
+            with noted(bad, path, fatal=StyleError):
+                if done is None:
+                    content = longer_side(read_image(path), size).to(device)
+                    regions = [mask_from_file(mask, tuple(content.shape[-2:])).to(content) for mask in masks]
+                    transfer = StyleTransfer(network, content, images, torch.cat(regions) if regions else None, options)
+                    result = progress.run(transfer, photo, film=60 if film else 0)
+                    ours = stems[number * len(names) :][: len(names)]
+                    done = _write_styled(out, ours, result, progress.frames(photo))
+                    facts = {"content": str(path), "network": network.name}
+                    done = [facts | {"style": name} | row for name, row in zip(names, done, strict=True)]
+                    progress.finish(photo, done)
+                rows += done
+                write_json(out / "results.json", rows)
+    print_table(lambda: check_all_done(bad, rows, len(contents)) or rows)
 
 
 def _named(text: str) -> list[str | int]:
