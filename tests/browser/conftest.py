@@ -16,12 +16,8 @@ signal.signal(signal.SIGTERM, interrupt)
 
 
 @pytest.fixture(autouse=True)
-def no_script_error(request):
+def no_script_error(lab):
     """The scripts of a module's ``lab`` raise nothing during a test."""
-    if "lab" not in request.fixturenames:
-        yield
-        return
-    lab = request.getfixturevalue("lab")
     lab.errors.clear()
     yield
     closed = "widget model not found"  # by progress bars that were closed, when a saved page is loaded again
@@ -31,7 +27,7 @@ def no_script_error(request):
 def reason_to_skip() -> str:
     if importlib.util.find_spec("playwright") is None:
         return "playwright is not installed: pip install playwright"
-    from staff.benchmarks.jupyter_driver import find_browser
+    from staff.benchmarks.jupyter_driver import find_browser  # which needs playwright
 
     return "" if find_browser() else "Chromium is not installed: apt-get install chromium"
 

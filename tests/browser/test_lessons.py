@@ -35,11 +35,7 @@ FINGERPRINT = """[panel.state().pictures['image'].sum().item(), panel.state().se
 
 @dataclass(frozen=True)
 class Lesson:
-    """What to do with a lesson's panel.
-
-    film: kind of file that is written. quick: settings of the runs that are stopped. steps: settings of the run that is
-    photographed. paint: strokes drawn before it. tab: shown under it.
-    """
+    """Kind of film; settings of runs that are stopped, and of the one that is photographed, its strokes and page."""
 
     film: str = "gif"
     quick: str = "{}"

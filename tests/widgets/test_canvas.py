@@ -26,7 +26,7 @@ def test_a_new_canvas_is_empty_and_of_the_photo_s_size(photo):
     canvas = DrawingCanvas(photo)
     assert canvas.rgba().shape == (24, 32, 4) and canvas.rgba().dtype == np.uint8
     assert canvas.mask().shape == (1, 1, 24, 32) and canvas.mask().dtype == torch.float32
-    assert canvas.mask().max() == 0
+    assert canvas.mask().max() == 0 and canvas.palette == ["#000000", "#ffffff", "#000080", "#ff0000"]
     assert DrawingCanvas(photo, size=(8, 10)).mask().shape == (1, 1, 8, 10)
     assert DrawingCanvas().mask().shape == (1, 1, 256, 256)
 
@@ -92,10 +92,6 @@ def test_a_canvas_that_cannot_be_is_refused(options, message):
 def test_other_arrays_are_not_a_drawing(pixels):
     with pytest.raises(CanvasError, match="uint8"):
         DrawingCanvas(size=8).set_rgba(pixels)
-
-
-def test_the_palette_is_of_the_photo(photo):
-    assert DrawingCanvas(photo, "sketch").palette == ["#000000", "#ffffff", "#000080", "#ff0000"]
 
 
 def test_a_stroke_of_the_browser_arrives():

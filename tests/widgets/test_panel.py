@@ -49,9 +49,6 @@ class Bare(RunPanel):
 
     run = Run
 
-    def __init__(self, out):
-        super().__init__({}, out=out)
-
     def make(self, settings):
         return self.run()
 
@@ -81,7 +78,7 @@ def panel(tmp_path):
 
 @pytest.fixture
 def bare(tmp_path):
-    return Bare(tmp_path)
+    return Bare({}, out=tmp_path)
 
 
 # --- run -------------------------------------------------------------------------------------------------------------
@@ -95,6 +92,9 @@ def test_a_panel_needs_an_iterator_only(bare):
 
 
 def test_the_browser_is_answered_with_the_reference_the_psnr_and_the_curve(panel):
+    canvas, run = panel.children[0].children  # both are seen at once, above the controls
+    assert run.children[0].children[0] is panel.buttons["start"] and panel.view in run.children
+    assert canvas.children == (panel.canvas,) and panel.controls["kind"] in panel.children[1].children[0].children
     assert panel.view.html.count("<img") == 1
     sent = []
     panel.view.send = lambda content, buffers=None: sent.append(content)
@@ -103,15 +103,8 @@ def test_the_browser_is_answered_with_the_reference_the_psnr_and_the_curve(panel
     panel.view._handle_custom_msg({"ask": "view"}, [])
     (answer,) = sent
     assert answer["ask"] == "view" and answer["wait"] > 0
-    html = answer["html"]
-    assert html.count("<img") == 2 and "<svg" in html and "PSNR 20." in html  # 0.2 against 0.3, in 8 bits
-
-
-def test_start_and_the_result_come_first(panel):
-    """Beside the canvas, above the controls, so that both are seen at once."""
-    canvas, run = panel.children[0].children
-    assert run.children[0].children[0] is panel.buttons["start"] and panel.view in run.children
-    assert canvas.children == (panel.canvas,) and panel.controls["kind"] in panel.children[1].children[0].children
+    assert answer["html"].count("<img") == 2 and "<svg" in answer["html"]
+    assert "PSNR 20." in answer["html"]  # 0.2 against 0.3, in 8 bits
 
 
 def test_few_frames_of_the_whole_run_are_kept(bare):

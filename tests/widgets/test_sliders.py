@@ -38,9 +38,6 @@ def test_the_interpolation_slider_shows_the_latents_between_and_renders_each_sto
     monkeypatch.setattr(generator, "synthesize", lambda *_: pytest.fail("rendered again"))
     t.value = 0.3
     assert slider.view.value == shown
-
-
-def test_two_spaces_cannot_be_interpolated(generator, ends):
     with pytest.raises(LatentsError, match="one space"):
         interpolation_slider(generator, Latents("z", torch.zeros(1, 8)), ends[0])
 
@@ -109,9 +106,9 @@ def test_an_uploaded_photo_is_cropped_to_its_centre(layout):
     assert upload.cropper.box == [0, 18, 12, 30] and len(seen) == 2
 
 
-def test_the_crop_follows_the_box():
-    upload = PhotoUpload(10)
-    upload.receive(layout_8(photo_bytes()))
+def test_the_button_is_heard_and_the_crop_follows_the_box():
+    upload, (file,) = PhotoUpload(10), layout_8(photo_bytes())
+    upload.button.set_trait("value", ({**file, "last_modified": datetime.datetime.now(datetime.UTC)},))
     upload.cropper.box = [30, 20, 40, 30]
     torch.testing.assert_close(upload.image[0, 0, 0] * 255, 5.0 * torch.arange(30, 40))
     torch.testing.assert_close(upload.image[0, 1, :, 0] * 255, 5.0 * torch.arange(20, 30))
@@ -158,10 +155,3 @@ def test_a_bad_upload_is_one_sentence_and_the_last_photo_stays(content):
     assert upload.image is kept
     upload.receive(layout_8(photo_bytes()))
     assert upload.message.value == ""
-
-
-def test_the_upload_button_is_heard():
-    upload = PhotoUpload(16)
-    (file,) = layout_8(photo_bytes())
-    upload.button.set_trait("value", ({**file, "last_modified": datetime.datetime.now(datetime.UTC)},))
-    assert upload.image.shape == (1, 3, 16, 16)

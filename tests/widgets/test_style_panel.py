@@ -22,17 +22,14 @@ def panel(tmp_path):
     return StylePanel(features, contents, styles, out=tmp_path, size=64, steps=10)
 
 
-def test_the_size_is_that_of_the_result(panel):
-    finish(panel)
-    assert panel.result.images.shape == (1, 3, 64, 64) and panel.result.steps == 10
-
-
 def test_the_reference_follows_content_and_size(panel):
     before = panel.view.html
     panel.controls["content"].value = "second"
     assert panel.view.html != before
     panel.upload.set_photo(picture((70, 70), 9), "mine")
     assert panel.controls["content"].value == "mine" and panel.reference().shape == (1, 3, 64, 64)
+    finish(panel)
+    assert panel.result.images.shape == (1, 3, 64, 64) and panel.result.steps == 10
 
 
 def test_weights_change_the_criterion_under_its_own_names(panel):
