@@ -48,10 +48,9 @@ class Convolution(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         side, stride = self.kernel_size[0], self.stride[0]
-        if stride == 1:
-            return F.conv2d(x, self.weight, self.bias, padding=side // 2, groups=self.groups)
-        x = F.pad(x, ((side - 2) // 2, (side - 1) // 2) * 2)
-        return F.conv2d(x, self.weight, self.bias, stride=stride, groups=self.groups)
+        if stride == 2:
+            x = F.pad(x, ((side - 2) // 2, (side - 1) // 2) * 2)
+        return F.conv2d(x, self.weight, self.bias, stride, side // 2 if stride == 1 else 0, groups=self.groups)
 
 
 class Block(nn.Module):
@@ -113,7 +112,8 @@ def find_cats(image: Tensor) -> list[CatFace]:
     ratio = np.array([width / sides[1], height / sides[0]])
     faces: list[CatFace] = []
     for face in _peaks(small):
-        if all(_distance(face, other) > 0.7 * _apart(other) for other in faces):
+        middle = face.landmarks.mean(0)
+        if all(np.linalg.norm(middle - other.landmarks.mean(0)) > 0.7 * _apart(other) for other in faces):
             faces.append(face)
     closer = [_look_closer(image, CatFace(face.landmarks * ratio, face.confidence)) for face in faces]
     best = max((face.confidence for face in closer), default=0.0)
@@ -161,7 +161,3 @@ def _apart(face: CatFace) -> float:
     """A face's size: the distance of its eyes, or of the nose from them where the head is turned away."""
     eyes, nose = face.landmarks[:2], face.landmarks[2]
     return float(max(np.linalg.norm(eyes[1] - eyes[0]), np.linalg.norm(nose - eyes.mean(0))))
-
-
-def _distance(face: CatFace, other: CatFace) -> float:
-    return float(np.linalg.norm(face.landmarks.mean(0) - other.landmarks.mean(0)))

@@ -13,21 +13,9 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from helpers import weights
+from helpers import images, weights
 from helpers.generators import Generator
-from helpers.images import (
-    Box,
-    ImageError,
-    Source,
-    central_box,
-    crop,
-    from_uint8,
-    longer_side,
-    read_image,
-    resize,
-    square_crop,
-    to_uint8,
-)
+from helpers.images import Box, ImageError, Source, crop, read_image, resize
 from helpers.latents import SUFFIXES, load_latents
 from helpers.photos import FACE_LANDMARKS, cut_square, fit_similarity
 from helpers.search import option
@@ -47,9 +35,6 @@ class NoFace(ImageError):
     def __init__(self, message: str, looked_at: Tensor):
         super().__init__(message)
         self.looked_at = looked_at
-
-
-# --- the part of a photo that a model gets ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -108,7 +93,7 @@ def read_face(source: Source, generator: Generator, options: FaceOptions | None 
         cut, corners = _way_to(find_place(image, generator, options), size)
         return Cut(cut(image), framed(image, corners), tuple(image.shape[-2:]), cut)
     except NoFace as error:
-        raise NoFace(f"{name} {error}", longer_side(image, LOOK)) from None
+        raise NoFace(f"{name} {error}", images.longer_side(image, LOOK)) from None
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
 
@@ -125,7 +110,7 @@ def find_place(image: Tensor, generator: Generator, options: FaceOptions) -> Box
     whole = height == width <= 2 * size  # a face that was cut out before
     if box == "auto" or (box is None and not whole and "cats" in generator.domain):
         return _cat_square(image, options.face, generator)
-    return central_box(image) if box in (None, "none") else box
+    return images.central_box(image) if box in (None, "none") else box
 
 
 def _cat_square(image: Tensor, face: int, generator: Generator) -> tuple[complex, complex]:
@@ -146,7 +131,7 @@ def _way_to(place: Box | tuple[complex, complex], size: int) -> tuple[Callable[[
     if len(place) == 4:
         left, top, right, bottom = place
         corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-        return lambda photo: resize(square_crop(crop(photo, place)), size), corners
+        return lambda photo: resize(images.square_crop(crop(photo, place)), size), corners
     turn, shift = place
     points = [(corner - shift) / turn for corner in (0, size, size * (1 + 1j), size * 1j)]
     return lambda photo: cut_square(photo, turn, shift, size), [(point.real, point.imag) for point in points]
@@ -154,15 +139,12 @@ def _way_to(place: Box | tuple[complex, complex], size: int) -> tuple[Callable[[
 
 def framed(image: Tensor, corners: Sequence[tuple[float, float]]) -> Tensor:
     """A photo (1, 3, H, W), its longer side LOOK pixels, with a frame through corners (x, y) in pixels of the photo."""
-    small = longer_side(image, LOOK)
-    shown, scale = Image.fromarray(to_uint8(small)[0]), small.shape[-1] / image.shape[-1]
+    small = images.longer_side(image, LOOK)
+    shown, scale = Image.fromarray(images.to_uint8(small)[0]), small.shape[-1] / image.shape[-1]
     points = [(x * scale, y * scale) for x, y in corners]
     for colour, width in (("white", 4), ("#d00050", 2)):
         ImageDraw.Draw(shown).line([*points, *points[:2]], fill=colour, width=width, joint="curve")
-    return from_uint8(np.asarray(shown))
-
-
-# --- human faces -----------------------------------------------------------------------------------------------------
+    return images.from_uint8(np.asarray(shown))
 
 
 def ffhq_square(landmarks: Sequence[tuple[float, float]], size: int) -> tuple[complex, complex]:
@@ -191,7 +173,7 @@ def find_faces(image: Tensor) -> list[np.ndarray]:
 
     Raises ImageError when neither is installed, and WeightsError when YuNet cannot be fetched.
     """
-    pixels, has = np.ascontiguousarray(to_uint8(image)[0]), importlib.util.find_spec
+    pixels, has = np.ascontiguousarray(images.to_uint8(image)[0]), importlib.util.find_spec
     if has("dlib") and has("face_recognition_models"):
         found = _faces_of_dlib(pixels)
     elif has("cv2"):

@@ -57,9 +57,6 @@ class _Cell:
     label: str = ""  # at its left
 
 
-# --- sheets of images ------------------------------------------------------------------------------------------------
-
-
 def show_images(
     images: Images,
     titles: Sequence[str] | None = None,
@@ -70,15 +67,14 @@ def show_images(
 ) -> Figure:
     """Images side by side, each with its title above and its caption below; long text is wrapped.
 
-    images: (B, 3, H, W) in [0, 1], or a list of (1, 3, H, W) that may differ in size; masks (1, 1, H, W) too.
-    columns: at most 6 by default, rows as full as can be. scale: figure pixels per image pixel of the largest image in
-    a column, by default a whole number for small images.
+    images: see Images; those of a list may differ in size, and be masks (1, 1, H, W). columns: at most 6 by default.
+    scale: figure pixels per image pixel of the largest image in a column, by default whole for small images.
     Raises ImageError for other shapes, NaN, no images, or when there are not as many titles or captions as images.
     """
     pixels = _pixels(images)
     texts = _as_many(titles, pixels), _as_many(captions, pixels)
     cells = [_Cell(*cell) for cell in zip(pixels, *texts, strict=True)]
-    return _sheet(_lines(cells, columns or _balanced(len(cells), 6)), scale, suptitle)
+    return _sheet(_lines(cells, columns, 6), scale, suptitle)
 
 
 def labelled_grid(
@@ -88,11 +84,7 @@ def labelled_grid(
     captions: Sequence[Sequence[str]] | None = None,
     scale: float | None = None,
 ) -> Figure:
-    """A table of images with labels at its left and top, and optional captions below each image.
-
-    rows_of_images: a list of rows, each (B, 3, H, W) in [0, 1] or a list of (1, 3, H, W) or None for an empty cell.
-    Raises ImageError for other shapes, NaN, no images, or when the labels or captions do not fit the rows and columns.
-    """
+    """A table of images, in rows, with labels at its left and top, and captions below; raises as show_images does."""
     rows = [_pixels(row) for row in rows_of_images] or [_pixels([])]
     texts = [_as_many(row or None, pixels) for row, pixels in zip(_as_many(captions, rows), rows, strict=True)]
     cells = [[_Cell(p, caption=text) for p, text in zip(*row, strict=True)] for row in zip(rows, texts, strict=True)]
@@ -113,16 +105,13 @@ def result_sheet(target: torch.Tensor, rows: Sequence[Mapping[str, Any]], column
     images = _pixels([row["image"] for row in rows])
     labels = [list(row["label"]) or [""] for row in rows]
     results = [_Cell(p, first, "\n".join(rest)) for p, (first, *rest) in zip(images, labels, strict=True)]
-    lines = _lines(results, columns or _balanced(len(results), 5))
+    lines = _lines(results, columns, 5)
     first = [_Cell(_pixels(target)[0], "target"), *(_Cell() for _ in lines)]
     return _sheet([[left, *line] for left, line in zip(first, lines, strict=False)], None, None)
 
 
 def save_figure(figure: MatplotlibFigure, path: str | os.PathLike) -> None:
-    """Write a figure to .png, .jpg, .pdf or .svg, atomically.
-
-    Raises ImageError for another suffix, WriteError where the file cannot be written.
-    """
+    """Write a figure to .png, .jpg, .pdf or .svg, atomically. Raises ImageError for another suffix, or WriteError."""
     kind = Path(path).suffix.lower().lstrip(".")
     if kind not in ("png", "jpg", "pdf", "svg"):
         raise ImageError(f"expected a file name ending in .png, .jpg, .pdf or .svg but got {Path(path).name!r}")
@@ -139,12 +128,9 @@ def _pixels(images: Images) -> list[np.ndarray | None]:
     return out
 
 
-def _balanced(count: int, most: int) -> int:
-    """Columns, `most` of them at most, so that the last row is as full as can be."""
-    return math.ceil(count / math.ceil(count / most))
-
-
-def _lines(cells: list[_Cell], columns: int) -> list[list[_Cell]]:
+def _lines(cells: list[_Cell], columns: int | None, most: int) -> list[list[_Cell]]:
+    """Cells in lines of so many columns, by default ``most`` at most and the last line as full as can be."""
+    columns = columns or math.ceil(len(cells) / math.ceil(len(cells) / most))
     return [cells[at : at + columns] for at in range(0, len(cells), columns)]
 
 
@@ -223,16 +209,12 @@ def _fit(figure: Figure, axes: np.ndarray, widths: list[int], heights: list[int]
         ax.set_aspect("equal" if ax.images else "auto")  # not before: texts do not count where it shrinks the axes
 
 
-# --- curves and tables -----------------------------------------------------------------------------------------------
-
-
 def plot_losses(
     history: Mapping[str, Sequence[float]], log: bool = True, suptitle: str | None = None, label: str = "loss"
 ) -> Figure:
-    """Curves over the steps, one per name; `log` gives a logarithmic axis, on which values of 0 or less are gaps.
+    """Curves over the steps, one per name, by default on a logarithmic axis, on which values of 0 or less are gaps.
 
-    history: name -> one value per step, in any unit; NaN is a gap. label: of the values. Raises ImageError when it
-    holds no finite value.
+    history: name to one value per step; NaN is a gap. Raises ImageError when it holds no finite value.
     """
     curves = {name: np.asarray(values, dtype=float) for name, values in history.items()}
     curves = {name: np.where(values > 0, values, np.nan) if log else values for name, values in curves.items()}

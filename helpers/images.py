@@ -47,9 +47,6 @@ def _refused(expected: str, found: str, advice: str) -> ImageError:
     return ImageError(f"expected {expected} but {found}; {advice}")
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
 def read_image(source: Source, size: int | None = None, name: str | None = None) -> torch.Tensor:
     """Read a photo, upright, as float32 (1, 3, H, W), sRGB in [0, 1]; transparency is composited on white.
 
@@ -71,8 +68,6 @@ def read_rgba(source: Source, name: str | None = None) -> tuple[torch.Tensor, to
     uploaded = isinstance(source, bytes | bytearray | memoryview)
     name = name or ("the uploaded file" if uploaded else Path(source).name or str(source))
     data = bytes(source) if uploaded else _read_bytes(source, name)
-    if not data:
-        raise _refused("an image", f"{name} is empty (0 bytes)", "copy or download it again")
     _check_bytes(name, len(data))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of damage that it can live with
@@ -81,9 +76,10 @@ def read_rgba(source: Source, name: str | None = None) -> tuple[torch.Tensor, to
 
 
 def _check_bytes(name: str, count: int) -> None:
-    if count > MAX_BYTES:
-        most = f"an image file of at most {MAX_BYTES // 10**6} MB"
-        raise _refused(most, f"{name} has {count // 10**6} MB", "save a smaller copy")
+    if not 0 < count <= MAX_BYTES:
+        bounds = f"an image file of 1 byte to {MAX_BYTES // 10**6} MB"
+        found = f"has {count // 10**6} MB" if count else "is empty (0 bytes)"
+        raise _refused(bounds, f"{name} {found}", "save it again, smaller, or download it again")
 
 
 def _read_bytes(path: str | os.PathLike, name: str) -> bytes:
@@ -103,7 +99,7 @@ def _read_bytes(path: str | os.PathLike, name: str) -> bytes:
 
 
 def _open(data: bytes, name: str) -> Image.Image:
-    """The decoded, upright first frame in sRGB. The size in the header is checked before decoding."""
+    """The decoded, upright first frame: RGB(A) in sRGB, or grey of more than 8 bits. The header is checked before."""
     Image.init()
     with suppress(ImportError):  # an optional package
         importlib.import_module("pillow_heif").register_heif_opener()
@@ -117,18 +113,17 @@ def _open(data: bytes, name: str) -> Image.Image:
         width = height = math.inf
     except Exception:  # damaged files make Pillow raise nearly everything
         raise _not_an_image(data, name) from None
-    if width * height > MAX_PIXELS:
-        most = f"an image of at most {MAX_PIXELS // 10**6} million pixels"
-        raise _refused(most, f"{name} has {width} x {height}", "shrink or crop it first")
-    if min(width, height) < MIN_SIDE:
-        least = f"an image with sides of at least {MIN_SIDE} pixels"
-        raise _refused(least, f"{name} has {width} x {height}", "choose a larger one")
+    if width * height > MAX_PIXELS or min(width, height) < MIN_SIDE:
+        bounds = f"an image with sides of at least {MIN_SIDE} and at most {MAX_PIXELS // 10**6} million pixels"
+        raise _refused(bounds, f"{name} has {width} x {height}", "resize it or choose another one")
     try:
         image.load()
         with suppress(Exception):  # damaged EXIF makes Pillow raise nearly everything; only the orientation matters
             turn = image.getexif().get(ORIENTATION, 1)
             image = image.transpose(Image.Transpose[TURNS[turn - 2]]) if turn in range(2, 9) else image
-        return _to_srgb(image)
+        image = _to_srgb(image)
+        deep = image.mode.startswith("I") or image.mode == "F"
+        return image if deep else image.convert("RGBA" if image.has_transparency_data else "RGB")
     except Exception:
         found = f"{name} is a truncated or damaged {image.format} file"
         raise _refused("a whole image", found, "copy or download it again") from None
@@ -164,27 +159,15 @@ def _not_an_image(data: bytes, name: str) -> ImageError:
 
 def _to_tensor(image: Image.Image, name: str) -> torch.Tensor:
     """The image as float32 (1, 3 or 4, H, W)."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return _deep_grey(np.asarray(image), name)
-    try:
-        return from_uint8(np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB")))
-    except Exception:
-        raise _refused("an RGB, grey, palette or CMYK image", f"{name} is {image.mode}", "save it as PNG") from None
-
-
-def _deep_grey(pixels: np.ndarray, name: str) -> torch.Tensor:
-    """Grey of 16 or 32 bits or floats as (1, 3, H, W); Pillow's own conversion would clip it at 255.
-
-    Whole numbers up to 255 are 8-bit values in a larger file.
-    """
-    peak = 1 if pixels.dtype.kind == "f" else 255 if pixels.max() <= 255 else 65535
+    pixels = np.asarray(image)
+    if pixels.dtype == np.uint8:
+        return from_uint8(pixels)
+    # grey of 16 or 32 bits or floats: Pillow's own conversion would clip it at 255
+    peak = 1 if pixels.dtype.kind == "f" else 255 if pixels.max() <= 255 else 65535  # 255: 8 bits in a larger file
     if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= peak):
         found = f"{name} holds {pixels.min():g}…{pixels.max():g}"
         raise _refused(f"grey values in 0…{peak}", found, "save it as PNG")
     return torch.from_numpy(pixels.astype(np.float32) / peak)[None, None].repeat(1, 3, 1, 1)
-
-
-# --- tensors and arrays ----------------------------------------------------------------------------------------------
 
 
 def to_uint8(images: torch.Tensor) -> np.ndarray:
@@ -223,15 +206,10 @@ def in_range(images: torch.Tensor) -> bool:
     return bool((images >= -ROUNDING).all() and (images <= 1 + ROUNDING).all())  # NaN is neither
 
 
-# --- geometry --------------------------------------------------------------------------------------------------------
-
-
 def resize(images: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
     """Images (B, C, H, W) at `size`: an int for a square, or (height, width); in [0, 1], differentiable.
 
-    Bicubic with antialiasing: for any ratio each pixel averages what it covers, where area averaging does so only for
-    whole ratios and plain bicubic would alias; the clamp removes the overshoot of the cubic.
-    Raises ImageError for a size below 1.
+    Bicubic with antialiasing: for any ratio each pixel averages what it covers; the clamp removes the overshoot.
     """
     size = (size, size) if isinstance(size, int) else tuple(size)
     if min(size) < 1:
@@ -283,9 +261,6 @@ def grid(images: torch.Tensor, columns: int | None = None, padding: int = 2) -> 
     joined = make_grid(images, columns or math.ceil(math.sqrt(len(images))), padding, pad_value=1.0)
     height, width = joined.shape[-2:]
     return joined[None, :, padding : height - padding, padding : width - padding]
-
-
-# --- writing ---------------------------------------------------------------------------------------------------------
 
 
 def write_image(path: str | os.PathLike, image: torch.Tensor) -> None:

@@ -1,7 +1,4 @@
-"""Masks: where in an image something counts. float32 (B, 1, H, W) in [0, 1], 1 = this region.
-
-Shapes take fractions of the image's sides, so one description fits every resolution; edges are anti-aliased.
-"""
+"""Masks: where in an image something counts, float32 (B, 1, H, W) in [0, 1]. Shapes fit every resolution."""
 
 from __future__ import annotations
 
@@ -51,10 +48,8 @@ def as_mask(values: Tensor | np.ndarray, size: Size | None = None, name: str = "
         raise MaskError(f"{name} must be of shape (B, 1, H, W) or (H, W); got {shape}; give one channel.")
     (height, width), (h, w) = _pair(size or mask.shape[-2:]), mask.shape[-2:]
     if (h, w) != (height, width):
-        raise MaskError(
-            f"{name} must have the image's size, {width} x {height} pixels; got {w} x {h}; make it at that size or "
-            "read it with mask_from_file(path, size)."
-        )
+        advice = "make it at that size or read it with mask_from_file(path, size)"
+        raise MaskError(f"{name} must have the image's size, {width} x {height} pixels; got {w} x {h}; {advice}.")
     if "int" in str(array.dtype) and mask.max() > 1:
         mask = mask / 255
     if not mask.isfinite().all():
@@ -70,14 +65,8 @@ def _pair(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
-# --- shapes ----------------------------------------------------------------------------------------------------------
-
-
 def half(size: Size, side: str = "left", at: float = 0.5) -> Tensor:
-    """Half plane (1, 1, H, W): everything left, right, top or bottom of a cut.
-
-    at: where the cut is, as a fraction of the width or height from the left or top. Raises MaskError for another side.
-    """
+    """Half plane (1, 1, H, W) at the left, right, top or bottom of a cut, ``at`` a fraction of the width or height."""
     boxes = {"left": (0, 0, at, 1), "right": (at, 0, 1, 1), "top": (0, 0, 1, at), "bottom": (0, at, 1, 1)}
     if side not in boxes:
         raise MaskError(f"side must be one of {', '.join(boxes)}; got {side!r}.")
@@ -127,10 +116,7 @@ def polygon(size: Size, points: Sequence[tuple[float, float]]) -> Tensor:
 
 
 def brush(size: Size, points: Sequence[tuple[float, float]], width: float) -> Tensor:
-    """A brush stroke (1, 1, H, W) with round ends through points (x, y); points as fractions of the sides.
-
-    width: as a fraction of the shorter side.
-    """
+    """A brush stroke (1, 1, H, W) with round ends; points (x, y) as fractions of the sides, width of the shorter."""
     (height, across), (x, y) = _pair(size), _samples(size)
     radius = width / 2 * min(height, across)
     corners = [(u * across, v * height) for u, v in points]
@@ -194,9 +180,6 @@ def mask_from_text(text: str, size: int) -> Tensor:
     return mask
 
 
-# --- from files and drawings -----------------------------------------------------------------------------------------
-
-
 def mask_from_file(source: Source, size: Size | None = None, name: str | None = None) -> Tensor:
     """A mask (1, 1, H, W) from an image file: what is opaque where parts are transparent, else what is white.
 
@@ -226,10 +209,8 @@ def _lightness(image: Tensor, name: str) -> Tensor:
     if len(levels) == 2 and levels[0].sum() == 0:
         return (light > 0).float()
     if coloured:
-        raise MaskError(
-            f"a mask is white where it selects and black elsewhere, or transparent; {name} has {len(levels)} colours; "
-            "paint the region white on black."
-        )
+        kinds = "a mask is white where it selects and black elsewhere, or transparent"
+        raise MaskError(f"{kinds}; {name} has {len(levels)} colours; paint the region white on black.")
     return light
 
 
@@ -238,10 +219,9 @@ def _check_edge(mask: Tensor, name: str, least: float = 1.0) -> None:
     low, high = mask.min().item(), mask.max().item()
     nothing = mask.sum() < least or (least == 0 and high < 0.5)
     if nothing or (1 - mask).sum() < least or (least == 0 and low > 0.5):
-        raise MaskError(
-            f"{name} selects (nearly) {'nothing' if nothing else 'everything'}, its values reach from {low:.3g} to "
-            f"{high:.3g}; a mask is 1, white or opaque, where it selects, and 0 elsewhere."
-        )
+        found = f"{name} selects (nearly) {'nothing' if nothing else 'everything'}"
+        rule = "a mask is 1, white or opaque, where it selects, and 0 elsewhere"
+        raise MaskError(f"{found}, its values reach from {low:.3g} to {high:.3g}; {rule}.")
 
 
 def mask_from_drawing(drawing: np.ndarray) -> Tensor:
@@ -252,9 +232,6 @@ def mask_from_drawing(drawing: np.ndarray) -> Tensor:
     """
     pixels = from_uint8(drawing[..., None] if drawing.ndim == 2 else drawing)
     return pixels[:, 3:] if pixels.shape[1] == 4 else 1 - pixels.mean(1, keepdim=True)
-
-
-# --- algebra ---------------------------------------------------------------------------------------------------------
 
 
 def invert(mask: Tensor) -> Tensor:
@@ -314,14 +291,8 @@ def edge_band(mask: Tensor, width: float = 1.0) -> Tensor:
     return grow(hard, width) - shrink(hard, width)
 
 
-# --- sizes and previews ----------------------------------------------------------------------------------------------
-
-
 def mask_pyramid(mask: Tensor, sizes: Iterable[Size]) -> list[Tensor]:
-    """The mask (B, 1, H, W) at other sizes, for feature layers, activations and noise maps.
-
-    Each cell is the mean of what it covers, so a region keeps its share of every layer.
-    """
+    """The mask (B, 1, H, W) at other sizes: each cell is the mean of what it covers, so a region keeps its share."""
     return [_resample(_resample(mask, h, -2), w, -1) for h, w in map(_pair, sizes)]
 
 
@@ -336,9 +307,6 @@ def _resample(mask: Tensor, cells: int, dim: int) -> Tensor:
 
 
 def overlay(image: Tensor, mask: Tensor, opacity: float = 0.5) -> Tensor:
-    """Preview (B, 3, H, W): the image in [0, 1] with the region (B or 1, 1, H, W) tinted.
-
-    Raises MaskError for a mask of another size.
-    """
+    """Preview (B, 3, H, W): the image in [0, 1] with the region (B or 1, 1, H, W) tinted."""
     mask = as_mask(mask, tuple(image.shape[-2:])).to(image.device)
     return torch.lerp(image, image.new_tensor(OVERLAY).view(1, 3, 1, 1), mask * opacity)

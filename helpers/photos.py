@@ -29,14 +29,8 @@ DEMO_PHOTOS = ("chelsea", "astronaut", "coffee", "rocket", "hubble_deep_field", 
 CHELSEA_EYES = ((171.5, 114.0), (317.0, 134.5))  # pixels; picked by hand
 
 
-# --- demo photos and alignment ---------------------------------------------------------------------------------------
-
-
 def demo_photos(size: int | None = 256, names: Sequence[str] = DEMO_PHOTOS) -> dict[str, torch.Tensor]:
-    """Free photos that scikit-image brings along, by name: the central square (1, 3, size, size), or all of it.
-
-    Nothing is downloaded. Raises ImageError for a name not in DEMO_PHOTOS.
-    """
+    """Free photos that come with scikit-image: the central square (1, 3, size, size) of each, or without size all."""
     for name in set(names) - set(DEMO_PHOTOS):
         raise ImageError(f"expected a demo photo of {', '.join(DEMO_PHOTOS)} but got {name!r}")
     folder = Path(skimage.__file__).parent / "data"
@@ -79,9 +73,6 @@ def fit_similarity(points: Sequence, template: Sequence) -> tuple[complex, compl
     system = np.stack([points, np.ones_like(points)], axis=1)
     (a, b), *_ = np.linalg.lstsq(system, template, rcond=None)
     return a, b
-
-
-# --- sets of photos --------------------------------------------------------------------------------------------------
 
 
 def load_uint8(

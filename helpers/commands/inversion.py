@@ -9,18 +9,9 @@ import torch
 import typer
 from torch import Tensor
 
+from helpers.commands import runs
 from helpers.commands.common import Device, Log, Model, Out, Seed, app, device_of
 from helpers.commands.options import with_options
-from helpers.commands.runs import (
-    RunError,
-    RunOptions,
-    invert_photos,
-    measure,
-    print_table,
-    space_stem,
-    table,
-    write_results,
-)
 from helpers.faces import FaceOptions
 from helpers.features import load_features
 from helpers.figures import result_sheet, save_figure
@@ -46,14 +37,14 @@ def demo(out: Out = Path("output/demo"), steps: Steps = 300, device: Device = No
     target, search = demo_cat(64).to(device), InversionOptions(steps=steps, features=features)
     with Progress(out, {"command": "demo", "steps": steps, "device": str(device)}, log=log) as progress:
         for model, space in DEMO:
-            stem = f"{model}-{space_stem(space)}"
+            stem = f"{model}-{space}".replace("+", "plus")
             done = progress.done(stem)
             if done is None:
                 inversion = Inversion(load_generator(model, device), target, space, search)
                 result = progress.run(inversion, f"{model} {space}")
-                write_results(out, [stem], result, model)
+                runs.write_results(out, [stem], result, model)
                 facts = {"file": "chelsea (scikit-image)", "model": model, "space": space}
-                done = [facts | row | {"image": f"{stem}.png"} for row in measure(result, target, features)]
+                done = [facts | row | {"image": f"{stem}.png"} for row in runs.measure(result, target, features)]
                 progress.finish(stem, done)
             rows += done
             write_json(out / "results.json", rows)
@@ -63,7 +54,7 @@ def demo(out: Out = Path("output/demo"), steps: Steps = 300, device: Device = No
         shown.append({"image": read_image(out / row["image"]), "label": label})
     write_image(out / "target.png", target)
     save_figure(result_sheet(target.cpu(), shown, columns=len(shown)), out / "demo.png")
-    typer.echo(f"{table(rows)}\n\nThe figure: {out / 'demo.png'}")
+    typer.echo(f"{runs.table(rows)}\n\nThe figure: {out / 'demo.png'}")
 
 
 @app.command()
@@ -71,12 +62,12 @@ def demo(out: Out = Path("output/demo"), steps: Steps = 300, device: Device = No
 def invert(
     photos: Annotated[list[Path], typer.Argument(help="Photo files, or folders of them.")],
     out: Out,
-    run: RunOptions,
+    run: runs.RunOptions,
     search: InversionOptions,
     faces: FaceOptions,
 ) -> None:
     """Find the latents of photos; write images, latents and results.json. The same command continues after a stop."""
-    print_table(lambda: invert_photos(photos, out, run, search, faces))
+    runs.print_table(lambda: runs.invert_photos(photos, out, run, search, faces))
 
 
 @app.command()
@@ -85,7 +76,7 @@ def interpolate(
     a: Annotated[Path, typer.Argument(help="First photo, or latents (.safetensors, .npz, .pt).")],
     b: Annotated[Path, typer.Argument(help="Second photo, or latents.")],
     out: Out,
-    run: RunOptions,
+    run: runs.RunOptions,
     search: InversionOptions,
     faces: FaceOptions,
     frames: Annotated[int, typer.Option(min=2, help="Images from one end to the other.")] = 60,
@@ -99,7 +90,7 @@ def interpolate(
 def interpolate_photos(
     ends: tuple[str | Path, str | Path],
     out: str | Path,
-    run: RunOptions | None = None,
+    run: runs.RunOptions | None = None,
     search: InversionOptions | None = None,
     faces: FaceOptions | None = None,
     *,
@@ -115,28 +106,28 @@ def interpolate_photos(
     ``invert_photos`` raises.
     """
     check_fps(fps, ".mp4", ".gif")
-    run, out, paths = run or RunOptions(), Path(out), [Path(end).expanduser() for end in ends]
+    run, out, paths = run or runs.RunOptions(), Path(out), [Path(end).expanduser() for end in ends]
     generator = load_generator(run.model, device_of(run.device))
     photos = [path for path in paths if path.suffix.lower() not in SUFFIXES]
     if photos:
-        invert_photos(photos, out, run, search, faces)
+        runs.invert_photos(photos, out, run, search, faces)
     results = (out / f"{run.stem(stem)}.safetensors" for stem in unique_stems(photos))
     files = [next(results) if path in photos else path for path in paths]
     images = interpolation_frames(generator, *(_end_of(file, generator, run) for file in files), frames)
     images = torch.cat([images, images.flip(0)])
     first, second = unique_stems(paths, most=60)
-    stem = f"{first}-to-{second}-{space_stem(run.space)}" + ("-noise" if run.noise else "")
+    stem = f"{first}-to-{second}-{run.space.replace('+', 'plus')}" + ("-noise" if run.noise else "")
     written = [out / f"{stem}.mp4", out / f"{stem}.gif"]
     write_mp4(written[0], images, fps=fps)
     write_gif(written[1], images, fps=fps)
     return written
 
 
-def _end_of(file: Path, generator: Generator, run: RunOptions) -> Latents:
+def _end_of(file: Path, generator: Generator, run: runs.RunOptions) -> Latents:
     """The latents of a file in the run's space."""
     latents, metadata = load_latents(file)
     if metadata.get("model", run.model) != str(run.model):
-        raise RunError(f"{file} holds latents of {metadata['model']}, not of {run.model}; give it as --model.")
+        raise runs.RunError(f"{file} holds latents of {metadata['model']}, not of {run.model}; give it as --model.")
     code = generator.convert(latents.code, latents.space, run.space)
     return Latents(run.space, code, latents.noise).to(generator.device)
 

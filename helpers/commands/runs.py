@@ -63,11 +63,6 @@ def model_stem(model: str | Path) -> str:
     return short_name(Path(model).stem, 40)
 
 
-def space_stem(space: str) -> str:
-    """The space as part of a file name: w+ becomes wplus."""
-    return space.replace("+", "plus")
-
-
 def print_table(run: Callable[[], list[dict]], hidden: Sequence[str] = ()) -> None:
     """Print the table of the rows a function returns; where some inputs went wrong, that of the others first."""
     try:
@@ -83,9 +78,6 @@ def table(rows: list[dict], hidden: Sequence[str] = ()) -> str:
     """Rows of results as a text table, without nested values; frozen samples are shown where there are any."""
     hidden = {"losses", "image", *hidden} | (set() if any(row.get("frozen") for row in rows) else {"frozen"})
     return results_table([{k: v for k, v in row.items() if k not in hidden} for row in rows])
-
-
-# --- inversion -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -106,7 +98,8 @@ class RunOptions:
 
     def stem(self, photo: str) -> str:
         """Name of the files of a photo's result, without suffix."""
-        return f"{photo}-{model_stem(self.model)}-{space_stem(self.space)}" + ("-noise" if self.noise else "")
+        space = self.space.replace("+", "plus") + ("-noise" if self.noise else "")
+        return f"{photo}-{model_stem(self.model)}-{space}"
 
 
 def invert_photos(

@@ -52,9 +52,6 @@ def test_the_square_is_that_of_ffhq_however_the_photo_is_turned():
     assert (aligned - again).abs().mean() < 0.01
 
 
-# --- the part of a photo that a model gets ---------------------------------------------------------------------------
-
-
 @pytest.fixture
 def cats(monkeypatch):
     """A tiny generator of cats, and a finder that finds the faces it is given."""
@@ -107,9 +104,6 @@ def test_faces_that_were_cut_out_before_and_latents_are_taken_as_they_are(cats, 
     save_latents(tmp_path / "a.safetensors", Latents("w+", generator.mean("w+")))
     target = read_face(tmp_path / "a.safetensors", generator).target
     assert torch.equal(target, generator.synthesize(generator.mean("w+")).clamp(0, 1))
-
-
-# --- detectors -------------------------------------------------------------------------------------------------------
 
 
 def installed(monkeypatch, *packages):

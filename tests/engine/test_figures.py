@@ -6,16 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot
 
-from helpers.figures import (
-    DPI,
-    labelled_grid,
-    plot_losses,
-    result_sheet,
-    results_table,
-    save_figure,
-    show_images,
-)
+from helpers.figures import DPI, labelled_grid, plot_losses, result_sheet, results_table, save_figure, show_images
 from helpers.files import WriteError
 from helpers.images import ImageError
 
@@ -84,16 +77,11 @@ def test_small_images_are_enlarged_crisply():
     assert np.array_equal(shown[top : top + 192, left : left + 192][inside], expected[inside])
 
 
-def test_scale_and_large_images():
+def test_scale_large_images_and_other_shapes():
     assert boxes(show_images(noise(1), scale=2))[1][0].width == pytest.approx(128)
     assert boxes(show_images(noise(1, 1024)))[1][0].width == pytest.approx(320)
-
-
-def test_images_of_other_shapes_keep_them():
-    wide, narrow = torch.rand(1, 3, 64, 128), torch.rand(1, 3, 64, 32)
-    assert [box.width / box.height for box in boxes(show_images([wide, narrow], columns=1))[1]] == pytest.approx(
-        [2, 0.5]
-    )
+    figure = show_images([torch.rand(1, 3, 64, 128), torch.rand(1, 3, 64, 32)], columns=1)
+    assert [box.width / box.height for box in boxes(figure)[1]] == pytest.approx([2, 0.5])
 
 
 def test_white_images_have_an_edge():
@@ -134,25 +122,22 @@ def test_masks_are_shown_as_grey():
     assert (np.ptp(pixels(show_images(torch.full((1, 1, 64, 64), 0.5))), axis=2) == 0).all()
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda: show_images([]),
-        lambda: show_images(noise(), ["one"]),
-        lambda: show_images(noise() * float("nan")),
-        lambda: show_images(noise()[0]),
-        lambda: labelled_grid([noise(2)], ["a", "b"]),
-        lambda: labelled_grid([noise(2)], ["a"], ["b"]),
-        lambda: labelled_grid([]),
-        lambda: result_sheet(noise(1), []),
-    ],
-)
-def test_refused(call):
+REFUSED = {
+    "nothing": lambda: show_images([]),
+    "titles": lambda: show_images(noise(), ["one"]),
+    "NaN": lambda: show_images(noise() * float("nan")),
+    "shape": lambda: show_images(noise()[0]),
+    "row labels": lambda: labelled_grid([noise(2)], ["a", "b"]),
+    "column labels": lambda: labelled_grid([noise(2)], ["a"], ["b"]),
+    "no rows": lambda: labelled_grid([]),
+    "no results": lambda: result_sheet(noise(1), []),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refused(what):
     with pytest.raises(ImageError, match="expected"):
-        call()
-
-
-# --- curves and tables -----------------------------------------------------------------------------------------------
+        REFUSED[what]()
 
 
 def test_plot_losses_draws_each_curve():
@@ -184,9 +169,6 @@ def test_results_table():
     ]
 
 
-# --- files and notebooks ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("suffix", ["png", "jpg", "pdf", "svg"])
 def test_save_figure(suffix, tmp_path):
     save_figure(show_images(noise(1), ["one"]), tmp_path / "new" / f"a.{suffix}")
@@ -212,8 +194,4 @@ def test_save_figure_refuses_and_keeps_the_old_file(tmp_path, monkeypatch):
 
 
 def test_figures_show_themselves_and_leave_pyplot_alone():
-    import matplotlib.pyplot as plt
-
-    figure = show_images(noise(1))
-    assert figure._repr_png_().startswith(b"\x89PNG")
-    assert plt.get_fignums() == []
+    assert show_images(noise(1))._repr_png_().startswith(b"\x89PNG") and pyplot.get_fignums() == []

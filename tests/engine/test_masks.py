@@ -22,9 +22,6 @@ def area(mask):
     return mask.mean().item()
 
 
-# --- shapes ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("side, corner", [("left", (0, 0)), ("right", (0, -1)), ("top", (0, 0)), ("bottom", (-1, 0))])
 def test_half_covers_its_side(side, corner):
     mask = masks.half(SIZE, side)
@@ -82,9 +79,6 @@ def test_impossible_shapes_are_refused_in_one_sentence(name):
         IMPOSSIBLE[name]()
 
 
-# --- what is a mask --------------------------------------------------------------------------------------------------
-
-
 def test_booleans_whole_numbers_and_rounded_floats_become_masks():
     half = masks.half(SIZE)
     levels = (half * 255).to(torch.uint8)
@@ -112,9 +106,6 @@ def test_what_is_not_a_mask_is_refused_in_one_sentence(values, size, message):
     with pytest.raises(MaskError, match=message) as caught:
         as_mask(values, size)
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
-
-
-# --- files and drawings ----------------------------------------------------------------------------------------------
 
 
 HALF = np.zeros((SIZE, SIZE), np.uint8)
@@ -187,9 +178,6 @@ def test_a_drawing_counts_where_something_was_drawn():
         masks.mask_from_drawing(np.ones((4, 4)))
 
 
-# --- algebra ---------------------------------------------------------------------------------------------------------
-
-
 def test_algebra_of_two_halves():
     left, top = masks.half(SIZE, "left"), masks.half(SIZE, "top")
     assert area(masks.union(left, top)) == 0.75 and area(masks.intersect(left, top)) == 0.25
@@ -213,9 +201,6 @@ def test_feather_is_a_gaussian_edge_and_the_edge_band_lies_on_both_sides():
     assert area(mask) == pytest.approx(0.5, abs=1e-4) and mask.max() <= 1 and mask.min() >= 0
     assert torch.equal(masks.feather(mask, 0), mask)
     assert torch.equal(masks.edge_band(masks.half(SIZE), 3), masks.box(SIZE, (29 / 64, 0, 35 / 64, 1)))
-
-
-# --- pyramid and preview ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [64, 50, (48, 63)])
@@ -261,9 +246,6 @@ def test_named_shapes_fit_every_size(name):
     small, large = (masks.SHAPES[name](size) for size in (64, 256))
     assert small.shape == (1, 1, 64, 64) and 0.05 < small.mean() < 0.6
     assert abs(small.mean() - large.mean()) < 0.005
-
-
-# --- what nobody should hand in --------------------------------------------------------------------------------------
 
 
 def judged(make, *arguments, **options):

@@ -11,16 +11,7 @@ from skimage.transform import SimilarityTransform
 
 from helpers import photos
 from helpers.images import ImageError, resize, write_image
-from helpers.photos import (
-    DEMO_PHOTOS,
-    FACE_LANDMARKS,
-    cut_square,
-    demo_cat,
-    demo_photos,
-    fit_similarity,
-    load_faces,
-    load_uint8,
-)
+from helpers.photos import DEMO_PHOTOS, FACE_LANDMARKS, demo_cat, demo_photos, load_uint8
 
 
 def flat(value, height=16, width=16):
@@ -55,9 +46,6 @@ def refused(path, words, **options):
     assert "\n" not in str(caught.value)
 
 
-# --- sets of photos --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("pack", [lambda folder: folder, zipped])
 def test_sets_are_sorted_and_split_by_name(pack, folder):
     path = pack(folder)
@@ -68,7 +56,7 @@ def test_sets_are_sorted_and_split_by_name(pack, folder):
     assert greys(load_uint8(path, 16, "validation")) == [180, 190]
     assert greys(load_uint8(path, 16, "validation", held_out=3)) == [170, 180, 190]
     assert greys(load_uint8(path, 16, n=3)) == [0, 10, 20]
-    faces = load_faces(path)
+    faces = photos.load_faces(path)
     assert faces.shape == (2, 3, 64, 64) and torch.allclose(faces[0], torch.tensor(180 / 255))
 
 
@@ -130,9 +118,6 @@ def test_zip_bomb_is_not_unpacked(tmp_path, monkeypatch, capsys):
     assert "at most 1 MB" in capsys.readouterr().err
 
 
-# --- demo photos -----------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def offline(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", lambda *args: pytest.fail("went to the network"))
@@ -160,11 +145,8 @@ def test_demo_cat_has_its_eyes_and_nose_where_the_training_faces_have_them(offli
     assert abs(x - FACE_LANDMARKS[2][0]) < 0.16 and abs(y - FACE_LANDMARKS[2][1]) < 0.1  # its head is turned
 
 
-# --- alignment -------------------------------------------------------------------------------------------------------
-
-
 def aligned(photo, eyes, size):
-    return cut_square(photo, *fit_similarity(eyes, np.array(FACE_LANDMARKS[:2]) * size), size)
+    return photos.cut_square(photo, *photos.fit_similarity(eyes, np.array(FACE_LANDMARKS[:2]) * size), size)
 
 
 def centres(image):
@@ -189,7 +171,7 @@ def test_eyes_land_on_the_template(eyes):
 def test_three_landmarks_are_fitted_by_least_squares():
     points = np.array([[150.0, 100], [250, 120], [230, 220]])  # no similarity: the head is turned
     template, expected = np.array(FACE_LANDMARKS) * 64, SimilarityTransform()
-    a, b = fit_similarity(points, template)
+    a, b = photos.fit_similarity(points, template)
     if hasattr(expected, "from_estimate"):
         expected = SimilarityTransform.from_estimate(points, template)
     else:

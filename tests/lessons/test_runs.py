@@ -152,9 +152,6 @@ def test_latents_are_ends_of_a_way_too_and_the_frames_are_checked_before_anythin
         interpolate_photos(ends[:1] * 2, tmp_path / "out", *options(model="other"), frames=3)
 
 
-# --- what people name ------------------------------------------------------------------------------------------------
-
-
 def test_equal_names_get_results_and_rows_of_their_own(photos, tmp_path):
     paths = [tmp_path / "a" / "1.png", tmp_path / "b" / "1.PNG", tmp_path / "1-2.png"]
     for path, value in zip(paths, (0.2, 0.5, 0.8), strict=True):
