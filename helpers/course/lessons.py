@@ -5,7 +5,6 @@ A release holds them in its manifest; ``staff/grading/authoring.py`` reads them 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import stat
@@ -107,10 +106,6 @@ def shown(text: object) -> str:
 def normal(source: str) -> str:
     """A source without blank lines and trailing spaces, by which cells are compared."""
     return "\n".join(line.rstrip() for line in source.split("\n") if line.strip())
-
-
-def hash_of(source: str) -> str:
-    return hashlib.sha256(normal(source).encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def read_manifest(root: str | Path) -> list[Lesson]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from IPython.core.inputtransformer2 import TransformerManager
 
-from helpers.course.lessons import MARK, Cell, Lesson, LessonError, hash_of, normal
+from helpers.course.lessons import MARK, Cell, Lesson, LessonError, normal
 
 SIMILAR = 0.8  # share of equal text from which a cell without id counts as the lesson's, edited
 NBVAL = re.compile(r"^[ \t]*#+[ \t]*(NBVAL_\w+|PYTEST_VALIDATE_IGNORE_OUTPUT)[ \t]*$", re.MULTILINE)
@@ -61,16 +61,16 @@ def match(cells: list[dict], lesson: Lesson) -> Submission:
         raise LessonError(f"the notebook has {len(cells)} cells; {MOST_CELLS} are the most.")
     found, edited = Submission(), {}
     locked = lesson.of_kind("setup", "lesson", "check", "handin")
-    by_hash = {hash_of(cell.source): cell for cell in locked}
+    by_text = {normal(cell.source): cell for cell in locked}
     for cell in cells:
         source = NBVAL.sub("", cell["source"])
         if cell["type"] != "code" or not source.strip():
             continue
-        original = by_hash.get(hash_of(source))
+        original = by_text.get(normal(source))
         if original is None and (items := _items(cell, source, lesson)):
             found.order.append(Part(source, items))
         elif original or (original := _similar(cell, source, locked)):
-            edited[original.id] = source if hash_of(source) != hash_of(original.source) else ""
+            edited[original.id] = source if normal(source) != normal(original.source) else ""
             if original.kind == "setup":
                 found.order.append(Part(original.source, setup=original.id))
             if added := _added(original.source, source):
@@ -84,8 +84,8 @@ def match(cells: list[dict], lesson: Lesson) -> Submission:
 
 def _sort_stubs(found: Submission, lesson: Lesson) -> None:
     """Name what is as it was handed out, and drop a stub that stands below an answer."""
-    stubs, answers = {e.item: hash_of(e.given or e.source) for e in lesson.exercises}, found.answers
-    found.stubs = [i for i, sources in answers.items() if all(hash_of(source) == stubs[i] for source in sources)]
+    stubs, answers = {e.item: normal(e.given or e.source) for e in lesson.exercises}, found.answers
+    found.stubs = [i for i, sources in answers.items() if all(normal(source) == stubs[i] for source in sources)]
     for item in set(answers) - set(found.stubs):
         left = re.compile(rf"""raise NotImplementedError\(["']Exercise {re.escape(item)}["']\)""")
         if not all(left.search(source) for source in answers[item]):
