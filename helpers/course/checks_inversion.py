@@ -24,8 +24,7 @@ def sample_noise(function) -> None:
     expect(torch.allclose(w, generator.map(z), atol=1e-4), "w should be what the mapping network makes of z.")
     expect((w_plus - w_plus[:, :1]).abs().max() == 0, "a sampled w+ should hold the same w in every row.")
     expect(torch.allclose(w_plus[:, 0], w, atol=1e-4), "the rows of w+ should be the w of the same seed.")
-    untouched = torch.equal(torch.get_rng_state(), state)
-    expect(untouched, "the global seed changed; draw from a torch.Generator of your own.")
+    expect(torch.equal(torch.get_rng_state(), state), "the global seed changed; draw from a generator of your own.")
 
 
 def _criterion_terms(images, target, delta, features) -> dict[str, Tensor]:
@@ -50,8 +49,7 @@ def criterion(cls) -> None:
         expect(torch.allclose(gradient, right, rtol=1e-2), f"not all of the gradient of {active} reaches the image.")
     module, features.calls = cls(target, features, weights, LAYERS), 0
     module(images, delta)
-    hint = "forward should ask for the features of the images only; the target's are kept already."
-    expect(features.calls == 1, hint)
+    expect(features.calls == 1, "ask for the features of the images only; the target's are kept already.")
     expect(float(module(target, torch.zeros(1, 5, 4))) < 1e-6, "the loss of the target itself should be 0.")
 
 
@@ -64,9 +62,8 @@ def optimization_step(function) -> None:
     expect(not losses[0].requires_grad, "the returned loss should be detached from the graph.")
     expect(torch.allclose(losses[0], goal.square().sum(1)), "return the loss before the update, one value per sample.")
     expect(delta.detach().abs().sum() > 0, "delta did not move; does the optimizer take a step?")
-    right = torch.allclose(delta.detach(), goal * (1 - 0.5**3), atol=1e-5)
     hint = "delta moved by another amount than the gradient says; are old gradients cleared, is the loss summed?"
-    expect(right, hint)
+    expect(torch.allclose(delta.detach(), goal * (1 - 0.5**3), atol=1e-5), hint)
 
 
 def project(function) -> None:

@@ -132,19 +132,12 @@ def _added(original: str, theirs: str) -> str:
 
 def _similar(cell: dict, source: str, locked: list[Cell]) -> Cell | None:
     """The lesson's cell that this one is, edited: by its id, or by its text."""
-    ours = normal(source)
-    for other in locked:
-        if cell["id"] == other.id:
-            return other
-    for other in locked:
-        theirs = normal(other.source)
-        shortest, longest = sorted((len(ours), len(theirs)))
-        if longest > 20_000 or shortest < 60 or shortest < SIMILAR * longest / (2 - SIMILAR):
-            continue
-        matcher = difflib.SequenceMatcher(None, theirs, ours, autojunk=False)
+    known, ours = next((other for other in locked if other.id == cell["id"]), None), normal(source)
+    for other in locked if known is None and 60 <= len(ours) <= 20_000 else ():
+        matcher = difflib.SequenceMatcher(None, normal(other.source), ours, autojunk=False)
         if matcher.real_quick_ratio() > SIMILAR and matcher.quick_ratio() > SIMILAR and matcher.ratio() > SIMILAR:
             return other
-    return None
+    return known
 
 
 def graded_cells(

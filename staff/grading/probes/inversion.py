@@ -21,11 +21,7 @@ def codes(random: np.random.Generator, generator: TinyGenerator, n: int) -> torc
         return generator.map(torch.from_numpy(random.normal(size=(n, generator.z_dim)).astype(np.float32)))
 
 
-@probe(
-    "1.1",
-    "sample_noise",
-    "Codes of a random network: z (n, z_dim) standard normal and fixed by the seed, w its mapping, w+ rows of w.",
-)
+@probe("1.1", "sample_noise", "z (n, z_dim) standard normal and fixed by the seed, w its mapping, w+ rows of w.")
 class SampleNoise:
     def inputs(random: np.random.Generator) -> Arrays:
         seeds = random.integers(1 << 30, size=3)
@@ -96,11 +92,7 @@ class Criterion:
     }
 
 
-@probe(
-    "1.3",
-    "optimization_step",
-    "Four steps of SGD and Adam on a random problem: the losses before each step, and where delta ends.",
-)
+@probe("1.3", "optimization_step", "Four steps of SGD and Adam: the losses before each step, and where delta ends.")
 class OptimizationStep:
     def inputs(random: np.random.Generator) -> Arrays:
         goal, start = (random.normal(size=(3, 4)).astype(np.float32) for _ in range(2))
@@ -143,12 +135,7 @@ def best_are_kept(got: Arrays, inputs: Arrays) -> bool:
     return True
 
 
-@probe(
-    "1.4",
-    "project",
-    "A code whose loss is far below that of the start, the losses of all steps, and the best code of each sample, also "
-    "where that is in the middle of the run.",
-)
+@probe("1.4", "project", "A code whose loss is far below the start's, all losses, each sample's best code.")
 class Project:
     def inputs(random: np.random.Generator) -> Arrays:
         """The image is drawn here, so that its latent is not in the sandbox; ``extra`` decides where the best is."""

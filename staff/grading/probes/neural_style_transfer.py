@@ -77,11 +77,7 @@ def total_of(images: np.ndarray, inputs: Arrays) -> np.ndarray:
     return (perceptual_loss(ours, content) + WEIGHT * style_loss(*grams)).double().numpy()
 
 
-@probe(
-    "5.4",
-    "transfer",
-    "Images in [0, 1] whose content and style loss is about as low as the solution's, and the loss of each step.",
-)
+@probe("5.4", "transfer", "Images in [0, 1] with a loss about as low as the solution's, and the loss of each step.")
 class Transfer:
     def inputs(random: np.random.Generator) -> Arrays:
         return {

@@ -30,9 +30,7 @@ class Psnr:
         return {"plain": values[:2], "clamped": values[2:4], "rounded": values[4:]}
 
     parts = {
-        "plain": Part(
-            0.5, "10 log10(1 / mean square error); the peak is 1, not the image's maximum", same=within(0, 0.15)
-        ),
+        "plain": Part(0.5, "10 log10(1 / mean square error); the peak is 1, not the image's", same=within(0, 0.15)),
         "clamped": Part(0.25, "images should be clamped to [0, 1] first", same=DECIBELS),
         "rounded": Part(0.25, "differences that 8 bits cannot hold should not count", same=DECIBELS),
     }
@@ -70,12 +68,7 @@ def noisy_targets(random: np.random.Generator) -> Arrays:
     return {"network": seed, "code": code.numpy(), "targets": targets.numpy()}
 
 
-@probe(
-    "2.2",
-    "fit_noise",
-    "Maps whose images come nearly as near to the targets as the solution's, steps of rate / strength, and the PSNR of "
-    "every step.",
-)
+@probe("2.2", "fit_noise", "Maps nearly as good as the solution's, steps of rate / strength, the PSNR of every step.")
 class FitNoise:
     inputs = noisy_targets
 
