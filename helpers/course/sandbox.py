@@ -113,11 +113,11 @@ def _bubblewrap_works() -> bool:
     if sys.platform != "linux" or not shutil.which("bwrap"):
         return False
     with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
         for name in ("work", "output"):
-            (Path(folder) / name).mkdir()
+            (Path(folder) / "course" / name).mkdir(parents=True)
         proof = [sys.executable, "-c", "open('results/proof', 'w').write('here')"]
-        return run(proof, Path(folder), {}, "bubblewrap", Limits(seconds=10)).files.get("proof") == b"here"
+        outcome = run(proof, Path(folder) / "course", {}, "bubblewrap", Limits(seconds=10))
+        return outcome.files.get("proof") == b"here"
 
 
 def run(
@@ -153,8 +153,13 @@ def run(
             subprocess.run([full[0], "rm", "--force", place.name], capture_output=True, timeout=60)
         return outcome
     finally:
-        for clean in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
-            subprocess.run([*clean, str(place)], capture_output=True)
+        remove(place)
+
+
+def remove(place: Path) -> None:
+    """A folder with whatever jobs have left in it, however deep and closed."""
+    for clean in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
+        subprocess.run([*clean, str(place)], capture_output=True)
 
 
 def _limited(command: list[str], file: str, job: str, limits: dict[str, int]) -> list[str]:

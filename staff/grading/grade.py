@@ -122,9 +122,9 @@ class Grading:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise LessonError(f"another grading is at work in {self.out}; wait for it.") from error
-            shutil.rmtree(running, ignore_errors=True)  # of a run that was killed
+            sandbox.remove(running)  # of a run that was killed
             self._run_all(Runner(close(self.root, running / "course"), kind, self.limits, self.cell_seconds))
-            shutil.rmtree(running, ignore_errors=True)
+            sandbox.remove(running)
 
     def _run_all(self, runner: Runner) -> None:
         jobs = [(s, self._job(s, x)) for s in self.students for x in self.lessons if x.stem in s.submissions]
