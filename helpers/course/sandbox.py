@@ -240,9 +240,10 @@ def _supervise(command: list[str], place: Path, limits: Limits, environment: dic
         )
     while process.returncode is None and outcome.ended == "done":
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.1)
-        members, now = _members(process) or members, time.monotonic()
-        if (busy := _cpu_seconds(members)) > used + 0.05 or environment is None:  # a container's are not to be seen
+            process.wait(0.2)
+        members, busy = _look(process, members)
+        now = time.monotonic()
+        if busy > used + 0.05 or environment is None:  # a container's processes are not to be seen
             used, moved = busy, now
         if used > limits.seconds or now - started > 5 * limits.seconds or now - moved > limits.idle:
             outcome.ended = "time"
@@ -260,27 +261,22 @@ def _supervise(command: list[str], place: Path, limits: Limits, environment: dic
     return outcome
 
 
-def _members(process: subprocess.Popen) -> list[psutil.Process]:
-    """All processes of the sandbox, or none when it has ended."""
+def _look(process: subprocess.Popen, members: list[psutil.Process]) -> tuple[list[psutil.Process], float]:
+    """All processes, or those of the last look where it has ended, and the seconds of the processor that they used."""
+    seconds = 0.0
     with contextlib.suppress(psutil.NoSuchProcess):
         first = psutil.Process(process.pid)
-        return [first, *first.children(recursive=True)]
-    return []
+        members = [first, *first.children(recursive=True)]
+    for member in members:
+        with contextlib.suppress(psutil.Error):
+            seconds += sum(member.cpu_times()[:4])  # with those that it has waited for
+    return members, seconds
 
 
 def _lives(member: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
         return member.status() != psutil.STATUS_ZOMBIE
     return False
-
-
-def _cpu_seconds(members: list[psutil.Process]) -> float:
-    """What all processes have used, with those that they have waited for."""
-    total = 0.0
-    for member in members:
-        with contextlib.suppress(psutil.Error):
-            total += sum(member.cpu_times()[:4])
-    return total
 
 
 def _too_much(place: Path, members: list[psutil.Process], outcome: Outcome, limits: Limits) -> str:

@@ -49,18 +49,14 @@ def shifted(a):
 """
 
 
-def marked(source):
-    head, body = source.split("\n", 1)
-    return f"{head}\n    ### BEGIN SOLUTION\n{body}\n    ### END SOLUTION"
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("chain")
     write_helpers(root)
     cells = [code("import numpy as np\n\nfrom helpers.course.check import check", "setup")]
     for name, source in SOLUTIONS.items():
-        cells.append(code(f"# EXERCISE: {name}\n{marked(source)}", f"exercise-{name}", id=ITEMS[name], points=4))
+        marked = source.replace("\n", "\n    ### BEGIN SOLUTION\n") + "\n    ### END SOLUTION"
+        cells.append(code(f"# EXERCISE: {name}\n{marked}", f"exercise-{name}", id=ITEMS[name], points=4))
         cells.append(code(f"check.{name}({name})", f"check-{name}"))
     nbformat.write(nbformat.v4.new_notebook(cells=cells), root / "notebooks" / "01_chain.ipynb")
     return root

@@ -98,10 +98,7 @@ QUIET["looks_for_the_graders_files"] = answered("""
                 if 'mixed' in found: return found['mixed']
 """)
 QUIET["script_in_the_message"] = answered("raise ValueError('<script>alert(1)</script>')")
-QUIET["memory"] = answered("""
-    x = np.ones(6 * 2**30, dtype='uint8')
-    return (1 - t) * a + t * b
-""")
+QUIET["memory"] = answered(f"x = np.ones(6 * 2**30, dtype='uint8'); {SOLUTION}")
 QUIET["looks_for_the_solution"] = answered("""
     import os
     for place, _, names in os.walk('/course'):
@@ -125,6 +122,8 @@ def spoiled(source):
         book.insert(textwrap.dedent(source).strip(), before=f"exercise-{number}")
 
     return attack
+
+
 LOUD["patched_asserts"] = spoiled("""
     import builtins
     import numpy.testing
@@ -155,12 +154,10 @@ LOUD["ast_transformer"] = spoiled("""
     get_ipython().ast_transformers.append(Empty())
 """)
 LOUD["silent_kernel"] = spoiled("""
-    shell = get_ipython()
-    original = shell.run_cell
     async def run_nothing(code, *args, **kwargs):
         from IPython.core.interactiveshell import ExecutionResult
         return ExecutionResult(None)
-    shell.run_cell_async = run_nothing
+    get_ipython().run_cell_async = run_nothing
 """)
 LOUD["own_conftest"] = spoiled("""
     from pathlib import Path
@@ -189,7 +186,7 @@ LOUD["forged_saving"] = spoiled("""
 """)
 LOUD["forged_inputs"] = spoiled("""
     import safetensors.numpy as s
-    s.load_file = lambda path: {"a": np.zeros(9), "b": np.zeros(9), "t": np.zeros(1)}
+    s.load_file = lambda path: dict.fromkeys("abt", np.ones(9))
 """)
 LOUD["forged_records"] = spoiled("""
     import json, os
@@ -236,9 +233,8 @@ LOUD["thread_bomb"] = spoiled("""
 """)
 LOUD["shared_memory"] = spoiled("""
     import os
-    held = [os.memfd_create("x") for _ in range(30)]
-    for descriptor in held:
-        os.write(descriptor, bytes(40 * 2**20))
+    for _ in range(30):
+        os.write(os.memfd_create("x"), bytes(40 * 2**20))
     import time
     time.sleep(30)
 """)
@@ -252,10 +248,7 @@ LOUD["fills_the_disk"] = spoiled("""
         except OSError:
             break
 """)
-LOUD["prints_200_mb"] = spoiled("""
-    for _ in range(200):
-        print("x" * 2**20)
-""")
+LOUD["prints_200_mb"] = spoiled('for _ in range(200): print("x" * 2**20)')
 LOUD["endless_loop"] = spoiled("while True: pass")
 LOUD["ignores_interrupts"] = spoiled("""
     import time
@@ -271,10 +264,7 @@ LOUD["traces_the_first_process"] = spoiled("""
     open("/proc/1/mem", "r+b").write(b"x")
 """)
 LOUD["endless_function"] = answered("while True: pass")
-LOUD["sleeping_function"] = answered("""
-    import time
-    time.sleep(1000)
-""")
+LOUD["sleeping_function"] = answered("import time; time.sleep(1000)")
 TOGETHER = (
     ("patched_asserts", "display_hooks", "own_conftest", "own_helpers", "forged_records", "fills_the_disk"),
     ("input_transformer", "ast_transformer"),

@@ -19,9 +19,10 @@ SPARE = 300 * 2**20  # bytes
 CODE = ("exec", "compile", "import", "os.", "subprocess.", "socket.", "ctypes.", "marshal.", "pickle.", "code.")
 
 
-def mutated(data: bytes, draw: random.Random, originals: list[bytes]) -> bytes:
-    """A few flipped, replaced, removed, inserted or transplanted bytes, or a cut."""
-    data = bytearray(data)
+def mutated(seed: int, originals: list[bytes]) -> bytes:
+    """One of them with a few flipped, replaced, removed, inserted or transplanted bytes, or a cut."""
+    draw = random.Random(seed)
+    data = bytearray(draw.choice(originals))
     for _ in range(draw.choice((1, 1, 2, 4, 16))):
         kind, at = draw.randrange(6), draw.randrange(len(data))
         if kind == 0:
@@ -71,12 +72,7 @@ def main(folder: str, count: int) -> None:
 
     sys.addaudithook(hook)
     report = {"files": 0, "read": 0, "refused": 0, "other": [], "not one line": 0}
-    for number in shapes or range(count):
-        if shapes:
-            number, data = number
-        else:
-            draw = random.Random(number)
-            data = mutated(draw.choice(originals), draw, originals)
+    for number, data in shapes or ((seed, mutated(seed, originals)) for seed in range(count)):
         watching = True
         try:
             message = read(data)

@@ -106,14 +106,8 @@ class Notebook:
 
     def insert(self, source, before="exercise-1", **more):
         position = next(i for i, cell in enumerate(self.cells) if cell.get("id") == before)
-        cell = {
-            "cell_type": "code",
-            "id": f"x{len(self.cells)}",
-            "metadata": {},
-            "outputs": [],
-            "execution_count": None,
-        }
-        self.cells.insert(position, cell | {"source": source} | more)
+        cell = {"cell_type": "code", "id": f"x{len(self.cells)}", "metadata": {}, "outputs": []}
+        self.cells.insert(position, cell | {"execution_count": None, "source": source} | more)
 
     def copy_of(self, identity):
         return copy.deepcopy(self.find(identity))
