@@ -93,7 +93,7 @@ class RunPanel(widgets.VBox):
         self._html, self.view, self.message = "", LiveView(self._frame), widgets.HTML()
         self.candidates, self.history = parts.Gallery(self.choose_candidate), parts.Gallery(self.restore)
         self.compare, self.saved = parts.BeforeAfter(), widgets.HTML()
-        self.code = widgets.Textarea(layout=widgets.Layout(width="100%", height="260px"))
+        self.code = widgets.Textarea(layout=widgets.Layout(width="auto", height="260px"))
         self.add_class("run-panel")
         for name, control in self.controls.items():
             control.observe(functools.partial(self.guard, functools.partial(self.react, name)), "value")

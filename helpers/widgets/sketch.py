@@ -56,7 +56,7 @@ class SketchPanel(RunPanel):
             "starts": control("starts", (1, 32), 8),
             "steps": control("steps", (10, 500, 10), 80),
             "seed": seed_box(),
-            "go_on": control("continue from the picked one", False),
+            "go_on": control("continue from pick", False),
         }
         weights = {name: WEIGHTS.get(name, 0.0) for name in names}
         super().__init__(controls, weights, canvases={"sketch": self.canvas}, out=out, values=values)
