@@ -62,13 +62,9 @@ def test_the_makefile_has_the_target(target):
     assert target == "help" or re.search(rf'echo "make {target} ', makefile)
 
 
-def test_continuous_integration_is_make_test():
+def test_continuous_integration_is_make_test_and_the_licence_is_mit():
     script = ROOT / ".ci" / "run"
-    assert script.stat().st_mode & 0o111
-    assert script.read_text().splitlines()[-1] == "make test"
-
-
-def test_the_licence_is_mit():
+    assert script.stat().st_mode & 0o111 and script.read_text().splitlines()[-1] == "make test"
     assert (ROOT / "LICENSE").read_text().startswith("MIT License\n\nCopyright (c) 2026 the gan-photo-editing authors")
 
 
@@ -84,12 +80,9 @@ def tracked():
     return [path for name in names.stdout.split("\0") if name and (path := ROOT / name).is_file()]
 
 
-def test_no_file_is_large(tracked):
+def test_no_file_is_large_and_products_of_running_are_not_tracked(tracked):
     assert [path.name for path in tracked if path.stat().st_size > 12 * 2**20] == []
     assert sum(path.stat().st_size for path in tracked if path.suffix == ".safetensors") < 40e6
-
-
-def test_products_of_running_are_not_tracked(tracked):
     forbidden = {".venv", "output", "downloads", "__pycache__", ".ipynb_checkpoints"}
     assert [path for path in tracked if forbidden & set(path.relative_to(ROOT).parts)] == []
 

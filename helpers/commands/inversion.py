@@ -82,32 +82,9 @@ def interpolate(
     frames: Annotated[int, typer.Option(min=2, help="Images from one end to the other.")] = 60,
     fps: Annotated[int, typer.Option(min=1, help="Images per second, at most 50.")] = 30,
 ) -> None:
-    """Morph between two photos, which are inverted first, or two latents; write MP4 and GIF."""
-    for path in interpolate_photos((a, b), out, run, search, faces, frames=frames, fps=fps):
-        typer.echo(path)
-
-
-def interpolate_photos(
-    ends: tuple[str | Path, str | Path],
-    out: str | Path,
-    run: runs.RunOptions | None = None,
-    search: InversionOptions | None = None,
-    faces: FaceOptions | None = None,
-    *,
-    frames: int = 60,
-    fps: int = 30,
-) -> list[Path]:
-    """Write the way between two photos, there and back, as MP4 and GIF; returns both paths.
-
-    ends: photos, which are inverted first, or latents of the same model (see load_latents). After a noise search the
-    fitted noise maps are interpolated too.
-
-    Raises ImageError for an impossible ``fps`` before anything is run, RunError for latents of another model, and what
-    ``invert_photos`` raises.
-    """
+    """Morph between two photos, which are inverted first, or two latents; write MP4 and GIF, there and back."""
     check_fps(fps, ".mp4", ".gif")
-    run, out, paths = run or runs.RunOptions(), Path(out), [Path(end).expanduser() for end in ends]
-    generator = load_generator(run.model, device_of(run.device))
+    paths, generator = [a.expanduser(), b.expanduser()], load_generator(run.model, device_of(run.device))
     photos = [path for path in paths if path.suffix.lower() not in SUFFIXES]
     if photos:
         runs.invert_photos(photos, out, run, search, faces)
@@ -117,10 +94,9 @@ def interpolate_photos(
     images = torch.cat([images, images.flip(0)])
     first, second = unique_stems(paths, most=60)
     stem = f"{first}-to-{second}-{run.space.replace('+', 'plus')}" + ("-noise" if run.noise else "")
-    written = [out / f"{stem}.mp4", out / f"{stem}.gif"]
-    write_mp4(written[0], images, fps=fps)
-    write_gif(written[1], images, fps=fps)
-    return written
+    for suffix, write in ((".mp4", write_mp4), (".gif", write_gif)):
+        write(out / f"{stem}{suffix}", images, fps=fps)
+        typer.echo(out / f"{stem}{suffix}")
 
 
 def _end_of(file: Path, generator: Generator, run: runs.RunOptions) -> Latents:

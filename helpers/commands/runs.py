@@ -40,10 +40,7 @@ class RunError(ValueError):
 
 @contextmanager
 def noted(bad: list[str], *paths: str | Path, fatal: type[ValueError] = WriteError) -> Iterator[None]:
-    """Note what goes wrong with these files in ``bad``, one sentence each, so that the others are done.
-
-    A folder that cannot be written to ends the run, as does a ``fatal`` error: it would fail for the others too.
-    """
+    """Note what goes wrong with these files in ``bad``, so that the others are done; a ``fatal`` error ends the run."""
     try:
         yield
     except (WriteError, fatal):
@@ -76,7 +73,7 @@ def print_table(run: Callable[[], list[dict]], hidden: Sequence[str] = ()) -> No
 
 def table(rows: list[dict], hidden: Sequence[str] = ()) -> str:
     """Rows of results as a text table, without nested values; frozen samples are shown where there are any."""
-    hidden = {"losses", "image", *hidden} | (set() if any(row.get("frozen") for row in rows) else {"frozen"})
+    hidden = {"losses", "image", *hidden, *(() if any(row.get("frozen") for row in rows) else ("frozen",))}
     return results_table([{k: v for k, v in row.items() if k not in hidden} for row in rows])
 
 
@@ -112,14 +109,10 @@ def invert_photos(
     """Invert photo files or folders of them; write each image, its latents, a sheet and ``results.json`` to a folder.
 
     After every batch its results are on disk; after a stop or a kill the same call continues. Photos unlike what the
-    model shows are reported on stderr, and inverted all the same.
+    model shows are reported on stderr, and inverted all the same. Returns the rows of ``results.json``.
 
-    Returns rows of file, model, space, steps, seconds (share of the batch), frozen (see Optimization), psnr, ssim,
-    feature_distance, losses; after a noise search also noise_steps, psnr_before_noise and psnr_fresh_noise.
-
-    Raises NotEnoughMemory before anything is run, where not even one photo fits (larger batches go through in parts),
-    NoiseError for a noise search with a generator that has no noise maps, and RunError when files could not be read or
-    inverted, after all others are done; it names each with its reason.
+    Raises NotEnoughMemory and NoiseError before anything is run, where not even one photo fits or the generator has no
+    noise maps to fit, and RunError after all others are done, which names each file that could not be inverted.
     """
     run, search, faces, out = run or RunOptions(), search or InversionOptions(), faces or FaceOptions(), Path(out)
     run = replace(run, device=device_of(run.device))
@@ -190,10 +183,9 @@ def _invert_batch(
 def run_noise(
     progress: Progress, generator: Generator, targets: Tensor, found: Result, steps: int, label: str
 ) -> tuple[Result, list[dict]]:
-    """``noise_inversion`` after an inversion, with a progress bar; also a row of figures per target.
+    """``noise_inversion`` after an inversion, with the seconds of both; also a row of figures per target.
 
-    The seconds are those of both searches. The rows have the PSNR before the noise search (with the fixed maps) and
-    with fresh noise: what of the photo is in the code.
+    They are the PSNR before the noise search (with the fixed maps) and with fresh noise: what of it is in the code.
     """
     result = progress.run(noise_inversion(generator, targets, found.latents, steps=steps), label)
     result.seconds, result.steps = result.seconds + found.seconds, found.steps
@@ -228,8 +220,7 @@ def write_results(out: Path, stems: Sequence[str], result: Result, model: str) -
 def set_precision(generator: Generator, precision: str, checkpointing: bool) -> None:
     """Choose how a generator computes: "fp32" or "bf16" activations, kept or computed twice.
 
-    On a processor that only emulates bfloat16, ten times slower, the activations remain fp32, and stderr says so.
-    Raises RunError for another word, or for a generator whose size leaves nothing to save.
+    On a processor that only emulates bfloat16 the activations remain fp32, and stderr says so.
     """
     if precision not in ("fp32", "bf16"):
         raise RunError(f"the precision must be fp32 or bf16; got {precision}.")

@@ -40,35 +40,28 @@ def test_the_mode_is_the_umasks(tmp_path):
     assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [0o640, 0o640]
 
 
-def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "a.png"
-    write_image(path, NOISE[0])
-    before = path.read_bytes()
-
-    def full(self, target, *_, **options):
-        target.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(WriteError, match="disk is full"):
-        write_image(path, NOISE[1])
-    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
-
-
-def test_what_the_system_refuses_is_one_sentence(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
+def test_what_the_system_refuses_is_one_sentence_and_keeps_the_old_file(tmp_path, monkeypatch):
+    write_image(tmp_path / "a.png", NOISE[0])
+    before = (tmp_path / "a.png").read_bytes()
     with pytest.raises(WriteError, match="a part of the path is a file"):
-        write_image(tmp_path / "file" / "a.png", NOISE[0])
+        write_image(tmp_path / "a.png" / "b.png", NOISE[0])
     with pytest.raises(WriteError, match="name is too long; choose a shorter one"):
         write_image(tmp_path / f"{'a' * 300}.png", NOISE[0])
 
-    def refuse(*paths):
-        raise PermissionError(errno.EACCES, "Permission denied")
+    def refuse(number):
+        def call(*paths, **_):
+            paths[-1].write_bytes(b"half")
+            raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(WriteError, match="may not be written to"):
-        write_image(tmp_path / "a.png", NOISE[0])
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+        return call
+
+    with monkeypatch.context() as patch, pytest.raises(WriteError, match="disk is full"):
+        patch.setattr(Image.Image, "save", lambda self, path, *_: refuse(errno.ENOSPC)(path))
+        write_image(tmp_path / "a.png", NOISE[1])
+    with monkeypatch.context() as patch, pytest.raises(WriteError, match="may not be written to"):
+        patch.setattr(os, "replace", lambda source, _: refuse(errno.EACCES)(source))
+        write_image(tmp_path / "a.png", NOISE[1])
+    assert (tmp_path / "a.png").read_bytes() == before and list(tmp_path.iterdir()) == [tmp_path / "a.png"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")

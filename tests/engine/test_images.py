@@ -134,10 +134,8 @@ def test_palette_with_transparent_colour():
 def test_modes_give_the_same_image_as_a_conversion(mode):
     image = read_image(encoded(picture(mode), "TIFF" if mode not in ("P", "LA") else "PNG"))
     assert (image - tensor(picture(mode))).abs().max() < 2 / 255
-
-
-def test_cmyk_jpeg_is_not_inverted():
-    assert (read_image(encoded(picture("CMYK"), "JPEG", quality=95)) - tensor(picture())).abs().mean() < 0.05
+    if mode == "CMYK":  # whose JPEG some programs invert
+        assert (read_image(encoded(picture(mode), "JPEG", quality=95)) - tensor(picture())).abs().mean() < 0.05
 
 
 RAMP = np.linspace(0, 65535, 64 * 8).reshape(8, 64)
@@ -289,12 +287,9 @@ def test_to_uint8_rounds_and_clamps_and_back_is_exact():
 def test_wrong_shapes_are_refused(wrong):
     with pytest.raises(ImageError, match="expected images of shape"):
         images.to_uint8(wrong)
-
-
-@pytest.mark.parametrize("wrong", [np.zeros((8, 8, 3), np.float32), np.zeros((8, 8), np.uint8)])
-def test_from_uint8_refuses_other_arrays(wrong):
-    with pytest.raises(ImageError, match="expected uint8"):
-        from_uint8(wrong)
+    for array in (np.zeros((8, 8, 3), np.float32), np.zeros((8, 8), np.uint8)):
+        with pytest.raises(ImageError, match="expected uint8"):
+            from_uint8(array)
 
 
 def test_resize_is_antialiased_and_differentiable():
@@ -351,17 +346,13 @@ def test_lossless_formats_give_back_what_quantize_says(suffix, tmp_path):
     assert torch.equal(quantize(quantize(image)), quantize(image))
 
 
-def test_jpeg_is_close(tmp_path):
+def test_jpeg_is_close_and_a_mask_is_written_as_grey(tmp_path):
     images.write_image(tmp_path / "a.JPG", smooth())
     assert (read_image(tmp_path / "a.JPG") - smooth()).abs().max() < 0.03
-
-
-def test_mask_is_written_as_grey(tmp_path):
     mask = torch.linspace(0, 1, 64).view(1, 1, 8, 8)
     images.write_image(tmp_path / "mask.png", mask)
-    with Image.open(tmp_path / "mask.png") as written:
-        assert written.mode == "L"
     assert torch.equal(read_image(tmp_path / "mask.png")[:, :1], quantize(mask))
+    assert Image.open(tmp_path / "mask.png").mode == "L"
 
 
 def test_what_cannot_be_written_is_refused(tmp_path):

@@ -36,16 +36,13 @@ def test_box_keeps_its_area_to_a_fraction_of_a_pixel():
     assert mask[0, 0, 2, 5] == 0.5 and mask[0, 0, 5, 1] == 0 and mask[0, 0, 5, 2] == 1
 
 
-def test_ellipse_has_area_and_place():
+def test_ellipse_has_area_and_place_and_turns_clockwise_on_the_screen():
     mask = masks.ellipse(SIZE, (0.25, 0.5), (0.2, 0.4))
     assert area(mask) == pytest.approx(math.pi * 0.2 * 0.4, rel=0.005)
     columns = mask[0, 0].sum(0)
     assert (columns * (torch.arange(SIZE) + 0.5)).sum() / columns.sum() == pytest.approx(16, abs=0.01)
-
-
-def test_ellipse_turns_clockwise_on_the_screen():
-    mask = masks.ellipse(SIZE, radii=(0.45, 0.1), angle=45)
-    assert mask[0, 0, 48, 48] == 1 and mask[0, 0, 16, 48] == 0
+    turned = masks.ellipse(SIZE, radii=(0.45, 0.1), angle=45)
+    assert turned[0, 0, 48, 48] == 1 and turned[0, 0, 16, 48] == 0
     assert torch.allclose(masks.ellipse(SIZE, radii=(0.4, 0.1), angle=90), masks.ellipse(SIZE, radii=(0.1, 0.4)))
 
 
@@ -178,19 +175,14 @@ def test_a_drawing_counts_where_something_was_drawn():
         masks.mask_from_drawing(np.ones((4, 4)))
 
 
-def test_algebra_of_two_halves():
+def test_algebra_and_growth_of_halves():
     left, top = masks.half(SIZE, "left"), masks.half(SIZE, "top")
     assert area(masks.union(left, top)) == 0.75 and area(masks.intersect(left, top)) == 0.25
-    assert torch.equal(masks.invert(left), masks.half(SIZE, "right"))
-
-
-def test_grow_and_shrink_move_the_edge_but_not_at_the_border():
-    half = masks.half(SIZE)
-    assert torch.equal(masks.grow(half, 4), masks.half(SIZE, at=36 / 64))
-    assert torch.equal(masks.shrink(half, 4), masks.half(SIZE, at=28 / 64))
-    disk = masks.ellipse(SIZE, radii=(0.25, 0.25))
-    assert area(masks.grow(disk, 4)) == pytest.approx(math.pi * (20 / 64) ** 2, rel=0.03)
-    assert torch.equal(masks.grow(half, 0.5), half)
+    assert torch.equal(masks.invert(left), masks.half(SIZE, "right")) and torch.equal(masks.grow(left, 0.5), left)
+    assert torch.equal(masks.grow(left, 4), masks.half(SIZE, at=36 / 64))  # at its cut, not at the image's border
+    assert torch.equal(masks.shrink(left, 4), masks.half(SIZE, at=28 / 64))
+    grown = masks.grow(masks.ellipse(SIZE, radii=(0.25, 0.25)), 4)
+    assert area(grown) == pytest.approx(math.pi * (20 / 64) ** 2, rel=0.03)
 
 
 def test_feather_is_a_gaussian_edge_and_the_edge_band_lies_on_both_sides():
@@ -204,14 +196,10 @@ def test_feather_is_a_gaussian_edge_and_the_edge_band_lies_on_both_sides():
 
 
 @pytest.mark.parametrize("size", [64, 50, (48, 63)])
-def test_the_pyramid_keeps_area(size):
+def test_the_pyramid_keeps_area_and_averages_what_a_cell_covers(size):
     mask = masks.ellipse(size, (0.4, 0.55), (0.21, 0.34), angle=20)
     for level in masks.mask_pyramid(mask, [64, 32, 31, 16, 8, 7, (4, 5), 1]):
-        assert area(level) == pytest.approx(area(mask), rel=1e-4)
-        assert level.min() >= 0 and level.max() <= 1
-
-
-def test_the_pyramid_averages_what_a_cell_covers():
+        assert area(level) == pytest.approx(area(mask), rel=1e-4) and level.min() >= 0 and level.max() <= 1
     mask = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     level, same = masks.mask_pyramid(mask, [4, (8, 8)])
     assert torch.allclose(level, torch.nn.functional.avg_pool2d(mask, 2), atol=1e-6) and torch.equal(same, mask)

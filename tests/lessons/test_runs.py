@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from helpers.commands import inversion, runs
-from helpers.commands.inversion import interpolate_photos, interpolation_frames
+from helpers.commands.inversion import interpolation_frames
 from helpers.faces import FaceOptions
 from helpers.files import unique_stems
 from helpers.images import ImageError, quantize, read_image, write_image
@@ -42,6 +42,12 @@ def options(**given):
 
 def invert(photos, out, **given):
     return runs.invert_photos(photos, out, *options(**given))
+
+
+def interpolate(ends, out, fps=30, **given):
+    """The MP4 and the GIF between two photos or latents, three frames there and back."""
+    inversion.interpolate.__wrapped__(*ends, out, *options(**given), frames=3, fps=fps)
+    return *out.glob("*.mp4"), *out.glob("*.gif")
 
 
 def networks(monkeypatch, generator):
@@ -123,7 +129,7 @@ def test_results_with_and_without_the_noise_stage_lie_side_by_side(photos, tmp_p
 
 
 def test_the_way_between_fitted_photos_starts_and_ends_at_them(photos, tmp_path, generator):
-    mp4, gif = interpolate_photos(photos, tmp_path / "out", *options(steps=5, noise_steps=30), frames=3)
+    mp4, gif = interpolate(photos, tmp_path / "out", steps=5, noise_steps=30)
     assert gif.name == "one-to-two-wplus-noise.gif" and mp4.exists()
     first = read_image(tmp_path / "out" / "one-tiny-wplus-noise.png")
     files = [tmp_path / "out" / f"{name}-tiny-wplus-noise.safetensors" for name in ("one", "two")]
@@ -143,13 +149,13 @@ def test_latents_are_ends_of_a_way_too_and_the_frames_are_checked_before_anythin
     save_latents(tmp_path / "found.safetensors", Latents("w", generator.mean("w")), model="tiny")
     ends = (tmp_path / "found.safetensors", photos[0])
     with pytest.raises(ImageError, match="between 0 and 50 frames per second for MP4 and GIF but got 60"):
-        interpolate_photos(ends, tmp_path / "out", *options(steps=3), fps=60)
+        interpolate(ends, tmp_path / "out", steps=3, fps=60)
     assert not (tmp_path / "out").exists()
-    mp4, gif = interpolate_photos(ends, tmp_path / "out", *options(steps=3), frames=3)
+    mp4, gif = interpolate(ends, tmp_path / "out", steps=3)
     assert gif.name == "found-to-one-wplus.gif" and mp4.exists() and not list((tmp_path / "out").glob("two*"))
     assert (read_image(gif)[..., 8::16, 8::16] - generator.synthesize(generator.mean("w+"))).abs().mean() < 0.05
     with pytest.raises(runs.RunError, match="holds latents of tiny, not of other; give it as --model"):
-        interpolate_photos(ends[:1] * 2, tmp_path / "out", *options(model="other"), frames=3)
+        interpolate(ends[:1] * 2, tmp_path / "out", model="other")
 
 
 def test_equal_names_get_results_and_rows_of_their_own(photos, tmp_path):
