@@ -20,8 +20,6 @@ from helpers.weights import WeightsError
 from tests.support import checkpoint_files as files
 from tests.support import hostile, tiny
 
-# --- the course's starters -------------------------------------------------------------------------------------------
-
 NORMS = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d}
 
 
@@ -49,11 +47,10 @@ class UpGenerator(nn.Module):
     def __init__(self, noise_size, conv_dim, norm):
         super().__init__()
         widths = [noise_size, *(conv_dim * n for n in (8, 4, 2, 1)), 3]
-        self.up_conv1 = nn.Sequential(
-            nn.Conv2d(noise_size, widths[1], 4, padding=3, bias=False), NORMS[norm](widths[1]), nn.ReLU()
-        )
-        for i in range(1, 5):
-            layers = [nn.Upsample(scale_factor=2), nn.Conv2d(widths[i], widths[i + 1], 3, padding=1, bias=i == 4)]
+        for i in range(5):
+            side, padding, bias = (3, 1, i == 4) if i else (4, 3, False)
+            layers = [nn.Upsample(scale_factor=2)] if i else []
+            layers += [nn.Conv2d(widths[i], widths[i + 1], side, padding=padding, bias=bias)]
             layers += [NORMS[norm](widths[i + 1]), nn.ReLU()] if i < 4 else [nn.Tanh()]
             setattr(self, f"up_conv{i + 1}", nn.Sequential(*layers))
 
@@ -114,9 +111,6 @@ def test_its_discriminator(tmp_path, norm):
     for found in (path, convert_checkpoint(path, tmp_path / "a.safetensors")):
         assert torch.allclose(load_discriminator(found)(images), critic(images * 2 - 1), atol=1e-5)
         assert load_generator(found).z_dim == 10
-
-
-# --- what is saved of the official networks --------------------------------------------------------------------------
 
 
 def same(original, path):
@@ -244,9 +238,6 @@ def test_generators_of_other_architectures_are_refused_by_name(tmp_path, archite
         files.dump(path, {"G_ema": network})
     with pytest.raises(WeightsError, match=f"has the architecture '{architecture}', only 'skip' is read"):
         load_generator(path)
-
-
-# --- other projects --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", ["row", "rows"])

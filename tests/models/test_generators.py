@@ -30,9 +30,6 @@ def assert_close(ours, reference, tolerance):
     assert (ours - reference).abs().max() <= tolerance * reference.abs().max()
 
 
-# --- the definitions, written out ------------------------------------------------------------------------------------
-
-
 def zeros_between(x):
     """(B, C, H, W) -> (B, C, 2H, 2W): each pixel is followed by a zero."""
     y = x.new_zeros(*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3])
@@ -129,9 +126,6 @@ def explicit_discriminator(state, images, resolution):
     return explicit_linear(state, "b4.out", explicit_activation(explicit_linear(state, "b4.fc", x)))[:, 0]
 
 
-# --- convolutions ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("demodulate", [False, True])
 @pytest.mark.parametrize(("size", "up"), [(3, False), (3, True), (1, False)])
@@ -165,9 +159,6 @@ def test_downsampling_is_filter_and_every_other_pixel(height, width, size, activ
     assert_close(layer(x, gain=0.5), reference, 1e-10)
 
 
-# --- gradients -------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("up", [False, True])
 @pytest.mark.parametrize("demodulate", [False, True])
 def test_gradient_of_modulated_convolution(up, demodulate):
@@ -199,9 +190,6 @@ def test_gradient_of_both_generators():
     assert gradcheck(images, [ws, *noise], fast_mode=True)
     assert gradcheck(lambda z: generator.render(z, "z", None, torch.float64), [z], fast_mode=True)
     assert gradcheck(dcgan.synthesize, [random(1, 8).requires_grad_()], fast_mode=True)
-
-
-# --- StyleGAN2 -------------------------------------------------------------------------------------------------------
 
 
 def test_stylegan2_is_its_definition():
@@ -328,9 +316,6 @@ def test_activations_in_bfloat16_give_nearly_the_same_float32_image():
     assert 0 < (image - plain).abs().max() < 0.05
 
 
-# --- batches ---------------------------------------------------------------------------------------------------------
-
-
 SPACES = [("stylegan2", "z"), ("stylegan2", "w"), ("stylegan2", "w+"), ("dcgan", "z")]
 
 
@@ -374,9 +359,6 @@ def test_scores_of_a_batch():
     assert not torch.allclose(scores[:1], discriminator(images[:1]), rtol=1e-3)
     images = random(3, 3, 64, 64, dtype=torch.float32)
     assert_close(vanilla(images), torch.cat([vanilla(image[None]) for image in images]), 1e-4)
-
-
-# --- noise -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -436,9 +418,6 @@ def test_noise_that_does_not_fit_is_one_sentence(change):
     assert "\n" not in str(error.value)
     with pytest.raises(GeneratorError, match="takes 0 noise maps"):
         dcgan.synthesize(dcgan.sample("z"), noise=generator.fresh_noise())
-
-
-# --- spaces ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("space", ["z", "w", "w+"])
@@ -520,9 +499,6 @@ def test_a_bare_code_is_told_by_its_shape():
             generator.synthesize(torch.zeros(shape))
 
 
-# --- DCGAN -----------------------------------------------------------------------------------------------------------
-
-
 def test_dcgan_is_its_definition():
     generator = tiny.dcgan(dtype=torch.float64)
     weights, z = generator.state_dict(), random(3, 8)
@@ -570,9 +546,6 @@ def test_another_state_dict_is_one_sentence(tmp_path, change):
     with pytest.raises(WeightsError, match=STATES[change][1]) as error:
         load_generator(path)
     assert "\n" not in str(error.value)
-
-
-# --- weights of this project -----------------------------------------------------------------------------------------
 
 
 def discriminator_of(family):

@@ -69,42 +69,23 @@ def dump(path, content, protocol=4):
     return path
 
 
-# --- official PyTorch ------------------------------------------------------------------------------------------------
-
-
-CLASSES = {
-    "MappingNetwork": "MappingNetwork",
-    "FullyConnected": "FullyConnectedLayer",
-    "SynthesisNetwork": "SynthesisNetwork",
-    "SynthesisBlock": "SynthesisBlock",
-    "SynthesisLayer": "SynthesisLayer",
-    "ToRGB": "ToRGBLayer",
-    "Conv2dLayer": "Conv2dLayer",
-    "DiscriminatorBlock": "DiscriminatorBlock",
-    "DiscriminatorEpilogue": "DiscriminatorEpilogue",
-}
+CLASSES = {"FullyConnected": "FullyConnectedLayer", "ToRGB": "ToRGBLayer"}  # others are called as ours
 FILTER = torch.tensor([[1.0, 3.0, 3.0, 1.0]]) * torch.tensor([[1.0], [3.0], [3.0], [1.0]]) / 64
 
 
 def _module_state(module, **attributes):
     """The __dict__ of an nn.Module as it is pickled, with the attributes that the official classes have."""
-    state = {"training": False}
-    state["_parameters"] = OrderedDict(
-        (name, None if p is None else nn.Parameter(p.detach().contiguous(), requires_grad=False))
-        for name, p in module._parameters.items()
-    )
-    state["_buffers"] = OrderedDict(
-        (n, b) for n, b in module._buffers.items() if n not in module._non_persistent_buffers_set
-    )
-    state["_non_persistent_buffers_set"] = set()
+    parameters = {n: p if p is None else nn.Parameter(p.detach().contiguous()) for n, p in module._parameters.items()}
+    buffers = {n: b for n, b in module._buffers.items() if n not in module._non_persistent_buffers_set}
+    state = {"training": False, "_parameters": OrderedDict(parameters), "_buffers": OrderedDict(buffers)}
+    state |= {"_non_persistent_buffers_set": set(), "_modules": OrderedDict()}
     for hooks in ("_backward_hooks", "_forward_hooks", "_forward_pre_hooks", "_state_dict_hooks"):
         state[hooks] = OrderedDict()
-    state["_modules"] = OrderedDict()
     return state | {"_init_args": (), "_init_kwargs": EasyDict(attributes), **attributes}
 
 
 def _persistent(module, clamp, kind=None):
-    kind = kind or CLASSES[type(module).__name__]
+    kind = kind or CLASSES.get(type(module).__name__, type(module).__name__)
     attributes = {"activation": "lrelu"}
     if kind in ("SynthesisLayer", "ToRGBLayer", "Conv2dLayer"):
         attributes |= {"conv_clamp": clamp, "act_gain": np.sqrt(2), "weight_gain": np.float64(0.5)}
@@ -136,25 +117,22 @@ def official_pickle(path, generator, discriminator=None, protocol=4):
     return dump(path, content | {"G_ema": network, "augment_pipe": None}, protocol)
 
 
-# --- official TensorFlow ---------------------------------------------------------------------------------------------
-
-
 def _transposed(tensor):
     axes = (2, 3, 1, 0) if tensor.ndim == 4 else (1, 0)
     return np.ascontiguousarray(tensor.numpy().transpose(axes))
 
 
-def _tf_mapping(generator):
-    state, variables = generator.mapping.state_dict(), []
-    for i in range(generator.mapping.num_layers):
-        variables.append((f"Dense{i}/weight", _transposed(state[f"fc{i}.weight"])))
-        variables.append((f"Dense{i}/bias", state[f"fc{i}.bias"].numpy()))
-    if "label_weight" in state:
-        variables.append(("LabelConcat/weight", state["label_weight"].numpy()))
-    if "embed.weight" in state:
-        variables += [("LabelEmbed/weight", _transposed(state["embed.weight"]))]
-        variables += [("LabelEmbed/bias", state["embed.bias"].numpy())]
-    return variables
+def _tf(place, layer, weight=None):
+    weight = layer.weight if weight is None else weight
+    bias = [] if layer.bias is None else [(f"{place}/bias", layer.bias.numpy())]
+    return [(f"{place}/weight", _transposed(weight)), *bias]
+
+
+def _tf_mapping(mapping):
+    variables = [entry for i in range(mapping.num_layers) for entry in _tf(f"Dense{i}", getattr(mapping, f"fc{i}"))]
+    if hasattr(mapping, "label_weight"):
+        variables.append(("LabelConcat/weight", mapping.label_weight.numpy()))
+    return variables + (_tf("LabelEmbed", mapping.embed) if hasattr(mapping, "embed") else [])
 
 
 def tensorflow_pickle(path, generator, protocol=4, alone=False, critic=None, **arguments):
@@ -169,7 +147,8 @@ def tensorflow_pickle(path, generator, protocol=4, alone=False, critic=None, **a
         facts |= {"build_module_src": SOURCE, "build_func_name": "G_main", "variables": variables}
         return Network(**facts, components=EasyDict(components or {}))
 
-    parts = {"synthesis": network("G_synthesis", synthesis), "mapping": network("G_mapping", _tf_mapping(generator))}
+    mapping = _tf_mapping(generator.mapping)
+    parts = {"synthesis": network("G_synthesis", synthesis), "mapping": network("G_mapping", mapping)}
     own = [("lod", np.float32(0)), ("dlatent_avg", generator.w_mean.numpy())]
     averaged = network("Gs", own, parts)
     discriminator = network("D", _tf_discriminator(critic) if critic else [("lod", np.float32(0))])
@@ -196,9 +175,9 @@ def _tf_stylegan2(generator):
 
 
 def _tf_modulated(place, layer, weight):
-    values = {"weight": _transposed(weight), "bias": layer.bias.numpy()}
-    values |= {"mod_weight": _transposed(layer.affine.weight), "mod_bias": layer.affine.bias.numpy() - 1}
-    return [(f"{place}/{name}", value) for name, value in values.items()]
+    style = layer.affine
+    styles = [(f"{place}/mod_weight", _transposed(style.weight)), (f"{place}/mod_bias", style.bias.numpy() - 1)]
+    return _tf(place, layer, weight) + styles
 
 
 def _tf_discriminator(critic):
@@ -207,39 +186,28 @@ def _tf_discriminator(critic):
         places |= {f"b{r}.conv0": f"{r}x{r}/Conv0", f"b{r}.conv1": f"{r}x{r}/Conv1_down", f"b{r}.skip": f"{r}x{r}/Skip"}
     places |= {"b4.conv": "4x4/Conv", "b4.fc": "4x4/Dense0", "b4.out": "Output", "mapping.embed": "LabelEmbed"}
     places |= {f"mapping.fc{i}": f"Mapping{i}" for i in range(8)}
-    variables = []
-    for name, value in critic.state_dict().items():
-        layer, part = name.rsplit(".", 1)
-        if part == "weight":
-            variables.append((f"{places[layer]}/weight", _transposed(value)))
-        elif part == "bias":
-            variables.append((f"{places[layer]}/bias", value.numpy()))
-    return variables
+    layers = {name: layer for name, layer in critic.named_modules() if hasattr(layer, "weight")}
+    return [entry for name, layer in layers.items() for entry in _tf(places[name], layer)]
 
 
 def _tf_stylegan1(generator):
     synthesis = generator.synthesis
     variables = [("lod", np.float32(0)), ("4x4/Const/const", synthesis.const[None].numpy())]
-    variables += [
-        ("ToRGB_lod0/weight", _transposed(synthesis.rgb_weight)),
-        ("ToRGB_lod0/bias", synthesis.rgb_bias.numpy()),
-    ]
+    variables.append(("ToRGB_lod0/weight", _transposed(synthesis.rgb_weight)))
+    variables.append(("ToRGB_lod0/bias", synthesis.rgb_bias.numpy()))
     for index, (name, layer) in enumerate(synthesis.layers()):
         block, which = name.split(".")
         r = int(block[1:])
         place = {"conv0": "Conv0_up" if r > 4 else "Const", "conv1": "Conv1" if r > 4 else "Conv"}[which]
+        place = f"{r}x{r}/{place}"
         if hasattr(layer, "weight"):
-            weight = layer.weight.flip(2, 3) if layer.up and r >= 128 else layer.weight
-            variables.append((f"{r}x{r}/{place}/weight", _transposed(weight)))
-        variables.append((f"{r}x{r}/{place}/bias", layer.bias.numpy()))
-        variables.append((f"{r}x{r}/{place}/Noise/weight", layer.noise_strength.numpy()))
-        variables.append((f"{r}x{r}/{place}/StyleMod/weight", _transposed(layer.style.weight)))
-        variables.append((f"{r}x{r}/{place}/StyleMod/bias", layer.style.bias.numpy()))
+            variables += _tf(place, layer, layer.weight.flip(2, 3) if layer.up and r >= 128 else None)
+        else:
+            variables.append((f"{place}/bias", layer.bias.numpy()))
+        variables += _tf(f"{place}/StyleMod", layer.style)
+        variables.append((f"{place}/Noise/weight", layer.noise_strength.numpy()))
         variables.append((f"noise{index}", layer.noise_const[None, None].numpy()))
     return variables
-
-
-# --- files of torch.save ---------------------------------------------------------------------------------------------
 
 
 def rosinality_pt(path, generator, zipped=True, extra=None, noise=True):
