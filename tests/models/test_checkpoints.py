@@ -321,7 +321,7 @@ KINDS = {
     "relu": (changed(lambda s: s.update(activation="relu"), "synthesis", "b8", "conv1"), "not the same in all"),
     "missing block": (changed(lambda s: s["_modules"].pop("b8"), "synthesis"), "its resolutions are .4, 16"),
     "no synthesis": (changed(lambda s: s["_modules"].pop("synthesis")), "its generator is a Generator, which"),
-    "filter": (changed(lambda s: s["_buffers"].update(resample_filter=torch.ones(4, 4)), "synthesis", "b8"), "low-pass"),
+    "filter": (changed(lambda s: s["_buffers"].update(resample_filter=torch.ones(4, 4)), "synthesis", "b8"), "filter"),
     "nan": (changed(nan, "synthesis", "b8", "conv0"), "NaN or infinite"),
     "tf relu": (tensorflow(nonlinearity="relu"), "nonlinearity"),
     "tf kernel": (tensorflow(resample_kernel=[1, 2, 1]), "kernel"),

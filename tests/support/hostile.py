@@ -16,27 +16,15 @@ from tests.support import tiny
 MARK = "touched-by-a-checkpoint"  # a folder that running any of them would make
 COMMAND, SOURCE = f"mkdir {MARK}", f"__import__('os').mkdir('{MARK}')"
 CALLS = [
-    ("os", "system", [COMMAND]),
-    ("posix", "system", [COMMAND]),
-    ("subprocess", "Popen", [COMMAND]),
-    ("builtins", "exec", [SOURCE]),
-    ("builtins", "eval", [SOURCE]),
-    ("__builtin__", "eval", [SOURCE]),
-    ("builtins", "__import__", ["this"]),
-    ("builtins", "open", [MARK, "w"]),
-    ("importlib", "import_module", ["this"]),
-    ("runpy", "run_path", ["/etc/hosts"]),
-    ("pickle", "loads", ["cos\nsystem\n."]),
-    ("marshal", "loads", ["c"]),
-    ("types", "FunctionType", ["c"]),
-    ("operator", "attrgetter", ["system"]),
-    ("ctypes", "CDLL", ["libc.so.6"]),
-    ("numpy", "load", [MARK]),
-    ("numpy.distutils.exec_command", "exec_command", [COMMAND]),
-    ("urllib.request", "urlopen", ["http://127.0.0.1:9"]),
-    ("torch", "load", [MARK]),
-    ("torch.hub", "load", ["a"]),
-    ("torch._utils", "_import_dotted_name", ["os.system"]),
+    *((module, "system", [COMMAND]) for module in ("os", "posix")),
+    *((module, "eval", [SOURCE]) for module in ("builtins", "__builtin__")),
+    *(("builtins", name, [SOURCE]) for name in ("exec", "__import__", "open")),
+    *((module, "load", [MARK]) for module in ("numpy", "torch", "torch.hub")),
+    *((module, "loads", ["cos\nsystem\n."]) for module in ("pickle", "marshal")),
+    *(("subprocess", "Popen", [COMMAND]), ("numpy.distutils.exec_command", "exec_command", [COMMAND])),
+    *(("importlib", "import_module", ["this"]), ("runpy", "run_path", ["/etc/hosts"])),
+    *(("types", "FunctionType", ["c"]), ("operator", "attrgetter", ["system"]), ("ctypes", "CDLL", ["libc.so.6"])),
+    *(("urllib.request", "urlopen", ["http://127.0.0.1:9"]), ("torch._utils", "_import_dotted_name", ["os.system"])),
     ("torch.jit._script", "unpackage_script_module", ["a"]),
 ]
 
@@ -51,28 +39,28 @@ def _tuple(values):
 
 
 def _value(value):
-    if isinstance(value, bytes):
-        return value  # opcodes
-    return (
-        b"X" + struct.pack("<I", len(value)) + value.encode()
-        if isinstance(value, str)
-        else b"J" + struct.pack("<i", value)
-    )
+    """The opcodes of a text, a number, or opcodes themselves."""
+    if isinstance(value, str):
+        return b"X" + struct.pack("<I", len(value)) + value.encode()
+    return value if isinstance(value, bytes) else b"J" + struct.pack("<i", value)
 
 
 def name(module, attribute):
     return b"c" + f"{module}\n{attribute}\n".encode()
 
 
-def in_zip(pickled, **members):
-    """The pickle in the place of data.pkl in a zip file as torch.save writes it."""
+def zipped(members, compression=zipfile.ZIP_STORED):
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("archive/data.pkl", pickled)
-        for key, content in members.items():
-            archive.writestr(f"archive/data/{key[1:]}", content)
-        archive.writestr("archive/version", "3\n")
+    with zipfile.ZipFile(out, "w", compression) as archive:
+        for place, content in members:
+            archive.writestr(place, content)
     return out.getvalue()
+
+
+def in_zip(pickled, **members):
+    """The pickle as data.pkl in a zip file as torch.save writes it."""
+    contents = {"data.pkl": pickled} | {f"data/{key[1:]}": content for key, content in members.items()}
+    return zipped([(f"archive/{place}", content) for place, content in (contents | {"version": "3\n"}).items()])
 
 
 def in_legacy(pickled, keys=(), data=b""):
@@ -93,10 +81,26 @@ def persistent(meta):
     return b"\x80\x02" + name("torch_utils.persistence", "_reconstruct_persistent_obj") + _tuple([meta]) + b"R."
 
 
+def stored(blob):
+    """A pickle of a storage that is a whole file in a string."""
+    return (
+        b"\x80\x03"
+        + name("torch.storage", "_load_from_bytes")
+        + _tuple([b"B" + struct.pack("<I", len(blob)) + blob])
+        + b"R."
+    )
+
+
+def one_tensor(**options):
+    """A zip file with a tensor of a storage of 16 bytes."""
+    found = tensor(storage_id(numel=options.pop("numel", 4)) + b"Q", **options)
+    return in_zip(b"\x80\x02}" + _value("a") + found + b"s.", _0=b"\0" * 16)
+
+
 def catalogue():
     """Yield (name, bytes, pattern of the message)."""
     refused, unread = "it names .*refused, nothing was run", "none of the formats that are read"
-    command, source = COMMAND, SOURCE
+    command, source, ordered = COMMAND, SOURCE, name("collections", "OrderedDict")
 
     # calls
     for module, function, arguments in CALLS:
@@ -113,14 +117,14 @@ def catalogue():
     yield "INST", b"(" + _value(command) + b"ios\nsystem\n.", refused
     yield "OBJ", b"(" + name("os", "system") + _value(command) + b"o.", refused
     yield "NEWOBJ", b"\x80\x02" + name("os", "system") + _tuple([command]) + b"\x81.", refused
-    yield "NEWOBJ_EX", b"\x80\x04" + name("collections", "OrderedDict") + b")}\x92.", unread
+    yield "NEWOBJ_EX", b"\x80\x04" + ordered + b")}\x92.", unread
     yield "EXT1", b"\x80\x02\x82\x01.", "an opcode that reaches outside"
     yield "EXT4", b"\x80\x02\x84\x01\x00\x00\x00.", "an opcode that reaches outside"
     yield "NEXT_BUFFER", b"\x80\x05\x97.", "an opcode that reaches outside"
     yield "call of a string", b"\x80\x02" + _value("os.system") + _tuple([command]) + b"R.", "it calls a str"
     yield ("call of a token", b"\x80\x02" + name("torch", "FloatStorage") + _tuple([4]) + b"R.", unread)
-    yield "chain of reduces", b"\x80\x02" + name("collections", "OrderedDict") + b")R)R.", "it calls a dict"
-    yield ("BUILD of a dict's class", b"\x80\x02" + name("collections", "OrderedDict") + b"}b.", unread)
+    yield "chain of reduces", b"\x80\x02" + ordered + b")R)R.", "it calls a dict"
+    yield ("BUILD of a dict's class", b"\x80\x02" + ordered + b"}b.", unread)
     yield "BUILD of a list", b"\x80\x02]}b.", unread
 
     # torch and its containers
@@ -129,32 +133,18 @@ def catalogue():
     yield "a call in a rebuild", b"\x80\x02" + rebuild + _tuple(inner) + b"R.", unread
     yield "os.system in a zip", in_zip(reduce("os", "system", command)), refused
     yield "os.system in a legacy file", in_legacy(reduce("os", "system", command)), refused
-    blob = in_legacy(reduce("os", "system", command))
-    storage = b"B" + struct.pack("<I", len(blob)) + blob
-    yield (
-        "os.system in a storage",
-        b"\x80\x03" + name("torch.storage", "_load_from_bytes") + _tuple([storage]) + b"R.",
-        refused,
-    )
+    yield "os.system in a storage", stored(in_legacy(reduce("os", "system", command))), refused
     loop = b"\x80\x03" + name("torch.storage", "_load_from_bytes") + _tuple([b"C\x00"]) + b"R."
     yield "an empty storage", loop, "in a form that is not read"
-    blob = in_legacy(loop)
-    storage = b"B" + struct.pack("<I", len(blob)) + blob
-    nested = b"\x80\x03" + name("torch.storage", "_load_from_bytes") + _tuple([storage]) + b"R."
-    yield "a storage in a storage", nested, "lies where none can be"
+    yield "a storage in a storage", stored(in_legacy(loop)), "lies where none can be"
     yield "a persistent id in a plain pickle", b"\x80\x02" + storage_id() + b"Q.", "parts outside of itself"
     yield "another persistent id", in_zip(b"\x80\x02" + _tuple(["model", command]) + b"Q."), "not described as torch"
     yield "a storage that is missing", in_zip(b"\x80\x02" + storage_id() + b"Q."), "has not the size"
-    short = in_zip(b"\x80\x02}" + _value("a") + tensor(storage_id(numel=2**28) + b"Q") + b"s.", _0=b"\0" * 16)
-    yield "a record shorter than claimed", short, "has not the size"
-    out = in_zip(b"\x80\x02}" + _value("a") + tensor(storage_id() + b"Q", size=(9,)) + b"s.", _0=b"\0" * 16)
-    yield "a tensor beyond its storage", out, "beyond its storage"
-    expanded = tensor(storage_id() + b"Q", size=(2**20, 2**10), stride=(0, 0))
-    yield "an expanded tensor", in_zip(b"\x80\x02}" + _value("a") + expanded + b"s.", _0=b"\0" * 16), "larger than its"
-    negative = tensor(storage_id() + b"Q", size=(-4,))
-    yield "a negative size", in_zip(b"\x80\x02}" + _value("a") + negative + b"s.", _0=b"\0" * 16), "shape of a tensor"
-    minus = tensor(storage_id() + b"Q", offset=-1)
-    yield "a negative offset", in_zip(b"\x80\x02}" + _value("a") + minus + b"s.", _0=b"\0" * 16), "no storage"
+    yield "a record shorter than claimed", one_tensor(numel=2**28), "has not the size"
+    yield "a tensor beyond its storage", one_tensor(size=(9,)), "beyond its storage"
+    yield "an expanded tensor", one_tensor(size=(2**20, 2**10), stride=(0, 0)), "larger than its"
+    yield "a negative size", one_tensor(size=(-4,)), "shape of a tensor"
+    yield "a negative offset", one_tensor(offset=-1), "no storage"
     huge = in_legacy(
         b"\x80\x02" + storage_id(numel=2**31 - 1) + b"Q.", ["0"], struct.pack("<q", 2**31 - 1) + b"\0" * 16
     )
@@ -197,11 +187,8 @@ def catalogue():
     claim = name("numpy.core.multiarray", "_reconstruct") + _tuple(array) + b"R" + _tuple(state) + b"b"
     yield "an array larger than its bytes", b"\x80\x03" + claim + b".", "claims 1073741824"
     yield ("an array of objects", b"\x80\x03" + name("numpy", "dtype") + _tuple(["O8", 0, 1]) + b"R.", unread)
-    zipped = io.BytesIO()
-    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", pickle.dumps({}, 2))
-        archive.writestr("archive/data/0", b"\0" * 2**25)
-    yield "a zip bomb", zipped.getvalue(), "compressed"
+    bomb = [("archive/data.pkl", pickle.dumps({}, 2)), ("archive/data/0", b"\0" * 2**25)]
+    yield "a zip bomb", zipped(bomb, zipfile.ZIP_DEFLATED), "compressed"
 
     # no checkpoints at all
     whole = whole_files()
@@ -236,14 +223,6 @@ def of_one(tensor):
     names = ["deconv5.0.weight", *(f"deconv.{i}" for i in range(4_000))]
     entries = b"".join(_value(name) + b"h\x00" for name in names)
     return b"\x80\x03}(" + _value("deconv1.0.weight") + tensor + b"q\x00" + entries + b"u."
-
-
-def zipped(members):
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        for place, content in members:
-            archive.writestr(place, content)
-    return out.getvalue()
 
 
 def shapes():
