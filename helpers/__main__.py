@@ -25,7 +25,7 @@ COMMANDS = {  # name: (its module, its line in the list); only the module of the
     "style": ("helpers.commands.style", "Paint photos in the style of images."),
     "state": ("helpers.commands.states", "Write what a state file of a panel holds: images, masks, settings."),
     "check": ("helpers.commands.check", "Run the visible checks of your notebook."),
-    "weights": ("helpers.commands.weights", "List, check and add weights."),
+    "weights": ("helpers.commands.weights", "List, fetch, check and convert weights."),
     "data": ("helpers.commands.style", "Style images: ours, and public-domain paintings."),
 }
 STOPPED = 130  # typer's exit code after Ctrl-C

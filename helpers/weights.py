@@ -45,8 +45,7 @@ def registry() -> dict[str, dict]:
 def register(name: str, path: str | Path, **facts: str) -> dict:
     """Enter a file in weights/ into the registry with its checksum, size and ``facts``; returns the entry.
 
-    A known name keeps its other facts; a new one needs ``kind`` and ``summary``. Raises WeightsError for a file
-    elsewhere.
+    A new name needs ``kind`` and ``summary``. Raises WeightsError for a file elsewhere.
     """
     path, folder = Path(path).resolve(), FOLDER.resolve()
     if not path.is_file() or not path.is_relative_to(folder):
@@ -70,9 +69,8 @@ def page_or_pointer(head: bytes) -> str | None:
 def download(url: str, path: str | Path, checksum: str = "", *, seconds: float = 30, tries: int = 4) -> Path:
     """Fetch `url` to `path` unless the file is there; its SHA-256 must begin with `checksum` (hexadecimal).
 
-    The file gets its name once it is complete and checked. If several processes ask for it, one fetches and the others
-    wait. Without a checksum the SHA-256 is written to stderr. A try is given up after some seconds without any data.
-    Raises WeightsError when the file cannot be fetched, is a web page, or differs.
+    The file gets its name once it is complete and checked; of several processes one fetches it and the others wait.
+    A try is given up after some seconds without any data. Raises WeightsError.
     """
     path = Path(path)
     if path.exists():
@@ -144,8 +142,7 @@ def weights_path(name: str) -> Path:
 def load_weights(name_or_path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """Tensors by name, floating ones as float32, and the config of a registered name or a safetensors file.
 
-    A str without a suffix is a registered name. Nothing in the file is executed. Raises WeightsError for whatever
-    `weights_path` refuses and for a file that is absent or is not safetensors with a config.
+    A str without a suffix is a registered name. Nothing in the file is executed. Raises WeightsError.
     """
     is_name = isinstance(name_or_path, str) and not name_or_path.endswith(".safetensors")
     path = weights_path(name_or_path) if is_name else Path(name_or_path)

@@ -13,7 +13,7 @@ MASK_RULE = "white is inside; in a partly transparent file, what is opaque"
 # rich takes longer to import than all the rest
 PLAIN = {"no_args_is_help": True, "rich_markup_mode": None, "context_settings": {"max_content_width": 110}}
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, **PLAIN)
-weights_app = typer.Typer(help="List, check and add weights.", **PLAIN)
+weights_app = typer.Typer(help="List, fetch, check and convert weights.", **PLAIN)
 data_app = typer.Typer(help="Style images: ours, and public-domain paintings.", **PLAIN)
 app.add_typer(weights_app, name="weights")
 app.add_typer(data_app, name="data")

@@ -1,6 +1,5 @@
-"""Commands of weights: list, fetch, verify, convert, add."""
+"""Commands of weights: list, fetch, verify, convert."""
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -66,21 +65,3 @@ def weights_convert(
 
     source = checkpoint_path(file)
     typer.echo(convert_checkpoint(source, out or source.with_suffix(".safetensors"), half=half))
-
-
-@weights_app.command("add")
-def weights_add(
-    file: Annotated[Path, typer.Argument(help="Exported safetensors file of a training.")],
-    name: Annotated[str, typer.Argument(help="Name to load it by.")],
-    kind: Annotated[str, typer.Option(help="generator, features or encoder.")],
-    summary: Annotated[str, typer.Option(help="One line for the list.")],
-) -> None:
-    """Copy a file into weights/ and enter it into the registry."""
-    from helpers.files import atomic_path
-    from helpers.weights import FOLDER, load_weights, register
-
-    load_weights(file)
-    path = FOLDER / f"{name}.safetensors"
-    with atomic_path(path) as temporary:
-        shutil.copyfile(file, temporary)
-    register(name, path, kind=kind, summary=summary)

@@ -55,8 +55,7 @@ def load_discriminator(
 ) -> nn.Module:
     """Load the discriminator that was trained with a generator; higher scores are more real.
 
-    The arguments are those of load_generator; a ``label`` or "NAME@3" judges images as those of class 3.
-    Raises NoDiscriminator, a WeightsError, for a file that holds none or one that is not read.
+    A ``label`` or "NAME@3" judges images as those of class 3. Raises NoDiscriminator, a WeightsError.
     """
     name_or_path, label = _split_label(name_or_path, label)
     checkpoint = read_checkpoint(checkpoint_path(name_or_path), "discriminator")

@@ -180,11 +180,7 @@ class Generator(nn.Module):
 
 
 class StyleBased(Generator):
-    """What StyleGAN and StyleGAN2 share: a mapping network, rows of w+ and noise maps.
-
-    config: arguments of the family's class. mapping: (z, label) to w, with the mean of w in ``w_avg``.
-    synthesis: (w+, noise, dtype, checkpointing) to an image in [-1, 1], with ``num_ws`` and ``layers()``.
-    """
+    """What StyleGAN and StyleGAN2 share: a mapping network with the mean of w, rows of w+ and noise maps."""
 
     spaces = ("z", "w", "w+")
     dtype = torch.float32
@@ -248,10 +244,7 @@ def unpack(generator: Generator, latents) -> tuple[str, Tensor, list[Tensor] | N
 
 
 def enlarged(generator: Generator, resolution: int) -> Generator:
-    """The generator, its weights shared, with bilinearly enlarged images (B, 3, resolution, resolution).
-
-    It can so be compared with one of a higher resolution; one that has this size already is returned as it is.
-    """
+    """The generator, its weights shared, with bilinearly enlarged images, to compare it with one of this resolution."""
     if generator.resolution == resolution:
         return generator
     twin, size = copy.copy(generator), (resolution, resolution)

@@ -93,3 +93,5 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, bytes]]:
         if isinstance(error, RecursionError | MemoryError):
             reason = "it asks for more memory than there is."
         raise CheckpointError(f"Cannot read {path}: {reason}") from error
+    except WeightsError as error:  # it names the file
+        raise CheckpointError(str(error)) from error

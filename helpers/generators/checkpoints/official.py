@@ -1,34 +1,22 @@
 """Pickles of the official PyTorch releases, StyleGAN2-ADA and the StyleGAN2 configurations of the StyleGAN3 release.
 
-One pickle of a dict: ``G``, ``D``, ``G_ema`` and others. Each module is a call of
-``torch_utils.persistence._reconstruct_persistent_obj`` with a dict: ``module_src``, a source text that the original
-code executes and that is never looked at here, ``class_name`` and ``state``, the module's attributes. Our StyleGAN2
-has the same tensor names. PTI, DragGAN and others write the same networks with torch.save: a module alone, or state
-dicts, which lack the attributes; the release's own values (``conv_clamp`` 256) are taken then.
+A dict with ``G``, ``D``, ``G_ema``; each module has a source text, which is never looked at here, and its attributes.
+PTI, DragGAN and others write the same networks with torch.save: a module alone, or state dicts, which lack attributes.
 """
 
-from helpers.generators.checkpoints import CheckpointError, Part
-from helpers.generators.checkpoints.layout import (
-    Contents,
-    check_filter,
-    discriminator_sizes,
-    expect,
-    generator_sizes,
-    shape_of,
-    to_tensor,
-)
+from helpers.generators.checkpoints import CheckpointError, Part, layout
 from helpers.generators.checkpoints.values import Record
 
 ALIAS_FREE, CONST = "synthesis.input.freqs", "synthesis.b4.const"
 
 
-def matches(contents: Contents) -> bool:
+def matches(contents: layout.Contents) -> bool:
     root = contents.root
     whole = isinstance(root, dict) and isinstance(root.get("G_ema"), Record)
     return whole or bool(contents.network(CONST) or contents.network(ALIAS_FREE))
 
 
-def generator(contents: Contents) -> Part:
+def generator(contents: layout.Contents) -> Part:
     found = contents.network(CONST)
     if found is None:
         alias_free = contents.network(ALIAS_FREE)
@@ -38,15 +26,17 @@ def generator(contents: Contents) -> Part:
     convolutions = {name: state for name, state in layers.items() if ".conv" in name and name.count(".") == 2}
     plain = "skip" if "synthesis.b4.torgb.weight" in found.tensors else _without_skip(found)
     architecture = str(_attribute(layers, "architecture", plain))
-    expect(architecture == "skip", f"its generator has the architecture {architecture!r}, only 'skip' is read")
-    expect(shape_of(found.tensors, "synthesis.b4.torgb.weight", 4)[0] == 3, "its images do not have 3 channels")
-    expect(_attribute(convolutions, "activation", "lrelu") == "lrelu", "its activation is not a leaky ReLU")
+    layout.expect(architecture == "skip", f"its generator has the architecture {architecture!r}, only 'skip' is read")
+    layout.expect(
+        layout.shape_of(found.tensors, "synthesis.b4.torgb.weight", 4)[0] == 3, "its images do not have 3 channels"
+    )
+    layout.expect(_attribute(convolutions, "activation", "lrelu") == "lrelu", "its activation is not a leaky ReLU")
     clamp = _attribute(convolutions, "conv_clamp", None if convolutions else 256)
-    config = generator_sizes(found.tensors) | {"conv_clamp": clamp, "lr_multiplier": _rate(found)}
+    config = layout.generator_sizes(found.tensors) | {"conv_clamp": clamp, "lr_multiplier": _rate(found)}
     return Part("stylegan2", config, _tensors(found, "mapping.", "synthesis."))
 
 
-def discriminator(contents: Contents) -> Part | None:
+def discriminator(contents: layout.Contents) -> Part | None:
     found = contents.network("b4.out.weight")
     if found is None:
         critic = contents.root.get("D") if isinstance(contents.root, dict) else None
@@ -56,10 +46,10 @@ def discriminator(contents: Contents) -> Part | None:
     blocks = {name: state for name, state in found.modules.items() if name.startswith("b")}
     convolutions = {name: s for name, s in blocks.items() if ".conv" in name or "fromrgb" in name}
     architecture = _attribute(blocks, "architecture", _without_skip(found))
-    expect(architecture in ("resnet", "orig"), "its discriminator is neither of the kind 'resnet' nor 'orig'")
+    layout.expect(architecture in ("resnet", "orig"), "its discriminator is neither of the kind 'resnet' nor 'orig'")
     statistics = found.modules.get("b4.mbstd", {})
-    expect(statistics.get("num_channels", 1) == 1, "its minibatch standard deviation does not have one channel")
-    config = discriminator_sizes(found.tensors) | {
+    layout.expect(statistics.get("num_channels", 1) == 1, "its minibatch standard deviation does not have one channel")
+    config = layout.discriminator_sizes(found.tensors) | {
         "conv_clamp": _attribute(convolutions, "conv_clamp", None if convolutions else 256),
         "group_size": int(statistics.get("group_size", 4) or 0),  # None is the whole batch
         "lr_multiplier": _rate(found),
@@ -72,27 +62,27 @@ def discriminator(contents: Contents) -> Part | None:
     return Part("stylegan2", config, tensors)
 
 
-def _without_skip(found: Contents) -> str:
+def _without_skip(found: layout.Contents) -> str:
     return "resnet" if any(name.endswith(".skip.weight") for name in found.tensors) else "orig"
 
 
 def _attribute(modules: dict[str, dict], attribute: str, default=None):
     """The value that an attribute has in all modules that have it; CheckpointError if they differ."""
     values = {repr(v): v for s in modules.values() if isinstance(v := s.get(attribute), int | float | str)}
-    expect(len(values) <= 1, f"{attribute} is not the same in all layers")
+    layout.expect(len(values) <= 1, f"{attribute} is not the same in all layers")
     return next(iter(values.values()), default)
 
 
-def _rate(found: Contents) -> float:
+def _rate(found: layout.Contents) -> float:
     mapping = {name: state for name, state in found.modules.items() if name.startswith("mapping.fc")}
     return float(_attribute(mapping, "bias_gain", 0.01))
 
 
-def _tensors(found: Contents, *prefixes: str) -> dict:
-    read = {name: to_tensor(value) for name, value in found.tensors.items() if name.startswith(prefixes)}
+def _tensors(found: layout.Contents, *prefixes: str) -> dict:
+    read = {name: layout.to_tensor(value) for name, value in found.tensors.items() if name.startswith(prefixes)}
     for name in read:
         if name.endswith("resample_filter"):
-            check_filter(read[name])
+            layout.check_filter(read[name])
     return read
 
 

@@ -1,8 +1,7 @@
 """Pickles read by Python's own unpickler, in which a name in the file is never looked up, imported or called.
 
-It remains a Name. Calling it makes something out of BUILDERS, a table of our own functions that make dicts, numbers and
-tensors, or else a Record, which does nothing, so that parts of a file that nobody reads never refuse it. Opcodes that
-reach outside of the file and names that only an attack needs are refused; a budget counts what all others make.
+It remains a Name; calling it uses BUILDERS, a table of our own functions, or makes a Record, which does nothing. What
+reaches outside of the file and names that only an attack needs are refused; a budget counts what all others make.
 """
 
 import math
@@ -36,10 +35,8 @@ NUMPY = {torch.empty(0, dtype=t).numpy().dtype.str[1:]: t for t in TYPES if not 
 def read_pickle(file: BinaryIO, budget: Budget, *, persistent: Callable | None = None, nested: Callable | None = None):
     """Build the one object of a pickle in a file in memory (BytesIO, mmap), whose position is behind it afterwards.
 
-    persistent: from a persistent id (a tuple of plain values) to its value; without it such ids are refused.
-    nested: reads the bytes of a pickled torch storage, (bytes, budget).
-    Raises CheckpointError, one sentence, for bytes that are not a whole pickle, for names that only an attack needs,
-    and for whatever exceeds the budget.
+    persistent: from a persistent id to its value. nested: reads the bytes of a pickled torch storage, (bytes, budget).
+    Raises CheckpointError, one sentence.
     """
     try:
         return _Unpickler(file, budget, persistent, nested).load()

@@ -4,16 +4,7 @@ pSp, e4e and ReStyle hold rosinality's generator as ``decoder.…``. The convers
 mean of w; its instance norm adds 1e-5 to the variance, the official one 1e-8. The course is CMU 16-726.
 """
 
-from helpers.generators.checkpoints import CheckpointError, Part
-from helpers.generators.checkpoints.layout import (
-    Contents,
-    check_filter,
-    discriminator_sizes,
-    generator_sizes,
-    shape_of,
-    to_tensor,
-    translated,
-)
+from helpers.generators.checkpoints import CheckpointError, Part, layout
 from helpers.generators.checkpoints.values import LazyTensor, Record
 
 
@@ -45,23 +36,23 @@ for _place, _ours in {  # modulated layers
     ]
 
 
-def _rosinality(contents: Contents) -> Part:
+def _rosinality(contents: layout.Contents) -> Part:
     state, root = contents.network("input.input").tensors, contents.root if isinstance(contents.root, dict) else {}
-    tensors = translated(state, GENERATOR)
-    config, arguments, average = generator_sizes(tensors), root.get("args"), root.get("latent_avg")
+    tensors = layout.translated(state, GENERATOR)
+    config, arguments, average = layout.generator_sizes(tensors), root.get("args"), root.get("latent_avg")
     arguments = arguments.state if isinstance(arguments, Record) else arguments
     rate = arguments.get("lr_mlp") if isinstance(arguments, dict) else None
     if isinstance(rate, int | float):
         config["lr_multiplier"] = float(rate)
     if isinstance(average, LazyTensor):
-        tensors["mapping.w_avg"] = to_tensor(average).reshape(-1, config["w_dim"]).mean(0)
+        tensors["mapping.w_avg"] = layout.to_tensor(average).reshape(-1, config["w_dim"]).mean(0)
     for name, value in state.items():  # blurs and up-samplings, some times 4
         if name.endswith(".kernel"):
-            check_filter(to_tensor(value))
+            layout.check_filter(layout.to_tensor(value))
     return Part("stylegan2", config, tensors)
 
 
-def _rosinality_discriminator(contents: Contents) -> Part | None:
+def _rosinality_discriminator(contents: layout.Contents) -> Part | None:
     found = contents.network("final_linear.0.weight")
     if found is None:
         return None
@@ -75,8 +66,10 @@ def _rosinality_discriminator(contents: Contents) -> Part | None:
         (place + r"skip\.1\.weight", lambda m: f"b{sizes[m[1]]}.skip.weight"),
         (r"(final_\w+\.[01])\.(weight|bias)", lambda m: f"b4.{end[m[1]]}.{m[2]}"),
     ]
-    tensors = {n: t.reshape(-1) if n.endswith("bias") else t for n, t in translated(found.tensors, rules).items()}
-    return Part("stylegan2", discriminator_sizes(tensors), tensors)
+    tensors = {
+        n: t.reshape(-1) if n.endswith("bias") else t for n, t in layout.translated(found.tensors, rules).items()
+    }
+    return Part("stylegan2", layout.discriminator_sizes(tensors), tensors)
 
 
 CONST = "g_synthesis.blocks.4x4.const"
@@ -100,9 +93,9 @@ for _number in (1, 2):
     ]
 
 
-def _stylegan1(contents: Contents) -> Part:
-    tensors = translated(contents.network(CONST).tensors, CONVERTED)
-    config = generator_sizes(tensors) | {"eps": 1e-5}
+def _stylegan1(contents: layout.Contents) -> Part:
+    tensors = layout.translated(contents.network(CONST).tensors, CONVERTED)
+    config = layout.generator_sizes(tensors) | {"eps": 1e-5}
     if "mapping.w_avg" in tensors:
         tensors["mapping.w_avg"] = tensors["mapping.w_avg"].reshape(-1, config["w_dim"])[0]
     return Part("stylegan1", config, tensors)
@@ -114,30 +107,30 @@ LAYOUTS = {  # first weight: layout, the axes of a weight's (out, in), last weig
 }
 
 
-def _vanilla(contents: Contents) -> Part:
+def _vanilla(contents: layout.Contents) -> Part:
     first = next(name for name in LAYOUTS if contents.network(name))
-    layout, (out, into), last = LAYOUTS[first]
+    kind, (out, into), last = LAYOUTS[first]
     state, layer = contents.network(first).tensors, first.split(".")[0]
-    shape = shape_of(state, first, 4)
-    first_width, z_dim, conv_dim = shape[out], shape[into], shape_of(state, last, 4)[into]
+    shape = layout.shape_of(state, first, 4)
+    first_width, z_dim, conv_dim = shape[out], shape[into], layout.shape_of(state, last, 4)[into]
     if not conv_dim or first_width % conv_dim:
         raise CheckpointError(f"its layers have {first_width} and {conv_dim} channels, which are not multiples.")
     config = {"z_dim": z_dim, "conv_dim": conv_dim, "first_multiplier": first_width // conv_dim}
-    return _dcgan(config | ({"layout": layout} if layout == "transposed" else {}), state, layer)
+    return _dcgan(config | {"layout": kind}, state, layer)
 
 
-def _vanilla_discriminator(contents: Contents) -> Part | None:
+def _vanilla_discriminator(contents: layout.Contents) -> Part | None:
     found = contents.network("conv5.0.weight")
     if found is None:
         return None
-    config = {"conv_dim": shape_of(found.tensors, "conv1.0.weight", 4)[0], "norm": "instance"}
+    config = {"conv_dim": layout.shape_of(found.tensors, "conv1.0.weight", 4)[0], "norm": "instance"}
     return _dcgan(config | {"bias": "conv5.0.bias" in found.tensors}, found.tensors, "conv1")
 
 
 def _dcgan(config: dict, state: dict, layer: str) -> Part:
     """All layers of the kind of one, without its number."""
     norm = {"norm": "batch"} if f"{layer}.1.running_mean" in state else {}
-    tensors = {name: to_tensor(value) for name, value in state.items() if name.startswith(layer[:-1])}
+    tensors = {name: layout.to_tensor(value) for name, value in state.items() if name.startswith(layer[:-1])}
     return Part("dcgan", config | norm, tensors)
 
 

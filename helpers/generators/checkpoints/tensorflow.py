@@ -1,27 +1,13 @@
 """Pickles of the official TensorFlow releases: StyleGAN, StyleGAN2 and StyleGAN2-ADA.
 
-A pickle of a tuple ``(G, D, Gs)``, or of one network; ``Gs`` is the averaged generator. Each is a
-``dnnlib.tflib.network.Network`` whose state is a dict: ``version`` (2 to 5), ``static_kwargs`` (the arguments of its
-function, without defaults), ``components`` (its sub-networks), ``variables``, a list of (name, array), and
-``build_module_src``, a source text that the original code executes and that is never looked at here.
-
-Weights are stored (in, out) and (height, width, in, out). The convolutions that double the size in StyleGAN2 are
-stored turned by 180 degrees, biases of style layers without their 1. The first StyleGAN doubles sizes from 128 on by a
-transposed convolution, which is ours with the kernel turned (``fused_scale`` "auto").
+A tuple ``(G, D, Gs)``, of which ``Gs`` is the averaged generator, or one network: its arguments without defaults,
+sub-networks, variables, and a source text that is never looked at here. Weights are stored (in, out) and (height,
+width, in, out). Convolutions that double the size by transposition, in StyleGAN from 128 on, are turned by 180 degrees.
 """
 
 from torch import Tensor
 
-from helpers.generators.checkpoints import CheckpointError, Part
-from helpers.generators.checkpoints.layout import (
-    Contents,
-    discriminator_sizes,
-    expect,
-    generator_sizes,
-    to_tensor,
-    translated,
-    walk,
-)
+from helpers.generators.checkpoints import CheckpointError, Part, layout
 from helpers.generators.checkpoints.values import Record
 
 ON = ("normalize_latents", "use_instance_norm", "use_styles", "const_input_layer", "use_wscale", "use_noise")
@@ -100,45 +86,51 @@ def _stylegan1(fused) -> list[tuple]:
     return rules
 
 
-def _networks(contents: Contents) -> list:
+def _networks(contents: layout.Contents) -> list:
     root = contents.root
     return list(root)[:4] if isinstance(root, tuple | list) else [root]
 
 
-def matches(contents: Contents) -> bool:
+def matches(contents: layout.Contents) -> bool:
     found = _networks(contents)
     return 1 <= len(found) <= 3 and all(isinstance(n, Record) and n.kind.endswith(".Network") for n in found)
 
 
-def generator(contents: Contents) -> Part:
+def generator(contents: layout.Contents) -> Part:
     variables, arguments = _variables(_networks(contents)[-1])
     for name, value in DEFAULTS.items():
-        expect(arguments.get(name, value) == value, f"{name} is not {value}")
+        layout.expect(arguments.get(name, value) == value, f"{name} is not {value}")
     config = {"lr_multiplier": float(arguments.get("mapping_lrmul", 0.01))}
     if "synthesis/4x4/Const/StyleMod/weight" in variables:
-        expect(to_tensor(variables.get("lod", 0.0)).item() == 0, "it has not grown to its last resolution")
-        tensors = translated(variables, _stylegan1(arguments.get("fused_scale", "auto")))
-        return Part("stylegan1", config | generator_sizes(tensors) | {"eps": 1e-8}, tensors)
+        layout.expect(
+            layout.to_tensor(variables.get("lod", 0.0)).item() == 0, "it has not grown to its last resolution"
+        )
+        tensors = layout.translated(variables, _stylegan1(arguments.get("fused_scale", "auto")))
+        return Part("stylegan1", config | layout.generator_sizes(tensors) | {"eps": 1e-8}, tensors)
     if "synthesis/4x4/Conv/mod_weight" not in variables:
         raise CheckpointError("its network is neither a StyleGAN nor a StyleGAN2 generator.")
     architecture = str(arguments.get("architecture", "skip"))[:20]
-    expect(architecture == "skip", f"its generator has the architecture {architecture!r}, only 'skip' is read")
-    expect("synthesis/4x4/ToRGB/weight" in variables, "it is of the configurations A to D, which grow")
-    tensors = translated(variables, STYLEGAN2)
+    layout.expect(architecture == "skip", f"its generator has the architecture {architecture!r}, only 'skip' is read")
+    layout.expect("synthesis/4x4/ToRGB/weight" in variables, "it is of the configurations A to D, which grow")
+    tensors = layout.translated(variables, STYLEGAN2)
     config |= {"labels": "concat"} if "mapping.label_weight" in tensors else {}
-    return Part("stylegan2", config | generator_sizes(tensors) | {"conv_clamp": arguments.get("conv_clamp")}, tensors)
+    return Part(
+        "stylegan2", config | layout.generator_sizes(tensors) | {"conv_clamp": arguments.get("conv_clamp")}, tensors
+    )
 
 
-def discriminator(contents: Contents) -> Part | None:
+def discriminator(contents: layout.Contents) -> Part | None:
     if len(_networks(contents)) != 3:
         return None
     variables, arguments = _variables(_networks(contents)[1])
     kind = arguments.get("architecture", "resnet")
-    expect(any(name.endswith("/FromRGB/weight") for name in variables), "its discriminator grows")
-    expect(kind in ("resnet", "orig"), "its discriminator is neither of the kind 'resnet' nor 'orig'")
-    expect(arguments.get("mbstd_num_features", 1) == 1, "its minibatch standard deviation has more than one channel")
-    tensors = translated(variables, CRITIC)
-    config = discriminator_sizes(tensors) | {"conv_clamp": arguments.get("conv_clamp"), "architecture": kind}
+    layout.expect(any(name.endswith("/FromRGB/weight") for name in variables), "its discriminator grows")
+    layout.expect(kind in ("resnet", "orig"), "its discriminator is neither of the kind 'resnet' nor 'orig'")
+    layout.expect(
+        arguments.get("mbstd_num_features", 1) == 1, "its minibatch standard deviation has more than one channel"
+    )
+    tensors = layout.translated(variables, CRITIC)
+    config = layout.discriminator_sizes(tensors) | {"conv_clamp": arguments.get("conv_clamp"), "architecture": kind}
     config["group_size"] = int(arguments.get("mbstd_group_size", 4) or 0)
     config["lr_multiplier"] = float(arguments.get("mapping_lrmul", 0.1))
     return Part("stylegan2", config, tensors)
@@ -147,7 +139,7 @@ def discriminator(contents: Contents) -> Part | None:
 def _variables(record: Record) -> tuple[dict, dict]:
     """Arrays and numbers by name, those of sub-networks after the sub-network's name; and the network's arguments."""
     found = {}
-    for prefix, network in walk(record, lambda node: _facts(node).get("components") or {}):
+    for prefix, network in layout.walk(record, lambda node: _facts(node).get("components") or {}):
         variables = _facts(network).get("variables")
         if not isinstance(variables, list | tuple):
             raise CheckpointError("it is damaged: a network has no variables.")

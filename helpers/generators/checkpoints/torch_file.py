@@ -1,8 +1,7 @@
 """Files of ``torch.save``, zip and legacy, and the storages inside official pickles, read without ``torch.load``.
 
-``torch.load(weights_only=True)`` runs no code either, but leaves memory to the file: what a compressed member grows
-to, how large a legacy storage is, how often one storage is expanded; and it cannot read the storages inside official
-pickles. Here every storage must fit into the bytes of the file, and tensors are views that are read on demand.
+``torch.load(weights_only=True)`` leaves memory to the file, and cannot read the storages inside official pickles. Here
+every storage must fit into the bytes of the file, and tensors are views that are read on demand.
 """
 
 import io
