@@ -9,15 +9,13 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from helpers.encoder import Encoder, load_encoder
 from helpers.generators import Generator
 from helpers.generators.base import unpack
 from helpers.images import in_range, shown
 from helpers.latents import Latents
 from helpers.losses import LAYERS, WEIGHTS, Criterion, Loss
-from helpers.memory import chunk_that_fits
 from helpers.optimizers import Optimization, Step, cosine
 from helpers.search import Chain, Phase, Result, option
 from helpers.weights import registry
@@ -117,6 +115,8 @@ class LatentSearch(Chain):
         return {"schedule": cosine(0.05, 0.5)}
 
     def _begin(self, phase: Phase, steps: int) -> Optimization:
+        from helpers.memory import chunk_that_fits
+
         variables = self.variables(self, phase, self._best() if self.runs else self.base)
         chunk = chunk_that_fits(self.generator, variables.space, len(variables.code), "noise" in phase.free)
         settings = {"lr": variables.rates, "optimizer": self.optimizer, "chunk": chunk, **self._settings(phase)}
@@ -178,7 +178,7 @@ class InversionOptions:
     features: object = None  # network of load_features for the perceptual loss
     mask: Tensor | None = None  # (B or 1, 1, R, R), where the image terms count
     phases: tuple[Phase, ...] | None = None  # None is those of PHASES
-    encoder: Encoder | None = None  # None is the generator's own
+    encoder: nn.Module | None = None  # an Encoder; None is the generator's own
 
 
 class Inversion(LatentSearch):
@@ -237,6 +237,8 @@ class Inversion(LatentSearch):
 
     def _first_latents(self) -> Latents:
         if self.start == "encoder":
+            from helpers.encoder import load_encoder
+
             encoder = self.options.encoder or load_encoder(self.generator)
             self.start = encoder.encode(self.generator, self.targets, self.options.mask, self.space)
         space, rows = self.phases[0].space, self.batch * self.restarts

@@ -1,8 +1,10 @@
 """The repository itself: its environments agree, and what git holds is fit to be published."""
 
 import ast
+import json
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -104,6 +106,16 @@ def test_no_file_names_a_folder_of_one_machine(tracked):
 # Lowered with every change that shrinks a room; the goal is helpers 12,500, staff 6,000, tests 14,000.
 MOST_LINES = {"helpers": 17_500, "staff": 8_400, "tests": 19_100, "README.md": 140}
 MOST_ARGUMENTS, LONGEST_FUNCTION, LONGEST_MODULE = 8, 60, 450
+MOST_IMPORTED = 6_500  # lines of helpers that a lesson's imports bring, transitively
+IMPORTED = """
+import json, sys
+for lines in json.load(sys.stdin):
+    for name in [name for name in sys.modules if name.split(".")[0] == "helpers"]:
+        del sys.modules[name]
+    exec(lines, {})
+    files = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "helpers"]
+    print(sum(len(open(file, encoding="utf-8").readlines()) for file in files))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +177,21 @@ def test_the_house_stays_small():
         files = (ROOT / name).rglob("*.py") if (ROOT / name).is_dir() else [ROOT / name]
         sizes[name] = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files)
     assert {name: size for name, size in sizes.items() if size > MOST_LINES[name]} == {}
+
+
+@pytest.mark.slow
+def test_a_lesson_stands_on_little():
+    lessons = {}
+    for path in sorted((ROOT / "notebooks").glob("0*.ipynb")):
+        cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+        nodes = [node for cell in cells for node in ast.walk(ast.parse("".join(cell["source"])))]
+        imports = [ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+        lessons[path.stem] = "\n".join(line for line in imports if "helpers" in line)
+    command = [sys.executable, "-c", IMPORTED]
+    done = subprocess.run(command, input=json.dumps([*lessons.values()]), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    sizes = dict(zip(lessons, map(int, done.stdout.split()), strict=True))
+    assert {name: size for name, size in sizes.items() if not 3_000 < size <= MOST_IMPORTED} == {}, sizes
 
 
 def test_functions_and_modules_are_short(modules):

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from helpers import noise
-from helpers.encoder import load_encoder
 from helpers.generators import Generator
 from helpers.latents import Latents
 from helpers.metrics import psnr
@@ -80,6 +79,8 @@ class NoisePanel(RunPanel):
         """Latents from which the fit of a photo starts: those that were given, else the encoder's, else the mean."""
         if name not in self.starts:
             if f"{getattr(self.generator, 'name', '')}-encoder" in registry():
+                from helpers.encoder import load_encoder
+
                 self.starts[name] = load_encoder(self.generator).encode(self.generator, self.photo(name))
             else:
                 self.starts[name] = Latents("w", self.generator.mean("w"))

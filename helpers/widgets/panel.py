@@ -28,7 +28,6 @@ from torch import Tensor
 
 from helpers.images import quantize, resize, write_image
 from helpers.states import State, load_state, plain, save_state
-from helpers.video import write_gif, write_mp4
 from helpers.widgets import parts
 from helpers.widgets.canvas import DrawingCanvas
 from helpers.widgets.html import PAGE, decibel, error_html, page_html, progress_html, sheet_of, status_html, text_html
@@ -423,7 +422,9 @@ class RunPanel(widgets.VBox):
         elif kind == "png":
             write_image(path, sheet_of(state.pictures["image"]))
         else:
-            (write_gif if kind == "gif" else write_mp4)(path, self.frames)
+            from helpers import video
+
+            (video.write_gif if kind == "gif" else video.write_mp4)(path, self.frames)
         self.saved.value = f"Written to {path}; download: {parts.download_html(path)}"
         return path
 

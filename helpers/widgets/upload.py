@@ -5,19 +5,21 @@ from __future__ import annotations
 import cmath
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 import traitlets
 from anywidget import AnyWidget
 from torch import Tensor
 
-from helpers.faces import FaceOptions, NoFace, find_place
-from helpers.generators import Generator
 from helpers.images import MIN_SIDE, crop, longer_side, read_image, resize
 from helpers.photos import cut_square
 from helpers.widgets.html import error_html, figure_html, jpeg_url
 from helpers.widgets.live import source
 from helpers.widgets.parts import WRAP
+
+if TYPE_CHECKING:
+    from helpers.generators import Generator
 
 WIDTH = 300  # pixels of the photo on the screen
 SIDE = 512  # pixels of the crop: as much as any lesson takes
@@ -41,6 +43,8 @@ def central(photo: Tensor) -> Square:
 
 def face_square(photo: Tensor, generator: Generator) -> Square:
     """The square of a photo (1, 3, H, W) in which its face lies as a generator knows faces. Raises NoFace."""
+    from helpers.faces import FaceOptions, find_place
+
     place, size = find_place(photo, generator, FaceOptions()), generator.resolution
     if len(place) == 4:
         return place, 0.0
@@ -98,6 +102,8 @@ class PhotoUpload(widgets.VBox):
 
     def set_photo(self, photo: Tensor, name: str = "the photo") -> None:
         """Show a photo (1, 3, H, W) in [0, 1] with the box that was found, or the largest central one."""
+        from helpers.faces import NoFace
+
         self.message.value, self.photo = "", None  # until all is set
         try:
             box, self.cropper.turn = self.find(photo)

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from helpers import inversion as module
 from helpers.encoder import Encoder
 from helpers.generators import GeneratorError
 from helpers.inversion import (
@@ -397,7 +396,7 @@ def test_the_fast_setting_takes_the_encoder_where_it_leads_to_the_space():
 def test_what_is_left_out_follows_from_the_rest(monkeypatch):
     generator = GENERATORS["stylegan2"]
     photo, encoder = targets(generator, 1), Encoder("w+", generator.code_shape("w+"), 16, (16, 16), 8)
-    monkeypatch.setattr(module, "load_encoder", lambda _: encoder)
+    monkeypatch.setattr("helpers.encoder.load_encoder", lambda _: encoder)
     for given, steps in (({}, STEPS), ({"start": "encoder"}, ENCODER_STEPS), ({"steps": 7}, 7)):
         assert len(Inversion(generator, photo, **given)) == steps
     assert project(generator, photo, steps=2).parts.keys() == {"l1"}  # without features

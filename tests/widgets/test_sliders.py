@@ -138,7 +138,7 @@ def test_a_face_that_is_found_gives_the_box_and_is_turned_upright():
 def test_the_square_of_a_face_is_what_the_model_gets(generator, monkeypatch):
     """A similarity transform as a box with a turn: the crop is the same."""
     scaled_turn, shift = 0.4 * cmath.exp(-0.3j), 2 + 1j
-    monkeypatch.setattr("helpers.widgets.upload.find_place", lambda *_: (scaled_turn, shift))
+    monkeypatch.setattr("helpers.faces.find_place", lambda *_: (scaled_turn, shift))
     photo = torch.nn.functional.interpolate(torch.rand(1, 3, 5, 6), (60, 80), mode="bilinear")
     upload = PhotoUpload(16, find=lambda image: face_square(image, generator))
     upload.set_photo(photo, "cat")
