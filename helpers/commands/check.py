@@ -1,7 +1,5 @@
 """Command of the self-check: check."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -4,8 +4,6 @@ Each takes the student's function, prints one line when all is well and raises C
 loads the checks of its own exercises only, from ``checks_LESSON``, when it first asks for one.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 

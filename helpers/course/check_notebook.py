@@ -1,7 +1,5 @@
 """The self-check: a student's notebook in a fresh kernel, with the checks of its lesson, in the grader's sandbox."""
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile

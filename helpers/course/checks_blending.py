@@ -1,7 +1,5 @@
 """Checks of lesson 3: a mask in every layer, the masked loss, the seam."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

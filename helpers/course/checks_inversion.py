@@ -1,7 +1,5 @@
 """Checks of lesson 1: codes, the criterion, one step, the search, interpolation."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Checks of lesson 2: PSNR, fitting noise maps, new noise."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

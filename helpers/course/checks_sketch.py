@@ -1,7 +1,5 @@
 """Checks of lesson 4: the mask of a drawing, the masked loss, the ranking of candidates."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

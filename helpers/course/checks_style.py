@@ -1,7 +1,5 @@
 """Checks of lesson 5: content loss, Gram matrix, style loss, the transfer loop."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -3,8 +3,6 @@
 Modules that are not needed are not there: a name imported from one is a stand-in that refuses to do anything.
 """
 
-from __future__ import annotations
-
 import ast
 import os
 import shutil

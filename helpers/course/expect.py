@@ -3,8 +3,6 @@
 The networks have the interface of the real ones and none of their code, so nothing in here answers an exercise.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -98,10 +96,7 @@ class TinyGenerator(nn.Module):
     def synthesize(self, latents, noise: list[Tensor] | None = None) -> Tensor:
         """Images (B, 3, 16, 16) around [0, 1] of a ``Latents`` or a bare w or w+ code."""
         code, own = getattr(latents, "code", latents), getattr(latents, "noise", None)
-        space = getattr(latents, "space", "w+" if code.ndim == 3 else "w")
-        if tuple(code.shape[1:]) != self.code_shape(space):
-            raise ValueError(f"a {space} code should be (B, *{self.code_shape(space)}), not {tuple(code.shape)}.")
-        w = self.map(code) if space == "z" else code
+        w = self.map(code) if getattr(latents, "space", "w") == "z" else code
         rows = w if w.ndim == 3 else w[:, None].expand(-1, self.num_ws, -1)
         x, image = self.first.expand(len(code), -1, -1, -1), 0
         for i, (noise_map, side) in enumerate(zip(noise or own or self.fixed, (4, 8, 16, 16), strict=True)):

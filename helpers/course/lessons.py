@@ -3,8 +3,6 @@
 A release holds them in its manifest; ``staff/grading/authoring.py`` reads them from the authored notebooks.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import stat

@@ -5,8 +5,6 @@ asked for, nothing but limits. The command finds the course read-only and works 
 in ``results`` is read after everything in the sandbox is dead.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import itertools

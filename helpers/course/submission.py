@@ -4,8 +4,6 @@ An exercise is found by what a cell defines; else by its first line, its metadat
 and conversions usually leave one. What is not an exercise comes from the lesson; what a student adds to it counts too.
 """
 
-from __future__ import annotations
-
 import ast
 import difflib
 import re

@@ -1,7 +1,5 @@
 """Commands of the course: release, check, grade."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -5,8 +5,6 @@ An exercise is a code cell with ``course: {id, points}`` in its metadata that st
 has ``kind``: "manual" or "handin".
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import re

@@ -4,8 +4,6 @@ Runs and judging are apart: ``raw/`` keeps everything that came out of a sandbox
 running anything. Whatever goes wrong with one student is a sentence in that student's row.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json
@@ -52,7 +50,7 @@ class Score:
     note: str = ""
     written: str = ""
 
-    def judged(self, verdicts: list[Verdict]) -> Score:
+    def judged(self, verdicts: list[Verdict]) -> "Score":
         """The same with the points of these verdicts."""
         points = round(self.most * sum(verdict.share * verdict.right for verdict in verdicts), 2)
         wrong = [v for v in verdicts if v.right < FULL or self.kind == "handin"]

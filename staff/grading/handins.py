@@ -3,8 +3,6 @@
 Nothing is optimised again while grading. A file holds numbers only (safetensors); it is small, and of one image.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 A row or a point that was filled in is never lost: rows of students who are not in this call stay as they are.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import re

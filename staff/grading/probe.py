@@ -6,8 +6,6 @@ what the solution emitted for the same inputs. Whatever a submission does to the
 numbers.
 """
 
-from __future__ import annotations
-
 import inspect
 import textwrap
 import zlib
@@ -64,6 +62,25 @@ class Verdict:
 def verdict(part: str, share: float, right: float | bool, hint: str) -> Verdict:
     """With the hint where the part is not all right."""
     return Verdict(part, share, float(right), "" if right == 1 else hint)
+
+
+def equal(ours: np.ndarray, theirs: np.ndarray, rtol: float = 1e-3, atol: float = 1e-5) -> bool:
+    return ours.shape == theirs.shape and bool(np.allclose(ours, theirs, rtol=rtol, atol=atol))
+
+
+def within(rtol: float = 1e-3, atol: float = 1e-5) -> Callable[[np.ndarray, np.ndarray], bool]:
+    """Equality with other tolerances, for a Part."""
+    return lambda ours, theirs: equal(ours, theirs, rtol, atol)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an exercise: its share, what helps where it is wrong, the part that must be right for it to count."""
+
+    share: float
+    hint: str
+    after: str = ""
+    same: Callable[[np.ndarray, np.ndarray], bool] = field(default=equal)
 
 
 @dataclass(frozen=True)
@@ -135,25 +152,6 @@ def unpack(data: bytes | None) -> Arrays | None:
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return arrays if sum(value.size for value in arrays.values()) < MOST_NUMBERS else None
-
-
-def equal(ours: np.ndarray, theirs: np.ndarray, rtol: float = 1e-3, atol: float = 1e-5) -> bool:
-    return ours.shape == theirs.shape and bool(np.allclose(ours, theirs, rtol=rtol, atol=atol))
-
-
-def within(rtol: float = 1e-3, atol: float = 1e-5) -> Callable[[np.ndarray, np.ndarray], bool]:
-    """Equality with other tolerances, for a Part."""
-    return lambda ours, theirs: equal(ours, theirs, rtol, atol)
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of an exercise: its share, what helps where it is wrong, the part that must be right for it to count."""
-
-    share: float
-    hint: str
-    after: str = ""
-    same: Callable[[np.ndarray, np.ndarray], bool] = field(default=equal)
 
 
 def compare(parts: dict[str, Part], got: Arrays, want: Arrays) -> list[Verdict]:

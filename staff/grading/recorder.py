@@ -4,8 +4,6 @@ nbval waits the whole cell timeout for a kernel that is dead, and keeps whatever
 ``results/cells.jsonl``: they explain a score, they never are one.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

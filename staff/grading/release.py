@@ -1,7 +1,5 @@
 """A student's copy of the course: without solutions, staff and tests; outputs cleared; with a manifest and a README."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

@@ -3,8 +3,6 @@
 Every text of a submission is hostile until escaped: for HTML by the template, for spreadsheets in the tables.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 from pathlib import Path

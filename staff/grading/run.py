@@ -3,8 +3,6 @@
 What counts comes back as files of numbers, one per exercise. Cell outcomes only explain; test reports are not read.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -1,7 +1,5 @@
 """The course graded against itself: solutions score full, what students are given scores nothing."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

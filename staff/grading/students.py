@@ -3,8 +3,6 @@
 Whatever is wrong with one student is a remark, or the reason why that student could not be graded; never an exception.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

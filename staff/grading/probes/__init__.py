@@ -1,7 +1,5 @@
 """Hidden probes, one module per lesson; they are not part of a student release."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 

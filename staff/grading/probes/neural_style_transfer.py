@@ -1,7 +1,5 @@
 """Hidden probes of lesson 5."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 
