@@ -59,8 +59,7 @@ def normalised(histograms: Tensor, floor: float = 0.01) -> Tensor:
 class Constraint:
     """What all constraints share. ``met_at`` is the largest value at which it is met, ``name`` the key of its weight.
 
-    mask: (1, 1, R, R) in [0, 1], where it counts and how much; None is everywhere.
-    weight: a number, or (B,) for a table of settings.
+    mask: (1, 1, R, R) in [0, 1], None is everywhere. weight: a number, or (B,) for a table of settings.
     """
 
     mask: Tensor | None = None
@@ -79,7 +78,6 @@ class Constraint:
 
     def __call__(self, images: Tensor, codes: Tensor) -> Tensor:
         """The loss (B,) of images (B, 3, R, R) in [0, 1] with their codes (B, ...)."""
-        raise NotImplementedError
 
 
 @dataclass
@@ -184,8 +182,7 @@ class Constraints(WeightedSum):
     """Weighted sum of constraints; a part is the unweighted value of one. ``weights`` may be changed during a search.
 
     ``start`` are the codes (B, ...) that the offsets of a search count from; None takes an offset as the code itself.
-    Raises ConstraintError if none with a weight ties the image to anything but the model itself, for two of one name,
-    and for a weight that is negative or not finite.
+    Raises ConstraintError if none with a weight ties the image to anything but the model, and for two of one name.
     """
 
     error = ConstraintError

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from helpers import weights
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's photos, RGB in [0, 1]
-
-# torchvision's files carry the first digits of their SHA-256 in their names.
-DOWNLOADS = {
+DOWNLOADS = {  # torchvision's files carry the first digits of their SHA-256 in their names
     "vgg19": "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",  # 548 MB
     "vgg16": "https://download.pytorch.org/models/vgg16-397923af.pth",  # 528 MB
 }
@@ -172,7 +170,7 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def torchvision_file(name: str) -> Path:
-    """Where torchvision's weights are on disk, or will be once downloaded."""
+    """Where torchvision's weights are, or will be."""
     return weights.FOLDER / "downloads" / DOWNLOADS[name].rsplit("/", 1)[1]
 
 

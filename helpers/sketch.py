@@ -70,10 +70,9 @@ def read_sketch(source, size: int, mask=None) -> Sketch:
     transparent stroke is a soft wish. Sketches of any size are resized to the generator's, colours weighted by alpha:
     the paper does not mix into the strokes.
 
-    source: path or bytes of an image file, or uint8 (H, W, 4) or (H, W, 3) of a canvas. mask: path of an image file,
-    white where the sketch counts, or an array or tensor for ``as_mask``, of the size of the sketch; it is used instead
-    of alpha. Raises SketchError for a sketch that is not square, has neither transparency nor a mask, or an empty one;
-    ImageError and MaskError for what is not an image or a mask.
+    source: path or bytes of an image file, or uint8 (H, W, 4) or (H, W, 3) of a canvas. mask: a file, white where the
+    sketch counts, or what ``as_mask`` takes, of the sketch's size; used instead of alpha. Raises SketchError for a
+    sketch that is not square, has neither transparency nor a mask, or an empty one.
     """
     if isinstance(source, np.ndarray):
         image, alpha = from_uint8(source).split([3, source.shape[2] - 3], 1)
@@ -127,8 +126,7 @@ def sketch_constraints(
     """The constraints of a sketch by the weights of their names; a weight of 0 may be raised while a search runs.
 
     weights: numbers, or (B,) for a table of settings; None is ``default_weights(sketch)``, without realism where there
-    is no discriminator. Raises ConstraintError for an unknown name, a missing network, or edges in a sketch that has
-    none.
+    is no discriminator. Raises ConstraintError for an unknown name, a missing network, or a sketch without edges.
     """
     if weights is None:
         weights = default_weights(sketch)
@@ -185,8 +183,7 @@ class SketchSearch(LatentSearch):
     """Look for images that follow a sketch from N starts as one batch; iterate, leave to stop, ask for ``result()``.
 
     Every start is an independent problem: a batch gives what single runs give. Weights of shape (B,) in the constraints
-    make a table: B settings with ``starts`` each. ``changes`` are single ones of the options. Raises SketchError for an
-    unknown start, or fewer than one.
+    make a table: B settings with ``starts`` each. ``changes`` are single ones of the options.
     """
 
     def __init__(

@@ -46,10 +46,8 @@ class MaskedCriterion(WeightedSum):
 
     No term sends a gradient outside its mask. A pixel term is 0 there. The perceptual term replaces everything outside
     by the target before the network looks, so it sees each region as if its surroundings were already right; the style
-    term treats everything outside as given. In each layer a cell counts by the area that the mask covers.
-
-    Missing ``weights`` are 1. ``prior`` is a function of the latents' offset (B, ...) from their start, weighted by
-    "prior".
+    term treats everything outside as given. In each layer a cell counts by the area that the mask covers. Missing
+    ``weights`` are 1. ``prior`` is a function of the latents' offset (B, ...) from their start.
     """
 
     error = BlendError

@@ -56,9 +56,8 @@ class Block(Phase):
 class Edit(Chain):
     """A chain of blocks, each built on the result of the previous one; iterate, stop, ask for ``result()``.
 
-    inside, outside: (B or 1, 3, R, R) in [0, 1], what a paste takes from under the mask and from elsewhere.
-    blocks: with their steps as shares; those without steps are left out.
-    finish: function from the last result to the final images, where they are not simply those of the latents.
+    inside, outside: what a paste takes from under the mask and from elsewhere. blocks: their shares are steps, those
+    without are left out. finish: from the last result to the final images, where they are not those of the latents.
     """
 
     name: str
@@ -110,10 +109,7 @@ class Editor:
 
     @cached_property
     def likelihood(self) -> Callable[[Tensor], Tensor]:
-        """The Gaussian prior on w of Wulff and Torralba (2020): squared Mahalanobis distance (B,) of offsets, by rows.
-
-        It is about 1 for a typical w; an offset in a direction that no w ever takes costs much.
-        """
+        """The Gaussian prior on w of Wulff and Torralba (2020): Mahalanobis distance², about 1 for a typical w."""
         white = whitening(self.generator)
         return lambda offset: (offset @ white).square().flatten(1).mean(1)
 

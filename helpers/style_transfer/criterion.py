@@ -29,8 +29,8 @@ class StyleOptions:
 
     Layers are names, numbers, or a dict of layer to weight, a number or (B,); None is STYLE_LAYERS, or all octaves of a
     patch bank. style_weights: (S,) or (B, S), shares of the S styles, equal by default. init may be an image
-    (1 or B, 3, H, W), and seed one for each sample. The photo's colours are kept by luminance (only it is transferred),
-    linear or histogram (the style is first given the photo's colours).
+    (1 or B, 3, H, W), and seed one for each sample. The photo's colours are kept by luminance (only it is transferred)
+    or given to the style first.
     """
 
     content_layers: Layers = CONTENT_LAYERS
@@ -186,8 +186,7 @@ def check_weights(weights: Mapping[str, float | Tensor]) -> None:
 
 def layer_weights(layers: Layers) -> dict[str | int, float | Tensor]:
     """Layer to weight. Raises StyleError where there is no layer, or none with a weight."""
-    if isinstance(layers, str | int):
-        layers = [layers]
+    layers = [layers] if isinstance(layers, str | int) else layers
     table = dict(layers) if isinstance(layers, Mapping) else dict.fromkeys(layers, 1.0)
     if not table:
         raise StyleError("at least one layer is needed; name layers such as conv4_2, or their numbers.")

@@ -17,7 +17,6 @@ from helpers.style_transfer.transfer import StyleTransfer, stylize
 
 GROUPS = tuple(tuple(range(first, first + 5)) for first in range(1, 12))  # style layers 1–5, 2–6, … 11–15
 MOVED = 0.06  # a channel of a warped frame may differ by this much and still count as the same thing
-
 Run = Callable[[StyleTransfer], Result]  # runs a transfer to the end, perhaps with a progress bar
 
 

@@ -30,13 +30,11 @@ def _relative(ours: Tensor, target: Tensor, floor: float | Tensor = 1e-8) -> Ten
 class Statistic:
     """``describe`` turns activations into numbers, ``prepare`` those of a style into a target, ``distance`` compares.
 
-    The distance (B,) is 0 for the same texture and about 1 for an unrelated one, in every layer, at every size, of
-    every network.
+    The distance (B,) is 0 for the same texture and about 1 for an unrelated one in every layer of every network.
     """
 
     def describe(self, activations: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, ...) of activations (B, C, h, w), within a mask (B or 1, 1, H, W)."""
-        raise NotImplementedError
 
     def prepare(self, described: Tensor) -> Tensor:
         return described
@@ -111,10 +109,7 @@ class Wasserstein(Moments):
 
 
 class SlicedWasserstein(Statistic):
-    """Activations projected on random directions, sorted, and compared value by value (Heitz et al., CVPR 2021).
-
-    The whole distribution is compared, not its first two moments; the directions are always the same.
-    """
+    """Activations projected on random directions, sorted, and compared value by value (Heitz et al., CVPR 2021)."""
 
     def describe(self, activations: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, directions, cells): sorted projections of the cells that lie in the mask, one for the batch."""

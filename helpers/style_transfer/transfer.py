@@ -115,15 +115,12 @@ class StyleTransfer(Chain):
         masks = None if self.masks is None else resize(self.masks, size)
         self.shown = None if masks is None else masks.sum(0, keepdim=True).clamp(0, 1)
         self.criterion = StyleCriterion(self.features, resize(self.photos, size), styles, masks, self.options)
-        optimizer = self.options.optimizer
-        rate = RATES.get(optimizer, 1.0) if self.options.lr is None else self.options.lr
-        return Optimization([start], self._loss, steps=steps, lr=rate, optimizer=optimizer)
+        rate = RATES.get(self.options.optimizer, 1.0) if self.options.lr is None else self.options.lr
+        return Optimization([start], self._loss, steps=steps, lr=rate, optimizer=self.options.optimizer)
 
     def _loss(self, parameters: list[Tensor], index: slice) -> Loss:
         images = self._kept(parameters[0], index)
-        if self.options.colour == "luminance":
-            images = colours.grey(images)
-        return self.criterion(images, index=index)
+        return self.criterion(colours.grey(images) if self.options.colour == "luminance" else images, index=index)
 
     def _kept(self, images: Tensor, index=slice(None)) -> Tensor:
         """Images with the photo where no style goes."""
@@ -174,8 +171,7 @@ def scales(size: tuple[int, int], base: int | None) -> list[tuple[int, int]]:
     short = min(size)
     if base is not None and base < 1:
         raise StyleError(f"the pyramid's coarsest scale must have at least 1 pixel; got {base}.")
-    if base is None or base >= short:
-        return [size]
+    base = short if base is None else min(base, short)
     count = math.ceil(math.log2(short / base))
     factors = [(base / short) ** (1 - number / count) for number in range(count)]
     return [(round(size[0] * factor), round(size[1] * factor)) for factor in factors] + [size]
