@@ -43,7 +43,7 @@ def worst_seam(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, reach: int = 
 
 
 def two_tone(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, reach: float = 1 / 8) -> Tensor:
-    """How two-coloured a blend is: step of colour between blurred bands, ``reach`` wide, beside the edge, as ``seam``."""
+    """How two-coloured a blend is: the step between blurred bands, ``reach`` wide, on both sides, as in ``seam``."""
     hard, width = (mask >= 0.5).to(x), reach * x.shape[-1]
     bands, edge = (hard - shrink(hard, width), grow(hard, width) - hard), edge_band(hard)
     shares = [blur(band, 0.75 * width).clamp_min(1e-3) for band in bands]

@@ -38,9 +38,6 @@ def close(a, b):
     return (a - b).square().mean().item()
 
 
-# --- the criterion ---------------------------------------------------------------------------------------------------
-
-
 def test_every_term_is_a_mean_over_its_own_mask():
     images, style = photos(2), photos(3)
     top, corner = masks.half(SIZE, "top", 0.25), masks.box(SIZE, (0.5, 0.5, 1, 1))
@@ -101,9 +98,6 @@ def test_what_is_not_a_mask_is_refused(mask, message):
         criterion(Term("first", "pixel", X, mask))
 
 
-# --- crossover -------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("value, target", [(1.0, X), (0.0, Y)])
 def test_a_mask_of_ones_or_zeros_is_the_plain_inversion(value, target):
     full = torch.full((1, 1, SIZE, SIZE), value)
@@ -152,9 +146,6 @@ def test_weights_may_change_during_a_run_and_the_loop_may_be_left():
     assert [step.number for step in edit] == list(range(9, 21)) and len(edit) == 20
 
 
-# --- the other applications ------------------------------------------------------------------------------------------
-
-
 def test_reconstruct_is_w_plus_then_noise():
     both = torch.cat([X, Y])
     steps = list(EDITOR.reconstruct(both, steps=20, noise_steps=40))
@@ -188,7 +179,7 @@ def test_whitened_w_is_uncorrelated_and_the_prior_holds_a_filling_near_the_mean(
     assert 0 < distances[1.0] < 0.3 * distances[0.001]
 
 
-def test_the_prior_holds_a_scribble_near_the_photo():
+def test_strokes_are_found_and_the_prior_holds_a_scribble_near_the_photo():
     mask = masks.box(SIZE, (0.5, 0, 1, 1))
     drawn, moved = X * (1 - mask) + mask * torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1), {}
     for prior in (0.0, 10.0):
@@ -196,9 +187,6 @@ def test_the_prior_holds_a_scribble_near_the_photo():
         moved[prior] = steps[-1].latents.code - steps[11].latents.code
     assert moved[0.0].norm() > 3 * moved[10.0].norm()
     assert moved[0.0][:, 3:].abs().max() < 1e-6 + moved[0.0][:, :3].abs().max() / 2
-
-
-def test_strokes_are_found_where_the_photo_was_painted_on():
     drawn = X.clone()
     drawn[..., 2:5, 7:12] = 1 - drawn[..., 2:5, 7:12].round()
     mask = blending.stroke_mask(X, drawn + 0.02)
@@ -245,9 +233,6 @@ def test_activations_are_copied_at_their_layer_alone():
             copy(HALF, layer, amount)
 
 
-# --- pastes ----------------------------------------------------------------------------------------------------------
-
-
 def test_poisson_takes_gradients_from_inside_and_colours_from_outside():
     shifted = (Y * 0.5 + 0.3).clamp(0, 1)
     blend = blending.poisson_blend(Y * 0.5 + 0.1, shifted, HOLE)
@@ -284,16 +269,13 @@ def test_an_edit_knows_what_a_paste_and_poisson_would_do(edit, inside):
     assert inside is None or torch.equal(ways["hard paste"][within], inside[within])
 
 
-def test_details_come_from_each_side_and_colours_from_the_image():
+def test_details_come_from_each_side_and_coats_approach_each_other_as_far_as_the_fidelity_allows():
     flat = torch.full_like(X, 0.5)
     stripes = 0.5 + 0.1 * (torch.arange(SIZE) % 2 * 2 - 1).view(1, 1, -1, 1).expand_as(X)
     mixed = blending.exchange_details(flat - 0.2, stripes, flat, HALF, 1.0)
     inner = slice(2, -2)  # at the border a blur takes stripes for a slope
     assert (mixed[..., inner, LEFT] - (stripes[..., inner, LEFT] - 0.2)).abs().max() < 0.02
     assert (mixed[..., RIGHT] - 0.3).abs().max() < 1e-3
-
-
-def test_coats_approach_each_other_as_far_as_the_fidelity_allows():
     ramp = torch.linspace(0, 0.1, 64).expand(1, 3, 64, 64)
     x, y, mask = 0.3 + ramp, 0.5 + ramp, masks.half(64)
     paste = blending.hard_paste(x, y, mask)
@@ -309,9 +291,6 @@ def test_coats_approach_each_other_as_far_as_the_fidelity_allows():
     assert blending.harmonise(paste, x, y, 0 * mask, 4.0, 24.0).equal(paste)  # no edge, nothing to close
 
 
-# --- measures --------------------------------------------------------------------------------------------------------
-
-
 def test_the_seam_is_the_step_over_the_photos_gradient():
     ramp = torch.linspace(0, 0.15, SIZE).expand(1, 3, SIZE, SIZE)  # 0.01 a pixel in every channel
     other = ramp + 0.1
@@ -324,9 +303,6 @@ def test_the_seam_is_the_step_over_the_photos_gradient():
     step = blending.two_tone(paste, ramp, other, HALF).item()  # the bands' middles are 2 pixels apart
     assert step == pytest.approx(0.12 / 0.02, rel=0.15)
     assert blending.two_tone(masks.feather(paste, 2.0), ramp, other, HALF) < 0.7 * step
-
-
-def test_a_seam_between_flat_photos_is_counted_in_8_bit_steps():
     black, white = torch.zeros_like(X), torch.ones_like(X)
     paste = blending.hard_paste(black, white, HALF)
     for seam in (blending.seam, blending.worst_seam):

@@ -1,13 +1,14 @@
 """The commands style, data and bench style: files, interrupt and resume, bad input as one sentence."""
 
 import dataclasses
-import http.server
 import json
 import sys
-import threading
+from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
+import requests
 import torch
 import typer
 from PIL import Image
@@ -64,17 +65,10 @@ def test_every_photo_gets_every_style(tmp_path, photos):
     assert not torch.equal(read_image(out / "alpha-glass.png"), read_image(out / "alpha-wide.png"))
 
 
-def test_layers_are_written_as_in_the_literature():
-    assert module._named("4_2,relu3_1, 7,conv1_1") == ["conv4_2", "relu3_1", 7, "conv1_1"]
-
-
-def test_a_film_of_the_process_is_written(tmp_path, photos):
+def test_a_film_is_written_and_masks_leave_the_rest_alone(tmp_path, photos):
     more = ("--steps", 4, "--film", "--pyramid", 8, "--content-layers", 3, "--style-layers", "1,3")
     paint(photos[:1], ["glass"], tmp_path, *more)
     assert all((tmp_path / f"wide-glass.{suffix}").stat().st_size > 1000 for suffix in ("gif", "mp4"))
-
-
-def test_masks_leave_the_rest_alone(tmp_path, photos):
     write_image(tmp_path / "mask.png", torch.cat([torch.ones(1, 1, 30, 30), torch.zeros(1, 1, 30, 30)], 3))
     paint(photos[:1], ["glass"], tmp_path / "out", "--size", 60, "--mask", tmp_path / "mask.png")
     apart = (read_image(tmp_path / "out" / "wide-glass.png") - read_image(photos[0])).abs()
@@ -121,13 +115,11 @@ def test_two_styles_of_one_name_give_two_images_and_patches_need_more_than_one_c
         paint(photos[:1], [tmp_path / "flat.png"], tmp_path / "out", "--statistic", "patches")
 
 
-def test_every_option_of_the_search_is_an_option_of_the_command():
+def test_every_option_of_the_search_is_an_option_of_the_command_and_layers_are_written_as_in_the_literature():
+    assert module._named("4_2,relu3_1, 7,conv1_1") == ["conv4_2", "relu3_1", 7, "conv1_1"]
     shown = {flag for p in typer.main.get_command(app).commands["style"].params for flag in p.opts}
     fields = [field.name for field in dataclasses.fields(StyleOptions) if field.name != "style_weights"]
     assert {f"--{name.replace('_', '-')}" for name in fields} <= shown
-
-
-# --- paintings -------------------------------------------------------------------------------------------------------
 
 
 def test_paintings_are_listed_with_painter_year_and_a_link_to_wikimedia_commons(monkeypatch, capsys):
@@ -143,26 +135,20 @@ def test_paintings_are_listed_with_painter_year_and_a_link_to_wikimedia_commons(
 
 @pytest.fixture
 def commons(monkeypatch):
-    """A local server instead of Wikimedia Commons; ``answer`` is what it sends."""
+    """Instead of Wikimedia Commons: ``answer`` is what it sends, ``asked`` what it was asked for and by whom."""
+    server = SimpleNamespace(asked=[], answer=(404, b""))
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
+    def download(url, path, agent):
+        server.asked.append((url, agent))
+        if server.answer[0] != 200:
+            raise requests.HTTPError(f"{server.answer[0]}")
+        Path(path).write_bytes(server.answer[1])
 
-        def do_GET(self):
-            self.server.asked.append((self.path, self.headers["User-Agent"]))
-            status, content = self.server.answer
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    def downloader(headers, **_):
+        return lambda url, path, _: download(url, path, headers["User-Agent"])
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.asked, server.answer = [], (404, b"")
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(paintings, "COMMONS", f"http://127.0.0.1:{server.server_port}/wiki/")
-        yield server
-        server.shutdown()
+    monkeypatch.setattr(paintings.pooch, "HTTPDownloader", downloader)
+    return server
 
 
 def test_a_painting_is_fetched_once(commons, tmp_path, photos):
@@ -170,7 +156,7 @@ def test_a_painting_is_fetched_once(commons, tmp_path, photos):
     assert [paintings.fetch("kiss", tmp_path) for _ in range(2)] == [tmp_path / "kiss.jpg"] * 2
     ((asked, agent),) = commons.asked
     file = "The%20Kiss%20-%20Gustav%20Klimt%20-%20Google%20Cultural%20Institute.jpg"
-    assert asked == f"/wiki/Special:FilePath/{file}?width=1024" and "course" in agent
+    assert asked == f"https://commons.wikimedia.org/wiki/Special:FilePath/{file}?width=1024" and "course" in agent
     assert list(paintings.fetched(16, tmp_path)) == ["kiss"]
 
 
@@ -189,9 +175,6 @@ def test_data_fetch_continues_after_a_failure_and_says_so(commons, monkeypatch, 
     assert "The Scream could not be fetched" in error and "The Kiss" in error and len(commons.asked) == 2
     commons.answer = 200, photos[2].read_bytes()
     assert run(monkeypatch, "data", "fetch", "scream") == 0 and (tmp_path / "scream.jpg").is_file()
-
-
-# --- bench -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_plain_loop_minimises_what_the_tutorial_says():

@@ -65,9 +65,6 @@ def save_rgba(path, colour, alpha):
     return path
 
 
-# --- histograms of oriented gradients --------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("drawn", [False, True])
 def test_cell_histograms_are_those_of_scikit_image(drawn):
     image = demo_cat(64)
@@ -102,8 +99,6 @@ def test_gradients_of_histograms_are_finite_on_flat_paper_and_right_elsewhere():
     with pytest.raises(ConstraintError, match="at least 8 pixels"):
         module.hog(torch.rand(1, 3, 6, 6))
 
-
-# --- constraints -----------------------------------------------------------------------------------------------------
 
 TARGET = random_images(1, seed=5)
 NETWORK = {"features": tiny.Features(), "layers": ("conv1_1", "conv2_1")}
@@ -150,15 +145,12 @@ def test_small_and_large_masks_weigh_the_same_and_weights_of_settings_make_a_tab
     torch.testing.assert_close(loss.parts["colour"], torch.tensor([0.3, 0.3]))
 
 
-def test_edges_ask_for_directions_not_for_contrast_or_colour():
+def test_edges_ask_for_directions_and_warp_for_the_region_at_its_new_place():
     stripes = (0.5 + 0.4 * torch.sin(torch.arange(16.0))).expand(1, 3, 16, 16)
     edge = Edge(None, target=stripes)
     assert edge(0.5 + (stripes - 0.5) * 0.3, None).item() < 0.1
     assert edge(stripes.transpose(2, 3), None).item() > 1.5
     assert edge(torch.full_like(stripes, 0.5), None).item() == pytest.approx(1, abs=0.05)
-
-
-def test_warp_asks_for_the_region_at_its_new_place():
     source, region, expected = random_images(1), torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 16, 16)
     region[:, :, 4:8, 4:8] = expected[:, :, 6:10, 7:11] = 1
     warp = Warp(source=source, region=region, shift=(3, 2))
@@ -170,14 +162,11 @@ def test_warp_asks_for_the_region_at_its_new_place():
         Warp(source=source, region=region, shift=(40, 0))
 
 
-def test_the_prior_counts_standard_deviations(generator):
+def test_the_prior_counts_standard_deviations_and_realism_judges_each_image_by_itself(generator, discriminator):
     for space in generator.spaces:
         mean, std = generator.mean(space), generator.std(space)
         value = Prior(None, generator=generator, space=space)(None, torch.cat([mean, mean + 2 * std]))
         torch.testing.assert_close(value, torch.tensor([0.0, 4.0]))
-
-
-def test_realism_judges_each_image_by_itself(discriminator):
     images, realism = random_images(4), Realism(discriminator=discriminator)
     scores = torch.cat([discriminator(image[None]) for image in images])
     torch.testing.assert_close(realism(images, None), torch.nn.functional.softplus(-scores))
@@ -202,10 +191,7 @@ def test_constraints_that_ask_for_nothing_are_refused(make, message, generator):
         Constraints(make(random_images(1), generator))
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_sketch_keeps_its_colours_when_it_is_resized(tmp_path):
+def test_a_sketch_keeps_its_colours_and_partly_transparent_strokes_are_weights(tmp_path):
     colour, alpha = np.zeros((64, 64, 3)), np.zeros((64, 64))  # the paper is black under its transparency
     colour[16:48, 16:48], alpha[16:48, 16:48] = (200, 100, 50), 255
     sketch = read_sketch(save_rgba(tmp_path / "a.png", colour, alpha), 16)
@@ -213,6 +199,11 @@ def test_a_sketch_keeps_its_colours_when_it_is_resized(tmp_path):
     paint = torch.tensor([200, 100, 50]).view(1, 3, 1, 1) / 255
     torch.testing.assert_close(sketch.image[drawn], paint.expand_as(sketch.image)[drawn], atol=0.01, rtol=0)
     assert sketch.mask[0, 0, 4:12, 4:12].min() > 0.7 and sketch.mask[0, 0, :3].max() == 0
+    alpha = np.zeros((16, 16))
+    alpha[:4], alpha[4:8] = 128, 12
+    sketch = read_sketch(save_rgba(tmp_path / "a.png", np.full((16, 16, 3), 90), alpha), 16)
+    torch.testing.assert_close(sketch.mask[0, 0, :4], torch.full((4, 16), 128 / 255))
+    assert sketch.mask[0, 0, 4:].max() == 0
 
 
 @pytest.mark.parametrize("size", [200, 400, 500, 1000, 1200])
@@ -224,14 +215,6 @@ def test_a_drawing_of_any_size_is_accepted_whatever_its_resizing_rounds(tmp_path
         sketch = read_sketch(tmp_path / "a.png", resolution)
         assert 1 - 1e-5 < sketch.mask.max() <= 1 and sketch.image.max() <= 1
         assert len(ask(sketch, generator, weights={"colour": 1.0, "edge": 0.1})) == 2
-
-
-def test_partly_transparent_strokes_are_weights_and_nearly_transparent_ones_nothing(tmp_path):
-    alpha = np.zeros((16, 16))
-    alpha[:4], alpha[4:8] = 128, 12
-    sketch = read_sketch(save_rgba(tmp_path / "a.png", np.full((16, 16, 3), 90), alpha), 16)
-    torch.testing.assert_close(sketch.mask[0, 0, :4], torch.full((4, 16), 128 / 255))
-    assert sketch.mask[0, 0, 4:].max() == 0
 
 
 def test_a_mask_is_used_instead_of_transparency(tmp_path):
@@ -271,9 +254,6 @@ def test_the_shipped_sketches_are_read_at_both_sizes():
         assert small.is_line_drawing == (name == "outline.png") == ("colour" not in default_weights(small))
 
 
-# --- search ----------------------------------------------------------------------------------------------------------
-
-
 def test_a_sketch_cut_out_of_an_image_is_found_again():
     generator = load_generator()
     with torch.no_grad():
@@ -305,7 +285,7 @@ def test_a_batch_of_starts_equals_single_runs(space, generator, discriminator, d
     torch.testing.assert_close(together.images, single, rtol=0, atol=5e-3)
 
 
-def test_candidates_are_ranked_and_are_what_their_latents_give(generator, drawing):
+def test_candidates_are_ranked_and_are_what_their_latents_give(generator, drawing, terms):
     found = run(generator, ask(drawing, generator, "w", {"colour": 1.0, "prior": 0.1}), starts=4, candidates=8)
     assert found.total.tolist() == sorted(found.total.tolist())
     images = generator.synthesize(found.latents)
@@ -313,6 +293,11 @@ def test_candidates_are_ranked_and_are_what_their_latents_give(generator, drawin
     torch.testing.assert_close(found.parts["colour"], lp_loss(images, drawing.image, 1, drawing.mask))
     assert found.history["total"].shape == (12, 4)
     assert found.total[0] <= found.history["total"][0, 0]
+    losses = {}
+    for start in ("sample", "best"):
+        base = SketchSearch(generator, terms, start=start, starts=4, candidates=64).base
+        losses[start] = terms[0](generator.synthesize(base), base.code).mean()
+    assert losses["best"] < losses["sample"]
 
 
 def test_a_table_of_weights_is_one_batch(generator, drawing):
@@ -324,14 +309,6 @@ def test_a_table_of_weights_is_one_batch(generator, drawing):
         single = run(generator, ask(drawing, generator, "w", weights), starts=3, candidates=8)
         torch.testing.assert_close(found.total[3 * i : 3 * i + 3], single.total, rtol=1e-3, atol=1e-5)
     assert found.parts["prior"][3:].max() < found.parts["prior"][:3].min()
-
-
-def test_the_best_starts_are_better_than_the_first_samples(generator, terms):
-    losses = {}
-    for start in ("sample", "best"):
-        base = SketchSearch(generator, terms, start=start, starts=4, candidates=64).base
-        losses[start] = terms[0](generator.synthesize(base), base.code).mean()
-    assert losses["best"] < losses["sample"]
 
 
 def test_the_search_stops_when_enough_candidates_are_met(generator, terms, monkeypatch):
@@ -352,14 +329,6 @@ def test_a_search_continues_near_a_candidate(generator, terms):
     assert len(again.images) == 3 and again.total[0] <= found.total[2] + 1e-6
     with pytest.raises(SketchError, match="pick one"):
         near(generator, found.latents)
-
-
-def test_a_loop_that_was_left_is_taken_up(generator, terms):
-    whole = run(generator, terms, starts=2)
-    parts = SketchSearch(generator, terms, starts=2, steps=12, enough=None)
-    next(step for step in parts if step.number == 5)
-    assert [step.number for step in parts][0] == 6
-    torch.testing.assert_close(parts.result().total, whole.total)
 
 
 def test_a_dcgan_is_searched_in_z():

@@ -29,9 +29,6 @@ def slim():
     return load_features("vgg19-slim")
 
 
-# --- losses ----------------------------------------------------------------------------------------------------------
-
-
 def test_the_loss_is_zero_where_the_image_is_the_target_and_targets_are_computed_once():
     network = tiny.Features()
     criterion = StyleCriterion(network, PHOTO, [PHOTO], **LAYERS)
@@ -76,9 +73,6 @@ def test_weights_mean_the_same_for_any_layers_and_styles_count_by_theirs():
     assert torch.allclose(style_part(["conv2_1"]), second, rtol=1e-4)
 
 
-# --- batches ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
 def test_a_grid_as_one_batch_is_its_single_runs(optimizer):
     contents, styles = pictures(2), [IMAGE, pictures(1, (30, 20), seed=4)]
@@ -91,15 +85,13 @@ def test_a_grid_as_one_batch_is_its_single_runs(optimizer):
         assert torch.allclose(grid.total[i], alone.total[0], rtol=1e-3)
 
 
-def test_layers_can_differ_from_sample_to_sample():
+def test_layers_and_seeds_can_differ_from_sample_to_sample():
     layers = {"conv1_1": torch.tensor([1.0, 0.0]), "conv2_1": torch.tensor([0.0, 1.0])}
     both = stylize(NETWORK, PHOTO, [STYLE], steps=5, content_layers=layers, style_layers=layers)
     for i, layer in enumerate(layers):
         alone = stylize(NETWORK, PHOTO, [STYLE], steps=5, content_layers=layer, style_layers=layer)
         assert torch.allclose(both.images[i], alone.images[0], atol=1e-3)
 
-
-def test_the_same_seed_gives_the_same_image_and_another_one_another():
     def run(seed):
         return stylize(NETWORK, PHOTO, [STYLE], init="noise", steps=4, seed=seed, **LAYERS).images
 
@@ -110,17 +102,11 @@ def test_the_same_seed_gives_the_same_image_and_another_one_another():
     assert torch.allclose(run([0, 1]), torch.cat([first, other]), atol=1e-4)
 
 
-# --- what it does ----------------------------------------------------------------------------------------------------
-
-
-def test_reconstruction_finds_the_photo_of_an_early_layer(slim):
+def test_reconstruction_finds_the_photo_of_an_early_layer_and_the_style_loss_falls(slim):
     photo = pictures(1, (32, 32))
     result = stylize(slim, photo, content_layers="conv1_1", init="noise", steps=40, precision="float32")
     assert result.parts["content"].item() < 0.01
     assert (result.images - photo).abs().mean() < 0.5 * (0.5 - photo).abs().mean()
-
-
-def test_the_style_loss_falls(slim):
     photo, coarse, fine = (pictures(1, (48, 48), seed) for seed in range(3))
     result = stylize(slim, photo, [(coarse + fine[..., ::2].repeat(1, 1, 1, 2)) / 2], steps=30)
     assert result.parts["style"].item() < 0.3 * result.history["style"][0].item()
@@ -140,7 +126,7 @@ def test_half_precision_gives_the_same_loss_and_gradient(slim):
     assert torch.nn.functional.cosine_similarity(gradient, other, dim=0) > 0.95
 
 
-def test_the_style_is_scaled_to_the_image():
+def test_the_style_is_scaled_to_the_image_and_a_pyramid_goes_from_coarse_to_fine():
     seen = []
 
     class Spy(tiny.Features):
@@ -150,9 +136,6 @@ def test_the_style_is_scaled_to_the_image():
 
     StyleTransfer(Spy(), pictures(1, (40, 60)), [pictures(1, (100, 50), 1)], style_scale=0.5, **LAYERS)
     assert seen == [(40, 60), (40, 20)]
-
-
-def test_a_pyramid_goes_from_coarse_to_fine():
     transfer = StyleTransfer(NETWORK, pictures(1, (50, 100)), [STYLE], pyramid=20, steps=4, **LAYERS)
     sizes, scales = [tuple(step.images().shape[-2:]) for step in transfer], [phase.size for phase in transfer.phases]
     assert scales[0] == (20, 40) and scales[-1] == (50, 100)
@@ -160,10 +143,7 @@ def test_a_pyramid_goes_from_coarse_to_fine():
     assert len(transfer) == 8 and transfer.result().images.shape == (1, 3, 50, 100)
 
 
-# --- regions ---------------------------------------------------------------------------------------------------------
-
-
-def test_regions_do_not_leak():
+def test_regions_do_not_leak_and_what_no_mask_covers_stays_the_photo():
     options = {"style_weights": [1.0, 0.0], "content_weight": 0.0, "tv_weight": 0.0, **LAYERS}
     masks = torch.cat([half(24, "left"), half(24, "right")])
     criterion, image = StyleCriterion(NETWORK, PHOTO, [STYLE, OTHER], masks, **options), IMAGE.clone().requires_grad_()
@@ -173,15 +153,9 @@ def test_regions_do_not_leak():
     with torch.no_grad():
         image[..., 12:] = 0.9
         assert torch.equal(criterion(image).total, value)
-
-
-def test_what_no_mask_covers_stays_the_photo():
     result = stylize(NETWORK, PHOTO, [STYLE], masks=half(24, "left"), steps=5, init="noise", **LAYERS)
     assert torch.equal(result.images[..., 12:], PHOTO[..., 12:])
     assert (result.images[..., :12] - PHOTO[..., :12]).abs().mean() > 0.02
-
-
-# --- colours ---------------------------------------------------------------------------------------------------------
 
 
 def test_luminance_only_keeps_the_photos_colours():
@@ -210,9 +184,6 @@ def test_matched_styles_differ_from_photo_to_photo(colour):
     assert torch.allclose(means, transfer.contents.mean((2, 3)), atol=0.03) and (means[0] - means[1]).abs().max() > 0.01
 
 
-# --- interrupt and resume --------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("optimizer", "stop"), [("adam", 3), ("lbfgs", 3), ("lbfgs", 7)])
 def test_a_resumed_run_is_an_uninterrupted_one(tmp_path, optimizer, stop):
     options = {"steps": 6, "pyramid": 12, "optimizer": optimizer, "colour": "luminance", **LAYERS}
@@ -227,9 +198,6 @@ def test_a_resumed_run_is_an_uninterrupted_one(tmp_path, optimizer, stop):
     expected, found = whole.run(), second.run()
     assert torch.equal(expected.images, found.images)
     assert torch.equal(expected.history["total"], found.history["total"])
-
-
-# --- bad input -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

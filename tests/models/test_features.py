@@ -69,9 +69,6 @@ def test_layers_of_the_slim_network(slim, images):
     for number, (name, (block, _, width)) in enumerate(zip(slim.layers, slim.config.convs, strict=True), 1):
         assert torch.equal(found[number], found[name])
         assert found[name].shape == (2, width, 40 >> block - 1, 37 >> block - 1), name
-
-
-def test_layers_before_and_after_the_relu_come_under_the_keys_asked_for(slim, images):
     found = slim(images, ["conv3_2", "relu3_2"])
     assert found["conv3_2"].min() < 0 and torch.equal(found["relu3_2"], found["conv3_2"].clamp(min=0))
     assert torch.equal(found["relu3_2"], slim(images, "relu3_2")["relu3_2"])
@@ -142,14 +139,11 @@ def test_small_images_and_what_is_not_an_image(slim, image, message):
     assert slim(torch.zeros(1, 3, 15, 40), "conv4_4")["conv4_4"].shape[2:] == (1, 5)
 
 
-# --- loading ---------------------------------------------------------------------------------------------------------
-
-
 def _put_torchvision(folder, monkeypatch, content=None):
     """A tiny network under vgg19's name, as if it had been downloaded."""
     monkeypatch.setitem(CONFIGS, "vgg19", FeatureConfig((2, 3), (1, 1)))
     path = folder / "downloads" / "vgg19-00000000.pth"
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     reference = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU(), torch.nn.Conv2d(2, 3, 3))
     torch.save({f"features.{k}": v for k, v in reference.state_dict().items()} if content is None else content, path)
     renamed = path.rename(path.with_name(f"vgg19-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth"))
@@ -178,11 +172,15 @@ def test_auto_prefers_vgg19_where_it_is_on_disk_and_a_damaged_one_is_refused(fol
         load_features("vgg19")
 
 
-def test_no_network_says_what_to_do_and_leaves_nothing(folder, monkeypatch):
+def test_no_network_says_what_to_do_and_code_in_a_weight_file_is_not_run(folder, monkeypatch):
     monkeypatch.setitem(module.DOWNLOADS, "vgg19", "http://127.0.0.1:9/vgg19-dcbb9e9d.pth")
     with pytest.raises(WeightsError, match="check the network.*or use vgg19-slim, which is bundled"):
         load_features("vgg19")
     assert {path.suffix for path in (folder / "downloads").iterdir()} <= {".lock"}
+    _put_torchvision(folder, monkeypatch, content=_Evil(folder / "ran"))
+    with pytest.raises(FeatureError, match="holds no tensors"):
+        load_features("vgg19")
+    assert not (folder / "ran").exists()
 
 
 class _Evil:
@@ -191,13 +189,6 @@ class _Evil:
 
     def __reduce__(self):
         return pathlib.Path.touch, (self.path,)
-
-
-def test_code_in_a_weight_file_is_not_run(folder, monkeypatch):
-    _put_torchvision(folder, monkeypatch, content=_Evil(folder / "ran"))
-    with pytest.raises(FeatureError, match="holds no tensors"):
-        load_features("vgg19")
-    assert not (folder / "ran").exists()
 
 
 def test_unknown_names_and_weights_of_another_kind_or_shape(tmp_path):
