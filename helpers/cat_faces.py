@@ -96,7 +96,7 @@ class FinderNetwork(nn.Module):
 
 @cache
 def load_finder() -> FinderNetwork:
-    """The bundled network. Raises WeightsError when its file is missing or damaged."""
+    """The bundled network."""
     tensors, _ = load_weights(weights_path("cat-face-finder"))
     net = FinderNetwork()
     net.load_state_dict({name: value.float() for name, value in tensors.items()})

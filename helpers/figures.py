@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from helpers.files import atomic_path
@@ -38,10 +37,6 @@ Images = torch.Tensor | Sequence[torch.Tensor | None]  # (B, 3, H, W) in [0, 1],
 
 class Figure(MatplotlibFigure):
     """A matplotlib figure that shows itself in a notebook, whether or not pyplot has been imported."""
-
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **options)
-        FigureCanvasAgg(self)
 
     def _repr_png_(self) -> bytes:
         out = io.BytesIO()

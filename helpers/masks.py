@@ -225,10 +225,9 @@ def _check_edge(mask: Tensor, name: str, least: float = 1.0) -> None:
 
 
 def mask_from_drawing(drawing: np.ndarray) -> Tensor:
-    """A mask (1, 1, H, W) from a canvas: wherever something was drawn.
+    """A mask (1, 1, H, W) of where something was drawn on a canvas.
 
-    drawing: uint8 (H, W, 4): its opacity; (H, W, 3) or (H, W): darkness of the strokes on white paper.
-    Raises ImageError for another shape or type.
+    drawing: uint8 (H, W, 4): its opacity; (H, W, 3) or (H, W): darkness on white. Raises ImageError for others.
     """
     pixels = from_uint8(drawing[..., None] if drawing.ndim == 2 else drawing)
     return pixels[:, 3:] if pixels.shape[1] == 4 else 1 - pixels.mean(1, keepdim=True)
@@ -250,10 +249,7 @@ def intersect(*masks: Tensor) -> Tensor:
 
 
 def grow(mask: Tensor, radius: float) -> Tensor:
-    """Widen the region by ``radius`` pixels in all directions (grey dilation by a disk); negative shrinks it.
-
-    The image's own border is not an edge of the region: a half plane grows only at its cut.
-    """
+    """Widen the region by ``radius`` pixels on all sides but the image's border; a negative one shrinks it."""
     if abs(radius) < 1:
         return mask
     offsets = np.arange(-int(abs(radius)), int(abs(radius)) + 1)
@@ -263,7 +259,7 @@ def grow(mask: Tensor, radius: float) -> Tensor:
 
 
 def shrink(mask: Tensor, radius: float) -> Tensor:
-    """Narrow the region by ``radius`` pixels from all its edges, not from the image's border."""
+    """Narrow the region by ``radius`` pixels on all sides but the image's border."""
     return grow(mask, -radius)
 
 

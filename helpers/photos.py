@@ -38,10 +38,9 @@ def demo_photos(size: int | None = 256, names: Sequence[str] = DEMO_PHOTOS) -> d
 
 
 def demo_cat(size: int = 64) -> torch.Tensor:
-    """scikit-image's photo "chelsea" (CC0), aligned as the training faces are: (1, 3, size, size) in [0, 1].
+    """scikit-image's photo "chelsea" (CC0), which no bundled model has seen, aligned as the training faces are.
 
-    A real photo that no bundled model has seen. The forehead and the chin touch the photo's edge: the last tenth of
-    the crop above and below is mirrored.
+    The forehead and the chin touch the photo's edge: the last tenth of the crop above and below is mirrored.
     """
     photo = demo_photos(None, ["chelsea"])["chelsea"]
     return cut_square(photo, *fit_similarity(CHELSEA_EYES, np.array(FACE_LANDMARKS[:2]) * size), size)
@@ -52,8 +51,7 @@ def cut_square(
 ) -> torch.Tensor:
     """The square (1, 3, size, size) onto whose point t = scaled_turn p + shift the photo's point p (x + iy) falls.
 
-    Antialiased: the photo is sampled at least once per pixel and then averaged; outside it is mirrored at its edge, or
-    what else grid_sample's ``padding_mode`` offers.
+    Antialiased: the photo is sampled at least once per pixel and then averaged. outside: see grid_sample.
     """
     factor = max(1, math.ceil(1 / abs(scaled_turn) - 0.01))  # photo pixels per output pixel; 1.001 are one
     centres = (np.arange(size * factor) + 0.5) / factor
