@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pooch
 import pytest
-import requests
 
 from helpers import weights
 from helpers.weights import WeightsError
@@ -159,8 +158,3 @@ def test_a_full_disk_leaves_no_file_under_the_name(server, tmp_path, monkeypatch
     with pytest.raises(WeightsError, match="No space left"):
         fetch(server, "whole", tmp_path / "weights.pkl")
     assert not (tmp_path / "weights.pkl").exists()
-
-
-def test_the_server_is_as_bad_as_it_should_be(server):
-    with pytest.raises(requests.RequestException):
-        requests.get(server.url + "too-long", timeout=1)
