@@ -61,8 +61,7 @@ class RunPanel(widgets.VBox):
     """
 
     function, then, title = "", "", "target"
-    choosers: tuple[str, ...] = ()
-    aside: tuple[str, ...] = ()
+    choosers, aside = (), ()
     presets: Mapping[str, Mapping[str, Any]] = {}
     labels: Mapping[str, str] = {}
     powers: Mapping[str, tuple[int, int]] = {}
@@ -244,7 +243,8 @@ class RunPanel(widgets.VBox):
     def result(self):
         if self.job is None or self.job.latest is None:
             return None
-        return self.job.call(self.job.iterator.result).result()
+        result = self.job.iterator.result
+        return self.job.call(result).result() if self.alive else result()  # no other panel's step is waited for
 
     def start(self) -> None:
         """Start a run, or continue after a pause."""
