@@ -10,10 +10,9 @@ from helpers.course.expect import CheckFailed
 from staff.grading.authoring import read_course
 from tests.support.answers import answers_of, changed, namespace_of
 
-LESSONS = {lesson.stem: lesson for lesson in read_course()}
 EXERCISES = {
     exercise.item: (lesson, exercise, below)
-    for lesson in LESSONS.values()
+    for lesson in read_course()
     for exercise, below in zip(lesson.exercises, lesson.of_kind("check"), strict=True)
 }
 
