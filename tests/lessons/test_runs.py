@@ -178,13 +178,10 @@ def test_names_are_shortened_before_anything_is_run(photos, tmp_path):
     assert len({stem.casefold() for stem in stems}) == 6 and max(len(stem.encode()) for stem in stems) <= 84
 
 
-@pytest.mark.parametrize("box", ["0,0,16", "a,b,c,d"])
-def test_a_box_that_is_none_is_one_sentence(box):
-    with pytest.raises(ImageError, match=f"auto, none or LEFT,TOP,RIGHT,BOTTOM in pixels; got '{box}'"):
-        FaceOptions(box=box)
-
-
-def test_a_box_outside_of_one_photo_names_it_and_the_others_are_done(photos, tmp_path):
+def test_a_box_that_is_none_is_one_sentence_and_one_outside_of_one_photo_names_it(photos, tmp_path):
+    for box in ("0,0,16", "a,b,c,d"):
+        with pytest.raises(ImageError, match=f"auto, none or LEFT,TOP,RIGHT,BOTTOM in pixels; got '{box}'"):
+            FaceOptions(box=box)
     write_image(photos[0], torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(0)))
     with pytest.raises(runs.RunError, match="1 of 2 photos done; not these: .*two.png: expected a box") as error:
         invert(photos, tmp_path / "out", steps=2, box="20,20,40,40")
