@@ -38,7 +38,7 @@ def close(a, b):
     return (a - b).square().mean().item()
 
 
-def test_every_term_is_a_mean_over_its_own_mask():
+def test_every_term_is_a_mean_over_its_own_mask_and_a_batch_is_independent():
     images, style = photos(2), photos(3)
     top, corner = masks.half(SIZE, "top", 0.25), masks.box(SIZE, (0.5, 0.5, 1, 1))
     weights = {"style": 2.0, "first": 3.0, "second": 5.0, "perceptual": 7.0}
@@ -59,6 +59,14 @@ def test_every_term_is_a_mean_over_its_own_mask():
     gram, wanted = (rows @ rows.transpose(1, 2) / rows.shape[2] for rows in (first_row, theirs.flatten(2)))
     assert torch.allclose(loss.parts["style"], style_loss({0: gram}, {0: wanted}), rtol=1e-4)
     assert torch.allclose(loss.total, sum(weights[name] * loss.parts[name] for name in weights))
+    for at in (0.125, 1):
+        loss = criterion(Term("t", "pixel", X, masks.half(SIZE, at=at)))(X + 0.1)
+        assert loss.total.item() == pytest.approx(0.01, rel=1e-4)
+    term, images = Term("t", "perceptual", torch.cat([X, Y]), HALF), photos(4, 2)
+    both = criterion(term, weights={"t": torch.tensor([1.0, 10.0])})
+    single = criterion(Term("t", "perceptual", Y, HALF), weights={"t": 10.0})(images[1:])
+    assert torch.allclose(both(images).total[1], single.total[0])
+    assert torch.allclose(both(images[1:], index=slice(1, 2)).total, single.total)
 
 
 @pytest.mark.parametrize("kind", ["pixel", "perceptual", "style"])
@@ -70,17 +78,6 @@ def test_no_term_sends_a_gradient_outside_its_mask_and_an_empty_one_costs_nothin
         inside = mask.bool().expand_as(images)
         assert (images.grad[~inside] == 0).all()
         assert images.grad[inside].abs().max() > 0 if inside.any() else loss.total.item() == 0
-
-
-def test_terms_do_not_grow_with_their_area_and_a_batch_of_weights_and_images_is_independent():
-    for at in (0.125, 1):
-        loss = criterion(Term("t", "pixel", X, masks.half(SIZE, at=at)))(X + 0.1)
-        assert loss.total.item() == pytest.approx(0.01, rel=1e-4)
-    term, images = Term("t", "perceptual", torch.cat([X, Y]), HALF), photos(4, 2)
-    both = criterion(term, weights={"t": torch.tensor([1.0, 10.0])})
-    single = criterion(Term("t", "perceptual", Y, HALF), weights={"t": 10.0})(images[1:])
-    assert torch.allclose(both(images).total[1], single.total[0])
-    assert torch.allclose(both(images[1:], index=slice(1, 2)).total, single.total)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +129,12 @@ def test_the_transition_leaves_room_on_both_sides():
     assert inside[0, 0, :, 30].max() == 1 and (inside[stroke == 0] == 0).all()
 
 
-def test_weights_may_change_during_a_run_and_the_loop_may_be_left():
+def test_reconstruct_is_w_plus_then_noise_and_the_loop_may_be_left():
+    both = torch.cat([X, Y])
+    steps = list(EDITOR.reconstruct(both, steps=20, noise_steps=40))
+    assert [step.number for step in steps] == list(range(1, 61))
+    assert torch.equal(steps[25].latents.code, steps[-1].latents.code)
+    assert close(steps[-1].images(), both) < 0.3 * close(steps[19].images(), both)
     edit, totals = EDITOR.crossover(X, Y, HALF), []
     with pytest.raises(ValueError, match="not taken a step"):
         edit.result()
@@ -144,14 +146,6 @@ def test_weights_may_change_during_a_run_and_the_loop_may_be_left():
             break
     assert totals[5] > 5 * totals[4] and edit.result().steps == 8
     assert [step.number for step in edit] == list(range(9, 21)) and len(edit) == 20
-
-
-def test_reconstruct_is_w_plus_then_noise():
-    both = torch.cat([X, Y])
-    steps = list(EDITOR.reconstruct(both, steps=20, noise_steps=40))
-    assert [step.number for step in steps] == list(range(1, 61))
-    assert torch.equal(steps[25].latents.code, steps[-1].latents.code)
-    assert close(steps[-1].images(), both) < 0.3 * close(steps[19].images(), both)
 
 
 def test_inpaint_never_looks_into_the_hole_and_frees_only_its_rows():

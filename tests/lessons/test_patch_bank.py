@@ -31,6 +31,8 @@ def test_octaves_halve_and_layers_have_numbers_and_names():
     assert [tuple(value.shape) for value in found.values()] == [(1, 8, 90, 90), (1, 8, 42, 42), (1, 8, 18, 18)]
     assert all((value >= 0).all() for value in found.values())
     assert torch.equal(bank(IMAGE, ["octave3"])["octave3"], found[3])
+    expected = {(10,): 1, (47, 300): 1, (48,): 2, (96,): 3, (192,): 4, (999,): 4}
+    assert {sides: octaves_of(sides) for sides in expected} == expected
 
 
 def test_unknown_layers_and_small_images_are_refused():
@@ -40,8 +42,3 @@ def test_unknown_layers_and_small_images_are_refused():
             bank(image, layers)
     with pytest.raises(FeatureError, match="at least 96x96 pixels, got 40x96"):
         PatchBank(IMAGE[..., :40, :])
-
-
-def test_octaves_have_room_for_their_filters():
-    expected = {(10,): 1, (47, 300): 1, (48,): 2, (96,): 3, (192,): 4, (999,): 4}
-    assert {sides: octaves_of(sides) for sides in expected} == expected

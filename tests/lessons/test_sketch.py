@@ -311,15 +311,12 @@ def test_a_table_of_weights_is_one_batch(generator, drawing):
     assert found.parts["prior"][3:].max() < found.parts["prior"][:3].min()
 
 
-def test_the_search_stops_when_enough_candidates_are_met(generator, terms, monkeypatch):
+def test_a_search_stops_when_enough_candidates_are_met_and_continues_near_one(generator, terms, monkeypatch):
     monkeypatch.setattr(Colour, "met_at", 10.0)
     assert run(generator, terms, starts=2, enough=0.5).steps == 1
     monkeypatch.setattr(Colour, "met_at", 0.0)
     found = run(generator, terms, starts=2, enough=0.5, steps=5)
     assert found.steps == 5 and not found.met.any()
-
-
-def test_a_search_continues_near_a_candidate(generator, terms):
     found = run(generator, terms, starts=4)
     around = near(generator, found.latents[2], 200, radius=0.5)
     assert torch.equal(around.code[:1], found.latents.code[2:3])

@@ -34,14 +34,11 @@ def test_equal_images_have_distance_zero_whatever_their_size_and_others_do_not(s
     assert torch.allclose(apart, scaled, rtol=1e-3)
 
 
-def test_the_place_of_pixels_does_not_matter(statistic):
+def test_the_place_of_pixels_does_not_matter_and_a_mask_leaves_only_its_cells(statistic):
     order = torch.randperm(30, generator=torch.Generator().manual_seed(1))
     shuffled = OURS.flatten(2)[..., order].view_as(OURS)
     assert not torch.equal(OURS, shuffled)
     assert torch.allclose(statistic.describe(OURS), statistic.describe(shuffled), atol=1e-10)
-
-
-def test_a_mask_leaves_only_its_cells(statistic):
     mask, spoiled = torch.zeros(1, 1, 6, 5, dtype=torch.float64), OURS.clone()
     mask[..., :2] = 1
     spoiled[..., 2:] += 7
@@ -63,12 +60,6 @@ def test_gram_and_wasserstein_are_their_definitions():
         cross = torch.from_numpy(sqrtm((ca @ cb).numpy()).real)
         expected = (ma - mb).square().sum() + (ca + cb - 2 * cross).trace()
         assert value.item() == pytest.approx((expected / (mb.square().sum() + cb.trace())).item(), rel=1e-3)
-
-
-def test_a_style_of_one_colour_does_not_blow_the_loss_up():
     assert distance(statistic_of("moments"), OURS, 0.5 + 1e-4 * THEIRS).max() < 1e7  # without a floor 1e14
-
-
-def test_an_unknown_statistic_is_refused_with_the_names():
     with pytest.raises(StyleError, match="gram, mean-variance.*'grim'"):
         statistic_of("grim")

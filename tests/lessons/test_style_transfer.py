@@ -100,6 +100,8 @@ def test_layers_and_seeds_can_differ_from_sample_to_sample():
     assert torch.equal(first, run(0))
     assert (first - other).abs().mean() > 0.01
     assert torch.allclose(run([0, 1]), torch.cat([first, other]), atol=1e-4)
+    image = torch.full((1, 3, 24, 24), 1.0000002)  # what a resize rounds above one is accepted
+    assert stylize(NETWORK, image, [image], steps=1, **LAYERS).images.max() <= 1
 
 
 def test_reconstruction_finds_the_photo_of_an_early_layer_and_the_style_loss_falls(slim):
@@ -158,16 +160,13 @@ def test_regions_do_not_leak_and_what_no_mask_covers_stays_the_photo():
     assert (result.images[..., :12] - PHOTO[..., :12]).abs().mean() > 0.02
 
 
-def test_luminance_only_keeps_the_photos_colours():
+def test_luminance_keeps_the_photos_colours_and_matching_gives_moments_or_quantiles():
     photo, settings = 0.3 + 0.4 * PHOTO, {"style_weight": 3e3, "tv_weight": 0.0, "steps": 40, "lr": 0.02, **LAYERS}
     images = stylize(NETWORK, photo, [STYLE], colour="luminance", **settings).images
     apart = colours.to_yiq(images) - colours.to_yiq(photo)
     inside = ((images > 0.001) & (images < 0.999)).all(1)  # elsewhere RGB was clamped
     assert inside.float().mean() > 0.5
     assert apart[:, 1:].permute(0, 2, 3, 1)[inside].abs().max() < 1e-4 and apart[:, 0].abs().mean() > 5e-4
-
-
-def test_matching_gives_mean_and_covariance_or_the_quantiles():
     image, target = 0.4 + 0.2 * STYLE, 0.35 + 0.3 * OTHER
     found, goal = (p[0].flatten(1) for p in (colours.match_linear(image, target), target))
     assert torch.allclose(found.mean(1), goal.mean(1), atol=1e-3)
@@ -241,8 +240,3 @@ def test_settings_that_do_not_fit_are_refused_in_one_sentence(changes, message):
 def test_unknown_layers_and_small_images_are_refused(slim, size, changes, message):
     with pytest.raises(FeatureError, match=message):
         StyleTransfer(slim, pictures(1, size), [PHOTO], **changes)
-
-
-def test_what_a_resize_rounds_above_one_is_accepted():
-    image = torch.full((1, 3, 24, 24), 1.0000002)
-    assert stylize(NETWORK, image, [image], steps=1, **LAYERS).images.max() <= 1
