@@ -85,9 +85,8 @@ class Features(nn.Module):
     """The convolutions of a VGG network (Simonyan & Zisserman 2015), frozen, without its classifier.
 
     Layers are named by the number of the convolution from 1 (`5`: its output before the ReLU), by block and place
-    (`"conv3_1"`: the same), or after the ReLU (`"relu3_1"`). A convolution keeps the size; the pooling before blocks 2,
-    3 … halves it, rounding down: "max", as the networks were trained, "avg", which Gatys et al. (2016) found smoother,
-    or "blur".
+    (`"conv3_1"`: the same), or after the ReLU (`"relu3_1"`). Pooling between blocks halves the size, rounding down:
+    "max", as the networks were trained, "avg", which Gatys et al. (2016) found smoother, or "blur".
     """
 
     def __init__(self, config: FeatureConfig, name: str = "", pooling: str = "max"):
@@ -126,7 +125,7 @@ class Features(nn.Module):
     def forward(self, images: Tensor, layers: int | str | Iterable[int | str]) -> dict[int | str, Tensor]:
         """Layer to activations (B, C, H / 2^(b-1), W / 2^(b-1)) in block b, under the keys they were asked by.
 
-        images: (B, 3, H, W), RGB in [0, 1], normalised inside. Later layers are not run; gradients flow to the images.
+        images: (B, 3, H, W), RGB in [0, 1]. Later layers are not run; gradients flow to the images.
         """
         asked = [layers] if isinstance(layers, int | str) else list(layers)
         places = {layer: self.locate(layer) for layer in asked}

@@ -71,8 +71,7 @@ def read_sketch(source, size: int, mask=None) -> Sketch:
     the paper does not mix into the strokes.
 
     source: path or bytes of an image file, or uint8 (H, W, 4) or (H, W, 3) of a canvas. mask: a file, white where the
-    sketch counts, or what ``as_mask`` takes, of the sketch's size; used instead of alpha. Raises SketchError for a
-    sketch that is not square, has neither transparency nor a mask, or an empty one.
+    sketch counts, or what ``as_mask`` takes, of the sketch's size; used instead of alpha. Raises SketchError.
     """
     if isinstance(source, np.ndarray):
         image, alpha = from_uint8(source).split([3, source.shape[2] - 3], 1)
