@@ -65,8 +65,7 @@ def free_memory(device: str | torch.device) -> float:
 def keep_freed_memory() -> None:
     """Let the process keep the memory of freed tensors for the next ones, up to 2 GB (glibc only).
 
-    Otherwise the system clears fresh memory, page by page, for every activation of a large network, which takes longer
-    than most of the work on it.
+    The system clears fresh memory page by page, which takes longer than most of the work on a large activation.
     """
     if hasattr(LIBC, "mallopt"):
         m_trim_threshold, m_mmap_threshold = -1, -3  # from malloc.h

@@ -91,14 +91,14 @@ class Encoder(nn.Module):
         if images.shape[-1] != self.resolution:
             images, mask = resize(images, self.resolution), mask_pyramid(mask, [self.resolution])[0]
         code = generator.mean(self.space) + generator.std(self.space) * self(images, mask)
+        if space == self.space:
+            return Latents(space, code)
         if (self.space, space) == ("w+", "w"):
-            code = code.mean(1)
-        elif space != self.space:
-            raise EncoderError(f"the encoder predicts {self.space}, which cannot become {space}; choose w or w+.")
-        return Latents(space, code)
+            return Latents(space, code.mean(1))
+        raise EncoderError(f"the encoder predicts {self.space}, which cannot become {space}; choose w or w+.")
 
 
-def load_encoder(generator: Generator | str = "stylegan2-cats-64", device: torch.device | str | None = None) -> Encoder:
+def load_encoder(generator: Generator | str | Path) -> Encoder:
     """The encoder, frozen, of a generator or its name (in the registry "NAME-encoder"), or of a safetensors file.
 
     Raises EncoderError for a generator without an encoder, WeightsError for any other file.
@@ -110,7 +110,6 @@ def load_encoder(generator: Generator | str = "stylegan2-cats-64", device: torch
             "`python -m helpers train encoder` or choose another start."
         )
     source = source if source.endswith(".safetensors") else f"{source}-encoder"
-    device = device or (generator.device if isinstance(generator, Generator) else "cpu")
     tensors, config = load_weights(source)
     try:
         if len(config["encoder"]["widths"]) > 16:
@@ -121,4 +120,4 @@ def load_encoder(generator: Generator | str = "stylegan2-cats-64", device: torch
         encoder.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise WeightsError(f"{source} does not hold an encoder that fits its config; export it again.") from error
-    return encoder.to(device).eval().requires_grad_(False)
+    return encoder.to(getattr(generator, "device", "cpu")).eval().requires_grad_(False)
