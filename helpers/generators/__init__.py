@@ -41,9 +41,10 @@ def load_generator(
     name_or_path, label = _split_label(name_or_path, label)
     path = checkpoint_path(name_or_path)
     generator = build_generator(read_checkpoint(path), str(name_or_path))
-    generator.name = path.stem
+    generator.name = str(name_or_path)  # as an error should call it
     if generator.c_dim or label is not None:
         generator.set_label(label)
+    generator.name = path.stem
     generator.domain = registry().get(str(name_or_path), {}).get("domain", "")
     if generator.resolution >= LARGE:
         keep_freed_memory()

@@ -81,7 +81,9 @@ def _zip(file: BinaryIO, data: memoryview, budget: Budget) -> object:
     """``NAME/data.pkl`` refers to ``("storage", type, key, location, numel)`` in ``NAME/data/KEY``."""
     try:
         members, storages = _members(file, data), {}
-    except (zipfile.BadZipFile, NotImplementedError, struct.error, UnicodeError, IndexError) as error:
+    except CheckpointError:
+        raise
+    except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, IndexError) as error:
         raise CheckpointError(f"it is a damaged zip file: {shown(str(error))}.") from error
 
     def content(name: str) -> memoryview:
