@@ -37,9 +37,6 @@ class InversionError(ValueError):
     """An inversion that cannot start."""
 
 
-# --- the search in a latent space ------------------------------------------------------------------------------------
-
-
 class Variables:
     """What moves in a phase, as parameters of an Optimization: the offset of the code from the start of the search."""
 
@@ -79,15 +76,9 @@ class Variables:
 class LatentSearch(Chain):
     """Minimise any criterion over latents; iterate for the steps, leave the loop to stop, then ask for ``result()``.
 
-    Every sample is an independent problem: a batch gives what single runs give.
-
-    Args:
-        criterion: ``criterion(images, offset, index)`` gives the Loss of the samples ``index``; ``offset`` is that of
-            their code from the start.
-        latents: where to start, a batch of B; noise maps are kept.
-        phases: see PHASES; at least one of the steps is each one's.
-        lr: rate in standard deviations of the space instead of each phase's own.
-        rows: indices of the w+ rows that are free; None frees all.
+    Every sample is an independent problem. ``criterion(images, offset, index)`` gives the Loss of the samples
+    ``index``; ``offset`` is that of their code from the start, ``latents``, whose noise maps are kept. ``lr`` is in
+    standard deviations of the space, None each phase's own; ``rows`` are the indices of the w+ rows that are free.
 
     Raises GeneratorError for latents of another generator, and OptimizationError when the losses of all samples became
     NaN; ``result()`` still gives the best so far.
@@ -150,9 +141,6 @@ class LatentSearch(Chain):
         offset = latents.code - generator.convert(self.base.code, self.base.space, space)[keep]
         loss = self.criterion(images, offset, keep)
         return Result(shown(images), loss.total, loss.parts, **facts, latents=latents)
-
-
-# --- inversion -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

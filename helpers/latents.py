@@ -71,10 +71,8 @@ def join(parts: list[Latents]) -> Latents:
 def interpolate(a: Latents, b: Latents, t: float | Tensor) -> Latents:
     """Latents between ``a`` (t = 0) and ``b`` (t = 1).
 
-    z follows the great circle, because the typical set of a normal distribution is a sphere and a straight line cuts
-    through its empty inside (White, "Sampling Generative Networks", 2016); w and w+ are interpolated linearly, as are
-    the noise maps.
-
+    z follows the great circle, because a straight line cuts through the empty inside of a sphere (White, "Sampling
+    Generative Networks", 2016); w, w+ and the noise maps are interpolated linearly.
     a, b: batches of 1 or of equal length; t: a number, or (T,) with batches of 1: T latents.
     Raises LatentsError for different spaces, or noise maps in only one of them.
     """

@@ -65,10 +65,7 @@ def gram_matrix(activations: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def style_loss(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> Tensor:
-    """Relative squared distance of Gram matrices, layer to (B, C, C), mean over layers: (B,).
-
-    0 is the same texture, about 1 unrelated.
-    """
+    """Relative squared distance of Gram matrices, layer to (B, C, C), mean over layers: (B,); about 1 is unrelated."""
     losses = [
         (ours[layer] - target).square().sum((1, 2)) / target.square().sum((1, 2)).clamp_min(1e-8)
         for layer, target in theirs.items()
@@ -92,13 +89,10 @@ class Loss:
 class WeightedSum:
     """Weighted sum of named losses, one value per sample: what every criterion of a search stands on.
 
-    A subclass computes ``parts(images, offset, index)``: the losses that are ``on``, unweighted.
-
-    Args:
-        weights: name to a number, or to (B,) for a table of settings. The dict is kept, not copied: it may be changed
-            while a search runs, and criteria can share what a slider moves.
-        known: all names that there are.
-        anchors: those that tie the result to something given; in every setting one of them needs a weight.
+    A subclass computes ``parts(images, offset, index)``: the losses that are ``on``, unweighted. ``weights`` map names
+    to a number, or (B,) for a table of settings; the dict is kept, not copied: it may be changed while a search runs,
+    and criteria can share what a slider moves. ``known`` are all names, ``anchors`` those that tie the result to
+    something given: in every setting one of them needs a weight.
 
     Raises LossError (or ``error``) for an unknown name, a weight that is negative or not finite, tables of different
     lengths, or no weight on any anchor.

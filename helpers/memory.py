@@ -33,16 +33,15 @@ class PeakOfTensors(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        storages = [leaf.untyped_storage() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
-        for storage in storages:
+        for storage in (t.untyped_storage() for t in tree_leaves(result) if isinstance(t, torch.Tensor)):
             if storage._cdata not in self.known:
                 self.known.add(storage._cdata)
                 self.now += storage.nbytes()
                 self.peak = max(self.peak, self.now)
-                weakref.finalize(storage, self.forget, storage._cdata, storage.nbytes())
+                weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
         return result
 
-    def forget(self, key: int, size: int) -> None:
+    def _forget(self, key: int, size: int) -> None:
         self.known.discard(key)
         self.now -= size
 

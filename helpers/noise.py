@@ -1,8 +1,4 @@
-"""Noise space: fit the noise maps of a StyleGAN2 to a photo after its w+ code (Abdal et al., Image2StyleGAN++, 2020).
-
-The maps hold most of an image's degrees of freedom, so they can write what no code reaches: whiskers, single hairs, a
-photo of coffee.
-"""
+"""Noise space: fit the noise maps of a StyleGAN2 to a photo after its w+ code (Abdal et al., Image2StyleGAN++)."""
 
 from __future__ import annotations
 
@@ -32,7 +28,7 @@ ORDERS = ("sequential", "joint", "alternating")
 
 
 class NoiseError(ValueError):
-    """A noise optimisation that cannot start; the message says what was expected."""
+    """A noise optimisation that cannot start."""
 
 
 @dataclass(frozen=True)
@@ -192,9 +188,8 @@ def optimize_noise(
 ) -> Result:
     """Fit the noise maps to photos with a pixel loss alone, the code held where it is (Mk_n of Image2StyleGAN++).
 
-    targets: (B, 3, R, R) in [0, 1] at the generator's resolution; latents: what the inversion in w+ (or z, w) found, B,
-    or 1 for all; mask: (B or 1, 1, R, R) in [0, 1], where the pixels count. In the result ``latents.noise`` is fitted,
-    and ``history["l2"]`` (steps, B) is the mean squared error.
+    targets: (B, 3, R, R) in [0, 1] at the generator's resolution; latents: what an inversion found, B, or 1 for all;
+    mask: (B or 1, 1, R, R) in [0, 1], where the pixels count. In the result ``latents.noise`` is fitted.
     Raises NoiseError for latents that do not fit, an unknown order, or a generator without noise maps, and
     InversionError or LossError for targets and masks of another size, outside [0, 1] or empty.
     """
@@ -209,10 +204,8 @@ def partly_fitted(generator: Generator, latents: Latents, amount: float = 1.0, l
     """
     if latents.noise is None:
         raise NoiseError("these latents have no noise maps; fit some with optimize_noise().")
-    levels = len(latents.noise) if levels is None else levels
-    amounts = [amount if i < levels else 0.0 for i in range(len(latents.noise))]
-    fixed = generator.fixed_noise(len(latents))
-    noise = [torch.lerp(a, b, t) for a, b, t in zip(fixed, latents.noise, amounts, strict=True)]
+    noise = generator.fixed_noise(len(latents))
+    noise[:levels] = [torch.lerp(a, b, amount) for a, b in zip(noise[:levels], latents.noise[:levels], strict=True)]
     return Latents(latents.space, latents.code, noise)
 
 

@@ -28,10 +28,7 @@ def constant() -> Schedule:
 
 
 def cosine(ramp: float = 0.05, decay: float = 0.5) -> Schedule:
-    """Factor of the learning rate over the progress in [0, 1]: linear up in ``ramp``, cosine down in ``decay``.
-
-    The shape of the official StyleGAN2 projector (Karras et al. 2020, app. D: ramp 0.05, decay 0.25).
-    """
+    """Factor of the learning rate over the progress in [0, 1]: linear up in ``ramp``, cosine down in ``decay``."""
 
     def factor(progress: float) -> float:
         up = min(1.0, progress / ramp) if ramp else 1.0
@@ -42,7 +39,7 @@ def cosine(ramp: float = 0.05, decay: float = 0.5) -> Schedule:
 
 
 class OptimizationError(ValueError):
-    """The optimisation cannot start or cannot continue; ``best`` parameters stay available on the Optimization."""
+    """The optimisation cannot start or cannot continue."""
 
 
 class OptimizationWarning(UserWarning):
@@ -72,17 +69,11 @@ class Optimization:
     The problems do not interact: Adam treats every component separately, L-BFGS every sample. A sample whose loss
     becomes NaN or infinite is frozen at its best point (or its start); the others are unaffected.
 
-    Args:
-        parameters: tensors (B, ...) to optimise, changed in place.
-        loss: ``loss(parameters, index)`` gives the Loss of the samples ``index`` of the batch.
-        lr: learning rate, one number or one per parameter; for L-BFGS the longest step.
-        optimizer: "adam" or "lbfgs" (see BatchLBFGS).
-        schedule: factor of Adam's learning rate over the progress.
-        chunk: samples that are evaluated at once, see ``memory.chunk_that_fits``; None is all.
-        scale: factor of the loss in the gradient alone, against Adam's epsilon.
-
-    Attributes: ``best``, the parameters of the smallest loss so far, and ``best_total`` (B,), that loss, infinite where
-    none was ever finite; ``history``, name to the losses (B,) of every step; ``frozen`` (B,) bool; ``seconds``.
+    ``parameters`` (B, ...) are changed in place; ``loss(parameters, index)`` gives the Loss of the samples ``index``;
+    ``lr`` is one number or one per parameter, for "lbfgs" (see BatchLBFGS) the longest step; ``schedule`` is the factor
+    of Adam's rate over the progress; ``chunk`` samples are evaluated at once, None is all; ``scale`` is a factor of the
+    loss in the gradient alone, against Adam's epsilon. Of each sample ``best`` are the parameters of the smallest loss
+    so far, and ``best_total`` (B,) is that loss, infinite where none was ever finite.
 
     Raises OptimizationError for an unknown optimizer, no steps, a rate that is not positive, or when all are frozen.
     """
@@ -197,8 +188,6 @@ class Optimization:
         if self.frozen.any():
             for p, best in zip(self.parameters, self.best, strict=True):
                 p.copy_(torch.where(_like(self.frozen, p), best, p))
-
-    # --- interrupt and resume ---------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict:
         """All that an exact continuation needs; the loss itself is not part of it."""

@@ -55,8 +55,7 @@ class Chain:
     """A search: phases one after the other, each starting from the best of the one before.
 
     ``phases`` divide ``steps`` by their shares; where the steps of each phase are fixed, they are the shares and
-    ``steps`` is their sum. Only the states of the runs are saved: with the same settings ``_begin`` makes the same run
-    from the same states.
+    ``steps`` is their sum. Only the states of the runs are saved: with the same settings ``_begin`` makes the same run.
     """
 
     phases: Sequence[Phase]
@@ -79,8 +78,6 @@ class Chain:
     def done(self) -> bool:
         """Whether the search has nothing more to do before its last step."""
         return False
-
-    # --- the loop ---------------------------------------------------------------------------------------------------
 
     @cached_property
     def runs(self) -> list[Optimization | Chain]:
@@ -122,8 +119,6 @@ class Chain:
         if self.runs:
             self.runs[-1].forget_best()
 
-    # --- what happened ----------------------------------------------------------------------------------------------
-
     @property
     def number(self) -> int:
         """Steps taken."""
@@ -150,8 +145,6 @@ class Chain:
             raise OptimizationError("the search has not taken a step yet; iterate over it first.")
         history = {name: torch.stack(values)[:, keep].cpu() for name, values in self.history.items()}
         return {"history": history, "seconds": self.seconds, "steps": self.number, "frozen": self.frozen[keep]}
-
-    # --- interrupt and resume ---------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict:
         """Tensors and numbers from which the same settings continue exactly; ``torch.save`` takes it."""
