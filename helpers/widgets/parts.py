@@ -24,8 +24,6 @@ COMPARED = 320  # pixels on the screen of before and after
 KEPT = 24  # entries of a gallery: older ones drop out
 THUMB = f"width:{CANDIDATE}px;height:{CANDIDATE}px;object-fit:contain;image-rendering:pixelated;display:block"
 
-# --- controls --------------------------------------------------------------------------------------------------------
-
 
 def control(label: str, kind, value: Any = None) -> widgets.Widget:
     """A labelled control: of a list of options, a (low, high, step) or a bool, as in ``ipywidgets.interact``."""
@@ -90,9 +88,6 @@ def columns(*children: widgets.Widget, reverse: bool = False) -> widgets.HBox:
     return widgets.HBox(children, layout=widgets.Layout(**WRAP | backwards))
 
 
-# --- images ----------------------------------------------------------------------------------------------------------
-
-
 class Gallery(widgets.HBox):
     """Thumbnails with a button each: a history to go back to, candidates to choose from.
 
@@ -142,9 +137,6 @@ class BeforeAfter(widgets.VBox):
             both = torch.cat([before[..., :at], after[..., at:]], -1)
             style = f"width:{COMPARED * self.zoom.value:.0f}px;max-width:none;image-rendering:pixelated"
             self.view.value = f'<img src="{jpeg_url(both)}" alt="before | after" style="{style}">'
-
-
-# --- settings and files ----------------------------------------------------------------------------------------------
 
 
 def settings_code(function: str, arguments: str, settings: Mapping[str, Any], then: str = "") -> str:
