@@ -269,6 +269,7 @@ def cluster(address: str | None = None, workers: int = 1) -> Iterator:
             yield client
         return
     settings = {"distributed.scheduler.allowed-failures": DEATHS - 1, "distributed.worker.memory.terminate": False}
+    settings["distributed.deploy.lost-worker-timeout"] = "1 day"  # a busy machine is slow to start a worker again
     options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": 50}
     with dask.config.set(settings), LocalCluster(**options) as processes, Client(processes) as client:
         client.run(_ignore_interrupt)  # Ctrl-C is the parent's affair
