@@ -27,7 +27,7 @@ def no_script_error(lab):
 def reason_to_skip() -> str:
     if importlib.util.find_spec("playwright") is None:
         return "playwright is not installed: pip install playwright"
-    from staff.benchmarks.jupyter_driver import find_browser  # which needs playwright
+    from tests.support.jupyter_driver import find_browser  # which needs playwright
 
     return "" if find_browser() else "Chromium is not installed: apt-get install chromium"
 

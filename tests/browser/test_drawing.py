@@ -10,7 +10,7 @@ from PIL import Image
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
-from staff.benchmarks.jupyter_driver import Lab, write_notebook
+from tests.support.jupyter_driver import Lab, write_notebook
 
 pytestmark = pytest.mark.browser
 OUTPUT = Path(__file__).resolve().parents[2] / "output" / "browser"

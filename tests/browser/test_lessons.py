@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
-from staff.benchmarks.jupyter_driver import UNTIDY, Lab
+from tests.support.jupyter_driver import UNTIDY, Lab
 from tests.support.waiting import PATIENCE, comes
 
 pytestmark = [pytest.mark.browser, pytest.mark.long]

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 from PIL import Image
 
-from staff.benchmarks.jupyter_driver import UNTIDY, Lab, write_notebook
+from tests.support.jupyter_driver import UNTIDY, Lab, write_notebook
 from tests.support.waiting import PATIENCE, comes
 
 pytestmark = pytest.mark.browser
