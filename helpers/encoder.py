@@ -1,7 +1,5 @@
 """An encoder: the latent of an image in one forward pass, as a first guess for a search (Zhu et al. 2016, sec. 3.2)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
@@ -99,11 +97,17 @@ class Encoder(nn.Module):
 
 
 def load_encoder(generator: Generator | str | Path) -> Encoder:
-    """The encoder, frozen, of a generator or its name (in the registry "NAME-encoder"), or of a safetensors file.
+    """The encoder, frozen, of a generator or its name (in the registry "NAME-encoder"), or of a file.
 
+    A file is one of ours (safetensors), or a pSp, e4e or ReStyle ``.pt``, whose generator finds its encoder by itself.
     Raises EncoderError for a generator without an encoder, WeightsError for any other file.
     """
     source = str(generator) if isinstance(generator, str | Path) else getattr(generator, "name", "")
+    path = Path(generator) if isinstance(generator, str | Path) else getattr(generator, "path", Path())
+    if path.suffix in (".pt", ".pth"):
+        from helpers.generators.checkpoints.psp import read_encoder
+
+        return read_encoder(path).to(getattr(generator, "device", "cpu"))
     if not source.endswith(".safetensors") and f"{source}-encoder" not in registry():
         raise EncoderError(
             f"there is no encoder for the generator {source or 'without a name'!r}; train one with "

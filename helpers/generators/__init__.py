@@ -44,7 +44,7 @@ def load_generator(
     generator.name = str(name_or_path)  # as an error should call it
     if generator.c_dim or label is not None:
         generator.set_label(label)
-    generator.name = path.stem
+    generator.name, generator.path = path.stem, path
     generator.domain = registry().get(str(name_or_path), {}).get("domain", "")
     if generator.resolution >= LARGE:
         keep_freed_memory()
