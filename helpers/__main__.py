@@ -1,7 +1,5 @@
 """Command line: ``python -m helpers COMMAND --help``."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 import warnings

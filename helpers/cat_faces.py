@@ -5,8 +5,6 @@ folded) and a head at an eighth of the side. Every cell says how likely it is th
 and the nose lie from there, as in "Objects as Points" (Zhou et al., 2019).
 """
 
-from __future__ import annotations
-
 from functools import cache
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Colours of images: luminance and chroma, and matching the colours of one image to those of another."""
 
-from __future__ import annotations
-
 import torch
 from skimage.exposure import match_histograms
 from torch import Tensor

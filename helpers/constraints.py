@@ -4,8 +4,6 @@ z* = argmin of the sum over i of ||f_i(G(z)) - v_i||. Each loss is normalised by
 strokes weigh the same. None sends a gradient outside its mask. They combine freely in ``Constraints``.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Is a photo of the kind that a model can show?"""
 
-from __future__ import annotations
-
 import hashlib
 from contextlib import suppress
 

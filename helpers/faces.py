@@ -1,7 +1,5 @@
 """The face in a photo: which part of it a model gets, found or given; alignment as in FFHQ, and its detectors."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 from collections.abc import Callable, Sequence

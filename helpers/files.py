@@ -1,7 +1,5 @@
 """Files: checksums, writing whole or not at all, JSON. Needs no torch."""
 
-from __future__ import annotations
-
 import errno
 import functools
 import hashlib

@@ -4,8 +4,6 @@ Images and targets are (B, 3, H, W) in [0, 1]; a target batch of 1 serves all im
 is at image size, 1 = counts; a layer of a network gets its mean over the layer's cells. None counts every pixel.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Masks: where in an image something counts, float32 (B, 1, H, W) in [0, 1]. Shapes fit every resolution."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial

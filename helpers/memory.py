@@ -1,7 +1,5 @@
 """How much memory an optimisation step needs, known before it runs, and how many samples fit at once."""
 
-from __future__ import annotations
-
 import weakref
 
 import torch

@@ -4,8 +4,6 @@ Images and targets are (B, 3, H, W) in [0, 1], measured as a file would show the
 their own size. All raise ValueError for shapes that differ and for NaN.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

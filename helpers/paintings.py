@@ -1,7 +1,5 @@
 """Public-domain paintings to take styles from: title, painter, year, link; fetched on request, never bundled."""
 
-from __future__ import annotations
-
 import csv
 import sys
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ IPython keeps the value of every cell (``Out``) and, from version 9, what it dis
 registry), for the life of the kernel: a panel with its images, shown twenty times, would be held twenty times.
 """
 
-from __future__ import annotations
-
 import gc
 import sys
 

@@ -1,7 +1,5 @@
 """Sketch to image: find images of a generator that follow a drawing (Zhu et al., ECCV 2016, sec. 4)."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Sequence

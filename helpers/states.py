@@ -1,7 +1,5 @@
 """One file for everything that a session with a panel made: latents, drawings, images and settings."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Our own style images, free of anybody's rights; `tools/draw_styles.py` paints them into data/styles/."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

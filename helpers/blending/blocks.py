@@ -1,7 +1,5 @@
 """The paper's blocks: masked search of w+ (W_l, M_st) and of noise maps (Mk_n), copied activations (I_att)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

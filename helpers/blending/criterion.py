@@ -1,7 +1,5 @@
 """The masked criterion of an edit (Image2StyleGAN++, eq. 1): terms with a region each, and a prior on the latents."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

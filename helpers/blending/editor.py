@@ -1,7 +1,5 @@
 """The editor: the applications of Image2StyleGAN++, each a chain of the paper's blocks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial

@@ -3,8 +3,6 @@
 Images, x and y are (B, 3, H, W) in [0, 1], masks (B or 1, 1, H, W).
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

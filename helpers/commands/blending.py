@@ -4,8 +4,6 @@ An edit writes what ``invert`` writes, the image, its latents with noise maps an
 compares it with a hard paste and with Poisson blending.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """What all commands share: the applications and common options; those of a dataclass are made by ``with_options``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Commands of inversion: demo, invert, interpolate, sample."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -11,8 +11,6 @@ between, a dict of floats one option per key of its default (``--l1 1.0``). A pa
 name replaces the field's option.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import inspect

@@ -1,7 +1,5 @@
 """What the command line does with photos: plain functions that write images, latents and figures to a folder."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

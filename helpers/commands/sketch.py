@@ -1,7 +1,5 @@
 """Command of sketch to image, and the functions that write its files."""
 
-from __future__ import annotations
-
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Command of state files: what a panel saved, as images; and the function that writes them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

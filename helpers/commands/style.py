@@ -1,7 +1,5 @@
 """Commands of style transfer: style; and data: list, fetch. The functions that write the files are here too."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """The loss of style transfer (Gatys et al., CVPR 2016) and all its options."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 

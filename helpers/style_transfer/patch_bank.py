@@ -1,7 +1,5 @@
 """A feature network made from one image: its own whitened patches are the filters. Nothing is trained."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 

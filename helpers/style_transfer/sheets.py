@@ -1,7 +1,5 @@
 """Sheets of style transfers, each one batch: layers of a reconstruction, groups of style layers, contents × styles."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Statistics of style: what a texture keeps of an image's activations, forgetting where things are. One interface."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

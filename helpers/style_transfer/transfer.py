@@ -1,7 +1,5 @@
 """The search of style transfer: pixels, scale after scale, towards a StyleCriterion."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The panel of the blending lesson: two photos, a mask to choose or draw, its feather, and the weights."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """What the panels show, as HTML. The live curve is SVG: matplotlib takes 50 ms and more, and a run waits for it."""
 
-from __future__ import annotations
-
 import base64
 import io
 import itertools

@@ -1,7 +1,5 @@
 """The panel of the inversion lesson: controls and a live view over a plain ``Inversion``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import ipywidgets as widgets

@@ -3,8 +3,6 @@
 No thread touches a widget, so nothing piles up on a slow link.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The noise lesson: sliders for the amount of fitted noise, and the panel that fits it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import ipywidgets as widgets

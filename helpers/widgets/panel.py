@@ -10,8 +10,6 @@ A lesson's panel is little more than its controls; style.py is the shortest. Wit
 ``panel.make(panel.settings)``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import io

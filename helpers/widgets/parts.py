@@ -1,7 +1,5 @@
 """Parts of panels, each usable alone: labelled controls, galleries, before and after, the settings as code, files."""
 
-from __future__ import annotations
-
 import ast
 import base64
 import functools

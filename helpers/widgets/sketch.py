@@ -1,7 +1,5 @@
 """The panel of the sketch lesson: a canvas to draw on, controls, candidates to pick from and to continue from."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

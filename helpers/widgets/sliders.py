@@ -1,7 +1,5 @@
 """Sliders that render at once: between two inversions, and the truncation of samples."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 

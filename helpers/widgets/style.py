@@ -1,7 +1,5 @@
 """The panel of the style lesson: contents, styles and settings over a plain ``StyleTransfer``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from torch import Tensor

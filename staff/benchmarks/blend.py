@@ -1,7 +1,5 @@
 """Two-image blends on pairs of validation faces: seam, two-tone, fidelity, realism; five ways, three masks."""
 
-from __future__ import annotations
-
 import functools
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Images judged by a network that knows ImageNet's photos: is it a cat, is it as varied, is it a copy?"""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Memory and speed of the w+ and the noise stage at the size of the official models, whose weights are not needed."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """StyleGAN2 forward and backward against grouped and the machine's own convolutions; inversions together."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import torch

@@ -1,7 +1,5 @@
 """Seconds to grade one submission: the course's own solutions, every lesson in its sandbox."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path

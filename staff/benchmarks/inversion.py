@@ -1,7 +1,5 @@
 """Inversion against the published projector's plain loop, and what the encoder's start saves."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 

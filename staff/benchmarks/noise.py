@@ -1,7 +1,5 @@
 """The noise stage measured on validation faces: orders, what fresh noise leaves, choices, seconds."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

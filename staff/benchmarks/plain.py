@@ -1,7 +1,5 @@
 """What the fast ways are measured against: a grouped-convolution StyleGAN2 and the published projector's plain loop."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Sketch to image measured: every shipped sketch with the defaults, and what the judges say of photos and samples."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

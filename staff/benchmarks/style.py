@@ -1,7 +1,5 @@
 """Style transfer measured: speed against the tutorial's loop, ten pairs, their judge, lattice of the pooling."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Every bench in a process of its own, and one page of what they found."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Figures of the model cards, measured on the validation photos of the training data."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from helpers.generators import Generator, load_generator

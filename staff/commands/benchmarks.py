@@ -1,7 +1,5 @@
 """The command bench: measure, and write what README, docs and model cards quote."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Command of sweeps: a table of jobs over processes or a Dask cluster."""
 
-from __future__ import annotations
-
 import os
 import sys
 from contextlib import ExitStack

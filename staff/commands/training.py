@@ -1,7 +1,5 @@
 """Commands of training: train stylegan2, dcgan, features, encoder, finder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

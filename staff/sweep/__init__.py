@@ -4,8 +4,6 @@ A job is a dict of plain values. Its worker gets the bytes of its input files wi
 the bytes of its images: no shared disk is needed, and one process alone writes the results.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import itertools

@@ -1,7 +1,5 @@
 """What a sweep is made of: its tasks, and the table of jobs that a specification spells out."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

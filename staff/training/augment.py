@@ -5,8 +5,6 @@ to a sample with probability p, which the rule of ADA adapts (Karras et al., "Tr
 NeurIPS 2020): p rises while the discriminator is sure of more than 60 % of the real images, and falls otherwise.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

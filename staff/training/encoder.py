@@ -1,7 +1,5 @@
 """Train an encoder on images of the generator, whose latents are known, and on photos, whose latents are not."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Train the finder of cat faces on whole photos with landmarks, from EfficientNet-Lite0's first stages."""
 
-from __future__ import annotations
-
 import csv
 import math
 import zipfile

@@ -3,8 +3,6 @@
 One loop serves both families; they differ in their networks and a few settings (``DEFAULTS``).
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import math

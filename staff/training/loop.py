@@ -1,7 +1,5 @@
 """The loop that all trainings share: a bar, a log, and a state on disk from which the same call continues."""
 
-from __future__ import annotations
-
 import json
 import math
 import platform

@@ -253,7 +253,9 @@ PHOTOS = ROOT / "data" / "generated" / "stylegan2-cats-64"
 def test_every_photo_is_painted_in_every_style(client, tmp_path):
     spec = {"task": "style", "contents": "0000.png", "styles": ["0001.png"], "size": "32", "features": "vgg19-slim"}
     spec |= {"steps": 6, "style_weight": [0.1, "5e2"], "precision": "float32"}
-    rows = list(Sweep(expand(spec, TASKS, PHOTOS), TASKS, tmp_path).run(client))
+    sweep = Sweep(expand(spec, TASKS, PHOTOS), TASKS, tmp_path)
+    list(sweep.run(client))  # as they come
+    rows = sweep.rows()
     assert [row["style_weight"] for row in rows] == [0.1, 500.0] and all(row["frozen"] == 0 for row in rows)
     images = [read_image(tmp_path / row["files"]["image.png"]) for row in rows]
     assert images[0].shape == (1, 3, 32, 32) and not images[0].equal(images[1])
