@@ -1,7 +1,5 @@
 """The kinds of jobs that ``python -m helpers sweep`` can spread: plain functions from bytes to figures and bytes."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import io
@@ -10,6 +8,7 @@ import tempfile
 import types
 import zipfile
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import torch
 
@@ -32,8 +31,10 @@ MOST_UNZIPPED = 200 * 2**20  # bytes of a submission
 
 def _options(kind: type) -> dict[str, type | None]:
     """The options of a search that its command has, with their types: numbers or whatever."""
-    numbers = {"int": int, "float": float}
-    return {field.name: numbers.get(field.type.split()[0]) for field in dataclasses.fields(kind) if field.metadata}
+    hints = get_type_hints(kind)
+    members = {field.name: get_args(hints[field.name]) or (hints[field.name],) for field in dataclasses.fields(kind)}
+    numbers = {name: next((t for t in (int, float) if t in kinds), None) for name, kinds in members.items()}
+    return {field.name: numbers[field.name] for field in dataclasses.fields(kind) if field.metadata}
 
 
 INVERSION = _options(InversionOptions) | {"model": None, "space": None, "fast": None, "noise_steps": int}
