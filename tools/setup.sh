@@ -56,7 +56,7 @@ index=${index:-PyPI}
 # uv downloads and unpacks several packages at once; pip does where there is no uv for this machine.
 uv=$(command -v uv) || { "$python" -m pip install --quiet uv >>"$log" 2>&1 && uv=.venv/bin/uv; }
 if [ -n "$uv" ]; then install=("$uv" pip install --python "$python"); else install=("$python" -m pip install); fi
-"${install[@]}" --editable ".[dev,widgets]" 2>&1 | tee -a "$log"
+"${install[@]}" --editable ".[dev]" 2>&1 | tee -a "$log"
 [ "${PIPESTATUS[0]}" = 0 ] || {
     # Nothing has changed yet when the index does not answer: a .venv that worked still works.
     [ -n "$before" ] && unreachable && echo "$before" >"$stamp"
