@@ -34,8 +34,8 @@ class Unreliable(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content) if length is None else length))
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
+        self.send_header("Connection", "close")  # or a client could send its next request into a closing connection
         self.end_headers()
-        self.close_connection = True
         self.wfile.write(content)
 
     def do_GET(self):
