@@ -18,9 +18,6 @@ CPU = torch.device("cpu")
 WEIGHTS = {"l1": 1.0, "perceptual": 0.1}
 
 
-# --- the plain projector loop ----------------------------------------------------------------------------------------
-
-
 def test_grouped_convolutions_draw_the_same_image():
     net = tiny.stylegan2(resolution=32)
     ws, maps = net.sample("w+", 2, seed=1), net.fresh_noise(2, seed=2)
@@ -46,9 +43,6 @@ def test_the_comparison_counts_photos_that_were_reached():
     assert row["reached_by"] == "1 of 2" and row["times_faster"] == 10.0 and row["psnr"] == 20.0
 
 
-# --- speed and memory ------------------------------------------------------------------------------------------------
-
-
 def test_operations_are_those_of_the_convolutions():
     net, widths = tiny.stylegan2(channel_base=64, channel_max=4), {4: 4, 8: 4, 16: 4}
     forward = sum(9 * c * c * (r * r + (r * r // 4 if r > 4 else 0)) + 3 * c * r * r for r, c in widths.items())
@@ -70,7 +64,7 @@ def test_what_does_not_fit_is_not_run_and_says_so(tmp_path, monkeypatch):
 
 
 def test_every_variant_of_full_size_is_measured_in_both_stages(tmp_path, monkeypatch):
-    net, seen, steps = full_size.official_size(16, CPU), [], full_size.time_steps
+    net, seen, steps = tiny.stylegan2(), [], full_size.time_steps
     timed = lambda *given: seen.append((net.dtype, net.checkpointing)) or steps(*given)  # noqa: E731
     replaced = {"load_features": lambda **_: AnyLayer(), "official_size": lambda *_: net, "time_steps": timed}
     for name, value in replaced.items():
@@ -84,9 +78,6 @@ def test_every_variant_of_full_size_is_measured_in_both_stages(tmp_path, monkeyp
         next(full_size.stages(Settings(tmp_path)))
     monkeypatch.setattr(full_size.time, "perf_counter", iter([0.0, 100.0, 102.0, 104.0]).__next__)
     assert steps(range(3), CPU)[0] == 2.0  # the first of several is not timed
-
-
-# --- noise stages ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -72,9 +72,6 @@ def test_the_peak_is_that_of_the_block():
     assert 0.2 < peak.more < 0.35
 
 
-# --- the page --------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def ran(monkeypatch, tmp_path):
     """Replaces the processes: every bench writes a report, "blend" fails; gives the names of those that ran."""

@@ -1,6 +1,7 @@
 """Whatever students hand in: a row for each, the others' rows right, and what was given by hand never lost."""
 
 import csv
+import io
 import json
 import os
 import random
@@ -85,16 +86,18 @@ def spoiled(book, chance):
 
 def mutate(place, book, chance):
     """One student's trouble at a path (bytes)."""
-    text = json.dumps(book)
-    kind = chance.randrange(12)
+    text, kind = json.dumps(book).encode(), chance.randrange(12)
+
+    def write(end, content):
+        os.makedirs(os.path.dirname(place + end), exist_ok=True)
+        with open(place + end, "wb") as file:
+            file.write(content)
+
     if kind < 4:
-        os.mkdir(place)
-        with open(place + b"/01_tiny.ipynb", "w") as file:
-            file.write(spoiled(book, chance))
+        write(b"/01_tiny.ipynb", spoiled(book, chance).encode())
     elif kind == 4:
-        contents = [b"", b"null", b"[]", b'{"cells": 3}', b"\xff\xfe", text[:999].encode(), text.encode("utf-16")]
-        with open(place + b".ipynb", "wb") as file:
-            file.write(chance.choice(contents))
+        contents = [b"", b"null", b"[]", b'{"cells": 3}', b"\xff\xfe", text[:999], text.decode().encode("utf-16")]
+        write(b".ipynb", chance.choice(contents))
     elif kind in (5, 6):
         os.mkdir(place)
         for name in (b"/01_tiny.ipynb", b"/01_inversion.safetensors"):
@@ -102,29 +105,25 @@ def mutate(place, book, chance):
     elif kind == 7:
         os.mkfifo(place + b".ipynb")
     elif kind == 8:
-        with zipfile.ZipFile(os.fsdecode(place) + ".zip", "w") as packed:
-            packed.writestr(chance.choice(["hw/01_tiny.ipynb", "../../x.ipynb", "a" * 300 + ".ipynb"]), text)
-        if chance.random() < 0.5:
-            with open(place + b".zip", "r+b") as file:
-                for _ in range(20):
-                    file.seek(chance.randrange(300))
-                    file.write(bytes([chance.randrange(256)]))
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.writestr(chance.choice(["hw/01_tiny.ipynb", "../../x.ipynb", "a" * 300 + ".ipynb"]), text)
+        data = bytearray(packed.getvalue())
+        for _ in range(chance.choice([0, 20])):
+            data[chance.randrange(300)] = chance.randrange(256)
+        write(b".zip", data)
     elif kind == 9:
         os.makedirs(place + b"/" + b"/".join([b"d" * 8] * 300))
-        with open(place + b"/M\xfcller.ipynb", "w") as file:
-            file.write(text)
+        write(b"/M\xfcller.ipynb", text)
     elif kind == 10:
-        with open(place + b".ipynb", "w") as file:
-            file.write('{"cells": ' + chance.choice(["[", '{"a":']) * chance.choice([90, 100_000]))
+        write(b".ipynb", b'{"cells": ' + chance.choice([b"[", b'{"a":']) * chance.choice([90, 100_000]))
     else:
-        os.mkdir(place)
         source = chance.choice(["-" * 60_000, "(" * 900, "x = 1\n" * 90_000, "\n" * 300_000 + "1"])
-        book["cells"].append(json.loads(text)["cells"][1] | {"source": source})
-        with open(place + b"/01_tiny.ipynb", "w") as file:
-            json.dump(book, file)
+        book["cells"].append(book["cells"][1] | {"source": source})
+        write(b"/01_tiny.ipynb", json.dumps(book).encode())
 
 
-@pytest.mark.parametrize("part", range(10))
+@pytest.mark.parametrize("part", range(4))
 def test_nothing_that_one_student_hands_in_changes_anothers_row(part, root, grade, tmp_path):
     chance, folder = random.Random(part), tmp_path / "in"
     Notebook(root).write(folder / "good" / "01_tiny.ipynb")
@@ -193,9 +192,6 @@ def test_a_changed_notebook_gets_other_inputs(root, grade, tmp_path):
     assert first != second and second == third and berta == still == first
 
 
-# --- points by hand -------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def sheet(root, grade, tmp_path):
     """A graded folder of three students, of whom one has written something; returns how to grade it again."""
@@ -217,8 +213,9 @@ def test_the_sheet_shows_what_was_written_and_gives_nothing_for_nothing(sheet, t
     assert "Because of ü" in (tmp_path / "out" / "students" / "Müller.html").read_text()
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize(
+    ("encoding", "separator"), [("utf-8", ","), ("utf-8-sig", ";"), ("cp1252", "\t"), ("utf-16", ";")]
+)
 def test_points_survive_spreadsheets_and_students_who_are_not_there(sheet, tmp_path, encoding, separator):
     path = tmp_path / "out" / "manual.csv"
     rows = manual.read_table(path)

@@ -47,9 +47,9 @@ def marks(folder):
     return len((folder / "marks").read_text()) if (folder / "marks").exists() else 0
 
 
-def run(client, folder, jobs=None, **options):
-    jobs = jobs_of(folder) if jobs is None else jobs
-    sweep = Sweep(jobs, TASKS_HERE, folder / "out", **options)
+def run(client, folder, jobs=None, tasks=TASKS_HERE, **options):
+    """All rows of the folder, and those that were computed now."""
+    sweep = Sweep(jobs_of(folder) if jobs is None else jobs, tasks, folder / "out", **options)
     new = list(sweep.run(client))
     return sweep.rows(), new
 
@@ -91,11 +91,11 @@ def test_numbers_may_be_written_as_yaml_reads_them(folder):
     assert all(type(job["marks"]) is int for job in jobs)
 
 
-@pytest.mark.parametrize("text", ["a: [", "just words", "- 1\n- 2", "\x00"])
-def test_a_file_that_is_no_specification_is_refused(tmp_path, text):
-    (tmp_path / "spec.yaml").write_text(text)
-    with pytest.raises(SweepError):
-        read_spec(tmp_path / "spec.yaml")
+def test_a_file_that_is_not_a_specification_is_refused(tmp_path):
+    for text in ("a: [", "just words", "- 1\n- 2", "\x00"):
+        (tmp_path / "spec.yaml").write_text(text)
+        with pytest.raises(SweepError):
+            read_spec(tmp_path / "spec.yaml")
 
 
 def test_rows_and_files_of_all_jobs_and_none_is_done_twice(client, folder):
@@ -202,7 +202,7 @@ from tests.support.sweep_jobs import TASKS_HERE, jobs_of
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background inherits "ignore"
     folder = Path(sys.argv[1])
-    with cluster(workers=2) as client:
+    with cluster(workers=1) as client:
         list(Sweep(jobs_of(folder, "slow", factor=list(range(10**4))), TASKS_HERE, folder / "out").run(client))
 """
 
@@ -244,33 +244,26 @@ def test_a_scheduler_that_ends_or_does_not_answer_is_one_sentence_and_costs_no_r
         cluster("tcp://nowhere:1").__enter__()
 
 
-# --- other kinds of jobs ---------------------------------------------------------------------------------------------
-
-
 PHOTOS = ROOT / "data" / "generated" / "stylegan2-cats-64"
 
 
 def test_every_photo_is_painted_in_every_style(client, tmp_path):
     spec = {"task": "style", "contents": "0000.png", "styles": ["0001.png"], "size": "32", "features": "vgg19-slim"}
     spec |= {"steps": 6, "style_weight": [0.1, "5e2"], "precision": "float32"}
-    sweep = Sweep(expand(spec, TASKS, PHOTOS), TASKS, tmp_path)
-    list(sweep.run(client))  # as they come
-    rows = sweep.rows()
+    rows, _ = run(client, tmp_path, expand(spec, TASKS, PHOTOS), TASKS)
     assert [row["style_weight"] for row in rows] == [0.1, 500.0] and all(row["frozen"] == 0 for row in rows)
-    images = [read_image(tmp_path / row["files"]["image.png"]) for row in rows]
+    images = [read_image(tmp_path / "out" / row["files"]["image.png"]) for row in rows]
     assert images[0].shape == (1, 3, 32, 32) and not images[0].equal(images[1])
-    assert not list(Sweep(expand(spec, TASKS, PHOTOS), TASKS, tmp_path).run(client))
+    assert run(client, tmp_path, expand(spec, TASKS, PHOTOS), TASKS) == (rows, [])
 
 
 def test_noise_maps_and_quick_inversions_are_jobs_too(client, tmp_path, monkeypatch):
     monkeypatch.setattr("staff.sweep.tasks.fast_options", lambda generator, space: {"steps": 3})
     spec = {"task": "invert", "photos": "0000.png", "weights": {"l1": 1.0}, "fast": True, "noise_steps": [0, 5]}
-    sweep = Sweep(expand(spec, TASKS, PHOTOS), TASKS, tmp_path)
-    list(sweep.run(client))
-    code, noise = sweep.rows()
+    (code, noise), _ = run(client, tmp_path, expand(spec, TASKS, PHOTOS), TASKS)
     assert code["steps"] == noise["steps"] == 3 and noise["noise_steps"] == 5 and "psnr_fresh_noise" not in code
     assert noise["psnr"] > noise["psnr_before_noise"] == code["psnr"]
-    maps = [load_latents(tmp_path / row["files"]["latents.safetensors"])[0].noise for row in (code, noise)]
+    maps = [load_latents(tmp_path / "out" / row["files"]["latents.safetensors"])[0].noise for row in (code, noise)]
     assert maps[0] is None and maps[1] is not None
 
 
@@ -293,9 +286,7 @@ def test_submissions_are_graded_one_by_one(client, tmp_path, monkeypatch):
                 archive.writestr(file, content)
     (tmp_path / "cut.zip").write_bytes(b"PK no zip")
     spec = {"task": "grade", "submissions": ["*.ipynb", "*.zip"], "seed": 3}
-    sweep = Sweep(expand(spec, TASKS, tmp_path), TASKS, tmp_path / "out")
-    list(sweep.run(client))
-    ann, ben, bomb, cut = sweep.rows()
+    (ann, ben, bomb, cut), _ = run(client, tmp_path, expand(spec, TASKS, tmp_path), TASKS)
     assert ann["points"] == {"1.1": 2.0} and ben["student"] == "ben"
     assert calls == ["ann.ipynb", ["01.ipynb", "outside.txt"]]
     assert (tmp_path / "out" / ben["files"]["report.html"]).read_text() == "page of ben, seed 3"
@@ -303,16 +294,15 @@ def test_submissions_are_graded_one_by_one(client, tmp_path, monkeypatch):
     assert not (tmp_path.parent / "outside.txt").exists()
 
 
-def test_processes_that_lose_a_worker_give_the_files_of_a_sequential_run(client, tmp_path):
+def test_processes_that_lose_a_worker_give_the_files_of_a_sequential_run(client, processes, tmp_path):
     spec = {"task": "invert", "photos": "000[0-2].png", "space": ["z", "w"], "steps": 4, "weights": {"l1": 1.0}}
     tables = []
-    with cluster(workers=2) as both:
-        for name, workers in (("one", client), ("many", both)):
-            sweep = Sweep(expand(spec, TASKS, PHOTOS), TASKS, tmp_path / name, threads=1 if workers is both else None)
-            for number, _ in enumerate(sweep.run(workers)):
-                if workers is both and number == 2:
-                    os.kill(min(both.run(os.getpid).values()), signal.SIGKILL)
-            tables.append([{k: v for k, v in row.items() if k != "seconds"} for row in sweep.rows()])
+    for name, workers, threads in (("one", client, None), ("many", processes, 1)):
+        sweep = Sweep(expand(spec, TASKS, PHOTOS), TASKS, tmp_path / name, threads=threads)
+        for number, _ in enumerate(sweep.run(workers)):
+            if threads and number == 2:
+                os.kill(min(processes.run(os.getpid).values()), signal.SIGKILL)
+        tables.append([{k: v for k, v in row.items() if k != "seconds"} for row in sweep.rows()])
     assert tables[0] == tables[1]
     for row in tables[0]:
         image, latents = (row["files"][name] for name in ("image.png", "latents.safetensors"))

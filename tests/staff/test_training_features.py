@@ -109,9 +109,6 @@ def test_a_state_of_other_settings_and_settings_that_cannot_be_are_refused(data,
             training.train_features(data, tmp_path, **SETTINGS | wrong)
 
 
-# --- photos ----------------------------------------------------------------------------------------------------------
-
-
 def test_training_photos_are_whole_and_test_photos_are_centre_squares(data):
     photos = sets.find_labelled(data)
     images = photos.whole([3, 17])

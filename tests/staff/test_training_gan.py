@@ -3,10 +3,7 @@
 import copy
 import json
 import re
-import subprocess
-import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +18,6 @@ from staff.training.augment import TARGET, _cutout, _translate, adapt, augment
 from staff.training.gan import GanSettings, GanTrainer, train_gan
 from staff.training.loop import SETBACKS, SLOWER, TrainingError
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"resolution": 16, "channel_base": 128, "channel_max": 8}
 TINY = {
     "stylegan2": {"generator": SIZES | {"z_dim": 8, "w_dim": 8, "mapping_layers": 2}, "discriminator": SIZES},
@@ -86,35 +82,17 @@ def folder(tmp_path_factory):
     return path
 
 
-# --- exact continuation ----------------------------------------------------------------------------------------------
-
-CONTINUE = """
-import sys, torch
-from tests.staff.test_training_gan import CASES, load, save_run, steps, trainer_of
-torch.set_num_threads(int(sys.argv[2]))
-for family, bf16 in CASES:
-    trainer, path = trainer_of(family, bf16=bf16), f"{sys.argv[1]}/{family}{bf16}.pt"
-    trainer.load(load(path))
-    steps(trainer, 5)
-    save_run(path, trainer.state())
-"""
-
-
-def script(code, *arguments, **options):
-    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, timeout=600, **options)
-
-
-def test_a_run_goes_on_exactly_in_another_process(tmp_path):
-    for family, bf16 in CASES:
-        trainer = trainer_of(family, p=0.5, bf16=bf16)
-        steps(trainer, 5)
-        save_run(tmp_path / f"{family}{bf16}.pt", trainer.state())
-    script(CONTINUE, tmp_path, torch.get_num_threads(), check=True)
-    for family, bf16 in CASES:
-        straight = trainer_of(family, p=0.5, bf16=bf16)
-        steps(straight, 10)  # p is adapted at the eighth
-        assert straight.p != 0.5 and len(straight.signs) == 2 and straight.state().keys() == KEYS
-        assert_same_state(load(tmp_path / f"{family}{bf16}.pt"), straight.state())
+@pytest.mark.parametrize(("family", "bf16"), CASES)
+def test_a_run_continues_exactly(tmp_path, family, bf16):
+    straight, first = (trainer_of(family, p=0.5, bf16=bf16) for _ in range(2))
+    steps(first, 5)
+    save_run(tmp_path / "state.pt", first.state())
+    second = trainer_of(family, bf16=bf16)
+    second.load(load(tmp_path / "state.pt"))
+    steps(second, 5)
+    steps(straight, 10)  # p is adapted at the eighth
+    assert straight.p != 0.5 and len(straight.signs) == 2 and straight.state().keys() == KEYS
+    assert_same_state(second.state(), straight.state())
 
 
 def test_every_network_trains():
@@ -225,9 +203,6 @@ def test_a_run_that_diverges_at_any_rate_ends_with_a_sentence_and_the_last_good_
     assert all(torch.equal(after["generator"][name], tensor) for name, tensor in before["generator"].items())
 
 
-# --- checkpoints -----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "changes", [{"lr_generator": 1e-3, "seed": 3}, {"generator": TINY["stylegan2"]["generator"] | {"w_dim": 4}}]
 )
@@ -239,9 +214,6 @@ def test_a_checkpoint_of_other_settings_is_refused(changes):
         other.load(state)
     assert "\n" not in str(error.value)
     assert_same_state(other.state(), before)
-
-
-# --- losses ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", TINY)
@@ -296,9 +268,6 @@ def test_the_average_follows_the_generator():
             assert torch.allclose(average, keep * old + (1 - keep) * new, atol=1e-6)
         assert trainer.seen == seen + 4
     assert not any(parameter.requires_grad for parameter in trainer.average.parameters())
-
-
-# --- augmentation ----------------------------------------------------------------------------------------------------
 
 
 def images(n=4, side=16, dtype=torch.float32):

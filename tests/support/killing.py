@@ -62,8 +62,6 @@ def inputs(folder):
         drawing.save(folder / f"{name}.png")
 
 
-# --- what is called --------------------------------------------------------------------------------------------------
-
 EDIT = "--model tiny --mask half --steps 8 --noise-steps 8"
 COMMANDS = {
     "inversion": "invert a.png b.png c.png --model tiny --batch 2 --steps 14",
@@ -126,8 +124,6 @@ KINDS = {name: partial(command, line) for name, line in COMMANDS.items()}
 KINDS |= {"stylegan2": partial(gan, "stylegan2"), "dcgan": partial(gan, "dcgan"), "sweep": sweep, "grade": grade}
 
 
-# --- what is left ----------------------------------------------------------------------------------------------------
-
 TIMES = {"seconds", "hours", "memory", "mean_seconds", "machine", "counters"}  # differ from run to run
 
 
@@ -157,9 +153,6 @@ def differences(ours, theirs):
     names = [{p.relative_to(o).as_posix() for p in o.rglob("*") if p.is_file()} for o in (ours, theirs)]
     found = [name for name in names[0] ^ names[1] if not name.startswith("log")]
     return found + [name for name in names[0] & names[1] if content(ours / name) != content(theirs / name)]
-
-
-# --- killing ---------------------------------------------------------------------------------------------------------
 
 
 def call(name, folder, out, after=None):

@@ -84,9 +84,8 @@ def test_one_file_holds_picture_mask_photos_and_settings(make, generator, monkey
 
 
 def test_a_mistake_is_one_sentence(make):
-    for photos, values, message in (({"a": X}, {}, "two photos"), (None, {"colour": 1}, "controls are x, y")):
-        with pytest.raises(ValueError, match=message):
-            make(photos, **values)
+    with pytest.raises(ValueError, match="two photos"):
+        make({"a": X})
     panel = make()
     panel.canvas.clear()
     panel.photos["b"] = Y[:, :2]

@@ -36,20 +36,13 @@ def curve_points(html):
     return lines
 
 
-def test_the_loss_curve_is_logarithmic():
+def test_the_loss_curve_is_logarithmic_with_gaps_where_there_is_no_loss_and_of_a_long_run_stays_short():
     ((line,),) = curve_points(loss_curve([{"l1": value} for value in (10.0, 1.0, 0.1)]))
     (right, down), again = np.diff(line, axis=0)
     assert (right, down) == pytest.approx(again, abs=0.2) and right > 0 and down > 0  # downwards on the screen
-
-
-def test_the_loss_curve_has_gaps_without_a_loss():
     history = [{"l1": 1.0}, {"l1": math.nan, "perceptual": 2.0}, {"l1": 0.5, "perceptual": 0.0}, {"l1": 0.2}]
     l1, perceptual = curve_points(loss_curve(history))
-    assert [len(stroke) for stroke in l1] == [1, 2]
-    assert [len(stroke) for stroke in perceptual] == [1]
-
-
-def test_the_loss_curve_of_a_long_run_stays_short_and_ends_at_the_end():
+    assert [len(stroke) for stroke in l1] == [1, 2] and [len(stroke) for stroke in perceptual] == [1]
     history = [{"l1": 1 / (i + 1), "total": 2 / (i + 1)} for i in range(5000)]
     html = loss_curve(history, width=400)
     assert len(html) < 20_000 and "0.0002" in html
@@ -61,11 +54,10 @@ def test_the_loss_curve_of_nearly_nothing_is_a_picture_too(history):
     assert ElementTree.fromstring(loss_curve(history)).find("svg") is not None
 
 
-@pytest.mark.parametrize("count", [1, 2, 8, 16, 32])
-def test_each_of_several_results_is_at_least_96_pixels_wide(count):
-    images = torch.zeros(count, 3, 4, 4)
-    columns = (sheet_of(images).shape[-1] + 1) // 5
-    assert width_of(images) >= max(256, 96 * columns)
+def test_each_of_several_results_is_at_least_96_pixels_wide():
+    for count in (1, 2, 8, 16, 32):
+        images = torch.zeros(count, 3, 4, 4)
+        assert width_of(images) >= max(256, 96 * ((sheet_of(images).shape[-1] + 1) // 5))
 
 
 def test_a_gallery_drops_its_oldest(monkeypatch):
@@ -104,10 +96,12 @@ def test_controls_take_values_as_json_has_them(control, value, kept):
     assert control.value == kept
 
 
-def test_log_sliders_begin_at_zero():
+def test_log_sliders_begin_at_zero_and_a_download_holds_the_file(tmp_path):
     stops = parts.log_slider("l1", 0.5, -2, 0).options
     assert [value for _, value in stops] == pytest.approx([0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1])
     assert parts.log_slider("delta", 1.0, -6, 0, zero=False).options[0] == ("1e-06", 1e-6)
+    (tmp_path / "a.png").write_bytes(b"abc")
+    assert "data:image/png;base64,YWJj" in parts.download_html(tmp_path / "a.png")
 
 
 def test_code_takes_from_the_panel_what_it_cannot_write():
@@ -115,8 +109,3 @@ def test_code_takes_from_the_panel_what_it_cannot_write():
     code = parts.settings_code("helpers.inversion.project", "panel.generator, 2", settings, ".images")
     assert "import helpers.inversion\n" in code and "    panel.generator, 2,\n" in code
     assert "    features=panel.features,\n    weights={'l1': 1.0},\n    rows=(1, 2),\n).images\n" in code
-
-
-def test_a_download_holds_the_file(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"abc")
-    assert "data:image/png;base64,YWJj" in parts.download_html(tmp_path / "a.png")

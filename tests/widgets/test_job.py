@@ -36,10 +36,9 @@ def test_a_job_runs_to_its_end_in_another_thread():
     assert threading.current_thread() not in threads and len(set(threads)) == 1
 
 
-@pytest.mark.parametrize("paused", [False, True])
-def test_stop_ends_it_at_once_and_keeps_the_last_step(counting, paused):
-    if paused:
-        counting.pause()
+@pytest.mark.parametrize("before", [lambda job: None, Job.pause])
+def test_stop_ends_it_at_once_and_keeps_the_last_step(counting, before):
+    before(counting)
     assert counting.stop(PATIENCE) and counting.stop(PATIENCE)
     assert counting.state == "stopped" and 1 <= counting.latest.number == len(counting.history) < 100_000
 

@@ -19,7 +19,7 @@ def panel(generator, tmp_path):
     return NoisePanel(generator, photos, out=tmp_path, steps=10, photo="b")
 
 
-def test_the_panel_fits_under_the_paint_and_reports_fresh_noise(panel, generator):
+def test_the_panel_fits_under_the_paint_and_starts_an_uploaded_photo_from_the_mean(panel, generator):
     panel.canvas.set_mask(masks.half(16))
     finish(panel)
     latents = panel.result.latents
@@ -28,16 +28,15 @@ def test_the_panel_fits_under_the_paint_and_reports_fresh_noise(panel, generator
     assert f"{fresh_noise_psnr(generator, panel.target, latents).item():.1f} dB" in panel.message.value
     panel.canvas.clear()
     assert panel.where is None
-
-
-def test_an_uploaded_photo_starts_from_the_mean(panel, generator):
     panel.upload.set_photo(panel.photos["a"].flip(-1), "mine")
     assert panel.controls["photo"].value == "mine"
     assert torch.equal(panel.latents.code, generator.mean("w"))
     finish(panel)
 
 
-def test_the_regularisation_reaches_the_running_fit(panel):
+def test_the_regularisation_reaches_the_running_fit_and_a_panel_needs_noise_maps(panel):
+    with pytest.raises(NoiseError, match="no noise maps"):
+        NoisePanel(tiny.dcgan(), {})
     begin(panel)
     panel.controls["regularise"].value = 10.0
     number = panel.job.call(lambda: len(panel.job.history)).result(PATIENCE)
@@ -46,8 +45,3 @@ def test_the_regularisation_reaches_the_running_fit(panel):
     panel.stop()
     assert first["total"] == pytest.approx(first["l2"], rel=1e-4)
     assert last["total"] == pytest.approx(last["l2"] + 10 * last["autocorrelation"], rel=1e-4)
-
-
-def test_a_panel_needs_noise_maps():
-    with pytest.raises(NoiseError, match="no noise maps"):
-        NoisePanel(tiny.dcgan(), {})

@@ -81,9 +81,6 @@ def bare(tmp_path):
     return Bare({}, out=tmp_path)
 
 
-# --- run -------------------------------------------------------------------------------------------------------------
-
-
 def test_a_panel_needs_an_iterator_only(bare):
     assert bare.job is None and bare.result is None and "Press Start" in bare.view.html and not bare.view.running
     html = finish(bare)
@@ -119,7 +116,6 @@ def test_few_frames_of_the_whole_run_are_kept(bare):
 
 
 def test_a_long_step_does_not_hold_the_page(bare):
-    """The answer at once is that there is no image yet; later it is there."""
     proceed = threading.Event()
 
     class Slow(Run):
@@ -167,10 +163,7 @@ def test_pause_continue_and_stop(panel):
     assert panel.result.number == len(job.history) < 5000 and panel.buttons["stop"].disabled
 
 
-# --- controls --------------------------------------------------------------------------------------------------------
-
-
-def test_the_settings_are_the_controls(panel, tmp_path):
+def test_the_settings_are_the_controls_with_presets_and_reset(panel, tmp_path):
     assert panel.settings == {"kind": "a", "steps": 20, "weights": {"l1": 1.0, "tv": 0.1}}
     other = Panel(tmp_path, kind="b", tv=0.3)  # between two stops
     assert other.settings == {"kind": "b", "steps": 20, "weights": {"l1": 1.0, "tv": 0.3}}
@@ -178,9 +171,6 @@ def test_the_settings_are_the_controls(panel, tmp_path):
     assert stops == sorted(stops) and len(stops) == 15
     with pytest.raises(ValueError, match="the controls are kind, steps, l1, tv; got step"):
         Panel(tmp_path, step=3)
-
-
-def test_presets_and_reset(tmp_path):
     panel = Panel(tmp_path, steps=9)
     first = panel.settings
     panel.set({"steps": 7, "weights": {"l1": 0.3}, "unknown": 1})
@@ -203,9 +193,6 @@ def test_a_weight_reaches_the_running_iterator_and_nothing_else_may_change(panel
     panel.stop()
     until(lambda: not panel.controls["kind"].disabled)
     assert panel.history.entries  # what was stopped is kept
-
-
-# --- results ---------------------------------------------------------------------------------------------------------
 
 
 def test_history_goes_back_to_settings_drawing_and_image(panel):
@@ -235,9 +222,6 @@ def test_candidates_are_chosen_from_a_batch_and_compared(panel):
     panel.batches = 1
     finish(panel)
     assert panel.candidates.children == ()
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_state_file_loads_again(panel):
@@ -271,7 +255,7 @@ def test_a_run_whose_end_no_browser_sees_is_not_lost(panel, tmp_path):
     assert "finished" in panel.view.html and not panel.view.running and len(panel.history.entries) == 1
 
 
-def test_a_run_that_is_closed_or_followed_by_another_keeps_its_best(panel, tmp_path):
+def test_a_run_that_is_closed_or_whose_state_cannot_be_written_keeps_its_best(panel, tmp_path):
     panel.start()
     assert panel.job.wait(PATIENCE)
     begin(panel, 5000)  # nobody saw the end of the first
@@ -279,9 +263,6 @@ def test_a_run_that_is_closed_or_followed_by_another_keeps_its_best(panel, tmp_p
     panel.close()  # as by a cell that is run again
     assert panel.job.wait(PATIENCE) and panel.job.state == "stopped"
     assert load_state(tmp_path / LATEST)[0].latents.code[0, 0] == panel.job.latest.number
-
-
-def test_a_state_that_cannot_be_written_is_reported_and_the_result_stays(tmp_path):
     (tmp_path / "full").write_text("a file instead of the folder")
     panel = Panel(tmp_path / "full")
     panel.start()

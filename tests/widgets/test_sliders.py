@@ -72,9 +72,6 @@ def test_the_noise_sliders_show_the_part_of_the_noise_that_they_say(generator):
         noise_slider(generator, Latents("w", latents.code), target)
 
 
-# --- upload ----------------------------------------------------------------------------------------------------------
-
-
 def photo_bytes(width=40, height=30):
     """An image whose red is the column and whose green is the row."""
     picture = Image.new("RGB", (width, height))

@@ -32,15 +32,12 @@ def test_the_reference_follows_content_and_size(panel):
     assert panel.result.images.shape == (1, 3, 64, 64) and panel.result.steps == 10
 
 
-def test_weights_change_the_criterion_under_its_own_names(panel):
+def test_weights_change_the_criterion_under_its_own_names_and_presets_are_texture_and_reconstruction(panel):
     begin(panel, 500)
     panel.controls["style_weight"].value = 100.0
     panel.job.call(lambda: None).result(PATIENCE)
     assert panel.job.iterator.criterion.weights["style"] == 100.0
     panel.stop()
-
-
-def test_presets_are_texture_and_reconstruction(panel):
     for name, (content, style) in {"Texture": (0.0, STYLE_WEIGHT), "Reconstruction": (1.0, 0.0)}.items():
         panel.set(panel.presets["Reset"])
         panel.set(panel.presets[name])
