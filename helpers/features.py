@@ -56,6 +56,7 @@ class FeatureConfig:
 
 CONFIGS = {
     "vgg19-slim": FeatureConfig((16, 32, 64, 128, 128), (2, 2, 4, 4, 4)),
+    "vgg19-half": FeatureConfig((32, 64, 128, 256, 256), (2, 2, 4, 4, 4)),
     "vgg19": FeatureConfig((64, 128, 256, 512, 512), (2, 2, 4, 4, 4)),
     "vgg16": FeatureConfig((64, 128, 256, 512, 512), (2, 2, 3, 3, 3)),
 }

@@ -55,6 +55,17 @@ def _fold(module: nn.Module, conv: str, norm: str) -> None:
     setattr(module, norm, getattr(module, norm).act)
 
 
+def stages(net: nn.Module, images: Tensor) -> list[Tensor]:
+    """The maps of such an EfficientNet at the four DEPTHS, of images (B, 3, H, W) in [0, 1]."""
+    x, found = (images * 2 - 1).contiguous(memory_format=torch.channels_last), []
+    x = net.bn1(net.conv_stem(x))
+    for number, stage in enumerate(net.blocks):
+        x = stage(x)
+        if number in DEPTHS:
+            found.append(x)
+    return found
+
+
 class PretrainedDiscriminator(nn.Module):
     """Images (B, 3, R, R) in [0, 1] to maps of scores at four depths, joined: (B, n), higher is more real."""
 
@@ -77,13 +88,7 @@ class PretrainedDiscriminator(nn.Module):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Mixed features at the four depths."""
-        x = (images * 2 - 1).contiguous(memory_format=torch.channels_last)
-        x, found = self.net.bn1(self.net.conv_stem(x)), []
-        for number, stage in enumerate(self.net.blocks):
-            x = stage(x)
-            if number in DEPTHS:
-                found.append(self.mixes[len(found)](x))
-        return found
+        return [mix(x) for mix, x in zip(self.mixes, stages(self.net, images), strict=True)]
 
     def judge(self, features: list[Tensor]) -> Tensor:
         """Scores (B, n) of such features."""
