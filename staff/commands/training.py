@@ -54,15 +54,23 @@ def gan(
 def features(
     data: DataArgument,
     out: Out,
+    network: Annotated[str, typer.Option(help="vgg19-slim or vgg19-half.")] = "vgg19-slim",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the photos.")] = 60,
+    minutes: Annotated[float | None, typer.Option(help="Length of the training instead of epochs.")] = None,
+    batch: Annotated[int, typer.Option(min=2, help="Photos per step.")] = 64,
+    teacher: Annotated[bool, typer.Option(help="Learn from EfficientNet-Lite0 too, not from labels alone.")] = True,
     seed: Seed = 0,
     device: Device = None,
     log: Log = "jsonl",
 ) -> None:
-    """Train the slim VGG19 on CLASS/photo folders; run it again to continue after a stop or a kill."""
+    """Train a small VGG19 on CLASS/photo folders; run it again to continue after a stop or a kill."""
+    from helpers.features import CONFIGS
     from staff.training.features import train_features
 
-    typer.echo(train_features(data, out, epochs=epochs, seed=seed, device=device_of(device), log=log))
+    if network not in CONFIGS:
+        raise ValueError(f"Expected a network of {', '.join(CONFIGS)}; got {network!r}.")
+    settings = {"epochs": epochs, "minutes": minutes, "batch": batch, "teacher": teacher, "seed": seed}
+    typer.echo(train_features(data, out, config=CONFIGS[network], device=device_of(device), log=log, **settings))
 
 
 @train_app.command()

@@ -1,9 +1,7 @@
 """Training of the feature network: folding, exact resume after a kill, augmentation, export."""
 
 import shutil
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,7 +16,7 @@ from staff.training import photos as sets
 from staff.training.photos import TrainingError
 
 TINY = FeatureConfig((4, 6), (2, 2))
-SETTINGS = {"epochs": 3, "batch": 4, "sizes": (16, 24), "config": TINY, "device": "cpu"}
+SETTINGS = {"epochs": 3, "batch": 4, "sizes": (16, 24), "config": TINY, "device": "cpu", "teacher": False}
 
 
 def generator(seed=0):
@@ -63,11 +61,10 @@ def test_folded_network_equals_the_trained_one():
     assert Features(CONFIGS["vgg19-slim"]).layers == vgg19s  # what ships
 
 
-def test_recalibration_measures_whole_images():
-    net = training.Classifier(TINY, 2)
-    images = torch.randint(256, (6, 3, 20, 20), generator=generator(), dtype=torch.uint8)
-    training.recalibrate(net, images)
-    seen = net.convs[0](net.normalize(images.float() / 255))
+def test_recalibration_measures_whole_images(data):
+    photos, net = sets.load_labelled(data), training.Classifier(TINY, 2)
+    training.recalibrate(net, photos, torch.arange(24))
+    seen = net.convs[0](net.normalize(photos.crops(torch.arange(24), training.TESTED)))
     torch.testing.assert_close(net.norms[0].running_mean, seen.mean((0, 2, 3)), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(net.norms[0].running_var, seen.transpose(0, 1).flatten(1).var(1), atol=1e-4, rtol=1e-3)
 
@@ -76,7 +73,7 @@ def test_training_learns_red_from_blue_and_exports_what_load_features_reads(unin
     config = load_weights(uninterrupted)[1]
     assert config["top1"] == config["mean_class_top1"] == 1.0 and config["classes"] == ["blue", "red"]
     assert (config["photos"], config["held_out"], config["images_seen"]) == (22, 2, 60)
-    network = load_features(uninterrupted)
+    network = load_features(uninterrupted, pooling=config["pooling"])
     assert network.layers == ("conv1_1", "conv1_2", "conv2_1", "conv2_2")
     assert network(torch.rand(1, 3, 20, 20, generator=generator()), "relu2_2")["relu2_2"].shape == (1, 6, 10, 10)
 
@@ -99,6 +96,32 @@ def test_a_stopped_training_ends_with_identical_weights(data, uninterrupted, tmp
     assert losses[0] == losses[1] and len(losses[0]) == 3
 
 
+def test_a_training_of_so_many_minutes_ends_with_them_at_the_lowest_rate(data, tmp_path):
+    photos = sets.load_labelled(data)
+    settings = training.SETTINGS | SETTINGS | {"minutes": 0.5}
+    trainer = training.FeatureTrainer(photos, TINY, torch.device("cpu"), settings)
+    rates = []
+    for seconds in (0, 4.5, 15, 29.9, 31):
+        trainer.seconds = seconds
+        rates.append(trainer.rate())
+    assert rates.index(max(rates)) == 1 and rates[1:] == sorted(rates[1:], reverse=True) and rates[-1] < 1e-5
+    assert trainer.goal == trainer.position  # the time is over
+    path = training.train_features(data, tmp_path, **SETTINGS | {"minutes": 0.005})
+    assert load_weights(path)[1]["minutes"] == 0.005
+
+
+def test_a_student_learns_the_maps_and_the_classes_of_its_teacher(data, efficientnet, monkeypatch):
+    monkeypatch.setattr(training.pretrained, "load_efficientnet", lambda: efficientnet)
+    settings = training.SETTINGS | SETTINGS | {"teacher": True}
+    trainer = training.FeatureTrainer(sets.load_labelled(data), TINY, torch.device("cpu"), settings)
+    before = {name: value.clone() for name, value in trainer.state()["lessons"].items()}
+    losses = [trainer.step() for _ in range(12)]
+    assert losses[0].keys() == {"features", "classes", "labels"}
+    assert all(losses[-1][name] < losses[0][name] for name in ("features", "classes"))
+    assert all(not torch.equal(value, before[name]) for name, value in trainer.state()["lessons"].items())
+    assert not any(parameter.grad is not None for parameter in efficientnet.parameters())
+
+
 def test_a_state_of_other_settings_and_settings_that_cannot_be_are_refused(data, uninterrupted, tmp_path):
     other = training.train_features(data, tmp_path, seed=1, **SETTINGS | {"epochs": 1})
     assert not torch.equal(load_weights(other)[0]["convs.0.weight"], load_weights(uninterrupted)[0]["convs.0.weight"])
@@ -109,23 +132,24 @@ def test_a_state_of_other_settings_and_settings_that_cannot_be_are_refused(data,
             training.train_features(data, tmp_path, **SETTINGS | wrong)
 
 
-def test_training_photos_are_whole_and_test_photos_are_centre_squares(data):
-    photos = sets.find_labelled(data)
-    images = photos.whole([3, 17])
-    assert [image.shape for image in images] == [(3, 128, 183), (3, 128, 192)] and images[0].dtype == torch.uint8
-    assert [image.float().mean((1, 2)).argmax().item() for image in images] == [2, 0]  # blue, then red
-    with Image.open(data / "blue" / "03.jpg") as photo:
-        centre = torch.from_numpy(np.array(photo.crop((6, 0, 36, 30)))).permute(2, 0, 1)
-    assert torch.equal(photos.squares([3], 30)[0], centre)
+def test_test_photos_are_centre_squares_of_photos_that_are_stored_squeezed(data):
+    photos = sets.load_labelled(data)
+    assert photos.pixels.shape == (24, 3, 128, 128) and photos.pixels.dtype == torch.uint8
+    assert photos.ratios[[3, 17]].tolist() == pytest.approx([43 / 30, 45 / 30])
+    assert [photos.classes[label] for label in photos.labels[[3, 17]]] == ["blue", "red"]
+    row = torch.arange(128.0).repeat(3, 128, 1).to(torch.uint8)
+    wide = sets.LabelledPhotos(row[None], torch.tensor([2.0]), torch.tensor([0]), ["a"])
+    square = wide.crops(torch.tensor([0]), 64) * 255
+    assert torch.allclose(square[0, 0, 0], torch.arange(64) + 32.0)  # the middle half of a photo twice as wide as high
 
 
 def test_split_takes_a_tenth_of_every_class():
-    labels = [0] * 30 + [1] * 50 + [2] * 3
-    photos = sets.LabelledPhotos(Path(), [str(i) for i in range(83)], labels, ["a", "b", "c"])
+    labels = torch.tensor([0] * 30 + [1] * 50 + [2] * 3)
+    photos = sets.LabelledPhotos(torch.zeros(83), torch.ones(83), labels, ["a", "b", "c"])
     train, held_out = photos.split()
-    assert sorted(train + held_out) == list(range(83))
-    assert [sum(labels[i] == label for i in held_out) for label in (0, 1, 2)] == [3, 5, 1]
-    assert photos.split() == (train, held_out) != photos.split(seed=1)
+    assert sorted(torch.cat([train, held_out]).tolist()) == list(range(83))
+    assert labels[held_out].bincount().tolist() == [3, 5, 1]
+    assert torch.equal(photos.split()[1], held_out) and not torch.equal(photos.split(seed=1)[1], held_out)
 
 
 def test_data_that_cannot_be_used(data, tmp_path, capsys):
@@ -134,22 +158,24 @@ def test_data_that_cannot_be_used(data, tmp_path, capsys):
         (tmp_path / name).mkdir()
         photo.save(tmp_path / name / "a.jpg")
         with pytest.raises(TrainingError, match=message):
-            sets.find_labelled(tmp_path)
+            sets.load_labelled(tmp_path)
     with pytest.raises(ImageError, match="zip or folder"):
-        sets.find_labelled(tmp_path / "absent")
+        sets.load_labelled(tmp_path / "absent")
     shutil.copytree(data, tmp_path / "photos")
     (tmp_path / "photos" / "blue" / "00.jpg").write_bytes(b"not a photo")
-    photos = sets.find_labelled(tmp_path / "photos")
+    photos = sets.load_labelled(tmp_path / "photos")
     assert "left out: " in (said := capsys.readouterr().err) and "blue/00.jpg" in said
-    assert len(photos.names) == len(photos.labels) == len(sets.find_labelled(data).names) - 1
+    assert len(photos.pixels) == len(photos.ratios) == len(photos.labels) == 23
 
 
 def test_crops_keep_their_colours_about_and_differ():
-    photos = [torch.full((3, 128, width), 120, dtype=torch.uint8) for width in (128, 200)] * 40
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        crops = sets.augment(photos, 32)
+    grey = torch.full((80, 3, 128, 128), 120, dtype=torch.uint8)
+    photos = sets.LabelledPhotos(grey, torch.tensor([1.0, 1.6]).repeat(40), torch.zeros(80), ["a"])
+    random = generator()
+    crops = sets.recoloured(photos.crops(torch.arange(80), 32, random), random)
     assert crops.shape == (80, 3, 32, 32) and 0 <= crops.min() <= crops.max() <= 1
-    middle = crops[:, :, 16, 16]  # corners may be turned in from outside
-    assert (middle - middle.mean(1, keepdim=True)).abs().max() < 0.02  # grey stays grey
-    assert 0.03 < middle.std() < 0.2 and abs(middle.mean() - 0.45) < 0.1
+    assert (crops - crops.mean(1, keepdim=True)).abs().max() < 0.02  # grey stays grey
+    assert 0.03 < crops[:, 0, 16, 16].std() < 0.2 and abs(crops.mean() - 0.47) < 0.1
+    stripes = torch.arange(128).fmod(16).mul(16).to(torch.uint8).expand(80, 3, 128, 128)
+    crops = sets.LabelledPhotos(stripes, photos.ratios, photos.labels, ["a"]).crops(torch.arange(80), 32, random)
+    assert crops.std(0).min() > 0.1  # another part in each
