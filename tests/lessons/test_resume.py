@@ -11,8 +11,8 @@ import pytest
 pytestmark = pytest.mark.slow
 
 KILLING = Path(__file__).parents[1] / "support" / "killing.py"
-FAST = ["inversion", "noise", "sketch", "stylegan2", "sweep"]
-SLOW = ["interpolate", "demo", "blend", "inpainting", "local_style", "style", "dcgan", "grade"]
+FAST = ["noise", "sketch", "stylegan2", "sweep"]
+SLOW = ["inversion", "interpolate", "demo", "blend", "inpainting", "local_style", "style", "dcgan", "grade"]
 
 
 def torment(folder, kills, *kinds):

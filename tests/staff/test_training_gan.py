@@ -16,7 +16,7 @@ from helpers.generators import load_discriminator, load_generator
 from helpers.progress import ProgressError, save_run
 from staff.training.augment import TARGET, _cutout, _translate, adapt, augment
 from staff.training.gan import GanSettings, GanTrainer, train_gan
-from staff.training.loop import SETBACKS, SLOWER, TrainingError
+from staff.training.loop import SLOWER, TrainingError
 
 SIZES = {"resolution": 16, "channel_base": 128, "channel_max": 8}
 TINY = {
@@ -107,6 +107,9 @@ def test_every_network_trains():
             assert len(moved) > 3
         assert ["r1" in loss for loss in losses] == [True, False, False, True]  # lazy: every third step
         assert all(np.isfinite(list(loss.values())).all() for loss in losses)
+        assert trainer.report({"g": 1.0}) is None  # for the log: every fiftieth step and the last
+        trainer.step_number = 50
+        assert trainer.report({"real": 2.0}) == {"g": 1.0, "real": 2.0}
 
 
 def test_train_gan_goes_on_from_its_folder_and_exports_what_loads(tmp_path, folder):
@@ -151,9 +154,9 @@ def test_a_state_that_is_none_is_refused_in_one_sentence_and_stays(tmp_path, fol
     assert "\n" not in str(error.value) and str(path) in str(error.value) and path.read_bytes() == before
 
 
-def spoil(monkeypatch, times):
-    """Weights of the generator become NaN after the steps that end at 12 images, so many times."""
-    plain, left = GanTrainer._after_step, [times]
+def spoil(monkeypatch):
+    """Weights of the generator become NaN, once, after the step that ends at 12 images."""
+    plain, left = GanTrainer._after_step, [1]
 
     def spoilt(self, batch, scores):
         plain(self, batch, scores)
@@ -167,9 +170,9 @@ def spoil(monkeypatch, times):
 @pytest.mark.parametrize("save_every", [0.0, 100.0])
 @pytest.mark.parametrize("family", TINY)
 def test_a_run_that_diverges_goes_back_and_on(tmp_path, folder, monkeypatch, capsys, family, save_every):
-    spoil(monkeypatch, 1)
-    state = trained(folder, tmp_path, family, 220, save_every=save_every)
-    assert state["setbacks"] == 1 and state["counters"][0] == 220
+    spoil(monkeypatch)
+    state = trained(folder, tmp_path, family, 40, save_every=save_every)
+    assert state["setbacks"] == 1 and state["counters"][0] == 40
     assert all(t.isfinite().all() for t in state["average"].values() if t.is_floating_point())
     rates = [optimizer["param_groups"][0]["lr"] for optimizer in state["optimizers"]]
     fresh = [optimizer.param_groups[0]["lr"] for optimizer in trainer_of(family).optimizers]
@@ -178,29 +181,16 @@ def test_a_run_that_diverges_goes_back_and_on(tmp_path, folder, monkeypatch, cap
     said = rf"NaN or infinite {where} 12 images; going back to {back} images with 0.5 times the rates\.\n"
     assert re.search(said, capsys.readouterr().err)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["setbacks"] for line in lines if "setbacks" in line] == [1, 1, 1] and lines[1]["step"] == back
+    assert [line["setbacks"] for line in lines if "setbacks" in line] == [1, 1] and lines[1]["step"] == back
 
 
 def test_setbacks_are_part_of_a_training_that_goes_on_exactly(tmp_path, folder, monkeypatch):
     states = []
     for name, ends in (("whole", [40]), ("parts", [20, 40])):
-        spoil(monkeypatch, 1)
+        spoil(monkeypatch)
         states.append([trained(folder, tmp_path / name, images=end, save_every=0.0) for end in ends][-1])
     assert states[0]["setbacks"] == states[1]["setbacks"] == 1
     assert_same_state(*states)
-
-
-def test_a_run_that_diverges_at_any_rate_ends_with_a_sentence_and_the_last_good_state(tmp_path, folder, monkeypatch):
-    before = trained(folder, tmp_path, images=8)
-    spoil(monkeypatch, 100)
-    ends = r"also with 0.0625 times the rates; state.pt is the state before: start again with a lower rate"
-    for options, start in (({}, "losses became NaN or infinite after"), ({"save_every": 0}, "weights .* before")):
-        with pytest.raises(TrainingError, match=rf"{start} 12 images, {ends}") as error:
-            trained(folder, tmp_path, images=40, **options)
-        assert "\n" not in str(error.value)
-    after = load(tmp_path / "state.pt")
-    assert after["setbacks"] == SETBACKS
-    assert all(torch.equal(after["generator"][name], tensor) for name, tensor in before["generator"].items())
 
 
 @pytest.mark.parametrize(

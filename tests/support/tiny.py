@@ -8,43 +8,29 @@ from helpers.generators import StyleGAN2
 from helpers.generators.dcgan import DCGAN
 from helpers.generators.stylegan1 import StyleGAN1
 
-STYLEGAN2 = {
-    "resolution": 16,
-    "z_dim": 16,
-    "w_dim": 16,
-    "mapping_layers": 2,
-    "channel_base": 256,
-    "channel_max": 16,
-}
+STYLEGAN2 = {"resolution": 16, "z_dim": 16, "w_dim": 16, "mapping_layers": 2, "channel_base": 256, "channel_max": 16}
 DCGAN_SIZES = {"z_dim": 8, "conv_dim": 4}
 
 
 def stylegan2(seed=0, dtype=torch.float32, **changes):
-    """A frozen StyleGAN2 in which noise and biases count, as they do after training; statistics of w are set."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        generator = StyleGAN2(**STYLEGAN2 | changes)
-        for name, parameter in generator.named_parameters():
-            if name.endswith(".noise_strength"):
-                nn.init.constant_(parameter, 0.2)
-            elif name.endswith(".bias"):
-                parameter.data += 0.1 * torch.randn(parameter.shape)
-            elif ".torgb.weight" in name:
-                parameter.data *= 0.2  # most pixels lie in [0, 1]
-    if not generator.c_dim:
-        generator.compute_statistics(2_000)
-    return generator.to(dtype).eval().requires_grad_(False)
+    return _as_trained(StyleGAN2, ".bias", seed, dtype, changes)
 
 
 def stylegan1(seed=0, dtype=torch.float32, **changes):
-    """A frozen StyleGAN in which noise and biases count, as they do after training; statistics of w are set."""
+    return _as_trained(StyleGAN1, (".noise_strength", "bias", ".const"), seed, dtype, changes)
+
+
+def _as_trained(family, moved, seed, dtype, changes):
+    """A frozen network in which noise and biases count, as they do after training; statistics of w are set."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        generator = StyleGAN1(**STYLEGAN2 | changes)
+        generator = family(**STYLEGAN2 | changes)
         for name, parameter in generator.named_parameters():
-            if name.endswith((".noise_strength", "bias", ".const")):
+            if name.endswith(moved):
                 parameter.data += 0.1 * torch.randn(parameter.shape)
-            elif name.endswith("rgb_weight"):
+            elif name.endswith(".noise_strength"):
+                nn.init.constant_(parameter, 0.2)
+            elif name.endswith(("torgb.weight", "rgb_weight")):
                 parameter.data *= 0.2  # most pixels lie in [0, 1]
     if not generator.c_dim:
         generator.compute_statistics(2_000)
@@ -60,7 +46,7 @@ def dcgan(seed=0, dtype=torch.float32, **changes):
 
 
 class Features(nn.Module):
-    """Two random convolutions in the place of a VGG; ``calls`` counts how often they ran."""
+    """Two random convolutions instead of a VGG; ``calls`` counts how often they ran."""
 
     layers = ("conv1_1", "conv2_1")
 
