@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
 from tests.support.jupyter_driver import UNTIDY, Lab
-from tests.support.waiting import PATIENCE, comes
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.browser, pytest.mark.long]
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,11 +54,11 @@ def lab(request):
     copy = OUTPUT / "lessons" / f"{request.param}.ipynb"
     copy.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "notebooks" / copy.name, copy)
-    with Lab(copy, timeout=1800, viewport=(1280, 1100)) as lab:
+    with Lab(copy, timeout=1800, height=1100) as lab:
         started = time.monotonic()
         lab.run_all()
         print(f"{copy.stem}: Run All took {time.monotonic() - started:.0f} s")
-        lab.name, lab.lesson, lab.patience, lab.reloaded = copy.stem, LESSONS[copy.stem], PATIENCE, False
+        lab.name, lab.lesson, lab.reloaded = copy.stem, LESSONS[copy.stem], False
         yield lab
 
 
@@ -66,15 +66,15 @@ def start(lab):
     """A fresh run of many steps, some of which were taken and shown."""
     lab.kernel(f"[panel.set({{'steps': 500, **{lab.lesson.quick}}})]")
     lab.press("Start")
-    comes(lab, lambda: lab.kernel("panel.job.latest is not None and len(panel.job.history) > 2"), "no step was taken")
-    comes(lab, lambda: lab.page.locator(f"{OUT} img[alt^='step ']").count(), "no step is shown")
+    until(lambda: lab.kernel("panel.job.latest is not None and len(panel.job.history) > 2"), "no step was taken")
+    until(lambda: lab.page.locator(f"{OUT} img[alt^='step ']").count(), "no step is shown")
 
 
 def stop(lab):
     """Press Stop; the seconds until the last step is shown."""
     started = time.monotonic()
     lab.press("Stop")
-    comes(lab, lambda: lab.page.locator(f"{OUT} img[alt='best result']").count(), "Stop did nothing")
+    until(lambda: lab.page.locator(f"{OUT} img[alt='best result']").count(), "Stop did nothing")
     return time.monotonic() - started
 
 
@@ -91,13 +91,13 @@ def test_a_picture_of_a_whole_run(lab):
         canvas = "[*panel.canvases.values()][0]"
         lab.kernel(f"[setattr({canvas}, 'brush', {canvas}.size[0] / 5), setattr({canvas}, 'feather', 1.0)]")
         lab.page.locator(".drawing-canvas button:text-is('Clear')").click()
-        comes(lab, lambda: not lab.kernel(f"bool({canvas}.rgba().any())"), "Clear did nothing")
+        until(lambda: not lab.kernel(f"bool({canvas}.rgba().any())"), "Clear did nothing")
         for points in lab.lesson.paint:
             lab.stroke(points, STAGE)
-        comes(lab, lambda: lab.kernel(f"bool({canvas}.rgba().any())"), "the paint is not heard")
+        until(lambda: lab.kernel(f"bool({canvas}.rgba().any())"), "the paint is not heard")
     lab.kernel(f"[panel.set({lab.lesson.steps})]")
     lab.press("Start")
-    assert lab.wait(lambda: lab.page.locator(f"{OUT} img[alt='best result']").count(), 300), "the run does not end"
+    until(lambda: lab.page.locator(f"{OUT} img[alt='best result']").count(), "the run does not end", 300)
     assert lab.kernel("panel.job.state") == "finished"
     lab.tab(lab.lesson.tab)
     lab.page.set_viewport_size({"width": 1280, "height": 1900})  # all of the panel on one page
@@ -113,12 +113,12 @@ def test_its_panel_keeps_a_result(lab):
     seconds = stop(lab)
     assert lab.kernel("panel.job.state") == "stopped"
     assert os.environ.get("BROWSER_TESTS") != "idle" or seconds < 0.5
-    comes(lab, lambda: lab.kernel("len(panel.history.entries) > 0"), "the result was not kept")
+    until(lambda: lab.kernel("len(panel.history.entries) > 0"), "the result was not kept")
     lab.tab("Before / after")
     lab.page.locator(f"{OUT} img[alt='before | after']").wait_for()
     lab.tab("Save")
     lab.press(lab.lesson.film.upper())
-    comes(lab, lambda: lab.page.locator(f"{OUT} a[download$='.{lab.lesson.film}']").count(), "no film was written")
+    until(lambda: lab.page.locator(f"{OUT} a[download$='.{lab.lesson.film}']").count(), "no film was written")
     lab.press("State")
     link = lab.page.locator(f"{OUT} a[download$='.safetensors']")
     link.wait_for()
@@ -135,7 +135,7 @@ def test_its_panel_keeps_a_result(lab):
     lab.page.locator(f"{OUT} img").first.wait_for()
     lab.tab("Save")
     lab.choose_file("Load state", file)
-    comes(lab, lambda: lab.page.locator(f"{OUT} img[alt='restored']").count(), "the image did not come back")
+    until(lambda: lab.page.locator(f"{OUT} img[alt='restored']").count(), "the image did not come back")
     same, found, *again = lab.kernel(fingerprint)
     assert [same, *again] == pytest.approx([image, *others], rel=1e-5) and found == settings
     start(lab)  # it continues

@@ -13,7 +13,7 @@ from PIL import Image
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
 from tests.support.jupyter_driver import UNTIDY, Lab, write_notebook
-from tests.support.waiting import PATIENCE, comes
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.browser
 OUTPUT = Path(__file__).resolve().parents[2] / "output" / "browser"
@@ -95,7 +95,7 @@ class Page:
         """Do something that the kernel must hear of."""
         before = self.heard()
         action(*arguments, **options)
-        assert self.lab.wait(lambda: self.heard() > before, PATIENCE), "the kernel heard nothing"
+        until(lambda: self.heard() > before, "the kernel heard nothing")
 
     def stroke(self, points, **options):
         self.does(self.lab.stroke, points, self.stage, **options)
@@ -120,9 +120,9 @@ class Page:
         """An empty canvas with the brush, as it was at first."""
         self.kernel("[setattr(canvas, 'erase', False), setattr(canvas, 'tool', 'brush'), "
                     "setattr(canvas, 'feather', 0.0), canvas.clear(), canvas.send({'do': 'redo'})]")  # fmt: skip
-        assert self.lab.wait(lambda: not self.ink().any(), PATIENCE)
+        until(lambda: not self.ink().any())
         pressed = self.find("button[aria-pressed=true]")
-        assert self.lab.wait(lambda: pressed.all_inner_texts() == ["Brush"], PATIENCE)
+        until(lambda: pressed.all_inner_texts() == ["Brush"])
 
     def ink(self):
         """Opacity (64, 64) in [0, 1] of what the page shows over the photo."""
@@ -140,7 +140,6 @@ def lab(tmp_path_factory):
     with Lab(write_notebook(tmp_path_factory.mktemp("lab") / "widgets.ipynb", *CELLS), timeout=90) as lab:
         lab.run_all()
         lab.page.locator(".sketch .stage").wait_for()
-        lab.patience = 2 * PATIENCE
         yield lab
 
 
@@ -157,19 +156,19 @@ def shown_step(lab):
 
 def start(lab):
     lab.press("Start")
-    comes(lab, lambda: shown_step(lab), "no frame was shown")
+    until(lambda: shown_step(lab), "no frame was shown")
 
 
 def stop(lab):
     lab.press("Stop")
-    comes(lab, lambda: shown(lab)[0] == "best result", "Stop did nothing")
+    until(lambda: shown(lab)[0] == "best result", "Stop did nothing")
 
 
 def test_frames(lab):
     """The images follow the run, and never show what has not happened."""
     start(lab)
     title, source = shown(lab)  # together: on a busy machine the next frame may come between two looks
-    comes(lab, lambda: shown_step(lab) > int(title.split()[1]) + 5, "the frames do not change")
+    until(lambda: shown_step(lab) > int(title.split()[1]) + 5, "the frames do not change")
     later = shown_step(lab)
     assert shown(lab)[1] != source and later <= lab.kernel("len(panel.job.history)")
     lab.screenshot(OUTPUT / "panel-running.png", AREA)
@@ -182,23 +181,23 @@ def test_weights(lab):
     start(lab)
     lab.drag("perceptual", 1.0)
     weight = "panel.job.iterator.criterion.weights['perceptual']"
-    comes(lab, lambda: lab.kernel(weight) == 100, "the weight is the old one")
+    until(lambda: lab.kernel(weight) == 100, "the weight is the old one")
     number = lab.kernel("len(panel.job.history)")
-    comes(lab, lambda: lab.kernel("len(panel.job.history)") > number + 1, "the run does not continue")
+    until(lambda: lab.kernel("len(panel.job.history)") > number + 1, "the run does not continue")
     stop(lab)
     lab.press("Reset")
-    comes(lab, lambda: lab.kernel("panel.settings['weights']['perceptual']") == 0.1, "Reset did nothing")
+    until(lambda: lab.kernel("panel.settings['weights']['perceptual']") == 0.1, "Reset did nothing")
 
 
 def test_pause(lab):
     """Pause halts, Continue continues, Stop ends it and keeps the best."""
     start(lab)
     lab.press("Pause")
-    comes(lab, lambda: "paused" in lab.page.inner_text("body"), "the page does not say that it pauses")
+    until(lambda: "paused" in lab.page.inner_text("body"), "the page does not say that it pauses")
     number = lab.kernel("panel.job.call(lambda: len(panel.job.history)).result()")  # between two steps
     assert [lab.kernel("len(panel.job.history)") for _ in range(20)] == [number] * 20, "it continues in its pause"
     lab.press("Continue")
-    comes(lab, lambda: lab.kernel("len(panel.job.history)") > number + 2, "it does not continue")
+    until(lambda: lab.kernel("len(panel.job.history)") > number + 2, "it does not continue")
     stop(lab)
     assert "the best is kept" in lab.page.inner_text("body")
     assert lab.kernel("panel.job.state == 'stopped' and panel.result.steps == len(panel.job.history) < 1000")
@@ -208,9 +207,9 @@ def test_interpolation(lab):
     image = lab.page.locator(".between img").nth(1)
     before = image.get_attribute("src")
     lab.drag("t", 0.9)
-    comes(lab, lambda: abs(lab.kernel("slider.controls[0].value") - 0.9) < 0.03, "t does not follow the handle")
+    until(lambda: abs(lab.kernel("slider.controls[0].value") - 0.9) < 0.03, "t does not follow the handle")
     title = f"t = {lab.kernel('slider.controls[0].value'):.2f}"
-    comes(lab, lambda: image.get_attribute("alt") == title, "the image is of another t")
+    until(lambda: image.get_attribute("alt") == title, "the image is of another t")
     assert image.get_attribute("src") != before, "the image stays"
     lab.screenshot(OUTPUT / "slider.png", ".between")
 
@@ -220,11 +219,11 @@ def test_truncation(lab):
     before = lab.page.locator(".samples img").evaluate_all(sources)
     assert len(set(before)) == 6
     lab.drag("truncation", 0.0)
-    comes(lab, lambda: lab.kernel("truncation.controls[0].value") == 0, "the slider is not heard")
+    until(lambda: lab.kernel("truncation.controls[0].value") == 0, "the slider is not heard")
     samples = lab.page.locator(".samples img")
-    comes(lab, lambda: len(set(samples.evaluate_all(sources))) == 1, "the samples are not all the mean")
+    until(lambda: len(set(samples.evaluate_all(sources))) == 1, "the samples are not all the mean")
     lab.drag("truncation", 0.7 / 1.5)
-    comes(lab, lambda: samples.evaluate_all(sources) == before, "the samples are other ones")
+    until(lambda: samples.evaluate_all(sources) == before, "the samples are other ones")
     lab.screenshot(OUTPUT / "truncation.png", ".samples")
 
 
@@ -233,7 +232,7 @@ def test_the_page_is_tidy(lab, width):
     """Nothing reaches over its output, no widget is empty, no label is cut off, with the list of files open."""
     lab.page.evaluate("jupyterapp.commands.execute('filebrowser:activate')")
     lab.page.set_viewport_size({"width": width, "height": 1000})
-    comes(lab, lambda: lab.page.evaluate(UNTIDY) == [], "something is clipped")
+    until(lambda: lab.page.evaluate(UNTIDY) == [], "something is clipped")
     assert not lab.page.locator(".jp-OutputArea-output.jp-mod-error").count()
     lab.page.set_viewport_size({"width": 1280, "height": 1000})
 
@@ -247,9 +246,9 @@ def test_start_and_the_result_are_seen_at_once(lab):
 
 def test_a_log_slider_reads_its_value_to_a_screen_reader(lab):
     handle = lab.control("perceptual").locator(".noUi-handle")
-    comes(lab, lambda: handle.get_attribute("aria-valuetext") == "0.1", "it is not read")
+    until(lambda: handle.get_attribute("aria-valuetext") == "0.1", "it is not read")
     handle.press("ArrowRight")
-    comes(lab, lambda: handle.get_attribute("aria-valuetext") == "0.2", "the new value is not read")
+    until(lambda: handle.get_attribute("aria-valuetext") == "0.2", "the new value is not read")
     lab.press("Reset")
 
 
@@ -257,7 +256,7 @@ def test_a_photo_is_uploaded_and_cropped(lab, tmp_path):
     Image.linear_gradient("L").resize((300, 200)).save(tmp_path / "gradient.png")
     (tmp_path / "notes.png").write_text("not an image")
     lab.choose_file("Upload a photo", tmp_path / "gradient.png", root=".own-upload")
-    comes(lab, lambda: lab.kernel("upload.image is not None"), "the photo did not come")
+    until(lambda: lab.kernel("upload.image is not None"), "the photo did not come")
     assert lab.kernel("[*upload.image.shape, *upload.cropper.box]") == [1, 3, 64, 64, 50, 0, 250, 200]
 
     def smaller():  # a page that is still being laid out may miss the first try
@@ -265,10 +264,10 @@ def test_a_photo_is_uploaded_and_cropped(lab, tmp_path):
         lab.page.wait_for_timeout(500)
         return lab.kernel("upload.cropper.box[2] - upload.cropper.box[0]") < 190
 
-    comes(lab, smaller, "the crop box stays")
+    until(smaller, "the crop box stays")
     lab.choose_file("Upload a photo", tmp_path / "notes.png", root=".own-upload")
     alert = lab.page.locator(".own-upload").get_by_role("alert")
-    comes(lab, lambda: alert.count() and "notes.png" in alert.inner_text(), "the bad file is not named")
+    until(lambda: alert.count() and "notes.png" in alert.inner_text(), "the bad file is not named")
     lab.screenshot(OUTPUT / "upload.png", ".own-upload")
 
 
@@ -377,7 +376,7 @@ def test_zoom_and_pinch(page):
 def test_kernel_draws(page):
     """What the kernel sets is shown, and a stroke continues from there."""
     page.kernel("canvas.set_mask(masks.half(64))")
-    assert page.lab.wait(lambda: page.ink()[:, :32].all() and not page.ink()[:, 32:].any(), PATIENCE)
+    until(lambda: page.ink()[:, :32].all() and not page.ink()[:, 32:].any())
     page.stroke([(0.7, 0.5)])
     assert page.iou(f"masks.union(masks.half(64), {ideal([(0.7, 0.5)])})") >= 0.98
 
@@ -395,9 +394,9 @@ def test_ink_flows_while_the_kernel_is_busy(lab, page):
         lab.stroke(ZIGZAG, page.stage)
         assert page.ink().sum() > 100
         lab.stroke([(0.1, 0.9), (0.9, 0.9)], page.stage)
-    assert lab.wait(lambda: page.heard() > before, PATIENCE)
+    until(lambda: page.heard() > before)
     both = f"masks.union({ideal(ZIGZAG)}, {ideal([(0.1, 0.9), (0.9, 0.9)])})"
-    assert lab.wait(lambda: page.iou(both) >= 0.98, PATIENCE)
+    until(lambda: page.iou(both) >= 0.98)
 
 
 def test_a_sketch_has_colours_of_the_photo(lab):
@@ -424,15 +423,15 @@ def test_a_file_is_opened(lab, page, tmp_path):
     (tmp_path / "bad.png").write_text("no picture")
     lab.choose_file("Open", tmp_path / "bad.png", root=page.root)
     note = page.find(".note")
-    assert lab.wait(lambda: note.inner_text() == "bad.png is not an image.", PATIENCE)
+    until(lambda: note.inner_text() == "bad.png is not an image.")
 
 
 def test_an_error_of_a_callback_is_shown(page):
     page.kernel("setattr(canvas, 'message', 'ZeroDivisionError')")
     note = page.find(".note")
-    assert page.lab.wait(lambda: "ZeroDivisionError" in note.inner_text(), PATIENCE)
+    until(lambda: "ZeroDivisionError" in note.inner_text())
     page.stroke(ZIGZAG)
-    assert page.lab.wait(lambda: note.inner_text() == "", PATIENCE)
+    until(lambda: note.inner_text() == "")
 
 
 def test_a_drawing_is_there_after_a_reload(lab, page):
@@ -440,7 +439,7 @@ def test_a_drawing_is_there_after_a_reload(lab, page):
     page.stroke(ZIGZAG)
     lab.reload()
     lab.page.locator(page.stage).wait_for()
-    assert lab.wait(lambda: page.ink().sum() > 100, PATIENCE)
+    until(lambda: page.ink().sum() > 100)
     assert np.abs(page.ink() - np.array(page.kernel("canvas.mask()[0, 0].tolist()"))).max() < 0.01
     page.stroke([(0.1, 0.9), (0.9, 0.9)])
     both = f"masks.union({ideal(ZIGZAG)}, {ideal([(0.1, 0.9), (0.9, 0.9)])})"

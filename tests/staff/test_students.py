@@ -204,13 +204,21 @@ def sheet(root, grade, tmp_path):
     return lambda: grade(tmp_path / "in")
 
 
-def test_the_sheet_shows_what_was_written_and_gives_nothing_for_nothing(sheet, tmp_path):
+def test_the_sheet_shows_what_was_written_and_a_roster_gives_the_ids_of_a_course_site(sheet, tmp_path):
     rows = {row["student"]: row for row in manual.read_table(tmp_path / "out" / "manual.csv")}
     assert rows["Müller"]["written"] == "Because of ü, and =1+1." and rows["blank"]["written"] == ""
     graded = {row["student"]: row for row in sheet().values()}
     assert graded["Müller"]["open"] == ["1.Q"] and graded["blank"]["open"] == []
     assert (tmp_path / "out" / "grades.csv").read_bytes().startswith(b"\xef\xbb\xbf")
     assert "Because of ü" in (tmp_path / "out" / "students" / "Müller.html").read_text()
+    rows, roster = list(graded.values()), tmp_path / "roster.csv"
+    roster.write_text("Student;ID;Login\nAnna;17;-anna\nMüller, M.;18;Müller\nNobody;19;nobody\n", encoding="cp1252")
+    assert manual.export(tmp_path / "lms.csv", rows, roster) == ["blank"]
+    table = {row["ID"]: row for row in manual.read_table(tmp_path / "lms.csv")}
+    assert (table["17"]["total"], table["18"]["Student"], table["19"]["total"]) == (f"{FULL:g}", "Müller, M.", "")
+    roster.write_text("ID\n1\n")
+    with pytest.raises(LessonError, match="no column of roster.csv names a student"):
+        manual.export(tmp_path / "lms.csv", rows, roster)
 
 
 @pytest.mark.parametrize(
@@ -236,15 +244,3 @@ def test_points_survive_spreadsheets_and_students_who_are_not_there(sheet, tmp_p
     path.write_text(path.read_text(encoding="utf-8-sig").replace("2.5", "9"))
     with pytest.raises(LessonError, match="line [234]: points must be a number from 0 to most"):
         sheet()
-
-
-def test_a_roster_gives_the_ids_of_a_course_site(sheet, tmp_path):
-    rows = list(sheet().values())
-    roster = tmp_path / "roster.csv"
-    roster.write_text("Student;ID;Login\nAnna;17;-anna\nMüller, M.;18;Müller\nNobody;19;nobody\n", encoding="cp1252")
-    assert manual.export(tmp_path / "lms.csv", rows, roster) == ["blank"]
-    table = {row["ID"]: row for row in manual.read_table(tmp_path / "lms.csv")}
-    assert (table["17"]["total"], table["18"]["Student"], table["19"]["total"]) == (f"{FULL:g}", "Müller, M.", "")
-    roster.write_text("ID\n1\n")
-    with pytest.raises(LessonError, match="no column of roster.csv names a student"):
-        manual.export(tmp_path / "lms.csv", rows, roster)

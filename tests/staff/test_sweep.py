@@ -84,18 +84,15 @@ def test_a_bad_specification_is_one_sentence(folder, change, message):
         expand(spec, TASKS_HERE | NUMBERS, folder)
 
 
-def test_numbers_may_be_written_as_yaml_reads_them(folder):
+def test_numbers_may_be_written_as_yaml_reads_them_and_what_is_not_a_specification_is_refused(folder):
     spec = {"task": "length", "texts": "a.txt", "factor": ["3e2", 1], "marks": ["300", 3e2]}
     jobs = list(expand(spec, NUMBERS, folder))
     assert [(job["factor"], job["marks"]) for job in jobs] == [(300.0, 300)] * 2 + [(1.0, 300)] * 2
     assert all(type(job["marks"]) is int for job in jobs)
-
-
-def test_a_file_that_is_not_a_specification_is_refused(tmp_path):
     for text in ("a: [", "just words", "- 1\n- 2", "\x00"):
-        (tmp_path / "spec.yaml").write_text(text)
+        (folder / "spec.yaml").write_text(text)
         with pytest.raises(SweepError):
-            read_spec(tmp_path / "spec.yaml")
+            read_spec(folder / "spec.yaml")
 
 
 def test_rows_and_files_of_all_jobs_and_none_is_done_twice(client, folder):

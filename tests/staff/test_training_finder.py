@@ -39,7 +39,7 @@ def test_landmarks_follow_the_image_into_every_crop(monkeypatch):
     assert len(mirrored) > 5 and 0 < sum(mirrored) < len(mirrored)
 
 
-def test_targets_point_from_the_cells_to_the_landmarks():
+def test_targets_point_from_the_cells_to_the_landmarks_and_the_focal_loss_is_least_for_them():
     heat, offsets, weights = targets([EYES_NOSE, None], 160)
     assert heat.shape == (2, 1, 20, 20) and offsets.shape == (2, 6, 20, 20)
     column, row = (EYES_NOSE.mean(0) // STRIDE).astype(int)
@@ -47,10 +47,6 @@ def test_targets_point_from_the_cells_to_the_landmarks():
     centre = (np.array([column, row]) + 0.5) * STRIDE
     assert np.allclose(offsets[0, :, row, column].reshape(3, 2) * UNIT + centre, EYES_NOSE, atol=1e-3)
     assert weights[0, 0, row, column] > 0 and not weights[1].any()
-
-
-def test_the_focal_loss_is_least_for_the_right_scores():
-    heat, *_ = targets([EYES_NOSE, None], 160)
     sure = torch.ones(2, 1, 1, 1)
     right = torch.where(heat >= 1, 6.0, -6.0)
     losses = [finder.focal_loss(scores, heat, sure).item() for scores in (right, -right, torch.zeros_like(heat))]

@@ -268,7 +268,7 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_augmentation_keeps_shape_and_follows_its_seed():
+def test_augmentation_keeps_shape_follows_its_seed_and_passes_the_gradient():
     generator = seeded()
     before = generator.get_state()
     assert torch.equal(augment(images(), 0.0, generator), images()) and torch.equal(generator.get_state(), before)
@@ -278,6 +278,8 @@ def test_augmentation_keeps_shape_and_follows_its_seed():
         assert (changed - images(n, side)).flatten(1).abs().amax(1).min() > 0.01
         assert torch.equal(changed, augment(images(n, side), 1.0, seeded()))
         assert not torch.equal(changed, augment(images(n, side), 1.0, seeded(1)))
+    x = images(2, 8, torch.float64).requires_grad_()
+    assert gradcheck(lambda x: augment(x, 1.0, seeded()), [x], fast_mode=True)
 
 
 def test_probability_is_per_sample_and_transformation():
@@ -285,11 +287,6 @@ def test_probability_is_per_sample_and_transformation():
     share = changed.flatten(1).any(1).float().mean().item()
     still = 0.25  # share of the translations by no pixel: the side is 8, so that 1 pixel is the most
     assert share == pytest.approx(1 - 0.7 * (1 - 0.3 * (1 - still)) * 0.7, abs=0.06)
-
-
-def test_gradient_passes_through_the_augmentation():
-    x = images(2, 8, torch.float64).requires_grad_()
-    assert gradcheck(lambda x: augment(x, 1.0, seeded()), [x], fast_mode=True)
 
 
 def test_translation_moves_by_whole_pixels_over_grey():

@@ -1,11 +1,4 @@
-"""Drive a notebook as a reader does: with a JupyterLab server of its own, headless Chromium and a real mouse.
-
-with Lab(notebook) as lab:
-    lab.run_all()                         # CellError with the traceback of a cell that failed
-    lab.press("Start")
-    lab.drag("perceptual", 0.8)
-    lab.kernel("panel.job.state")         # an expression, evaluated in the kernel
-"""
+"""Drive a notebook as a reader does: with a JupyterLab server of its own, headless Chromium and a real mouse."""
 
 import ast
 import contextlib
@@ -19,13 +12,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from pathlib import Path
 
 import nbformat
 from PIL import Image, ImageOps
 from playwright.sync_api import sync_playwright
+
+from tests.support.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNEL = "jupyterapp.shell.currentWidget.sessionContext.session.kernel"
@@ -77,9 +71,9 @@ class Lab:
     SUBSHELLS=off has comm messages wait for the cell that runs, as on Colab.
     """
 
-    def __init__(self, notebook, *, viewport=(1280, 1000), timeout=300):
+    def __init__(self, notebook, *, height=1000, timeout=300):
         self.notebook, self.kernel_python = Path(notebook).resolve(), os.environ.get("KERNEL_PYTHON", sys.executable)
-        self.viewport, self.timeout = viewport, timeout  # timeout: seconds
+        self.viewport, self.timeout = {"width": 1280, "height": height}, timeout  # timeout: seconds
         self.errors: list[str] = []
         self.sent: list[str] = []  # what the page sent to the kernel
         self.stack = contextlib.ExitStack()
@@ -93,8 +87,6 @@ class Lab:
 
     def __exit__(self, *exception):
         self.stack.close()
-
-    # --- server and page --------------------------------------------------------------------------------------------
 
     def _start_server(self, folder: Path) -> str:
         """Start JupyterLab with settings, kernel and history in a folder of its own; the address of the notebook."""
@@ -123,12 +115,11 @@ class Lab:
                 env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         self.stack.callback(self._stop_server, port, token)
-        self.until(lambda: self._answers(port, token), "JupyterLab did not start")
+        until(lambda: self._answers(port, token), "JupyterLab did not start")
         return f"http://127.0.0.1:{port}/lab/workspaces/test/tree/{self.notebook.name}?reset&token={token}"
 
     def _answers(self, port: int, token: str) -> bool:
-        if self.server.poll() is not None:
-            raise RuntimeError("JupyterLab ended while it started")
+        assert self.server.poll() is None, "JupyterLab ended while it started"
         with contextlib.suppress(OSError):
             return urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status?token={token}", timeout=5).status == 200
         return False
@@ -146,9 +137,7 @@ class Lab:
         playwright = self.stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS)
         self.stack.callback(browser.close)
-        self.page = browser.new_page(
-            viewport=dict(zip(("width", "height"), self.viewport, strict=True)), has_touch=True
-        )
+        self.page = browser.new_page(viewport=self.viewport, has_touch=True)
         self.page.set_default_timeout(1000 * self.timeout)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", lambda line: line.type == "error" and self.errors.append(line.text))
@@ -171,22 +160,6 @@ class Lab:
         self.page.evaluate("jupyterapp.commands.execute('docmanager:save')")
         self.page.reload()
         self._wait_until_ready()
-
-    def wait(self, condition, seconds: float) -> bool:
-        """Whether a condition comes to hold."""
-        end = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.05)
-        return True
-
-    def until(self, condition, message: str) -> None:
-        """Wait for a condition to hold."""
-        if not self.wait(condition, self.timeout):
-            raise TimeoutError(f"{message} within {self.timeout} s")
-
-    # --- notebook and kernel ----------------------------------------------------------------------------------------
 
     def run_all(self) -> None:
         """Run all cells and wait until their widgets are there."""
@@ -231,8 +204,6 @@ class Lab:
             yield
         finally:
             flag.unlink()
-
-    # --- widgets ----------------------------------------------------------------------------------------------------
 
     def control(self, description: str):
         """The widget with this label."""

@@ -1,15 +1,15 @@
-"""What the tests of the panels share: waiting with a patience."""
+"""What the tests of panels and pages share: waiting with a patience."""
 
 import time
 
-PATIENCE = 120  # seconds, until something that does not happen is given up
+PATIENCE = 240  # seconds, until something that does not happen is given up
 
 
-def until(condition):
-    end = time.monotonic() + PATIENCE
+def until(condition, message="it did not happen", seconds=PATIENCE):
+    end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)
+        assert time.monotonic() < end, message
+        time.sleep(0.01)
 
 
 def finish(panel):
@@ -24,7 +24,3 @@ def begin(panel, steps=1000):
     panel.set({"steps": steps})
     panel.buttons["start"].click()
     until(lambda: panel.job.latest)
-
-
-def comes(lab, condition, message):
-    assert lab.wait(condition, lab.patience), message
