@@ -1,12 +1,10 @@
 """The commands of local edits: what they write, and one clear sentence for what cannot be."""
 
 import json
-import sys
 
 import pytest
 import torch
 
-from helpers import __main__ as program
 from helpers import features, generators, masks
 from helpers.blending import seam
 from helpers.images import read_image, write_image
@@ -29,26 +27,17 @@ def photos(tmp_path):
     """Two photos, and the first one with strokes painted on it."""
     paths = [str(tmp_path / f"{name}.png") for name in ("a", "b", "drawn")]
     for seed, path in enumerate(paths[:2]):
-        coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
-        write_image(path, torch.nn.functional.interpolate(coarse, size=16, mode="bilinear"))
+        write_image(path, tiny.images(seed=seed))
     image = read_image(paths[0])
     image[..., 4:9, 6:12] = torch.tensor([0.9, 0.1, 0.1]).view(3, 1, 1)
     write_image(paths[2], image)
     return paths
 
 
-def run(monkeypatch, *arguments):
-    """Exit code of the command line."""
-    monkeypatch.setattr(sys, "argv", ["helpers", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        program.main()
-    return ended.value.code or 0
-
-
 @pytest.mark.parametrize("name", ["blend", "inpaint", "scribble", "local-style", "transfer"])
-def test_each_command_writes_image_latents_table_and_sheet(name, photos, tmp_path, monkeypatch, capsys):
+def test_each_command_writes_image_latents_table_and_sheet(name, photos, tmp_path, program, capsys):
     second, out = {"inpaint": [], "scribble": photos[2:]}.get(name, photos[1:2]), tmp_path / "out"
-    assert run(monkeypatch, name, photos[0], *second, "--out", out, *SHORT) == 0
+    assert program(name, photos[0], *second, "--out", out, *SHORT) == 0
     rows = json.loads((out / "results.json").read_text())
     assert [row["way"] for row in rows] == ["hard paste", "Poisson", "ours"]
     stem = rows[-1]["image"].removesuffix(".png")
@@ -66,9 +55,9 @@ def test_each_command_writes_image_latents_table_and_sheet(name, photos, tmp_pat
 
 
 @pytest.mark.parametrize("extra", [(), ("--invert-mask",)])
-def test_the_mask_decides_which_photo_shows_where(extra, photos, tmp_path, monkeypatch):
+def test_the_mask_decides_which_photo_shows_where(extra, photos, tmp_path, program):
     arguments = ["blend", *photos[:2], "--mask", "top", "--feather", "1", "--out", tmp_path / "out", *extra]
-    run(monkeypatch, *arguments, "--steps", "15", "--noise-steps", "40", "--device", "cpu")
+    program(*arguments, "--steps", "10", "--noise-steps", "20", "--device", "cpu")
     image = read_image(next((tmp_path / "out").glob("*cats-64.png")))
     inside, outside = [read_image(path) for path in photos[:2]][:: -1 if extra else 1]
     for photo, other, rows in ((inside, outside, slice(0, 5)), (outside, inside, slice(11, 16))):
@@ -89,17 +78,17 @@ def test_the_mask_decides_which_photo_shows_where(extra, photos, tmp_path, monke
         (["transfer", "a", "b", "--layer", "b99.conv1"], "the layer must be one of"),
     ],
 )
-def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, photos, tmp_path, monkeypatch, capsys):
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, photos, tmp_path, program, capsys):
     paths = dict(zip("ab", photos, strict=False))
-    code = run(monkeypatch, *(paths.get(word, word) for word in arguments), "--out", tmp_path / "out", *SHORT)
+    code = program(*(paths.get(word, word) for word in arguments), "--out", tmp_path / "out", *SHORT)
     error = capsys.readouterr().err.strip()
     assert code == 2 and message in error and error.startswith("error: ") and "\n" not in error
     assert not (tmp_path / "out").exists()
 
 
-def test_latents_are_taken_instead_of_a_photo(photos, tmp_path, monkeypatch):
+def test_latents_are_taken_instead_of_a_photo(photos, tmp_path, program):
     save_latents(tmp_path / "found.safetensors", Latents("w", GENERATOR.mean("w")), model="tiny")
     ours = ("blend", tmp_path / "found.safetensors", photos[1], "--mask", "left", "--out", tmp_path / "out", *SHORT)
-    assert run(monkeypatch, *ours) == 0
+    assert program(*ours) == 0
     (row, *_) = json.loads((tmp_path / "out" / "results.json").read_text())
     assert row["a"].endswith("found.safetensors")

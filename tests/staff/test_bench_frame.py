@@ -2,13 +2,11 @@
 
 import json
 import re
-import sys
 import types
 
 import pytest
 import torch
 
-from helpers import __main__ as program
 from staff.benchmarks import BENCHES, OF_FACES, common, suite
 from staff.benchmarks.common import PeakMemory, Settings, circumstances, in_turns
 
@@ -47,12 +45,10 @@ def test_every_row_is_on_disk_when_the_next_is_measured(settings, monkeypatch):
         (["all", "--only", "noise,style"], "noise needs photos of faces"),
     ],
 )
-def test_what_cannot_be_measured_is_one_sentence(tmp_path, monkeypatch, capsys, words, message):
-    monkeypatch.setattr(sys, "argv", ["helpers", "bench", *words, "--out", str(tmp_path)])
-    with pytest.raises(SystemExit) as stop:
-        program.main()
+def test_what_cannot_be_measured_is_one_sentence(tmp_path, program, capsys, words, message):
+    assert program("bench", *words, "--out", tmp_path) == 2
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("\n") == 1 and re.match(f"error: {message}", error)
+    assert error.count("\n") == 1 and re.match(f"error: {message}", error)
 
 
 def test_the_median_of_turns_and_the_instruction_set(monkeypatch):

@@ -17,6 +17,7 @@ from helpers.progress import ProgressError, save_run
 from staff.training.augment import TARGET, _cutout, _translate, adapt, augment
 from staff.training.gan import GanSettings, GanTrainer, train_gan
 from staff.training.loop import SLOWER, TrainingError
+from tests.support import tiny
 
 SIZES = {"resolution": 16, "channel_base": 128, "channel_max": 8}
 TINY = {
@@ -31,14 +32,13 @@ CASES = [(family, bf16) for family in TINY for bf16 in (False, True)]
 
 
 def settings_of(family, /, **changes):
-    tiny = {"family": family, "batch": 4, "r1_every": 3, "images": 40, "bf16": False}
-    return GanSettings(**tiny | TINY[family] | changes)
+    small = {"family": family, "batch": 4, "r1_every": 3, "images": 40, "bf16": False}
+    return GanSettings(**small | TINY[family] | changes)
 
 
 def photos(side, n=12):
     """Random blots, uint8."""
-    small = torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    return (F.interpolate(small, size=side, mode="bilinear") * 255).round().byte()
+    return (tiny.images(n, side) * 255).round().byte()
 
 
 def trainer_of(family, /, p=0.0, **changes):

@@ -54,8 +54,7 @@ def networks():
 def inputs(folder):
     """Three photos a, b, c and two drawings d, e."""
     for seed, name in enumerate("abc"):
-        coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
-        write_image(folder / f"{name}.png", torch.nn.functional.interpolate(coarse, size=16, mode="bilinear"))
+        write_image(folder / f"{name}.png", tiny.images(seed=seed))
     for name, colour in (("d", (200, 30, 30, 255)), ("e", (20, 90, 200, 255))):
         drawing = Image.new("RGBA", (16, 16))
         drawing.paste(colour, (2, 3, 12, 9))

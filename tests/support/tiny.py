@@ -1,4 +1,4 @@
-"""Tiny random networks that several tests share."""
+"""Tiny random networks and images that several tests share."""
 
 import torch
 from torch import nn
@@ -43,6 +43,12 @@ def dcgan(seed=0, dtype=torch.float32, **changes):
         torch.manual_seed(seed)
         generator = DCGAN(**DCGAN_SIZES | changes)
     return generator.to(dtype).eval().requires_grad_(False)
+
+
+def images(n=1, size=16, seed=0, cells=4):
+    """Smooth random images."""
+    coarse = torch.rand(n, 3, cells, cells, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.interpolate(coarse, size, mode="bilinear")
 
 
 class Features(nn.Module):

@@ -7,17 +7,13 @@ from helpers import masks
 from helpers.blending import hard_paste
 from helpers.states import load_state
 from helpers.widgets.blending import DRAWN, BlendingPanel
+from tests.support import tiny
 from tests.support.waiting import PATIENCE, begin, finish
 
 SIZE = 16
 
 
-def photo(seed):
-    coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.interpolate(coarse, size=SIZE, mode="bilinear")
-
-
-X, Y = photo(0), photo(1)
+X, Y = tiny.images(seed=0), tiny.images(seed=1)
 
 
 @pytest.fixture

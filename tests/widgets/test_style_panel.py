@@ -1,23 +1,18 @@
 """The panel of the style lesson, pressed from code."""
 
 import pytest
-import torch
 
 from helpers.features import load_features
 from helpers.style_transfer import STYLE_WEIGHT
 from helpers.widgets.style import StylePanel
+from tests.support import tiny
 from tests.support.waiting import PATIENCE, begin, finish
-
-
-def picture(size, seed=0):
-    small = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.interpolate(small, size, mode="bilinear")
 
 
 @pytest.fixture
 def panel(tmp_path):
-    contents = {"first": picture((80, 80)), "second": picture((80, 80), 1)}
-    styles = {"stripes": picture((60, 90), 2), "dots": picture((60, 60), 3)}
+    contents = {"first": tiny.images(size=80), "second": tiny.images(size=80, seed=1)}
+    styles = {"stripes": tiny.images(size=(60, 90), seed=2), "dots": tiny.images(size=60, seed=3)}
     features = load_features("vgg19-slim", pooling="avg")
     return StylePanel(features, contents, styles, out=tmp_path, size=64, steps=10)
 
@@ -26,7 +21,7 @@ def test_the_reference_follows_content_and_size(panel):
     before = panel.view.html
     panel.controls["content"].value = "second"
     assert panel.view.html != before
-    panel.upload.set_photo(picture((70, 70), 9), "mine")
+    panel.upload.set_photo(tiny.images(size=70, seed=9), "mine")
     assert panel.controls["content"].value == "mine" and panel.reference().shape == (1, 3, 64, 64)
     finish(panel)
     assert panel.result.images.shape == (1, 3, 64, 64) and panel.result.steps == 10
