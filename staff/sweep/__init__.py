@@ -180,7 +180,7 @@ class Sweep:
         """Do chunks and yield their rows; returns the keys of the jobs over which workers died."""
         from distributed import KilledWorker, as_completed
 
-        flying, suspects, completed = {}, [], as_completed()
+        flying, suspects, completed = {}, [], as_completed(loop=client.loop)  # another client may be the default
         try:
             while True:
                 most = ahead or AHEAD * max(1, sum(client.nthreads().values()))

@@ -7,7 +7,6 @@ import torch
 from helpers.masks import ellipse
 from helpers.sketch import Sketch
 from helpers.widgets.sketch import SketchPanel
-from tests.support import tiny
 from tests.support.waiting import PATIENCE, finish
 
 
@@ -44,14 +43,3 @@ def test_a_run_continues_from_the_candidate_that_was_picked(panel):
     finish(panel)
     assert torch.equal(panel.job.iterator.base.code[:1], picked)
     assert (panel.job.iterator.base.code[1:] - picked).abs().min() > 0
-
-
-def test_thick_strokes_are_accepted(tmp_path):
-    """Resized to 64 pixels, the alpha of these rounds to a little above 1."""
-    rows, columns = np.mgrid[:256, :256]
-    pixels = np.zeros((256, 256, 4), np.uint8)
-    for centre in (70, 128, 190):
-        pixels[np.hypot(rows - centre, columns - 1.13 * centre) < 90] = (200 - centre, 90, centre, 255)
-    panel = SketchPanel(tiny.stylegan2(resolution=64, channel_base=64), out=tmp_path, starts=1, steps=10)
-    panel.canvas.set_rgba(pixels)
-    finish(panel)
