@@ -291,15 +291,16 @@ def test_submissions_are_graded_one_by_one(client, tmp_path, monkeypatch):
     assert not (tmp_path.parent / "outside.txt").exists()
 
 
-def test_processes_that_lose_a_worker_give_the_files_of_a_sequential_run(client, processes, tmp_path):
+def test_processes_that_lose_a_worker_give_the_files_of_a_sequential_run(client, tmp_path):
     spec = {"task": "invert", "photos": "000[0-2].png", "space": ["z", "w"], "steps": 2, "weights": {"l1": 1.0}}
     tables = []
-    for name, workers, threads in (("one", client, None), ("many", processes, 1)):
-        sweep = Sweep(expand(spec, TASKS, PHOTOS), TASKS, tmp_path / name, threads=threads)
-        for number, _ in enumerate(sweep.run(workers)):
-            if threads and number == 2:
-                os.kill(min(processes.run(os.getpid).values()), signal.SIGKILL)
-        tables.append([{k: v for k, v in row.items() if k != "seconds"} for row in sweep.rows()])
+    with cluster(workers=2) as both:
+        for name, workers in (("one", client), ("many", both)):
+            sweep = Sweep(expand(spec, TASKS, PHOTOS), TASKS, tmp_path / name, threads=1 if workers is both else None)
+            for number, _ in enumerate(sweep.run(workers)):
+                if workers is both and number == 2:
+                    os.kill(min(both.run(os.getpid).values()), signal.SIGKILL)
+            tables.append([{k: v for k, v in row.items() if k != "seconds"} for row in sweep.rows()])
     assert tables[0] == tables[1]
     for row in tables[0]:
         image, latents = (row["files"][name] for name in ("image.png", "latents.safetensors"))
