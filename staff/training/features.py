@@ -279,8 +279,7 @@ def train_features(
     if min(settings["sizes"]) < least or min(settings["epochs"], settings["test_every"]) < 1:
         raise TrainingError(f"Expected sizes from {least} px and at least 1 epoch; change them.")
     trainer = FeatureTrainer(load_labelled(data), config, pick_device(device), settings)
-    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-        train(trainer, out, save_every=save_every, log=log)
+    train(trainer, out, save_every=save_every, log=log)
     return export(trainer, Path(out) / "features.safetensors")
 
 

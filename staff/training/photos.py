@@ -69,13 +69,13 @@ def uniform(count: int, low: float, high: float, random: torch.Generator) -> Ten
 
 def recoloured(images: Tensor, random: torch.Generator) -> Tensor:
     """Images (B, 3, H, W) in [0, 1] in other brightness, contrast, saturation and hue, a tenth grey; some blurred."""
-    count, yiq = len(images), torch.tensor(YIQ, device=images.device)
+    count, yiq = len(images), torch.tensor(YIQ)
     grey = uniform(count, 0, 1, random) < 0.1
     saturation, hue = uniform(count, 0.5, 1.5, random) * ~grey, uniform(count, -0.2, 0.2, random)
     turn = torch.zeros(count, 3, 3, device=images.device)
     turn[:, 0, 0], turn[:, 1, 1], turn[:, 2, 2] = 1, saturation * hue.cos(), saturation * hue.cos()
     turn[:, 1, 2], turn[:, 2, 1] = -saturation * hue.sin(), saturation * hue.sin()
-    change = (yiq.inverse() @ turn @ yiq) * uniform(count, 0.65, 1.35, random).view(-1, 1, 1)
+    change = yiq.inverse().to(turn) @ turn @ yiq.to(turn) * uniform(count, 0.65, 1.35, random).view(-1, 1, 1)
     mean = images.mean((2, 3), keepdim=True)
     images = torch.einsum("nij,njhw->nihw", change, images - mean.mean(1, keepdim=True))
     images = images + mean.mean(1, keepdim=True) * uniform(count, 0.7, 1.3, random).view(-1, 1, 1, 1)
