@@ -1,5 +1,6 @@
 """Train an encoder on images of the generator, whose latents are known, and on photos, whose latents are not."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from helpers.weights import save_weights
 from staff.training.loop import Trainer, mirrored, train
 
 EMA_DECAY = 0.998
+WIDTHS = (32, 64, 96, 128, 128)  # of the encoder of a generator of 64 px or less
 
 
 @dataclass
@@ -41,13 +43,14 @@ class EncoderSettings:
 
 def random_codes(generator: Generator, n: int, random: torch.Generator) -> tuple[str, Tensor]:
     """Codes of the widest space, truncated at random to 0.5 … 1; in w+ half of them change their w at a random row."""
-    z = torch.randn(2, n, generator.z_dim, generator=random).to(generator.device)
+    options = {"generator": random, "device": generator.device}
+    z = torch.randn(2, n, generator.z_dim, **options)
     if "w" not in generator.spaces:
         return "z", z[0]
-    psi, rows = torch.rand(n, 1, generator=random) * 0.5 + 0.5, torch.arange(generator.num_ws)
-    cut = torch.randint(1, 2 * generator.num_ws, (n, 1), generator=random)  # beyond the last row: one w throughout
-    first, second = (torch.lerp(generator.w_mean, generator.map(half), psi.to(half)) for half in z)
-    return "w+", torch.where((rows < cut).to(z.device)[..., None], first[:, None], second[:, None])
+    psi, rows = torch.rand(n, 1, **options) * 0.5 + 0.5, torch.arange(generator.num_ws, device=z.device)
+    cut = torch.randint(1, 2 * generator.num_ws, (n, 1), **options)  # beyond the last row: one w throughout
+    first, second = (torch.lerp(generator.w_mean, generator.map(half), psi) for half in z)
+    return "w+", torch.where((rows < cut)[..., None], first[:, None], second[:, None])
 
 
 def random_view(images: Tensor, whole: float, random: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -56,18 +59,18 @@ def random_view(images: Tensor, whole: float, random: torch.Generator) -> tuple[
     Coarse images, averaged over cells of up to an eighth of the side, resemble flat strokes; the masks are random
     blobs that keep 3 % or more of an image. A share of ``whole`` is left as it is.
     """
-    n, _, side, _ = images.shape
-    cells = side // 2 ** torch.randint(0, 4, (n,), generator=random)
+    (n, _, side, _), options = images.shape, {"generator": random, "device": images.device}
+    cells = side // 2 ** torch.randint(0, 4, (n,), **options)
     coarse = torch.cat([
-        F.interpolate(F.adaptive_avg_pool2d(image[None], int(c)), side, mode="bilinear", align_corners=False)
-        for image, c in zip(images, cells, strict=True)
+        F.interpolate(F.adaptive_avg_pool2d(image[None], c), side, mode="bilinear", align_corners=False)
+        for image, c in zip(images, cells.tolist(), strict=True)
     ])  # fmt: skip
     # blobs: the highest values of smooth noise, of three coarsenesses
-    noise = sum(F.interpolate(torch.randn(n, 1, c, c, generator=random), side, mode="bicubic") for c in (4, 8, 16))
-    kept = 0.03 + 0.97 * torch.rand(n, 1, generator=random) ** 2
-    threshold = torch.stack([v.flatten().quantile(1 - k) for v, k in zip(noise, kept, strict=True)])
+    noise = sum(F.interpolate(torch.randn(n, 1, c, c, **options), side, mode="bicubic") for c in (4, 8, 16))
+    kept = 0.03 + 0.97 * torch.rand(n, **options) ** 2
+    threshold = noise.flatten(1).sort(1).values.gather(1, ((1 - kept) * (side**2 - 1)).long()[:, None])
     mask = (noise >= threshold.view(n, 1, 1, 1)).to(images)
-    keep = (torch.rand(n, generator=random) < whole).to(images.device).view(n, 1, 1, 1)
+    keep = (torch.rand(n, **options) < whole).view(n, 1, 1, 1)
     return torch.where(keep, images, coarse), torch.where(keep, torch.ones_like(mask), mask)
 
 
@@ -84,12 +87,13 @@ class EncoderTrainer(Trainer):
 
     def __init__(self, settings: EncoderSettings, photos: Tensor | None, device: torch.device):
         super().__init__(settings)
-        self.photos, self.device = photos, device
+        self.photos, self.device = None if photos is None else photos.to(device), device
         self.generator, self.features = load_generator(settings.model, device), load_features(device=device)
-        space = self.generator.spaces[-1]
+        space, side = self.generator.spaces[-1], self.generator.resolution
+        widths = WIDTHS + WIDTHS[-1:] * max(0, int(math.log2(side / 64)))  # the last feature map has at most 4x4 cells
         with torch.random.fork_rng(devices=[]):  # the layers draw their initial values from the global generator
             torch.manual_seed(settings.seed)
-            self.net = Encoder(space, self.generator.code_shape(space)).to(device)
+            self.net = Encoder(space, self.generator.code_shape(space), side, widths).to(device)
         self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
         self.optimizer = torch.optim.Adam(self.net.parameters(), settings.rate, betas=(0.9, 0.99))
 
@@ -99,7 +103,7 @@ class EncoderTrainer(Trainer):
             group["lr"] = self.rate()
         seed = self.settings.seed * 1_000_003 + self.step_number + 7_368_787 * self.setbacks
         images = self.step_number >= self.settings.latent_share * self.settings.steps
-        losses = self._losses(torch.Generator().manual_seed(seed), images)
+        losses = self._losses(torch.Generator(self.device).manual_seed(seed), images)
         weights = {"latent": self.settings.latent if images else 1.0, "perceptual": self.settings.perceptual}
         weights |= {"l1": 1.0, "prior": self.settings.prior}
         self.descend(sum(weights[name] * value for name, value in losses.items()), 1.0)
@@ -111,7 +115,8 @@ class EncoderTrainer(Trainer):
         drawn = batch // 2 if compared and self.photos is not None else batch
         with torch.no_grad():
             space, codes = random_codes(generator, drawn, random)
-            noise = [torch.randn(drawn, 1, *s, generator=random).to(self.device) for s in generator.noise_shapes]
+            options = {"generator": random, "device": self.device}
+            noise = [torch.randn(drawn, 1, *s, **options) for s in generator.noise_shapes]
             images = generator.synthesize(Latents(space, codes), noise or None).clamp(0, 1)
             if drawn < batch:
                 images = torch.cat([images, mirrored(self.photos, batch - drawn, random, self.device)])

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from helpers.features import fast_dtype
 from helpers.generators import load_discriminator, load_generator
@@ -78,7 +79,7 @@ class GanTrainer(Trainer):
 
     def __init__(self, settings: GanSettings, data: Tensor, device: torch.device):
         super().__init__(settings)
-        self.data, self.device = data, device
+        self.data, self.device = data.to(device), device
         self.bf16 = settings.bf16 and fast_dtype(device) == torch.bfloat16
         self.random = torch.Generator(device).manual_seed(settings.seed)
         with torch.random.fork_rng():
@@ -344,6 +345,7 @@ def export_gan(checkpoint: str | Path, path: str | Path) -> Path:
     generator, discriminator = build_networks(GanSettings(**settings))
     generator.load_state_dict(state["average"])
     discriminator.load_state_dict(state["discriminator"])
+    update_bn((generator.sample("z", 100, seed) for seed in range(20)), generator)  # of a DCGAN: averages have none
     generator.eval().compute_statistics()
     tensors = {f"generator.{k}": v for k, v in generator.state_dict().items()}
     tensors |= {f"discriminator.{k}": v for k, v in discriminator.state_dict().items()}

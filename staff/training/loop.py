@@ -114,7 +114,7 @@ class Trainer:
 def mirrored(photos: Tensor, n: int, random: torch.Generator, device: torch.device) -> Tensor:
     """Some of the photos, uint8 (N, 3, R, R), drawn and mirrored at random, as (n, 3, R, R) in [0, 1]."""
     index = torch.randint(len(photos), (n,), generator=random, device=random.device)
-    images = photos[index.cpu()].to(device).float() / 255
+    images = photos[index.to(photos.device)].to(device).float() / 255
     flip = torch.rand(n, 1, 1, 1, generator=random, device=random.device) < 0.5
     return torch.where(flip.to(device), images.flip(3), images)
 

@@ -125,7 +125,7 @@ def small(monkeypatch, generator):
     monkeypatch.setattr(training, "load_generator", lambda name, device=None: generator)
     monkeypatch.setattr(training, "load_features", lambda device=None: tiny.Features())
     monkeypatch.setattr(training, "LAYERS", tiny.Features.layers)
-    monkeypatch.setattr(training, "Encoder", lambda space, shape: Encoder(space, shape, 16, (16, 16, 16), 32))
+    monkeypatch.setattr(training, "Encoder", lambda space, shape, *_: Encoder(space, shape, 16, (16, 16, 16), 32))
     return EncoderSettings("tiny", steps=6, latent_share=0.5, batch=4)
 
 
