@@ -1,7 +1,6 @@
 """Constraints: what a sketch asks of an image, small losses with own masks and weights (Zhu et al. 2016, sec. 4).
 
-z* = argmin of the sum over i of ||f_i(G(z)) - v_i||. Each loss is normalised by the area of its mask: small and large
-strokes weigh the same. None sends a gradient outside its mask. They combine freely in ``Constraints``.
+z* = argmin of the sum over i of ||f_i(G(z)) - v_i||; each is a mean over its mask and sends no gradient outside it.
 """
 
 import math
@@ -28,10 +27,9 @@ class ConstraintError(ValueError):
 def hog(images: Tensor, mask: Tensor | None = None) -> Tensor:
     """Histograms of oriented gradients (Dalal and Triggs 2005), differentiable: (B, 8, H / 8, W / 8).
 
-    Each pixel of images (B, 3, H, W) votes with the length of its gradient, a central difference of the lightness, for
-    its direction, modulo half a turn; the vote is shared by the two nearest bins in proportion, so that the histogram
-    changes smoothly. A cell's value is the mean over its pixels, whose votes a mask (B or 1, 1, H, W) weighs; less than
-    a cell at the right and the bottom is left out. Raises ConstraintError for images smaller than a cell.
+    Each pixel of images (B, 3, H, W) votes with the length of its gradient for its direction, modulo half a turn; the
+    vote is shared by the two nearest bins in proportion. A cell's value is the mean over its pixels, whose votes a mask
+    (B or 1, 1, H, W) weighs. Raises ConstraintError for images smaller than a cell.
     """
     if min(images.shape[-2:]) < CELL:
         raise ConstraintError(f"edges need images of at least {CELL} pixels a side; got {tuple(images.shape)}.")
@@ -91,10 +89,7 @@ class Colour(Constraint):
 
 @dataclass
 class Edge(Constraint):
-    """Squared distance of the directions of edges, cell by cell (``hog``), where the target has edges under the mask.
-
-    It is directions that count and not contrast: 0 is equal, 1 is a cell without edges, 2 edges at right angles.
-    """
+    """Squared distance of the directions of edges, cell by cell (``hog``): 0 is equal, 2 are edges at right angles."""
 
     target: Tensor = field(kw_only=True)
     name, met_at = "edge", 0.35
@@ -131,10 +126,7 @@ class Perceptual(Constraint):
 
 @dataclass
 class Warp(Constraint):
-    """Drag: what the source (1, 3, R, R) shows in the region (1, 1, R, R) should appear ``shift`` pixels further on.
-
-    shift: (x, y), right and down, fractions too. The mask follows from them.
-    """
+    """Drag: what the source (1, 3, R, R) shows in the region (1, 1, R, R) should appear ``shift`` (x, y) pixels on."""
 
     source: Tensor = field(kw_only=True)
     region: Tensor = field(kw_only=True)

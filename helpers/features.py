@@ -86,8 +86,8 @@ class Features(nn.Module):
     """The convolutions of a VGG network (Simonyan & Zisserman 2015), frozen, without its classifier.
 
     Layers are named by the number of the convolution from 1 (`5`: its output before the ReLU), by block and place
-    (`"conv3_1"`: the same), or after the ReLU (`"relu3_1"`). Pooling between blocks halves the size, rounding down:
-    "max", as the networks were trained, "avg", which Gatys et al. (2016) found smoother, or "blur".
+    (`"conv3_1"`: the same), or after the ReLU (`"relu3_1"`). Pooling between blocks is "max", as the networks were
+    trained, "avg", which Gatys et al. (2016) found smoother, or "blur".
     """
 
     def __init__(self, config: FeatureConfig, name: str = "", pooling: str = "max"):
@@ -118,10 +118,8 @@ class Features(nn.Module):
             raise FeatureError(f"Expected float images (B, 3, H, W) in [0, 1], got {found}; convert them first.")
         least, (height, width) = 2 ** (self.config.convs[last][0] - 1), images.shape[2:]
         if min(height, width) < least:
-            raise FeatureError(
-                f"{self.layers[last]} needs images of at least {least}x{least} pixels, got {height}x{width}; "
-                "enlarge them or ask for an earlier layer."
-            )
+            needed = f"{self.layers[last]} needs images of at least {least}x{least} pixels"
+            raise FeatureError(f"{needed}, got {height}x{width}; enlarge them or ask for an earlier layer.")
 
     def forward(self, images: Tensor, layers: int | str | Iterable[int | str]) -> dict[int | str, Tensor]:
         """Layer to activations (B, C, H / 2^(b-1), W / 2^(b-1)) in block b, under the keys they were asked by.
@@ -192,11 +190,9 @@ def _load_torchvision(name: str) -> dict[str, Tensor]:
 def load_features(
     name: str | Path | None = None, device: str | torch.device | None = None, pooling: str = "max"
 ) -> Features:
-    """A frozen feature network in evaluation mode.
+    """A frozen feature network: "vgg19" or "vgg16" (torchvision's, downloaded once), "vgg19-slim" (bundled), or a file.
 
-    `name` is "vgg19" or "vgg16" (torchvision's, downloaded once), "vgg19-slim" (bundled), the path of a network from
-    `python -m helpers train features`, or None / "auto": vgg19 where its file is on disk, vgg19-slim elsewhere. Raises
-    FeatureError or WeightsError for an unknown name or for weights that are missing or damaged.
+    None or "auto" is vgg19 where its file is on disk, vgg19-slim elsewhere. Raises FeatureError or WeightsError.
     """
     if name in (None, "auto"):
         name = "vgg19" if torchvision_file("vgg19").is_file() else "vgg19-slim"

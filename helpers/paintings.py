@@ -49,10 +49,7 @@ def painting_path(name: str, folder: str | Path = FOLDER) -> Path:
 
 
 def fetch(name: str, folder: str | Path = FOLDER) -> Path:
-    """Download a painting unless it is there; its path.
-
-    The file gets its name only once it is complete and an image. Raises ImageError when it cannot be fetched.
-    """
+    """Download a painting unless it is there; its path. Raises ImageError when it cannot be fetched."""
     path, painting = painting_path(name, folder), PAINTINGS[name]
     if path.exists():
         return path
@@ -62,10 +59,9 @@ def fetch(name: str, folder: str | Path = FOLDER) -> Path:
         try:
             downloader(painting.download, str(partial), None)
         except (OSError, ValueError) as error:  # what requests raises are OSErrors
-            raise ImageError(
-                f"{painting.title} could not be fetched ({type(error).__name__}); check the network, or save the scan "
-                f"of {painting.link} as {path}"
-            ) from error
+            failed = f"{painting.title} could not be fetched ({type(error).__name__})"
+            advice = f"check the network, or save the scan of {painting.link} as {path}"
+            raise ImageError(f"{failed}; {advice}") from error
         read_image(partial, name=painting.title)
     return path
 

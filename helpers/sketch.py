@@ -62,11 +62,9 @@ class Sketch:
 
 
 def read_sketch(source, size: int, mask=None) -> Sketch:
-    """Read a sketch from an image file with transparency, or from one without and a mask.
+    """Read a sketch from an image file with transparency, or from one without and a mask, resized to ``size``.
 
-    Where the alpha is below ``THRESHOLD`` nothing was drawn; above it, it is the weight of the pixel, so a partly
-    transparent stroke is a soft wish. Sketches of any size are resized to the generator's, colours weighted by alpha:
-    the paper does not mix into the strokes.
+    Where the alpha is below ``THRESHOLD`` nothing was drawn; above it, it is the weight of the pixel.
 
     source: path or bytes of an image file, or uint8 (H, W, 4) or (H, W, 3) of a canvas. mask: a file, white where the
     sketch counts, or what ``as_mask`` takes, of the sketch's size; used instead of alpha. Raises SketchError.
@@ -80,18 +78,14 @@ def read_sketch(source, size: int, mask=None) -> Sketch:
         drawn = bool(alpha.min() < 1)
     height, width = image.shape[-2:]
     if height != width:
-        raise SketchError(
-            f"expected a square sketch, because the generator draws squares, but {name} has {width} x {height} pixels; "
-            "crop it or extend its canvas."
-        )
+        found = f"{name} has {width} x {height} pixels"
+        raise SketchError(f"expected a square sketch but {found}; crop it or extend its canvas.")
     if mask is not None:
         mask = mask_from_file(mask) if isinstance(mask, str | os.PathLike) else mask
         alpha = as_mask(mask, (height, width), "the sketch's mask")
     elif not drawn:
-        raise SketchError(
-            f"expected a sketch with a transparent background or a mask, but {name} is opaque everywhere; save it with "
-            "transparency, or give a mask file that is white where the sketch counts."
-        )
+        advice = "save it with transparency, or give a mask file that is white where the sketch counts"
+        raise SketchError(f"expected a transparent background or a mask, but {name} is opaque everywhere; {advice}.")
     alpha = torch.where(alpha < THRESHOLD, 0.0, alpha)
     if alpha.sum() == 0:
         what = "its mask is black everywhere" if mask is not None else "all of it is transparent"
@@ -142,9 +136,8 @@ def sketch_constraints(
             raise ConstraintError(f"unknown constraint {name}; a sketch has {', '.join(makers)}.")
     for name, network, what in (("perceptual", features, "features"), ("realism", discriminator, "discriminator")):
         if name in weights and network is None:
-            raise ConstraintError(
-                f"the {name} constraint needs a network; pass {what}=load_{what}(), or leave {name} out."
-            )
+            needs = f"the {name} constraint needs a network"
+            raise ConstraintError(f"{needs}; pass {what}=load_{what}(), or leave {name} out.")
     return [makers[name](weight) for name, weight in weights.items()]
 
 
@@ -159,9 +152,9 @@ class Candidates(Result):
 class SketchOptions:
     """How to search for a sketch; what has a help text is an option of the command line too.
 
-    start: "sample" at random, truncated; the "best" by the constraints of ``candidates`` such samples; "encoder",
-    half-way between samples and what the encoder makes of the ``sketch``; or Latents, e.g. ``near`` a candidate.
-    enough: share of the starts; the search ends once as many have met all that the sketch asks for; None: never.
+    start: "sample", truncated; the "best" by the constraints of ``candidates`` samples; "encoder", half-way between
+    samples and what it makes of the ``sketch``; or Latents. enough: share of the starts that must meet the sketch
+    before the search ends; None: never.
     """
 
     space: str | None = option(None, "z, w or w+; by default w where there is one.")
@@ -179,8 +172,7 @@ class SketchOptions:
 class SketchSearch(LatentSearch):
     """Look for images that follow a sketch from N starts as one batch; iterate, leave to stop, ask for ``result()``.
 
-    Every start is an independent problem: a batch gives what single runs give. Weights of shape (B,) in the constraints
-    make a table: B settings with ``starts`` each. ``changes`` are single ones of the options.
+    Weights of shape (B,) in the constraints make a table: B settings with ``starts`` each.
     """
 
     def __init__(

@@ -41,9 +41,7 @@ def fit_noise(
 ) -> NoiseSearch:
     """Masked search of noise maps, Mk_n of the paper: x under the mask, y elsewhere, both (B, 3, R, R); latents stay.
 
-    For equal weights |M (G - x)|^2 + |(1 - M) (G - y)|^2 has the same gradient as |G - (M x + (1 - M) y)|^2 where M
-    is 0 or 1, and a feathered M makes the target a cross-fade of the two. With the generator's own image as y, the
-    maps restore x under the mask and keep the generator's image elsewhere.
+    For equal weights |M (G - x)|^2 + |(1 - M) (G - y)|^2 has the same gradient as |G - (M x + (1 - M) y)|^2.
     """
     criterion = Criterion(torch.lerp(y, x, mask), weights={"l2": 1.0})
     return NoiseSearch(generator, criterion, latents, steps=steps)
@@ -54,9 +52,8 @@ def copy_activations(
 ) -> Tensor:
     """Images (B, 3, R, R) of ``second`` with the region's activations of ``first`` at one layer: I_att of the paper.
 
-    amount 1 copies and 0.5 averages; a feathered mask blends. StyleGAN2 sums the images of all resolutions, so the
-    images of the resolutions up to the layer's are mixed in the same way. Everything after the layer, from its styles
-    to its noise, comes from ``second``. Raises BlendError for an unknown layer or an amount outside [0, 1].
+    amount 1 copies and 0.5 averages; a feathered mask blends. The images of the resolutions up to the layer's are mixed
+    in the same way. Raises BlendError for an unknown layer or an amount outside [0, 1].
     """
     synthesis, side = generator.synthesis, check_copy(generator, layer, amount)
     mask = as_mask(mask, generator.resolution).to(generator.device) * amount

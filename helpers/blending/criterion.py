@@ -40,12 +40,11 @@ def photo_terms(photo: Tensor, mask: Tensor, name: str = "first") -> list[Term]:
 
 
 class MaskedCriterion(WeightedSum):
-    """Weighted sum of masked terms, one value per sample; each term is a mean over its own mask.
+    """Weighted sum of masked terms, one value per sample; each is a mean over its mask, with no gradient outside.
 
-    No term sends a gradient outside its mask. A pixel term is 0 there. The perceptual term replaces everything outside
-    by the target before the network looks, so it sees each region as if its surroundings were already right; the style
-    term treats everything outside as given. In each layer a cell counts by the area that the mask covers. Missing
-    ``weights`` are 1. ``prior`` is a function of the latents' offset (B, ...) from their start.
+    The perceptual term replaces everything outside by the target before the network looks, as if the surroundings were
+    right already; the style term takes everything outside as given. Missing ``weights`` are 1. ``prior`` is a function
+    of the latents' offset (B, ...) from their start.
     """
 
     error = BlendError

@@ -142,10 +142,9 @@ class Editor:
     def crossover(self, x: Tensor, y: Tensor, mask: Tensor, **options) -> Edit:
         """Two-image blend: x inside the mask and y outside, in one face.
 
-        W_l with pixel ("first", "second") and perceptual terms for both images, under the blurred mask and its inverse;
-        then Mk_n, which restores both photos on their sides, to the last hair, while the colours of the transition
-        between them are those that the generator found. Towards the edge the colours of both coats approach each other
-        (``harmonise``). The weight of "style" is that of y's texture for what shows x.
+        W_l with terms for both images, under the blurred mask and its inverse; then Mk_n, which restores both photos on
+        their sides, while their colours approach each other towards the edge (``harmonise``). The weight of "style" is
+        that of y's texture for what shows x.
         """
         options, mask, feather, weights = self._settings("crossover", mask, **options)
         soft, (inside, outside) = masks.feather(mask, feather), transition(mask, 2 * feather)
@@ -164,10 +163,9 @@ class Editor:
     def inpaint(self, x: Tensor, hole: Tensor, **options) -> Edit:
         """Fill a hole, where the mask is 1, with what the generator finds likely: W_l on what is known, then Mk_n.
 
-        Few rows of w+ are free (``inpainting_rows``), the others stay at the mean, and a prior keeps the free ones
-        where the w of faces are: without it the rows fit only the known pixels, and the hole shows whatever that
-        produces. What is inside the hole is never looked at. The noise restores the known part and fades out in a ring
-        of twice ``feather`` pixels around the hole. Raises BlendError for a hole that is empty or the whole image.
+        Few rows of w+ are free (``inpainting_rows``), and a prior keeps them where the w of faces are. What is inside
+        the hole is never looked at. The noise restores the known part and fades out in a ring of twice ``feather``
+        pixels around the hole. Raises BlendError for a hole that is empty or the whole image.
         """
         options, hole, feather, weights = self._settings("inpaint", hole, **options)
         if not (0 < hole.mean() < 1):
@@ -183,26 +181,22 @@ class Editor:
     def scribble(self, x: Tensor, drawn: Tensor, mask: Tensor | None = None, **options) -> Edit:
         """Turn strokes painted on a photo, ``drawn``, into a likely change of the face.
 
-        W_l of the photo gives w0; from there a second W_l follows the strokes with the first half of the rows alone,
-        held near w0 by the prior |w - w0|^2, so the strokes are a guide and not the result; Mk_n restores the photo
-        around them. The strokes are where the mask is 1, by default ``stroke_mask``; they may change the photo up to
-        ``feather`` pixels around them, and within twice that more and more weakly.
+        W_l of the photo gives w0; a second W_l follows the strokes with the first half of the rows alone, held near w0
+        by the prior |w - w0|^2; Mk_n restores the photo around them. mask: the strokes, by default ``stroke_mask``;
+        they may change the photo up to ``feather`` pixels around them, and weakly within twice that more.
         """
         mask = stroke_mask(x, drawn) if mask is None else mask
         options, mask, feather, weights = self._settings("scribble", mask, **options)
         _, outside = transition(grow(mask, feather), 2 * feather)
-        terms, rows = (
-            [*photo_terms(x, outside), Term("stroke", "pixel", drawn, mask)],
-            range(self.generator.num_ws // 2),
-        )
-        changed = MaskedCriterion(terms, self.features, weights, delta_loss)
+        terms = [*photo_terms(x, outside), Term("stroke", "pixel", drawn, mask)]
+        changed, rows = MaskedCriterion(terms, self.features, weights, delta_loss), range(self.generator.num_ws // 2)
         return Edit("scribble", mask, drawn, x, weights, self._photo_then(changed, x, outside, options, rows))
 
     def local_style(self, x: Tensor, style: Tensor, mask: Tensor, **options) -> Edit:
         """Give a region the texture and colours of an image (B or 1, 3, H, W): W_l of the photo, M_st, Mk_n around it.
 
         The "perceptual" weight is that outside, "content" that inside, and "prior" that of the ``likelihood`` of the
-        offset from the photo's latents: whatever the style makes of the region should be a coat.
+        offset from the photo's latents.
         """
         options, mask, feather, weights = self._settings("local-style", mask, **options)
         _, outside = transition(mask, 2 * feather)
@@ -214,9 +208,8 @@ class Editor:
     def transfer(self, x: Tensor, y: Tensor, mask: Tensor, layer="b16.conv0", amount: float = 1.0, **options) -> Edit:
         """Carry an attribute of x, e.g. its eyes, into y: W_l of both, activations copied in the region (I_att), Mk_n.
 
-        The copy (``copy_activations``) is made between the two w+, before any noise is fitted: maps fitted to one
-        image's activations are salt and pepper on another's. The noise restores y around the region, whose edge is
-        blurred by half of ``feather`` pixels.
+        The copy (``copy_activations``) is made before any noise is fitted: maps fitted to one image's activations are
+        salt and pepper on another's. The noise restores y around the region.
         """
         check_copy(self.generator, layer, amount)  # now, not after the search
         options, mask, feather, weights = self._settings("transfer", mask, **options)

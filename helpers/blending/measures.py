@@ -8,7 +8,7 @@ from torch import Tensor
 
 from helpers.images import quantize
 from helpers.losses import lp_loss
-from helpers.masks import as_mask, blur, edge_band, grow, shrink
+from helpers.masks import as_mask, blur, edge_band, grow
 from helpers.metrics import feature_distance, psnr
 
 STEP = 1 / 255  # the smallest gradient that an 8-bit image can show: flatter photos count as this steep
@@ -17,8 +17,8 @@ STEP = 1 / 255  # the smallest gradient that an 8-bit image can show: flatter ph
 def seam(images: Tensor, x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
     """How visible the edge is: mean gradient magnitude across it over that of the same pixels in x and y, (B,).
 
-    Every pair of neighbours of which one is inside the mask (at least 0.5) and one outside counts; the gradient is the
-    length of their difference in RGB. 1 is as smooth as the photos, above it there is a seam; NaN without an edge.
+    The gradient is the length of the difference in RGB of neighbours on both sides. Above 1 there is a seam; NaN
+    without an edge.
     """
 
     def crossing(values: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def worst_seam(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, reach: int = 
 def two_tone(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, reach: float = 1 / 8) -> Tensor:
     """How two-coloured a blend is: the step between blurred bands, ``reach`` wide, on both sides, as in ``seam``."""
     hard, width = (mask >= 0.5).to(x), reach * x.shape[-1]
-    bands, edge = (hard - shrink(hard, width), grow(hard, width) - hard), edge_band(hard)
+    bands, edge = (hard - grow(hard, -width), grow(hard, width) - hard), edge_band(hard)
     shares = [blur(band, 0.75 * width).clamp_min(1e-3) for band in bands]
 
     def step(values: Tensor) -> Tensor:
@@ -63,8 +63,7 @@ def region_psnr(images: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 def measure(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, features=None) -> dict[str, Tensor]:
     """Measures of a blend of x inside the mask (at least 0.5) and y outside, each (B,), by name.
 
-    PSNR is that of every pixel to the photo of its own side, or of one side; the feature distances are those of the
-    result on one side, continued by the photo beyond the edge, to the photo.
+    The feature distances are those of the result on one side, continued by the photo beyond the edge, to the photo.
     """
     hard = (mask >= 0.5).to(x)
     sides = {"x": (x, hard), "y": (y, 1 - hard)}

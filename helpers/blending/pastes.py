@@ -23,8 +23,7 @@ def hard_paste(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
 def poisson_blend(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
     """Seamless cloning (Pérez et al., SIGGRAPH 2003): inside, the gradients of x with the border colours of y.
 
-    Inside the mask (at least 0.5) the result solves Poisson's equation; it meets y at the region's edge, and at the
-    image's border nothing is prescribed. A region without an edge has no colours to meet: it stays x.
+    At the image's border nothing is prescribed; a region without an edge stays x.
     """
     inside = (as_mask(mask, tuple(x.shape[-2:])) >= 0.5).expand(len(x), -1, -1, -1)[:, 0]
     if len(x) > 1:
@@ -42,11 +41,10 @@ def poisson_blend(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
 
 
 def transition(mask: Tensor, radius: float) -> tuple[Tensor, Tensor]:
-    """Where each side of an edit is to be exact: masks (inside, outside) with soft edges and a gap between them.
+    """Where each side of an edit is to be exact: masks (inside, outside), with a gap that belongs to the generator.
 
-    Both are 0 at the region's edge (where the mask crosses 0.5) and rise to 1 along a cosine within ``radius`` pixels
-    on their own side, or within the depth of a side that is thinner than that; the gap belongs to the generator. A
-    radius of 0 leaves no gap: the two are the mask and its inverse, soft where the mask is.
+    Both are 0 at the region's edge and rise to 1 along a cosine within ``radius`` pixels on their own side, or within
+    the depth of a thinner side. A radius of 0 leaves no gap: the two are the mask and its inverse.
     """
     if radius <= 0:
         return mask, invert(mask)
@@ -66,8 +64,7 @@ def _rise(side: np.ndarray, radius: float) -> Tensor:
 def exchange_details(image: Tensor, x: Tensor, y: Tensor, mask: Tensor, radius: float) -> Tensor:
     """The image with its fine details, below ``radius`` pixels, replaced by those of x under the mask and y elsewhere.
 
-    Two bands of a multi-band blend (Burt and Adelson 1983): the generator decides on colours and shapes, and no strip
-    of blurred fur gives away where the photos meet.
+    Two bands of a multi-band blend (Burt and Adelson 1983): the generator decides on colours and shapes.
     """
     share = masks.feather((mask >= 0.5).to(x), radius / 2)
     details = torch.lerp(y - masks.blur(y, radius), x - masks.blur(x, radius), share)
@@ -95,10 +92,9 @@ def harmonise(image: Tensor, x: Tensor, y: Tensor, mask: Tensor, feather: float,
 
 
 def _closing(x: Tensor, y: Tensor, hard: Tensor, reach: float) -> Tensor:
-    """Offsets that make a hard paste cross its edge with the mean gradient of x and y: a screened Poisson equation.
+    """Offsets, decaying within ``reach`` pixels, with which a paste crosses its edge with the mean gradient of both.
 
-    Elsewhere they change the paste's gradients as little as possible and decay within ``reach`` pixels (Bhat et al.,
-    ECCV 2008); with free borders the cosine transform solves it.
+    A screened Poisson equation (Bhat et al., ECCV 2008); with free borders the cosine transform solves it.
     """
     paste, divergence = torch.lerp(y, x, hard), torch.zeros_like(x)
     for dim in (2, 3):

@@ -1,7 +1,6 @@
-"""Commands of local edits: blend, inpaint, scribble, local-style, transfer; and the function that runs and writes one.
+"""Commands of local edits: blend, inpaint, scribble, local-style, transfer.
 
-An edit writes what ``invert`` writes, the image, its latents with noise maps and ``results.json``, and a sheet that
-compares it with a hard paste and with Poisson blending.
+An edit writes what ``invert`` writes, and a sheet that compares it with a hard paste and with Poisson blending.
 """
 
 from dataclasses import asdict, dataclass, field, make_dataclass

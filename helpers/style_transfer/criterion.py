@@ -27,8 +27,7 @@ class StyleOptions:
 
     Layers are names, numbers, or a dict of layer to weight, a number or (B,); None is STYLE_LAYERS, or all octaves of a
     patch bank. style_weights: (S,) or (B, S), shares of the S styles, equal by default. init may be an image
-    (1 or B, 3, H, W), and seed one for each sample. The photo's colours are kept by luminance (only it is transferred)
-    or given to the style first.
+    (1 or B, 3, H, W), and seed one for each sample.
     """
 
     content_layers: Layers = CONTENT_LAYERS
@@ -76,8 +75,8 @@ class StyleCriterion(WeightedSum):
     """Weighted sum of content, style and total variation, one value per sample; targets are computed once, here.
 
     Content is the relative squared distance of feature maps, style that of a statistic of feature maps; both are
-    weighted means over their layers, so that the weights mean the same for any layers, size and network. ``features``
-    may be None where every style is a patch bank and content has weight 0. The other arguments: see StyleTransfer.
+    weighted means over their layers. ``features`` may be None where every style is a patch bank and content has weight
+    0. The other arguments: see StyleTransfer.
     """
 
     error = StyleError

@@ -31,9 +31,8 @@ def octaves_of(sides: Iterable[int]) -> int:
 class PatchBank:
     """Filters that are patches of an image (1, 3, H, W), on its octaves; layers are 1…4 or "octave1"….
 
-    At each octave all 7×7 patches are whitened (ZCA: unit variance in all directions, with the smallest change),
-    then 128 of them are drawn at random and scaled to length 1. The response to an image is the ReLU of
-    the product of its whitened patches with these: large where the image has the same stroke.
+    At each octave all 7×7 patches are whitened (ZCA), then 128 of them are drawn at random and scaled to length 1. The
+    response to an image is the ReLU of the product of its whitened patches with these.
     """
 
     def __init__(self, image: Tensor, filters: int = FILTERS, octaves: int = OCTAVES):
@@ -49,10 +48,8 @@ class PatchBank:
     def _check(self, images: Tensor, octave: int) -> None:
         least, (height, width) = LEAST * 2 ** (octave - 1), images.shape[-2:]
         if min(height, width) < least:
-            raise FeatureError(
-                f"octave{octave} needs images of at least {least}x{least} pixels, got {height}x{width}; "
-                "enlarge them or ask for fewer octaves."
-            )
+            needed = f"octave{octave} needs images of at least {least}x{least} pixels"
+            raise FeatureError(f"{needed}, got {height}x{width}; enlarge them or ask for fewer octaves.")
 
     def __call__(self, images: Tensor, layers: Sequence[int | str]) -> dict[int | str, Tensor]:
         """Responses (B, filters, h - 6, w - 6) ≥ 0 of the octaves asked for, h = H / 2^(octave - 1)."""

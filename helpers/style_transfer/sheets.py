@@ -98,8 +98,7 @@ def stylize_frames(
     """Style transfer of a film; yields each frame (1, 3, H, W) in [0, 1] as soon as it is done.
 
     Warm, a frame starts from the previous result, moved along the optical flow, where the two show the same thing
-    (Ruder et al. 2016), and from the photo in the result's colours elsewhere; it takes half of the steps. Otherwise
-    every frame starts from its photo. Raises StyleError for frames that differ in size.
+    (Ruder et al. 2016), and takes half of the steps. Raises StyleError for frames that differ in size.
     """
     before = None
     for frame in frames:

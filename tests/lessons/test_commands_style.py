@@ -1,8 +1,8 @@
-"""The commands style, data and bench style: files, interrupt and resume, bad input as one sentence."""
+"""The commands style, data and bench style: files, bad input as one sentence; our own style images."""
 
 import dataclasses
+import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote
@@ -14,16 +14,22 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from helpers import __main__ as program
 from helpers import paintings
 from helpers.commands import style as module
 from helpers.commands.common import app
 from helpers.features import CONFIGS, load_features
-from helpers.images import read_image, write_image
+from helpers.images import ImageError, read_image, resize, write_image
+from helpers.metrics import psnr
 from helpers.style_transfer import StyleOptions
+from helpers.styles import FOLDER, NAMES, own_styles
 from staff.benchmarks import style as bench
 from staff.benchmarks.common import Settings
+from tests.lessons.test_commands_blending import run
 from tests.lessons.test_style_transfer import pictures
+
+SPEC = importlib.util.spec_from_file_location("tool", Path(__file__).resolve().parents[2] / "tools" / "draw_styles.py")
+tool = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(tool)
 
 
 def paint(photos, styles, out, *more):
@@ -44,14 +50,6 @@ def photos(tmp_path):
     Image.new("RGBA", (40, 40), (200, 30, 30, 128)).save(paths[1])
     Image.new("L", (40, 40), 90).save(paths[2])
     return paths
-
-
-def run(monkeypatch, *arguments):
-    """The exit code of the command line."""
-    monkeypatch.setattr(sys, "argv", ["helpers", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        program.main()
-    return stop.value.code or 0
 
 
 def test_every_photo_gets_every_style(tmp_path, photos):
@@ -75,21 +73,21 @@ def test_a_film_is_written_and_masks_leave_the_rest_alone(tmp_path, photos):
     assert apart[..., 32:].max() < 0.01 and apart[..., :28].mean() > 0.02
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--style-weight", "0", "--content-weight", "0"], "weight of content or style"),
-        (["--style-layers", "6_1"], "conv5_4"),
-        (["--size", "12"], "at least 8x8 pixels, got 6x12"),
-        (["--colour", "sepia"], "luminance"),
-        (["--weights", "a,b"], "numbers with commas"),
-        (["--weights", "1,2"], "1 styles need 1 weights"),
-        (["--style", "no-such-style"], "no-such-style"),
-    ],
-)
-def test_bad_input_is_one_sentence_and_exit_code_2(monkeypatch, tmp_path, photos, capsys, arguments, message):
+BAD = {  # message to arguments
+    "weight of content or style": ["--style-weight", "0", "--content-weight", "0"],
+    "conv5_4": ["--style-layers", "6_1"],
+    "at least 8x8 pixels, got 6x12": ["--size", "12"],
+    "luminance": ["--colour", "sepia"],
+    "numbers with commas": ["--weights", "a,b"],
+    "1 styles need 1 weights": ["--weights", "1,2"],
+    "no-such-style": ["--style", "no-such-style"],
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_one_sentence_and_exit_code_2(monkeypatch, tmp_path, photos, capsys, message):
     common = ["--style", "glass", "--size", "32", "--steps", "2", "--features", "vgg19-slim", "--out", tmp_path]
-    assert run(monkeypatch, "style", photos[0], *common, *arguments) == 2
+    assert run(monkeypatch, "style", photos[0], *common, *BAD[message]) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1
 
@@ -138,14 +136,14 @@ def commons(monkeypatch):
     """Instead of Wikimedia Commons: ``answer`` is what it sends, ``asked`` what it was asked for and by whom."""
     server = SimpleNamespace(asked=[], answer=(404, b""))
 
-    def download(url, path, agent):
-        server.asked.append((url, agent))
-        if server.answer[0] != 200:
-            raise requests.HTTPError(f"{server.answer[0]}")
-        Path(path).write_bytes(server.answer[1])
-
     def downloader(headers, **_):
-        return lambda url, path, _: download(url, path, headers["User-Agent"])
+        def download(url, path, _):
+            server.asked.append((url, headers["User-Agent"]))
+            if server.answer[0] != 200:
+                raise requests.HTTPError(f"{server.answer[0]}")
+            Path(path).write_bytes(server.answer[1])
+
+        return download
 
     monkeypatch.setattr(paintings.pooch, "HTTPDownloader", downloader)
     return server
@@ -160,21 +158,21 @@ def test_a_painting_is_fetched_once(commons, tmp_path, photos):
     assert list(paintings.fetched(16, tmp_path)) == ["kiss"]
 
 
-@pytest.mark.parametrize("answer", [(404, b""), (429, b"slow down"), (200, b"<html>sign in</html>")])
-def test_a_failed_download_leaves_nothing_and_names_the_painting(commons, tmp_path, answer):
-    commons.answer = answer
-    with pytest.raises(ValueError, match="The Scream"):
-        paintings.fetch("scream", tmp_path)
-    assert commons.asked and not list(tmp_path.iterdir())
-
-
-def test_data_fetch_continues_after_a_failure_and_says_so(commons, monkeypatch, tmp_path, capsys, photos):
-    monkeypatch.setattr(paintings, "FOLDER", tmp_path)
+def test_a_failed_download_leaves_nothing_and_names_the_painting_and_fetch_continues(
+    commons, monkeypatch, tmp_path, capsys, photos
+):
+    folder = tmp_path / "paintings"
+    monkeypatch.setattr(paintings, "FOLDER", folder)
+    for commons.answer in ((429, b"slow down"), (200, b"<html>sign in</html>"), (404, b"")):
+        with pytest.raises(ValueError, match="The Scream"):
+            paintings.fetch("scream", folder)
+        assert commons.asked and not list(folder.iterdir())
+    commons.asked.clear()
     assert run(monkeypatch, "data", "fetch", "scream", "kiss") == 2
     error = capsys.readouterr().err.strip()
     assert "The Scream could not be fetched" in error and "The Kiss" in error and len(commons.asked) == 2
     commons.answer = 200, photos[2].read_bytes()
-    assert run(monkeypatch, "data", "fetch", "scream") == 0 and (tmp_path / "scream.jpg").is_file()
+    assert run(monkeypatch, "data", "fetch", "scream") == 0 and (folder / "scream.jpg").is_file()
 
 
 def test_the_plain_loop_minimises_what_the_tutorial_says():
@@ -198,3 +196,23 @@ def test_a_lattice_is_seen_and_strokes_are_not():
     grain = 0.5 + 0.05 * torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(0)).expand(1, 3, -1, -1)
     grid = grain + 0.03 * torch.cos(2 * torch.pi * torch.arange(128) / 4)
     assert max(bench.lattice(grain).values()) < 2 and bench.lattice(grid)[4] > 5 and bench.lattice(grid)[8] < 2
+
+
+def test_our_own_styles_are_stored_and_differ():
+    stored = own_styles(64)
+    assert tuple(stored) == NAMES and {path.stem for path in FOLDER.glob("*.jpg")} == set(NAMES)
+    flat = torch.cat(list(stored.values()))
+    assert ((flat[:, None] - flat[None]).square().mean((2, 3, 4)) + torch.eye(len(flat))).min() > 0.01
+
+
+@pytest.mark.parametrize("name", ["glass", "marble", "waves"])  # the others take seconds each
+def test_a_stored_image_is_what_the_script_paints(name):
+    assert psnr(resize(tool.paint(name, 100), 50), own_styles(50)[name]).item() > 20
+
+
+def test_the_seed_decides_and_unknown_styles_and_sizes_are_refused():
+    first, again, other = (tool.paint("glass", 32, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    for arguments, message in ((("oil",), "strokes, dots"), (("glass", 8), "at least 32")):
+        with pytest.raises(ImageError, match=message):
+            tool.paint(*arguments)
