@@ -23,7 +23,6 @@ Device = Annotated[str | None, typer.Option(help=DEVICE)]
 Model = Annotated[str, typer.Option(help="Registered name or file of a generator.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", callback=whole64)]
 Log = Annotated[str, typer.Option(help=LOG)]
-Data = Annotated[Path, typer.Option(help="Zip or folder of aligned face photos.")]
 
 
 @app.callback()

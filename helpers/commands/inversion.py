@@ -38,8 +38,7 @@ def demo(out: Out = Path("output/demo"), steps: Steps = 300, device: Device = No
             stem = f"{model}-{space}".replace("+", "plus")
             done = progress.done(stem)
             if done is None:
-                inversion = Inversion(load_generator(model, device), target, space, search)
-                result = progress.run(inversion, f"{model} {space}")
+                result = progress.run(Inversion(load_generator(model, device), target, space, search), stem)
                 runs.write_results(out, [stem], result, model)
                 facts = {"file": "chelsea (scikit-image)", "model": model, "space": space}
                 done = [facts | row | {"image": f"{stem}.png"} for row in runs.measure(result, target, features)]
@@ -87,8 +86,8 @@ def interpolate(
     if photos:
         runs.invert_photos(photos, out, run, search, faces)
     results = (out / f"{run.stem(stem)}.safetensors" for stem in unique_stems(photos))
-    files = [next(results) if path in photos else path for path in paths]
-    images = interpolation_frames(generator, *(_end_of(file, generator, run) for file in files), frames)
+    ends = [_end_of(next(results) if path in photos else path, generator, run) for path in paths]
+    images = interpolation_frames(generator, *ends, frames)
     images = torch.cat([images, images.flip(0)])
     first, second = unique_stems(paths, most=60)
     stem = f"{first}-to-{second}-{run.space.replace('+', 'plus')}" + ("-noise" if run.noise else "")

@@ -4,11 +4,9 @@
     @with_options
     def invert(photos: Photos, out: Out, options: InversionOptions, device: Device = None) -> None:
 
-gives ``invert`` an option for every field of ``InversionOptions``; the function gets the filled dataclass. The help is
-the field's ``metadata["help"]``, without which it is not an option (see ``search.option``); metadata may also have
-``min`` and ``max``, and ``default`` where the command line needs another one. A tuple or Sequence is a text with commas
-between, a dict of floats one option per key of its default (``--l1 1.0``). A parameter of the command with a field's
-name replaces the field's option.
+gives ``invert`` an option for every field of ``InversionOptions`` that has a help (see ``search.option``). A tuple or
+Sequence is a text with commas between, a dict of floats one option per key of its default (``--l1 1.0``). A parameter
+of the command with a field's name replaces the field's option.
 """
 
 import dataclasses
@@ -64,8 +62,7 @@ def _fields(kind: type) -> Iterator[tuple[str, list[inspect.Parameter], Callable
             yield name, [_parameter(name, optional, default, facts)], itemgetter(name)
         else:
             text = None if default is None else ",".join(map(str, default))
-            parameter = _parameter(name, str if text is not None else str | None, text, facts)
-            yield name, [parameter], lambda given, name=name: listed(given[name])
+            yield name, [_parameter(name, str | None, text, facts)], lambda given, name=name: listed(given[name])
 
 
 def whole64(value: int | None) -> int | None:

@@ -29,7 +29,7 @@ from helpers.search import Result, marks, option
 
 
 class RunError(ValueError):
-    """Some inputs could not be used; the others were done, their results are on disk and ``rows`` are theirs."""
+    """Some inputs could not be used; the others were done, and ``rows`` are theirs."""
 
     def __init__(self, message: str, rows: Sequence[dict] = ()):
         super().__init__(message)
@@ -106,11 +106,8 @@ def invert_photos(
 ) -> list[dict]:
     """Invert photo files or folders of them; write each image, its latents, a sheet and ``results.json`` to a folder.
 
-    After every batch its results are on disk; after a stop or a kill the same call continues. Photos unlike what the
-    model shows are reported on stderr, and inverted all the same. Returns the rows of ``results.json``.
-
-    Raises NotEnoughMemory and NoiseError before anything is run, where not even one photo fits or the generator has no
-    noise maps to fit, and RunError after all others are done, which names each file that could not be inverted.
+    After a stop or a kill the same call continues. Returns the rows of ``results.json``. Raises NotEnoughMemory and
+    NoiseError before anything is run, and RunError, which names what could not be inverted, after all others are done.
     """
     run, search, faces, out = run or RunOptions(), search or InversionOptions(), faces or FaceOptions(), Path(out)
     run = replace(run, device=device_of(run.device))
@@ -181,10 +178,7 @@ def _invert_batch(
 def run_noise(
     progress: Progress, generator: Generator, targets: Tensor, found: Result, steps: int, label: str
 ) -> tuple[Result, list[dict]]:
-    """``noise_inversion`` after an inversion, with the seconds of both; also a row of figures per target.
-
-    They are the PSNR before the noise search (with the fixed maps) and with fresh noise: what of it is in the code.
-    """
+    """``noise_inversion`` after an inversion, with the seconds of both; also rows of PSNR without what it found."""
     result = progress.run(noise_inversion(generator, targets, found.latents, steps=steps), label)
     result.seconds, result.steps = result.seconds + found.seconds, found.steps
     result.frozen = result.frozen | found.frozen
@@ -196,10 +190,9 @@ def run_noise(
 
 def measure(result: Result, targets: Tensor, features) -> list[dict]:
     """One row of figures per target: PSNR and SSIM at native size after 8-bit rounding, feature distance, losses."""
-    images = result.images
+    images, rows = result.images, []
     columns = {"psnr": psnr(images, targets), "ssim": ssim(images, targets)}
     columns["feature_distance"] = feature_distance(features, images, targets)
-    rows = []
     for i in range(len(images)):
         row = {"steps": result.steps, "seconds": round(result.seconds / len(images), 2), **marks(result, i)}
         row |= {name: round(values[i].item(), 4) for name, values in columns.items()}
@@ -216,10 +209,7 @@ def write_results(out: Path, stems: Sequence[str], result: Result, model: str) -
 
 
 def set_precision(generator: Generator, precision: str, checkpointing: bool) -> None:
-    """Choose how a generator computes: "fp32" or "bf16" activations, kept or computed twice.
-
-    On a processor that only emulates bfloat16 the activations remain fp32, and stderr says so.
-    """
+    """Choose how a generator computes: "fp32" or, where the processor has it, "bf16"; activations kept or not."""
     if precision not in ("fp32", "bf16"):
         raise RunError(f"the precision must be fp32 or bf16; got {precision}.")
     if hasattr(generator, "checkpointing"):

@@ -1,4 +1,4 @@
-"""Command of state files: what a panel saved, as images; and the function that writes them."""
+"""Command of state files: what a panel saved, as images."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +15,7 @@ from helpers.states import load_state
 
 
 @app.command()
+@torch.no_grad()
 def state(
     file: Annotated[Path, typer.Argument(help="State (.safetensors) that a panel saved, or latents.")],
     out: Out,
@@ -22,17 +23,7 @@ def state(
     device: Device = None,
 ) -> None:
     """Write what a state file holds: the image of its latents, saved images, masks, settings."""
-    for path in state_files(file, out, model, device_of(device)):
-        typer.echo(path)
-
-
-@torch.no_grad()
-def state_files(file: str | Path, out: str | Path, model: str | None = None, device="cpu") -> list[Path]:
-    """Write ``latents.png``, drawn again, a PNG for each image and mask, and ``settings.json``; returns the paths.
-
-    Raises StateError for a file without a state, CheckpointError for a model that is missing.
-    """
-    out, (found, metadata) = Path(out), load_state(file)
+    found, metadata = load_state(file)
     paths = [out / f"{name}.png" for name in found.pictures] + [out / "settings.json"]
     for path, image in zip(paths, found.pictures.values(), strict=False):
         if image.dtype == torch.uint8:  # a drawing with its transparent paper
@@ -45,8 +36,7 @@ def state_files(file: str | Path, out: str | Path, model: str | None = None, dev
         name = model or metadata.get("model")
         if not name:
             raise ValueError(f"{file} does not name the generator of its latents; give --model.")
-        generator = generators.load_generator(name, device)
-        images = generator.synthesize(found.latents.to(generator.device)).clamp(0, 1)
+        generator = generators.load_generator(name, device_of(device))
         paths.append(out / "latents.png")
-        write_image(paths[-1], grid(images, padding=1))
-    return paths
+        write_image(paths[-1], grid(generator.synthesize(found.latents.to(generator.device)).clamp(0, 1), padding=1))
+    typer.echo("\n".join(map(str, paths)))

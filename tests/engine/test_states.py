@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from helpers.commands.states import state_files
+from helpers.commands import states
 from helpers.features import load_features
 from helpers.generators import load_generator
 from helpers.images import quantize, read_image
@@ -85,7 +85,7 @@ SHAPES = r"image mask of this state must be \(B, 3 or 1, H, W\).*; got (float|ui
 def test_files_without_a_state_are_refused(tmp_path, name, value, said):
     save_file({name: value}, tmp_path / "a.safetensors")
     with pytest.raises(StateError, match=said):
-        state_files(tmp_path / "a.safetensors", tmp_path / "out")
+        states.state(tmp_path / "a.safetensors", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -105,14 +105,15 @@ def test_the_command_line_writes_what_is_in_it(tmp_path, monkeypatch):
     latents = Latents("w", generator.sample("w", 1, 3))
     pictures = {"mask.a": torch.ones(1, 1, 8, 8), "drawing.a": torch.full((8, 8, 4), 77, dtype=torch.uint8)}
     save_state(tmp_path / "a.safetensors", State(latents, pictures, {"steps": 3}), model="tiny")
-    names = {path.name for path in state_files(tmp_path / "a.safetensors", tmp_path / "out")}
+    states.state(tmp_path / "a.safetensors", tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"mask.a.png", "drawing.a.png", "settings.json", "latents.png"}
     drawn = quantize(generator.synthesize(latents).clamp(0, 1)).detach()
     torch.testing.assert_close(read_image(tmp_path / "out" / "latents.png"), drawn, atol=1e-3, rtol=0)
     assert json.loads((tmp_path / "out" / "settings.json").read_text())["settings"] == {"steps": 3}
     save_latents(tmp_path / "b.safetensors", latents)
     with pytest.raises(ValueError, match="--model"):
-        state_files(tmp_path / "b.safetensors", tmp_path / "out")
+        states.state(tmp_path / "b.safetensors", tmp_path / "out")
 
 
 @pytest.mark.parametrize("item", ["1.6", "2.4", "3.4"])
@@ -134,7 +135,7 @@ def test_a_panel_s_state_file_can_be_handed_in_and_opened(tmp_path, item):
     assert measured.verdicts
     if item == "3.4":
         assert torch.equal(measured.pictures["mask"][:, :1], panel.mask)
-    state_files(path, tmp_path / "out")  # without --model
+    states.state(path, tmp_path / "out")  # without --model
     again = read_image(tmp_path / "out" / "latents.png")
     torch.testing.assert_close(again, quantize(panel.result.images), atol=0.01, rtol=0)
     panel.close()

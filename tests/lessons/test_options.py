@@ -35,9 +35,7 @@ class Options:
     candidates: int = 64
 
 
-@pytest.fixture
-def call():
-    """A function from arguments to what the command got, or to what it printed where it was not called."""
+def test_every_field_with_a_help_is_an_option_with_its_default_and_its_bounds():
     app, calls = typer.Typer(rich_markup_mode=None), []
 
     @app.command()
@@ -45,25 +43,18 @@ def call():
     def command(photos: list[str], options: Options, seed: Annotated[int, typer.Option()] = 0, steps: int = 40) -> None:
         calls.append((photos, options, seed))
 
-    def run(*arguments):
+    def call(*arguments):
+        """What the command got, or what it printed where it was not called."""
         printed = CliRunner().invoke(app, list(arguments)).output
-        return calls.pop() if calls else printed
+        return calls.pop() if calls else " ".join(printed.split())
 
-    return run
-
-
-def test_every_field_with_a_help_is_an_option_with_its_default(call):
     weights = {"l1": 1.0, "delta": 0.0}  # the command line's own default, as are the command's steps
     assert call("a", "b") == (["a", "b"], Options(steps=40, weights=weights), 0)
     given = "--start best --lr 0.5 --fast --layers 4,conv5 --delta 0.1 --seed 3 --steps 2"
     expected = Options(2, "best", 0.5, True, (4, "conv5"), {"l1": 1.0, "delta": 0.1})
     assert call("a", *given.split()) == (["a"], expected, 3)
-
-
-def test_help_and_bounds_come_from_the_field(call):
-    printed = " ".join(call("--help").split())
-    assert '"mean" or "best".' in printed and "Weight of l1." in printed and "--candidates" not in printed
-    assert "conv1_2,3" in printed and "Invalid value for '--l1'" in call("a", "--l1", "-1")
+    assert all(part in call("--help") for part in ('"mean" or "best".', "Weight of l1.", "conv1_2,3"))
+    assert "--candidates" not in call("--help") and "Invalid value for '--l1'" in call("a", "--l1", "-1")
 
 
 @pytest.mark.slow
