@@ -1,7 +1,6 @@
-"""Checks that a student runs below each exercise: quick, on tiny random networks, with readable messages.
+"""Checks that a student runs below each exercise; each prints one line, or raises CheckFailed with what is wrong.
 
-Each takes the student's function, prints one line when all is well and raises CheckFailed with what is wrong. A lesson
-loads the checks of its own exercises only, from ``checks_LESSON``, when it first asks for one.
+A lesson loads the checks of its own exercises only, from ``checks_LESSON``, when it first asks for one.
 """
 
 import functools

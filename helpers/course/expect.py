@@ -76,15 +76,13 @@ class TinyGenerator(nn.Module):
             raise ValueError("this generator has no mapping network; its only space is z.")
         return torch.lerp(self.mean("w"), self._mapped(z), truncation) if truncation != 1 else self._mapped(z)
 
-    def _statistic(self, space: str, number: int) -> Tensor:
-        shape = self.code_shape(space)
-        return torch.full((1, *shape), float(number)) if space == "z" else self.statistics[number].expand(1, *shape)
-
     def mean(self, space: str) -> Tensor:
-        return self._statistic(space, 0)
+        shape = self.code_shape(space)
+        return torch.zeros(1, *shape) if space == "z" else self.statistics[0].expand(1, *shape)
 
     def std(self, space: str) -> Tensor:
-        return self._statistic(space, 1)
+        shape = self.code_shape(space)
+        return torch.ones(1, *shape) if space == "z" else self.statistics[1].expand(1, *shape)
 
     def fresh_noise(self, n: int = 1, seed: int = 0) -> list[Tensor]:
         random = torch.Generator().manual_seed(seed)

@@ -19,22 +19,18 @@ class LessonError(ValueError):
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a lesson.
-
-    kind: text, setup, lesson, exercise, check, manual or handin. item: the id of what it asks for ("1.2"). name: what
-    an exercise defines. given: an authored exercise as students get it, where ``source`` holds the solution.
-    """
+    """One cell of a lesson."""
 
     id: str
-    kind: str
+    kind: str  # text, setup, lesson, exercise, check, manual or handin
     source: str
-    item: str = ""
-    name: str = ""
+    item: str = ""  # id of what it asks for ("1.2")
+    name: str = ""  # what an exercise defines
     points: float = 0
     title: str = ""
-    part: str = ""
+    part: str = ""  # of the rubric
     bonus: bool = False
-    given: str = ""
+    given: str = ""  # an authored exercise as students get it, where ``source`` holds the solution
 
 
 @dataclass(frozen=True)
@@ -58,13 +54,8 @@ class Lesson:
 
 
 def read_cells(path: str | Path) -> list[dict]:
-    """Type, id, source and metadata of the cells of a notebook file, formats 3 and 4; outputs are dropped.
-
-    Characters that no text can hold (lone surrogates) become question marks. LessonError for anything that is not a
-    notebook, or larger than may be parsed.
-    """
-    path = Path(path)
-    name = shown(path.name)
+    """Type, id, source and metadata of the cells of a notebook file, formats 3 and 4; else LessonError."""
+    path, name = Path(path), shown(Path(path).name)
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):
@@ -88,16 +79,13 @@ def read_cells(path: str | Path) -> list[dict]:
 def _plain(cell: dict) -> dict:
     source, metadata = cell.get("source", cell.get("input", "")), cell.get("metadata")
     source = source if isinstance(source, str) else "".join(map(str, source))
-    return {
-        "type": shown(cell.get("cell_type", "")),
-        "id": shown(cell.get("id", "")),
-        "source": shown(source).replace("\r\n", "\n"),
-        "metadata": metadata if isinstance(metadata, dict) else {},
-    }
+    plain = {"type": shown(cell.get("cell_type", "")), "id": shown(cell.get("id", ""))}
+    plain["source"] = shown(source).replace("\r\n", "\n")
+    return plain | {"metadata": metadata if isinstance(metadata, dict) else {}}
 
 
 def shown(text: object) -> str:
-    """Text that any file can hold."""
+    """Text that any file can hold: lone surrogates become question marks."""
     return str(text).encode("utf-8", "replace").decode()
 
 

@@ -1,8 +1,8 @@
 """Run a command where it can do no harm: no network, no view of the host's files, bounded memory, processes and time.
 
-Three ways, best first: bubblewrap (Linux, as root or as an ordinary user), a container without network, or, only if
-asked for, nothing but limits. The command finds the course read-only and works in a folder of its own; what it leaves
-in ``results`` is read after everything in the sandbox is dead.
+Three kinds, best first: bubblewrap 0.8 (as root or not), a container without network, or, only if asked for, nothing
+but limits. The command finds the course read-only and works in a folder of its own; what it leaves in ``results`` is
+read when everything in the sandbox is dead.
 """
 
 import contextlib
@@ -47,21 +47,15 @@ class SandboxError(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one run may use.
+    """What one run may use."""
 
-    seconds: of the processor, all processes together; of wall time five times as much. idle: seconds after which a run
-    is ended in which nothing moves. memory: bytes, of each process and of all together, with files in memory.
-    processes: with threads. file: bytes of the largest file. disk: MiB of each writable folder (they lie in memory).
-    results: bytes that come back.
-    """
-
-    seconds: float = 240
-    idle: float = 30
-    memory: int = 3 * GIBI
-    processes: int = 160
-    file: int = 64 * MEBI
-    disk: int = 128
-    results: int = 64 * MEBI
+    seconds: float = 240  # of the processor, all processes together; of wall time five times as much
+    idle: float = 30  # seconds after which a run is ended in which nothing moves
+    memory: int = 3 * GIBI  # bytes of all processes together, with files in memory
+    processes: int = 160  # with threads
+    file: int = 64 * MEBI  # bytes of the largest file
+    disk: int = 128  # MiB of each writable folder; they lie in memory
+    results: int = 64 * MEBI  # bytes that come back
 
     def of_process(self) -> dict[str, int]:
         """Kernel limits by name; DATA counts what a process may write to, so mapped libraries do not."""
@@ -71,7 +65,7 @@ class Limits:
 
 @dataclass
 class Outcome:
-    """What came back: files by name, how it ended, seconds of wall time, peak of memory in bytes."""
+    """What came back: files by name, how it ended, wall seconds, peak of memory in bytes."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     ended: str = "done"  # or "time", "memory", "processes", "output", "killed"
@@ -90,8 +84,8 @@ def choose(unsafe: bool = False) -> str:
     kind = available()[0]
     if kind == "unsafe" and not unsafe:
         raise SandboxError(
-            "no sandbox works here: install bubblewrap (apt install bubblewrap), or docker or podman with the image "
-            f"{IMAGE!r}; --unsafe would run the students' code with your own rights."
+            "no sandbox works here: install bubblewrap 0.8 or newer (apt install bubblewrap), or docker or podman with "
+            f"the image {IMAGE!r}; --unsafe would run the students' code with your own rights."
         )
     return kind
 
@@ -99,10 +93,9 @@ def choose(unsafe: bool = False) -> str:
 def _engine() -> str | None:
     """docker or podman, if its service answers and the grader's image is there."""
     for name in filter(shutil.which, ("podman", "docker")):
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            asked = [name, "image", "inspect", IMAGE]
-            if subprocess.run(asked, capture_output=True, timeout=10).returncode == 0:
-                return name
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            subprocess.run([name, "image", "inspect", IMAGE], capture_output=True, timeout=10, check=True)
+            return name
     return None
 
 
@@ -110,12 +103,9 @@ def _engine() -> str | None:
 def _bubblewrap_works() -> bool:
     if sys.platform != "linux" or not shutil.which("bwrap"):
         return False
+    proof = [sys.executable, "-c", "open('results/proof', 'w').write('here')"]
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("work", "output"):
-            (Path(folder) / "course" / name).mkdir(parents=True)
-        proof = [sys.executable, "-c", "open('results/proof', 'w').write('here')"]
-        outcome = run(proof, Path(folder) / "course", {}, "bubblewrap", Limits(seconds=10))
-        return outcome.files.get("proof") == b"here"
+        return "proof" in run(proof, Path(folder) / "course", {}, "bubblewrap", Limits(seconds=10)).files
 
 
 def run(
@@ -123,19 +113,21 @@ def run(
 ) -> Outcome:
     """Run a command in a sandbox; a crash, a hang or too much of anything is an outcome, not an exception.
 
-    command: starts with the interpreter; its working folder is the job's. course: what the sandbox sees read-only, with
-    empty folders ``work`` and ``output``; files that come back lie next to it meanwhile. job: files of the working
-    folder by name. kind: one of ``available``. environment: variables besides the few that are always set.
+    The command starts with the interpreter, and works where the files of the job are. The sandbox sees ``course``
+    read-only; files that come back lie next to it meanwhile. kind: one of ``available``. environment: more variables.
     """
     course = Path(course).resolve()
+    for name in ("work", "output"):  # covered by folders in memory
+        (course / name).mkdir(parents=True, exist_ok=True)
+        (course / name).chmod(0o1777)  # runc gives a tmpfs this mode
     place = Path(tempfile.mkdtemp(prefix="run-", dir=course.parent))
-    for folder in ("job", "results"):
-        (place / folder).mkdir()
+    (place / "job").mkdir()
+    (place / "results").mkdir()
     (place / "results").chmod(0o777)  # the job may run as another user
     for name, data in job.items():
         (place / "job" / name).parent.mkdir(parents=True, exist_ok=True)
         (place / "job" / name).write_bytes(data)
-    python, here, work = (IMAGE_PYTHON if kind == "container" else sys.executable), COURSE, WORK
+    python, here, work = IMAGE_PYTHON if kind == "container" else sys.executable, COURSE, WORK
     if kind == "unsafe":
         here, work = str(course), str(place / "job")
         os.symlink(place / "results", place / "job" / "results")
@@ -155,7 +147,7 @@ def run(
 
 
 def remove(place: Path) -> None:
-    """A folder with whatever jobs have left in it, however deep and closed."""
+    """Remove a folder with whatever jobs have left in it, however deep and closed."""
     for clean in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
         subprocess.run([*clean, str(place)], capture_output=True)
 
@@ -187,16 +179,10 @@ def _bubblewrap(course: Path, place: Path, limits: Limits, command: list[str], _
     outer += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
     if root:
         outer += [sys.executable, "-I", "/inside.py", json.dumps({"uid": FIRST_UID + next(NUMBERS) % 100_000})]
-    no_users = ["--disable-userns"] if _knows_disable_userns() else []
-    inner = ["bwrap", "--unshare-all", "--unshare-user", *no_users, *common, "--bind", "/", "/"]
+    inner = ["bwrap", "--unshare-all", "--unshare-user", "--disable-userns", *common, "--bind", "/", "/"]
     inner += ["--dev-bind", "/dev", "/dev", "--proc", "/proc", "--chdir", WORK]
     bounds = limits.of_process() | {"NPROC": limits.processes}  # counted in the user namespace alone
     return [*outer, *inner, *_limited(command, "/inside.py", "/job", bounds)]
-
-
-@functools.cache
-def _knows_disable_userns() -> bool:
-    return "--disable-userns" in subprocess.run(["bwrap", "--help"], capture_output=True, text=True).stdout
 
 
 def _interpreter() -> list[str]:
@@ -214,8 +200,6 @@ def _interpreter() -> list[str]:
 def _container(course: Path, place: Path, limits: Limits, command: list[str], environment: dict) -> list[str]:
     """A container with an interpreter of its own image."""
     memory = f"{limits.memory + len(WRITABLE) * limits.disk * MEBI}b"
-    for folder in ("work", "output"):  # runc gives a tmpfs the mode of the folder that it covers
-        os.chmod(course / folder, 0o1777)
     volumes = {course: f"{COURSE}:ro", place / "job": "/job:ro", inside.__file__: "/inside.py:ro"}
     return [
         _engine() or "docker", "run", "--rm", f"--name={place.name}", "--network=none", "--read-only", "--cap-drop=ALL",
@@ -233,48 +217,34 @@ def _supervise(command: list[str], place: Path, limits: Limits, environment: dic
     started = moved = time.monotonic()
     outcome, members, used = Outcome(), [], 0.0
     with open(place / "log.txt", "wb") as log:
-        process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
+        streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+        process = psutil.Popen(command, env=environment, start_new_session=True, **streams)
     while process.returncode is None and outcome.ended == "done":
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(psutil.TimeoutExpired):
             process.wait(0.2)
-        members, busy = _look(process, members)
-        now = time.monotonic()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            members = [process, *process.children(recursive=True)]
+        busy, now = sum(map(_seconds, members)), time.monotonic()
         if busy > used + 0.05 or environment is None:  # a container's processes are not to be seen
             used, moved = busy, now
-        if used > limits.seconds or now - started > 5 * limits.seconds or now - moved > limits.idle:
-            outcome.ended = "time"
-        else:
-            outcome.ended = _too_much(place, members, outcome, limits)
+        late = used > limits.seconds or now - started > 5 * limits.seconds or now - moved > limits.idle
+        outcome.ended = "time" if late else _too_much(place, members, outcome, limits)
     for member in members:  # the first process of a namespace takes all others with it
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
-    code, deadline = process.wait(), time.monotonic() + 5
-    while any(map(_lives, members)) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    code = process.wait()
+    psutil.wait_procs(members, timeout=5)
     outcome.files, outcome.seconds = _read(place, limits.results), time.monotonic() - started
-    if outcome.ended == "done":
-        outcome.ended = "killed" if code < 0 or code in (137, 139) else "done"  # bubblewrap adds 128 to a signal
+    if outcome.ended == "done" and (code < 0 or code in (137, 139)):  # bubblewrap adds 128 to a signal
+        outcome.ended = "killed"
     return outcome
 
 
-def _look(process: subprocess.Popen, members: list[psutil.Process]) -> tuple[list[psutil.Process], float]:
-    """All processes, or those of the last look where it has ended, and the seconds of the processor that they used."""
-    seconds = 0.0
-    with contextlib.suppress(psutil.NoSuchProcess):
-        first = psutil.Process(process.pid)
-        members = [first, *first.children(recursive=True)]
-    for member in members:
-        with contextlib.suppress(psutil.Error):
-            seconds += sum(member.cpu_times()[:4])  # with those that it has waited for
-    return members, seconds
-
-
-def _lives(member: psutil.Process) -> bool:
+def _seconds(member: psutil.Process) -> float:
+    """Of the processor, with those of processes that it has waited for."""
     with contextlib.suppress(psutil.Error):
-        return member.status() != psutil.STATUS_ZOMBIE
-    return False
+        return sum(member.cpu_times()[:4])
+    return 0.0
 
 
 def _too_much(place: Path, members: list[psutil.Process], outcome: Outcome, limits: Limits) -> str:
@@ -284,11 +254,11 @@ def _too_much(place: Path, members: list[psutil.Process], outcome: Outcome, limi
         return "memory"
     if len(members) > limits.processes + 8:
         return "processes"
-    left = []
+    sizes = []
     for entry in os.scandir(place / "results"):
         with contextlib.suppress(OSError):  # removed meanwhile
-            left.append(entry.stat(follow_symlinks=False).st_size)
-    return "output" if len(left) > MOST_FILES or sum(left) > 2 * limits.results else "done"
+            sizes.append(entry.stat(follow_symlinks=False).st_size)
+    return "output" if len(sizes) > MOST_FILES or sum(sizes) > 2 * limits.results else "done"
 
 
 def _memory(pids: list[int]) -> int:

@@ -1,7 +1,6 @@
 """A submission is data: its cells are matched to those of the lesson, and a notebook to be graded is built from both.
 
-An exercise is found by what a cell defines; else by its first line, its metadata or its id, of which copying, editing
-and conversions usually leave one. What is not an exercise comes from the lesson; what a student adds to it counts too.
+What is not an exercise comes from the lesson; what a student adds to it counts too.
 """
 
 import ast
@@ -35,16 +34,12 @@ class Part(NamedTuple):
 
 @dataclass
 class Submission:
-    """A student's notebook, taken apart.
+    """A student's notebook, taken apart."""
 
-    order: what runs, in the student's order. edited: what locked cells that were changed hold now. stubs: exercises as
-    they were handed out. own: Python files next to the notebook, which may be imported.
-    """
-
-    order: list[Part] = field(default_factory=list)
-    edited: list[str] = field(default_factory=list)
-    stubs: list[str] = field(default_factory=list)
-    own: dict[str, bytes] = field(default_factory=dict)
+    order: list[Part] = field(default_factory=list)  # what runs, in the student's order
+    edited: list[str] = field(default_factory=list)  # what locked cells that were changed hold now
+    stubs: list[str] = field(default_factory=list)  # exercises that are as they were handed out
+    own: dict[str, bytes] = field(default_factory=dict)  # Python files next to the notebook, which may be imported
 
     @property
     def answers(self) -> dict[str, list[str]]:
@@ -91,7 +86,7 @@ def _sort_stubs(found: Submission, lesson: Lesson) -> None:
 
 
 def _items(cell: dict, source: str, lesson: Lesson) -> tuple[str, ...]:
-    """Which exercises a cell answers: by what it defines, else by first line, metadata or id."""
+    """Which exercises a cell answers: by what it defines, else by first line, metadata or id; one usually is left."""
     names = defined(source)
     if items := tuple(e.item for e in lesson.exercises if e.name in names):
         return items
@@ -143,20 +138,18 @@ def graded_cells(
 ) -> list[dict]:
     """Code cells of the notebook that is run: id and source.
 
-    probes: exercise id to the source of its check or hidden probe. alone: without the student's further cells, each
-    probe right below its exercise, for a submission whose other cells ended the first run. references: exercises for
-    which the lesson's solution stands in place of the student's.
+    probes: exercise id to the source of its check or hidden probe. alone: the exercises only, each with its probe right
+    below it. references: exercises for which the lesson's solution stands instead of the student's.
     """
     solved = {e.item: e.source for e in lesson.exercises if e.item in references}
-    order = submission.order
+    items, order = [e.item for e in lesson.exercises], submission.order
     if alone:
-        items = [e.item for e in lesson.exercises]
         order = sorted((p for p in order if p.items), key=lambda p: items.index(p.items[0]))
-    setup = {i: _cell(source, "setup", i) for i, source in setup_cells(lesson).items()}
-    cells, reset, left = [OWN_MODULES, *setup.values()], False, dict(probes)
+    setup, reset, left = setup_cells(lesson), False, dict(probes)
+    cells = [OWN_MODULES, *(_cell(source, "setup", name) for name, source in setup.items())]
     for number, part in enumerate(order):
         if part.setup:  # run already; once more only below a %reset
-            cells += [_cell(setup[part.setup]["source"], "setup", number)] if reset else []
+            cells += [_cell(setup[part.setup], "setup", number)] if reset else []
             continue
         reset = reset or bool(RESET.search(part.source))
         cells.append(_cell(_runnable(part.source), "answer", "+".join(part.items), number))
@@ -190,20 +183,19 @@ def setup_cells(lesson: Lesson) -> dict[str, str]:
     """
     cells = {cell.id: cell.source for cell in lesson.of_kind("setup")}
     for name in list(cells)[1:]:
-        kept = []
-        for node in parsed(cells[name]):
-            asks = any(isinstance(part, ast.Call | ast.Attribute) for part in ast.walk(node))
-            if isinstance(node, KEPT) and not (asks and isinstance(node, ast.Assign)):
-                kept.append(ast.unparse(node))
-        cells[name] = "\n".join(kept) or "pass"
+        kept = [node for node in parsed(cells[name]) if isinstance(node, KEPT) and not _computes(node)]
+        cells[name] = "\n".join(map(ast.unparse, kept)) or "pass"
     return cells
 
 
+def _computes(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Assign) and any(isinstance(x, ast.Call | ast.Attribute) for x in ast.walk(node))
+
+
 def notebook_of(cells: list[dict]) -> dict:
-    """A notebook in format 4.5 with these code cells, no outputs and no metadata but the kernel's."""
-    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    """A notebook in format 4.5 with these code cells."""
     empty = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
-    metadata = {"kernelspec": kernel}
+    metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     return {"cells": [cell | empty for cell in cells], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
 
 
