@@ -1,8 +1,7 @@
-"""Cat faces in whole photos: a small network finds eyes and nose, and the face is cut out as a model knows faces.
+"""Cat faces in whole photos: a small network finds eyes and nose.
 
-The network is the first five stages of EfficientNet-Lite0 (Tan and Le, 2019; without squeeze and excitation, batch norm
-folded) and a head at an eighth of the side. Every cell says how likely it is the middle of a face and where the eyes
-and the nose lie from there, as in "Objects as Points" (Zhou et al., 2019).
+It is the first five stages of EfficientNet-Lite0 (Tan and Le, 2019; batch norm folded) and a head, of which every cell
+says how likely it is a face's middle and where eyes and nose lie from there ("Objects as Points", Zhou et al., 2019).
 """
 
 from functools import cache
@@ -23,22 +22,15 @@ CLOSE, EYES_APART = 160, 44.0  # side and distance of the eyes at the second, cl
 LEAST = 0.46  # of the confidence, from which on a face counts
 SURE = 0.7  # most faces are at least this sure
 UNSURE = 0.6  # of the surest face's confidence: what lies below is not another cat
-STAGES = (  # expansion, channels, blocks, stride, side of the kernel
-    (1, 16, 1, 1, 3),
-    (6, 24, 2, 2, 3),
-    (6, 40, 2, 2, 5),
-    (6, 80, 3, 2, 3),
-    (6, 112, 3, 1, 5),
-)
+# of each stage: expansion, channels, blocks, stride, side of the kernel
+STAGES = (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5)
 # Where whole faces have the middle of the left eye, the right eye and the nose; (x, y), sides of length 1.
 WITH_EARS = ((0.356, 0.534), (0.643, 0.534), (0.500, 0.722))
 
 
 class CatFace(NamedTuple):
-    """landmarks: (3, 2), x and y in pixels of the eye on the left, the right one and the nose; confidence in [0, 1]."""
-
-    landmarks: np.ndarray
-    confidence: float
+    landmarks: np.ndarray  # (3, 2), x and y in pixels of the eye on the left, the right one and the nose
+    confidence: float  # in [0, 1]
 
 
 class Convolution(nn.Conv2d):
@@ -94,7 +86,6 @@ class FinderNetwork(nn.Module):
 
 @cache
 def load_finder() -> FinderNetwork:
-    """The bundled network."""
     tensors, _ = load_weights(weights_path("cat-face-finder"))
     net = FinderNetwork()
     net.load_state_dict({name: value.float() for name, value in tensors.items()})

@@ -53,16 +53,12 @@ class FaceOptions:
 
 @dataclass
 class Cut:
-    """The part of a photo that a model gets: target, (1, 3, R, R) in [0, 1].
+    """The part of a photo that a model gets."""
 
-    looked_at is the whole photo (1, 3, h, w), small, with a frame around the part; sides are the photo's height and
-    width in pixels; cut leads from the photo to the target.
-    """
-
-    target: Tensor
-    looked_at: Tensor
-    sides: tuple[int, int]
-    cut: Callable[[Tensor], Tensor]
+    target: Tensor  # (1, 3, R, R) in [0, 1]
+    looked_at: Tensor  # the whole photo (1, 3, h, w), small, with a frame around the part
+    sides: tuple[int, int]  # height and width of the photo
+    cut: Callable[[Tensor], Tensor]  # from the photo to the target
 
     def again(self, image: Tensor) -> Tensor:
         """The same part of the same photo, edited, at any size (1, 3, H, W). Raises ImageError for another shape."""
@@ -75,8 +71,6 @@ class Cut:
 @torch.no_grad()
 def read_face(source: Source, generator: Generator, options: FaceOptions | None = None, name: str | None = None) -> Cut:
     """Read the part of a photo (path or bytes) that a generator gets, or the image of a file of latents.
-
-    Without a box and for models of cats the face is found; a square of at most twice the model's side is taken whole.
 
     Raises NoFace where none is found, ImageError for a file that is not a photo and for a box outside of it.
     """
@@ -149,9 +143,8 @@ def ffhq_square(landmarks: Sequence[tuple[float, float]], size: int) -> tuple[co
     """The transform that turns, scales and cuts a face as the photos of FFHQ were; see ``cut_square``.
 
     landmarks: (x, y) in pixels of left eye, right eye, nose, left and right corner of the mouth, as seen in the image.
-    The square stands upright on the line between the eyes, turned halfway towards the line from the mouth to the eyes;
-    its half side is the larger of 2.0 times the distance of the eyes and 1.8 times that from eyes to mouth, its centre
-    a tenth of the latter below the eyes (Karras et al., A Style-Based Generator Architecture for GANs, app. A).
+    From Karras et al., A Style-Based Generator Architecture for GANs, app. A: the half side is the larger of 2.0 times
+    the distance of the eyes and 1.8 times that from eyes to mouth, the centre a tenth of the latter below the eyes.
     """
     left, right, _, mouth_left, mouth_right = np.asarray(landmarks) @ [1, 1j]
     eyes, mouth = (left + right) / 2, (mouth_left + mouth_right) / 2
@@ -165,20 +158,15 @@ def ffhq_square(landmarks: Sequence[tuple[float, float]], size: int) -> tuple[co
 def find_faces(image: Tensor) -> list[np.ndarray]:
     """Landmarks of every face in a photo (1, 3, H, W), for ``ffhq_square``, the largest face first.
 
-    Found by dlib (Kazemi and Sullivan, One Millisecond Face Alignment with an Ensemble of Regression Trees, 2014), with
-    which FFHQ itself was aligned and whose weights are in a package; without it by OpenCV's YuNet (Wu et al., YuNet: A
-    Tiny Millisecond-level Face Detector, 2023), which is downloaded once.
-
-    Raises ImageError when neither is installed, and WeightsError when YuNet cannot be fetched.
+    By dlib, with which FFHQ itself was aligned (Kazemi and Sullivan 2014); without it by OpenCV's YuNet (Wu et al.
+    2023), which is downloaded once. Raises ImageError when neither is installed, WeightsError when YuNet is not there.
     """
-    pixels, has = np.ascontiguousarray(images.to_uint8(image)[0]), importlib.util.find_spec
-    if has("dlib") and has("face_recognition_models"):
-        found = _faces_of_dlib(pixels)
-    elif has("cv2"):
-        found = _faces_of_yunet(pixels)
-    else:
+    has = importlib.util.find_spec
+    find = _faces_of_dlib if has("dlib") and has("face_recognition_models") else _faces_of_yunet if has("cv2") else None
+    if find is None:
         package = '"gan-photo-editing[faces]" (or opencv-python-headless)'
         raise ImageError(f"finding faces needs dlib or OpenCV: pip install {package}, or give --box")
+    found = find(np.ascontiguousarray(images.to_uint8(image)[0]))
     return [landmarks for _, landmarks in sorted(found, key=lambda face: -face[0])]
 
 

@@ -1,7 +1,4 @@
-"""Figures of the notebooks and the command line: sheets of images with captions, loss curves, tables.
-
-Text is taken as it is, without mathtext: a file name may hold a $.
-"""
+"""Figures of the notebooks and the command line: sheets of images with captions, loss curves, tables."""
 
 import io
 import math
@@ -25,7 +22,7 @@ NARROWEST = 96  # pixels of a cell that has text
 LABEL_WIDTH, LINE = 150, 18  # pixels for row labels, at most, and for each of their lines
 INK, FAINT, RIM = "#1b1b1b", "#5c5c5c", "#d0d0d0"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito 2008
-STYLES = {  # of text, as matplotlib takes it
+STYLES = {  # of text, as matplotlib takes it; without mathtext, as a file name may hold a $
     "suptitle": {"fontsize": 12, "fontweight": "bold", "color": INK, "parse_math": False},
     "label": {"fontsize": 9, "fontweight": "bold", "color": INK, "parse_math": False},
     "title": {"fontsize": 9, "color": INK, "parse_math": False},
@@ -62,14 +59,15 @@ def show_images(
 ) -> Figure:
     """Images side by side, each with its title above and its caption below; long text is wrapped.
 
-    images: see Images; those of a list may differ in size, and be masks (1, 1, H, W). columns: at most 6 by default.
-    scale: figure pixels per image pixel of the largest image in a column, by default whole for small images.
-    Raises ImageError for other shapes, NaN, no images, or when there are not as many titles or captions as images.
+    images: those of a list may differ in size, and be masks (1, 1, H, W). columns: at most 6 by default. scale: figure
+    pixels per image pixel of the largest image in a column, by default whole for small images. Raises ImageError for
+    other shapes, NaN, no images, or when there are not as many titles or captions as images.
     """
     pixels = _pixels(images)
     texts = _as_many(titles, pixels), _as_many(captions, pixels)
     cells = [_Cell(*cell) for cell in zip(pixels, *texts, strict=True)]
-    return _sheet(_lines(cells, columns, 6), scale, suptitle)
+    columns = columns or math.ceil(len(cells) / math.ceil(len(cells) / 6))  # the last line as full as can be
+    return _sheet([cells[at : at + columns] for at in range(0, len(cells), columns)], scale, suptitle)
 
 
 def labelled_grid(
@@ -91,18 +89,14 @@ def labelled_grid(
 
 
 def result_sheet(target: torch.Tensor, rows: Sequence[Mapping[str, Any]], columns: int | None = None) -> Figure:
-    """The target at the left and the results next to it, each with what it is above and its numbers below.
+    """The target (1, 3, H, W) and results, each with what it is above and its numbers below.
 
-    target: (1, 3, H, W) in [0, 1]. rows: one dict per result: "image" (1, 3, H, W) and "label", a list of lines, such
-    as ["StyleGAN2, w+", "PSNR 24.1 dB", "SSIM 0.81"]; the first is the title. columns: results per line, at most 5 by
-    default. Raises ImageError as show_images does.
+    rows: one dict per result: "image" (1, 3, H, W) and "label", a list of lines, such as ["StyleGAN2, w+", "PSNR 24.1
+    dB", "SSIM 0.81"]; the first is the title. columns: of results, at most 5 by default.
     """
-    images = _pixels([row["image"] for row in rows])
-    labels = [list(row["label"]) or [""] for row in rows]
-    results = [_Cell(p, first, "\n".join(rest)) for p, (first, *rest) in zip(images, labels, strict=True)]
-    lines = _lines(results, columns, 5)
-    first = [_Cell(_pixels(target)[0], "target"), *(_Cell() for _ in lines)]
-    return _sheet([[left, *line] for left, line in zip(first, lines, strict=False)], None, None)
+    labels = [["target"], *(list(row["label"]) or [""] for row in rows)]
+    titles, captions = zip(*((first, "\n".join(rest)) for first, *rest in labels), strict=True)
+    return show_images([target, *(row["image"] for row in rows)], titles, columns and columns + 1, captions=captions)
 
 
 def save_figure(figure: MatplotlibFigure, path: str | os.PathLike) -> None:
@@ -121,12 +115,6 @@ def _pixels(images: Images) -> list[np.ndarray | None]:
     if not out:
         raise ImageError("expected at least one image but got none")
     return out
-
-
-def _lines(cells: list[_Cell], columns: int | None, most: int) -> list[list[_Cell]]:
-    """Cells in lines of so many columns, by default ``most`` at most and the last line as full as can be."""
-    columns = columns or math.ceil(len(cells) / math.ceil(len(cells) / most))
-    return [cells[at : at + columns] for at in range(0, len(cells), columns)]
 
 
 def _as_many(texts: Sequence | None, others: Sequence) -> Sequence:
@@ -209,7 +197,7 @@ def plot_losses(
 ) -> Figure:
     """Curves over the steps, one per name, by default on a logarithmic axis, on which values of 0 or less are gaps.
 
-    history: name to one value per step; NaN is a gap. Raises ImageError when it holds no finite value.
+    history: name to one value per step; NaN is a gap. ImageError when it holds no finite value.
     """
     curves = {name: np.asarray(values, dtype=float) for name, values in history.items()}
     curves = {name: np.where(values > 0, values, np.nan) if log else values for name, values in curves.items()}
@@ -221,9 +209,7 @@ def plot_losses(
     axes.set_prop_cycle(color=COLOURS)
     for name, values in curves.items():
         axes.plot(values, label=name, linewidth=1.5, marker="o" if len(values) == 1 else None)
-    axes.set(yscale="log" if log else "linear", axisbelow=True)
-    axes.set_xlabel("step", fontsize=9, color=INK)
-    axes.set_ylabel(label, fontsize=9, color=INK)
+    axes.set(yscale="log" if log else "linear", axisbelow=True, xlabel="step", ylabel=label)
     axes.tick_params(labelsize=8, colors=FAINT, which="both")
     axes.grid(True, color="#e4e4e4", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
@@ -236,10 +222,9 @@ def plot_losses(
 
 
 def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of results as a Markdown table that also reads well as plain text; columns in the order they first appear.
+    """Rows of results as a Markdown table that also reads well as plain text; a missing value is a dash.
 
-    Numbers are right-aligned and have the same decimals throughout a column (about four digits in all); a missing
-    value is a dash.
+    Numbers are right-aligned, with the same decimals throughout a column (about four digits in all).
     """
     columns = []
     for name in dict.fromkeys(name for row in rows for name in row):

@@ -43,8 +43,7 @@ def _sha256(path: str, *_: int) -> str:
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path to write to: moved to ``path`` when the block ends, removed when it fails.
 
-    Missing parent folders are made; the file's mode is the umask's, whatever the writer chose.
-    Raises WriteError, one sentence, when the system refuses (read-only, disk full).
+    Missing folders are made; the mode is the umask's. WriteError, one sentence, when the system refuses.
     """
     path = Path(path)
     temporary = path.with_name(f".{uuid.uuid4().hex[:12]}{path.suffix[:20]}")  # same folder: the move is atomic
@@ -98,8 +97,9 @@ def unique_stems(paths: Iterable[str | os.PathLike], most: int = 80) -> list[str
     """Names of results, one for each path: its name without suffix, short enough, numbered where it is taken."""
     stems: dict[str, str] = {}  # by their key: some file systems do not distinguish A from a
     for path in paths:
-        stem = short_name(Path(path).stem, most)
-        numbered = (f"{stem}-{number}" for number in itertools.count(2))
-        name = next(name for name in itertools.chain([stem], numbered) if name.casefold() not in stems)
+        name = stem = short_name(Path(path).stem, most)
+        numbers = itertools.count(2)
+        while name.casefold() in stems:
+            name = f"{stem}-{next(numbers)}"
         stems[name.casefold()] = name
     return list(stems.values())

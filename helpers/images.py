@@ -50,13 +50,12 @@ def _refused(expected: str, found: str, advice: str) -> ImageError:
 def read_image(source: Source, size: int | None = None, name: str | None = None) -> torch.Tensor:
     """Read a photo, upright, as float32 (1, 3, H, W), sRGB in [0, 1]; transparency is composited on white.
 
-    source: path of a file in one of the formats of KNOWN, or its bytes (an upload). EXIF's orientation is applied,
-    colours are converted to sRGB by the ICC profile, grey becomes RGB, 16-bit samples are scaled by 1/65535 (colour
-    with 16 bits per channel keeps its high byte), of an animation the first frame is taken. size: the central square is
-    resized, antialiased, to (1, 3, size, size). name: what to call the image in an error; by default the file's name.
+    source: path of a file in one of the formats of KNOWN, or its bytes (an upload). EXIF's orientation and the ICC
+    profile are applied, grey becomes RGB, 16-bit grey is scaled by 1/65535, of an animation the first frame is taken.
+    size: the central square is resized, antialiased, to (1, 3, size, size). name: what errors call the image.
 
-    Raises ImageError when there is no such file, it is not an image, is damaged, has a side below MIN_SIDE or more than
-    MAX_PIXELS pixels (seen in the header, before anything is decoded).
+    Raises ImageError for what is missing, not an image or damaged, or has, by its header, a side below MIN_SIDE or more
+    than MAX_PIXELS pixels.
     """
     colours, alpha = read_rgba(source, name)
     image = colours if alpha.min() == 1 else torch.lerp(torch.ones(()), colours, alpha)
@@ -65,9 +64,9 @@ def read_image(source: Source, size: int | None = None, name: str | None = None)
 
 def read_rgba(source: Source, name: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """``read_image`` with transparency apart: colours (1, 3, H, W) as stored, and a mask (1, 1, H, W), 1 = opaque."""
-    uploaded = isinstance(source, bytes | bytearray | memoryview)
-    name = name or ("the uploaded file" if uploaded else Path(source).name or str(source))
-    data = bytes(source) if uploaded else _read_bytes(source, name)
+    is_path = isinstance(source, str | os.PathLike)
+    name = name or (Path(source).name or str(source) if is_path else "the uploaded file")
+    data = _read_bytes(source, name) if is_path else bytes(source)
     _check_bytes(name, len(data))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of damage that it can live with
@@ -77,29 +76,29 @@ def read_rgba(source: Source, name: str | None = None) -> tuple[torch.Tensor, to
 
 def _check_bytes(name: str, count: int) -> None:
     if not 0 < count <= MAX_BYTES:
-        bounds = f"an image file of 1 byte to {MAX_BYTES // 10**6} MB"
-        found = f"has {count // 10**6} MB" if count else "is empty (0 bytes)"
-        raise _refused(bounds, f"{name} {found}", "save it again, smaller, or download it again")
+        found = f"{name} has {count // 10**6} MB" if count else f"{name} is empty (0 bytes)"
+        advice = "save it again, smaller, or download it again"
+        raise _refused(f"an image file of 1 byte to {MAX_BYTES // 10**6} MB", found, advice)
 
 
 def _read_bytes(path: str | os.PathLike, name: str) -> bytes:
     try:
-        path = os.path.expanduser(path)
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise _refused("an image file", f"{name} is a folder, a device or a pipe", "name a file")
-        _check_bytes(name, status.st_size)
-        return Path(path).read_bytes()
+        path = Path(os.path.expanduser(path))
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode):
+            _check_bytes(name, status.st_size)
+            return path.read_bytes()
     except ImageError:
         raise
     except FileNotFoundError:
         raise _refused("an image file", f"there is no {path}", "check the path") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a 0 byte in it
         raise _refused("the path of an image file", f"{name!r} gives '{error}'", "check the path") from None
+    raise _refused("an image file", f"{name} is a folder, a device or a pipe", "name a file")
 
 
 def _open(data: bytes, name: str) -> Image.Image:
-    """The decoded, upright first frame: RGB(A) in sRGB, or grey of more than 8 bits. The header is checked before."""
+    """The decoded, upright first frame: RGB(A) in sRGB, or grey of more than 8 bits."""
     Image.init()
     with suppress(ImportError):  # an optional package
         importlib.import_module("pillow_heif").register_heif_opener()
@@ -125,8 +124,8 @@ def _open(data: bytes, name: str) -> Image.Image:
         deep = image.mode.startswith("I") or image.mode == "F"
         return image if deep else image.convert("RGBA" if image.has_transparency_data else "RGB")
     except Exception:
-        found = f"{name} is a truncated or damaged {image.format} file"
-        raise _refused("a whole image", found, "copy or download it again") from None
+        damaged = f"{name} is a truncated or damaged {image.format} file"
+        raise _refused("a whole image", damaged, "copy or download it again") from None
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
@@ -171,10 +170,7 @@ def _to_tensor(image: Image.Image, name: str) -> torch.Tensor:
 
 
 def to_uint8(images: torch.Tensor) -> np.ndarray:
-    """Images (B, C, H, W) in [0, 1] as an array (B, H, W, C) of uint8, clamped and rounded; C is 3, or 1 for masks.
-
-    Raises ImageError for another shape and for NaN.
-    """
+    """Images (B, 3, H, W), or masks of one channel, as uint8 (B, H, W, C), rounded. ImageError for others and NaN."""
     shape = tuple(getattr(images, "shape", ()))
     if len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape:
         raise ImageError(f"expected images of shape (B, 3, H, W) but got {shape or type(images).__name__}")
@@ -207,10 +203,7 @@ def in_range(images: torch.Tensor) -> bool:
 
 
 def resize(images: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
-    """Images (B, C, H, W) at `size`: an int for a square, or (height, width); in [0, 1], differentiable.
-
-    Bicubic with antialiasing: for any ratio each pixel averages what it covers; the clamp removes the overshoot.
-    """
+    """Images (B, C, H, W) at `size`, an int or (height, width): bicubic, antialiased, clamped to [0, 1]."""
     size = (size, size) if isinstance(size, int) else tuple(size)
     if min(size) < 1:
         raise ImageError(f"expected a size of at least 1 pixel but got {size}")
@@ -226,10 +219,7 @@ def longer_side(image: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def crop(images: torch.Tensor, box: Box) -> torch.Tensor:
-    """The part (left, top, right, bottom), in pixels, of images (B, C, H, W).
-
-    Raises ImageError when the box reaches over the edge or has a side below MIN_SIDE.
-    """
+    """The part (left, top, right, bottom), in pixels, of images (B, C, H, W). ImageError beyond the edges."""
     height, width = images.shape[-2:]
     left, top, right, bottom = box
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
@@ -250,8 +240,7 @@ def central_box(images: torch.Tensor) -> Box:
 
 def square_crop(images: torch.Tensor) -> torch.Tensor:
     """Images (B, C, H, W) cut to their largest central square."""
-    left, top, right, bottom = central_box(images)
-    return images[..., top:bottom, left:right]
+    return crop(images, central_box(images))
 
 
 def grid(images: torch.Tensor, columns: int | None = None, padding: int = 2) -> torch.Tensor:
@@ -264,9 +253,8 @@ def grid(images: torch.Tensor, columns: int | None = None, padding: int = 2) -> 
 
 
 def write_image(path: str | os.PathLike, image: torch.Tensor) -> None:
-    """Write one image (1, 3, H, W) or mask (1, 1, H, W) in [0, 1], clamped and rounded to 8 bits, atomically.
+    """Write one image (1, 3, H, W) or mask (1, 1, H, W), rounded to 8 bits, atomically, to .png, .jpg or .webp.
 
-    The suffix gives the format: .png, .webp (both lossless), .jpg, .jpeg (quality 95, full chroma).
     Raises ImageError for another suffix, more than one image or NaN, WriteError where the file cannot be written.
     """
     file_format = Image.registered_extensions().get(Path(path).suffix.lower())

@@ -28,10 +28,8 @@ class MaskError(ValueError):
 def as_mask(values: Tensor | np.ndarray, size: Size | None = None, name: str = "the mask") -> Tensor:
     """A mask float32 (B, 1, H, W) in [0, 1] from (H, W), (1, H, W), (H, W, 1) or (B, 1, H, W).
 
-    Booleans become 0 and 1; whole numbers are 0 and 1, or 0-255 where one is above 1; floats are in [0, 1]. A blank
-    mask and one of ones are masks too: the terms of an empty region are 0. size: what the mask must have.
-
-    Raises MaskError, with ``name``, for NaN, values outside [0, 1] (0-255 as floats too), another shape or size.
+    Whole numbers are 0 and 1, or 0-255 where one is above 1; floats are in [0, 1]. Raises MaskError, with ``name``, for
+    other values, another shape, or another size than ``size``.
     """
     try:
         array = values.detach() if isinstance(values, Tensor) else np.asarray(values)
@@ -72,10 +70,7 @@ def half(size: Size, side: str = "left", at: float = 0.5) -> Tensor:
 
 
 def box(size: Size, edges: Sequence[float]) -> Tensor:
-    """Rectangle (1, 1, H, W); edges (left, top, right, bottom) as fractions of width and height.
-
-    A pixel that the edge cuts has the value of the part inside. Raises MaskError unless left <= right, top <= bottom.
-    """
+    """Rectangle (1, 1, H, W); edges (left, top, right, bottom) as fractions; a pixel has its share of the area."""
     height, width = _pair(size)
     left, top, right, bottom = (float(edge) for edge in edges)
     if not (left <= right and top <= bottom):
@@ -91,10 +86,7 @@ def _covered(pixels: int, start: float, stop: float) -> Tensor:
 
 
 def ellipse(size: Size, centre=(0.5, 0.5), radii=(0.25, 0.25), angle: float = 0.0) -> Tensor:
-    """Ellipse (1, 1, H, W); centre (x, y) and radii (x, y) as fractions of width and height, angle in degrees.
-
-    Positive angles turn clockwise on the screen. Raises MaskError for a radius that is not positive.
-    """
+    """Ellipse (1, 1, H, W); centre (x, y) and radii (x, y) as fractions, angle in degrees, clockwise on the screen."""
     if min(radii) <= 0:
         raise MaskError(f"the radii of an ellipse must be positive; got {tuple(radii)}.")
     (height, width), (x, y), turn = _pair(size), _samples(size), np.deg2rad(angle)
@@ -154,9 +146,8 @@ DESCRIBED = {  # what numbers, fractions of the sides, describe
 def mask_from_text(text: str, size: int) -> Tensor:
     """A mask (1, 1, size, size) from what a command line says: a name, a description, or an image file.
 
-    text: a name of ``SHAPES``; "box:LEFT,TOP,RIGHT,BOTTOM", "ellipse:X,Y,RADIUS,RADIUS[,DEGREES]" or
-    "polygon:X,Y,X,Y,..." in fractions of the sides; else the path of a file for ``mask_from_file``.
-    Raises MaskError for anything else, and for a region of less than a pixel.
+    That is a name of ``SHAPES``; "box:LEFT,TOP,RIGHT,BOTTOM", "ellipse:X,Y,RADIUS,RADIUS[,DEGREES]" or
+    "polygon:X,Y,X,Y,..." in fractions of the sides; else a path. MaskError also for a region of less than a pixel.
     """
     kind, _, numbers = text.partition(":")
     if text in SHAPES:
@@ -181,12 +172,9 @@ def mask_from_text(text: str, size: int) -> Tensor:
 def mask_from_file(source: Source, size: Size | None = None, name: str | None = None) -> Tensor:
     """A mask (1, 1, H, W) from an image file: what is opaque where parts are transparent, else what is white.
 
-    A file is transparent where at least one pixel in a thousand is less than half opaque; its colours do not count
-    then. Label maps of two values (0 and 1, black and one colour of a palette) become 0 and 1.
-    size: side to which its central square is resized, or (height, width) for the whole image.
-
-    Raises MaskError for a coloured image, one without edge, or one that selects (nearly) nothing or everything,
-    ImageError for a file that is not an image.
+    A file is transparent where at least one pixel in a thousand is less than half opaque. Label maps of two values (0
+    and 1, black and a colour) become 0 and 1. size: side to which its central square is resized, or (height, width) for
+    the whole image. Raises MaskError for colours and for what selects (nearly) nothing or everything, or ImageError.
     """
     image, alpha = read_rgba(source, name)
     name = name or (Path(source).name if isinstance(source, str | os.PathLike) else "the mask")
@@ -223,10 +211,7 @@ def _check_edge(mask: Tensor, name: str, least: float = 1.0) -> None:
 
 
 def mask_from_drawing(drawing: np.ndarray) -> Tensor:
-    """A mask (1, 1, H, W) of where something was drawn on a canvas.
-
-    drawing: uint8 (H, W, 4): its opacity; (H, W, 3) or (H, W): darkness on white. Raises ImageError for others.
-    """
+    """Where something was drawn: opacity of uint8 (H, W, 4), darkness of (H, W, 3) or (H, W); (1, 1, H, W)."""
     pixels = from_uint8(drawing[..., None] if drawing.ndim == 2 else drawing)
     return pixels[:, 3:] if pixels.shape[1] == 4 else 1 - pixels.mean(1, keepdim=True)
 
@@ -256,11 +241,6 @@ def grow(mask: Tensor, radius: float) -> Tensor:
     return torch.from_numpy(morph(mask.cpu().numpy(), footprint=disk, mode="nearest")).to(mask.device)
 
 
-def shrink(mask: Tensor, radius: float) -> Tensor:
-    """Narrow the region by ``radius`` pixels on all sides but the image's border."""
-    return grow(mask, -radius)
-
-
 def feather(mask: Tensor, radius: float) -> Tensor:
     """Soften the edge by ``blur``; raises MaskError for a negative radius."""
     if radius < 0:
@@ -269,10 +249,7 @@ def feather(mask: Tensor, radius: float) -> Tensor:
 
 
 def blur(values: Tensor, radius: float) -> Tensor:
-    """Gaussian blur of masks or images (B, C, H, W) in [0, 1], standard deviation ``radius`` pixels; no gradient.
-
-    Outside the image the border's values continue; 0 changes nothing.
-    """
+    """Gaussian blur of masks or images (B, C, H, W) in [0, 1], standard deviation ``radius`` pixels; no gradient."""
     if radius <= 0:
         return values
     blurred = ndimage.gaussian_filter(values.detach().cpu().numpy(), (0, 0, radius, radius), mode="nearest", truncate=3)
@@ -282,7 +259,7 @@ def blur(values: Tensor, radius: float) -> Tensor:
 def edge_band(mask: Tensor, width: float = 1.0) -> Tensor:
     """The pixels within ``width`` of the region's edge, on both sides, as a mask of 0 and 1."""
     hard = (mask >= 0.5).float()
-    return grow(hard, width) - shrink(hard, width)
+    return grow(hard, width) - grow(hard, -width)
 
 
 def mask_pyramid(mask: Tensor, sizes: Iterable[Size]) -> list[Tensor]:

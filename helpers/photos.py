@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from helpers.images import MAX_BYTES, ImageError, read_image, resize
 
-VALIDATION = 500  # photos, or a tenth of a smaller set: held out where nobody says how many
+VALIDATION = 500  # photos, or a tenth of a smaller set: held out by default
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".ppm", ".tga", ".jp2")
 PHOTO_SUFFIXES += (".avif", ".heic", ".heif")
 
@@ -38,10 +38,7 @@ def demo_photos(size: int | None = 256, names: Sequence[str] = DEMO_PHOTOS) -> d
 
 
 def demo_cat(size: int = 64) -> torch.Tensor:
-    """scikit-image's photo "chelsea" (CC0), which no bundled model has seen, aligned as the training faces are.
-
-    The forehead and the chin touch the photo's edge: the last tenth of the crop above and below is mirrored.
-    """
+    """scikit-image's photo "chelsea" (CC0), which no model has seen, aligned; above and below a tenth is mirrored."""
     photo = demo_photos(None, ["chelsea"])["chelsea"]
     return cut_square(photo, *fit_similarity(CHELSEA_EYES, np.array(FACE_LANDMARKS[:2]) * size), size)
 
@@ -63,10 +60,7 @@ def cut_square(
 
 
 def fit_similarity(points: Sequence, template: Sequence) -> tuple[complex, complex]:
-    """The complex a, b that minimise |a p + b - t|² for points p and t, both (n, 2).
-
-    In the plane a similarity transform is a complex line; this is the least-squares one (Umeyama 1991).
-    """
+    """The complex a, b that minimise |a p + b - t|² for points p and t, both (n, 2): a similarity (Umeyama 1991)."""
     points, template = np.asarray(points) @ [1, 1j], np.asarray(template) @ [1, 1j]
     system = np.stack([points, np.ones_like(points)], axis=1)
     (a, b), *_ = np.linalg.lstsq(system, template, rcond=None)
@@ -78,11 +72,9 @@ def load_uint8(
 ) -> torch.Tensor:
     """Decode a zip or folder of photos once, into uint8 (N, 3, size, size), RGB: the central square of each.
 
-    The names, sub-folders included, are sorted; "validation" is the last ``held_out`` of them (without a number
-    VALIDATION, or a tenth of a set below 5,000), "train" the others, "all" both. n: only the first n.
-
-    Raises ImageError when the path is missing, holds no photos or too few for the split. Damaged photos are named on
-    stderr and left out.
+    The names, sub-folders included, are sorted; "validation" is the last ``held_out`` of them (by default VALIDATION,
+    or a tenth of a set below 5,000), "train" the others, "all" both. n: only the first n. Damaged photos are named on
+    stderr and left out. Raises ImageError where the path is missing, holds no photos or too few for the split.
     """
     with open_set(Path(path)) as (names, read):
         names = _split(names, split, path, held_out)[:n]
@@ -148,8 +140,8 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
 def _split(names: list[str], split: str, path: str | os.PathLike, held_out: int | None = None) -> list[str]:
     if not names:
         raise ImageError(f"expected photos ({', '.join(PHOTO_SUFFIXES)}) in {path} but there are none; check the path")
-    first = len(names) - (min(VALIDATION, len(names) // 10) if held_out is None else held_out)
-    parts = {"train": names[: max(0, first)], "validation": names[max(0, first) :], "all": names}
+    first = max(0, len(names) - (min(VALIDATION, len(names) // 10) if held_out is None else held_out))
+    parts = {"train": names[:first], "validation": names[first:], "all": names}
     if split not in parts:
         raise ImageError(f"expected a split of {', '.join(parts)} but got {split!r}")
     if not parts[split]:

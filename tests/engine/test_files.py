@@ -48,18 +48,15 @@ def test_what_the_system_refuses_is_one_sentence_and_keeps_the_old_file(tmp_path
     with pytest.raises(WriteError, match="name is too long; choose a shorter one"):
         write_image(tmp_path / f"{'a' * 300}.png", NOISE[0])
 
-    def refuse(number):
-        def call(*paths, **_):
-            paths[-1].write_bytes(b"half")
-            raise OSError(number, os.strerror(number))
-
-        return call
+    def refuse(path, number):
+        path.write_bytes(b"half")
+        raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch, pytest.raises(WriteError, match="disk is full"):
-        patch.setattr(Image.Image, "save", lambda self, path, *_: refuse(errno.ENOSPC)(path))
+        patch.setattr(Image.Image, "save", lambda self, path, *_, **__: refuse(path, errno.ENOSPC))
         write_image(tmp_path / "a.png", NOISE[1])
     with monkeypatch.context() as patch, pytest.raises(WriteError, match="may not be written to"):
-        patch.setattr(os, "replace", lambda source, _: refuse(errno.EACCES)(source))
+        patch.setattr(os, "replace", lambda source, target: refuse(source, errno.EACCES))
         write_image(tmp_path / "a.png", NOISE[1])
     assert (tmp_path / "a.png").read_bytes() == before and list(tmp_path.iterdir()) == [tmp_path / "a.png"]
 

@@ -78,7 +78,11 @@ def test_it_is_set_up_once_and_again_where_something_changed(house):
     with (house / "pyproject.toml").open("a") as file:
         file.write("# another package\n")
     assert make(house) == (0, ["Bringing .venv up to date."], []) and calls(house) == ["pip"]
-    assert make(house.rename(house.parent / "another house"))[0] == 0 and calls(house) == ["venv", "pip"]
+    moved = house.rename(house.parent / "another house")
+    assert make(moved)[0] == 0 and calls(house) == ["venv", "pip"]
+    (moved / ".venv").rename(house.parent / "elsewhere")
+    (moved / ".venv").symlink_to(house.parent / "elsewhere")  # a link is used and kept
+    assert make(moved) == (0, [], []) and (moved / ".venv").is_symlink()
 
 
 @pytest.mark.parametrize("signal", ["KILL", "TERM"])
@@ -92,16 +96,17 @@ def test_an_interrupted_set_up_is_repaired(house, signal):
 
 def test_an_interrupted_update_is_repaired_and_one_without_network_leaves_what_worked(house):
     make(house)
-    original = (house / "pyproject.toml").read_text()
-    (house / "pyproject.toml").write_text(original + "#\n")
+    project = house / "pyproject.toml"
+    original = project.read_text()
+    project.write_text(original + "#\n")
     code, _, errors = make(house, FAKE="echo 'error: Failed to fetch: `https://…`'; exit 2")
     assert code != 0 and "the package index (PyPI) cannot be reached" in errors[0]
-    (house / "pyproject.toml").write_text(original)
+    project.write_text(original)
     calls(house)
     assert make(house) == (0, [], []) and calls(house) == []
-    (house / "pyproject.toml").write_text(original + "#\n")
+    project.write_text(original + "#\n")
     assert make(house, FAKE="kill -KILL $PPID")[0] != 0
-    (house / "pyproject.toml").write_text(original)  # as it was: but the packages may not be
+    project.write_text(original)  # as it was: but the packages may not be
     calls(house)
     assert make(house)[0] == 0 and calls(house) == ["venv", "pip"]
 
@@ -109,9 +114,7 @@ def test_an_interrupted_update_is_repaired_and_one_without_network_leaves_what_w
 BROKEN = 'case "$2" in *torchvision*) echo "operator torchvision::nms does not exist"; exit 1 ;; esac'
 FAILURES = {  # what is said of it: what goes wrong
     "the disk filled up while installing": {"FAKE": "echo 'error: No space left on device (os error 28)'; exit 2"},
-    "the package index (PyPI) cannot be reached": {
-        "FAKE": "echo 'error: Connection refused'; exit 2"
-    },
+    "the package index (PyPI) cannot be reached": {"FAKE": "echo 'error: Connection refused'; exit 2"},
     "while installing the packages, namely: error: meteor strike": {"FAKE": "echo 'error: meteor strike'; exit 2"},
     "together (operator torchvision::nms does not exist); unset PIP_FIND_LINKS": {"FAKE_PYTHON": BROKEN},
     "the disk is too full, .venv needs 99999999 GB and": {"NEED_GB": "99999999"},
@@ -126,18 +129,19 @@ def test_a_failed_installation_is_explained_in_one_sentence(house, sentence):
     assert make(house)[0] == 0
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "sentence"),
-    [
-        ("old", OLD_PYTHON, f"{SENTENCE}Python 3.11 or newer is needed, but PYTHON is 3.9.2; name a newer one"),
-        ("absent", None, f"{SENTENCE}Python 3.11 or newer is needed, but PYTHON is not there; name a newer one"),
-        ("bare", '#!/bin/sh\ncase "$2" in *venv*) exit 1 ;; esac\n', "apt install python3-venv"),
-    ],
-)
-def test_a_python_that_does_not_do_is_refused(house, name, text, sentence):
-    python = house.parent / name
-    if text:
-        script(python, text)
+NEEDED = f"{SENTENCE}Python 3.11 or newer is needed, but PYTHON is "
+PYTHONS = {  # what is said of it: the interpreter
+    f"{NEEDED}3.9.2; name a newer one": OLD_PYTHON,
+    f"{NEEDED}not there; name a newer one": "",
+    "apt install python3-venv": '#!/bin/sh\ncase "$2" in *venv*) exit 1 ;; esac\n',
+}
+
+
+@pytest.mark.parametrize("sentence", PYTHONS)
+def test_a_python_that_does_not_do_is_refused(house, sentence):
+    python = house.parent / "python"
+    if PYTHONS[sentence]:
+        script(python, PYTHONS[sentence])
     code, lines, errors = make(house, PYTHON=str(python))
     assert code != 0 and lines == [] and len(errors) == 1 and sentence.replace("PYTHON", str(python)) in errors[0]
 
@@ -164,11 +168,3 @@ def test_an_unreachable_index_is_explained(house, installer):
     code, _, errors = make(house, path=path, PYTHON=sys.executable, **index)
     assert code != 0 and len(errors) == 1
     assert errors[0].startswith(f"{SENTENCE}the package index ({NOWHERE}) cannot be reached; check the network")
-
-
-def test_a_link_to_a_folder_elsewhere_is_used_and_kept(house):
-    elsewhere = house.parent / "elsewhere"
-    elsewhere.mkdir()
-    (house / ".venv").symlink_to(elsewhere)
-    assert make(house)[0] == 0 and make(house) == (0, [], [])
-    assert (house / ".venv").is_symlink() and (elsewhere / "setup-done").exists()
