@@ -46,7 +46,7 @@ def as_mask(values: Tensor | np.ndarray, size: Size | None = None, name: str = "
     if (h, w) != (height, width):
         advice = "make it at that size or read it with mask_from_file(path, size)"
         raise MaskError(f"{name} must have the image's size, {width} x {height} pixels; got {w} x {h}; {advice}.")
-    if "int" in str(array.dtype) and mask.max() > 1:
+    if "int" in getattr(array.dtype, "name", str(array.dtype)) and mask.max() > 1:
         mask = mask / 255
     if not mask.isfinite().all():
         raise MaskError(f"{name} holds NaN or infinity; give values in [0, 1], 1 for the region.")

@@ -5,7 +5,6 @@ import graphlib
 import json
 import re
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -89,15 +88,6 @@ def test_no_file_names_a_folder_of_one_machine(tracked):
 MOST_LINES = {"helpers": 13_450, "staff": 5_800, "tests": 15_750, "README.md": 140}
 MOST_ARGUMENTS, LONGEST_FUNCTION, LONGEST_MODULE = 8, 60, 450
 MOST_IMPORTED = 6_500  # lines of helpers that a lesson's imports bring, transitively
-IMPORTED = """
-import json, sys
-for lines in json.load(sys.stdin):
-    for name in [name for name in sys.modules if name.split(".")[0] == "helpers"]:
-        del sys.modules[name]
-    exec(lines, {})
-    files = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "helpers"]
-    print(sum(len(open(file, encoding="utf-8").readlines()) for file in files))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -108,40 +98,44 @@ def modules():
     return {name: ast.parse(path.read_text(encoding="utf-8")) for path, name in names.items()}
 
 
-def imports_of(tree, modules, at_start=False):
-    """Modules of the project that a tree imports; at_start: only those that are imported with it."""
-    lazy = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for inner in ast.walk(node)}
-    found = set()
+def imports_of(tree, modules):
+    """Modules of the project that a tree imports: those that come with it, and all."""
+    later = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.If)]  # an If: for type checkers
+    lazy, start, names = {id(inner) for node in later for inner in ast.walk(node)}, set(), set()
     for node in ast.walk(tree):
-        if at_start and id(node) in lazy:
-            continue
+        found = set()
         if isinstance(node, ast.ImportFrom) and node.module:
-            whole = {f"{node.module}.{alias.name}" for alias in node.names} & set(modules)
-            rest = {node.module} if len(whole) < len(node.names) else set()
-            found |= whole | (rest & set(modules))
+            found = {f"{node.module}.{alias.name}" for alias in node.names} & modules.keys()
+            found |= {node.module} & modules.keys() if len(found) < len(node.names) else set()
         elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names} & set(modules)
-    return found
+            found = {alias.name for alias in node.names} & modules.keys()
+        names |= found
+        start |= set() if id(node) in lazy else found
+    return start, names
 
 
-def test_helpers_and_notebooks_do_without_staff(modules):
-    guilty = [name for name in modules if name.startswith("helpers") and name != "helpers.__main__"
-              and any(other.startswith("staff") for other in imports_of(modules[name], modules))]  # fmt: skip
+@pytest.fixture(scope="module")
+def imports(modules):
+    return {name: imports_of(tree, modules) for name, tree in modules.items()}
+
+
+def test_helpers_and_notebooks_do_without_staff(imports):
+    guilty = [name for name, (_, all_of_them) in imports.items() if name.startswith("helpers")
+              and name != "helpers.__main__" and any(other.startswith("staff") for other in all_of_them)]  # fmt: skip
     guilty += [path.name for path in (ROOT / "notebooks").glob("*.ipynb") if re.search(r"\bstaff\.", path.read_text())]
     assert guilty == []
 
 
-def test_fast_functions_are_imported_by_their_twins_only(modules):
-    users = {(name, other) for name in modules for other in imports_of(modules[name], modules) if ".fast." in other}
+def test_fast_functions_are_imported_by_their_twins_only(imports):
+    users = {(name, other) for name, (_, found) in imports.items() for other in found if ".fast." in other}
     twins = {"features": ("helpers.features", "helpers.style_transfer"), "stylegan2": ("helpers.generators",)}
     twins = {f"helpers.fast.{name}": (*users, "helpers.fast") for name, users in twins.items()}
     assert [pair for pair in sorted(users) if not pair[0].startswith(twins[pair[1]])] == []
 
 
-def test_no_import_runs_in_a_circle(modules):
-    edges = {name: imports_of(tree, modules, at_start=True) - {name} for name, tree in modules.items()}
+def test_no_import_runs_in_a_circle(imports):
     try:
-        graphlib.TopologicalSorter(edges).prepare()
+        graphlib.TopologicalSorter({name: start - {name} for name, (start, _) in imports.items()}).prepare()
     except graphlib.CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
 
@@ -154,23 +148,23 @@ def test_the_house_stays_small():
     assert {name: size for name, size in sizes.items() if size > MOST_LINES[name]} == {}
 
 
-@pytest.mark.slow
-def test_a_lesson_stands_on_little():
-    lessons = {}
+def test_a_lesson_stands_on_little(modules, imports):
+    sizes = {}
     for path in sorted((ROOT / "notebooks").glob("0*.ipynb")):
         cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
-        nodes = [node for cell in cells for node in ast.walk(ast.parse("".join(cell["source"])))]
-        imports = [ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
-        lessons[path.stem] = "\n".join(line for line in imports if "helpers" in line)
-    command = [sys.executable, "-c", IMPORTED]
-    done = subprocess.run(command, input=json.dumps([*lessons.values()]), cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    sizes = dict(zip(lessons, map(int, done.stdout.split()), strict=True))
+        trees = [ast.parse("".join(cell["source"])) for cell in cells]
+        seen, left = set(), set.union(*(imports_of(tree, modules)[1] for tree in trees))
+        while left:
+            name = left.pop()
+            seen.add(name)
+            packages = {name.rsplit(".", number)[0] for number in range(1, name.count(".") + 1)}
+            left |= (imports[name][0] | packages) - seen
+        sizes[path.stem] = sum(modules[name].body[-1].end_lineno for name in seen if modules[name].body)
     assert {name: size for name, size in sizes.items() if not 3_000 < size <= MOST_IMPORTED} == {}, sizes
 
 
 def test_functions_and_modules_are_short(modules):
-    long = [name for name in modules if len(ast.unparse(modules[name]).splitlines()) > LONGEST_MODULE]
+    long = [name for name, tree in modules.items() if tree.body and tree.body[-1].end_lineno > LONGEST_MODULE]
     for name, tree in modules.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef) and ".commands" not in name:
