@@ -98,18 +98,13 @@ class RunOptions:
 
 
 def invert_photos(
-    photos: Sequence[str | Path],
-    out: str | Path,
-    run: RunOptions | None = None,
-    search: InversionOptions | None = None,
-    faces: FaceOptions | None = None,
+    photos: Sequence[str | Path], out: Path, run: RunOptions, search: InversionOptions, faces: FaceOptions
 ) -> list[dict]:
     """Invert photo files or folders of them; write each image, its latents, a sheet and ``results.json`` to a folder.
 
     After a stop or a kill the same call continues. Returns the rows of ``results.json``. Raises NotEnoughMemory and
     NoiseError before anything is run, and RunError, which names what could not be inverted, after all others are done.
     """
-    run, search, faces, out = run or RunOptions(), search or InversionOptions(), faces or FaceOptions(), Path(out)
     run = replace(run, device=device_of(run.device))
     generator, features = load_generator(run.model, run.device), load_features(device=run.device)
     generator.check_space(run.space)
