@@ -80,9 +80,12 @@ def test_it_is_set_up_once_and_again_where_something_changed(house):
     assert make(house) == (0, ["Bringing .venv up to date."], []) and calls(house) == ["pip"]
     moved = house.rename(house.parent / "another house")
     assert make(moved)[0] == 0 and calls(house) == ["venv", "pip"]
-    (moved / ".venv").rename(house.parent / "elsewhere")
-    (moved / ".venv").symlink_to(house.parent / "elsewhere")  # a link is used and kept
-    assert make(moved) == (0, [], []) and (moved / ".venv").is_symlink()
+    elsewhere = house.parent / "elsewhere"
+    elsewhere.mkdir()
+    (moved / ".venv").rename(house.parent / "old")
+    (moved / ".venv").symlink_to(elsewhere)  # a link is used and kept
+    assert make(moved)[0] == 0 and make(moved) == (0, [], [])
+    assert (moved / ".venv").is_symlink() and (elsewhere / "setup-done").exists()
 
 
 @pytest.mark.parametrize("signal", ["KILL", "TERM"])
