@@ -21,12 +21,7 @@ EDITOR = Editor(tiny.stylegan2(), tiny.vgg(), steps=12, noise_steps=8)
 GENERATOR, FEATURES = EDITOR.generator, EDITOR.features
 
 
-def photos(seed, n=1):
-    coarse = torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.interpolate(coarse, size=SIZE, mode="bilinear")
-
-
-X, Y = photos(0), photos(1)
+X, Y = tiny.images(seed=0), tiny.images(seed=1)
 
 
 def criterion(*terms, **options):
@@ -39,7 +34,7 @@ def close(a, b):
 
 
 def test_every_term_is_a_mean_over_its_own_mask_and_a_batch_is_independent():
-    images, style = photos(2), photos(3)
+    images, style = tiny.images(seed=2), tiny.images(seed=3)
     top, corner = masks.half(SIZE, "top", 0.25), masks.box(SIZE, (0.5, 0.5, 1, 1))
     weights = {"style": 2.0, "first": 3.0, "second": 5.0, "perceptual": 7.0}
     terms = (
@@ -62,7 +57,7 @@ def test_every_term_is_a_mean_over_its_own_mask_and_a_batch_is_independent():
     for at in (0.125, 1):
         loss = criterion(Term("t", "pixel", X, masks.half(SIZE, at=at)))(X + 0.1)
         assert loss.total.item() == pytest.approx(0.01, rel=1e-4)
-    term, images = Term("t", "perceptual", torch.cat([X, Y]), HALF), photos(4, 2)
+    term, images = Term("t", "perceptual", torch.cat([X, Y]), HALF), tiny.images(2, seed=4)
     both = criterion(term, weights={"t": torch.tensor([1.0, 10.0])})
     single = criterion(Term("t", "perceptual", Y, HALF), weights={"t": 10.0})(images[1:])
     assert torch.allclose(both(images).total[1], single.total[0])
@@ -72,7 +67,7 @@ def test_every_term_is_a_mean_over_its_own_mask_and_a_batch_is_independent():
 @pytest.mark.parametrize("kind", ["pixel", "perceptual", "style"])
 def test_no_term_sends_a_gradient_outside_its_mask_and_an_empty_one_costs_nothing(kind):
     for mask in (HOLE, torch.zeros(1, 1, SIZE, SIZE)):
-        images = photos(2).requires_grad_()
+        images = tiny.images(seed=2).requires_grad_()
         loss = criterion(Term("term", kind, X, mask))(images)
         loss.total.sum().backward()
         inside = mask.bool().expand_as(images)
@@ -133,7 +128,7 @@ def test_reconstruct_is_w_plus_then_noise_and_the_loop_may_be_left():
 
 
 def test_inpaint_never_looks_into_the_hole_and_frees_only_its_rows():
-    spoiled = X * (1 - HOLE) + HOLE * photos(9)
+    spoiled = X * (1 - HOLE) + HOLE * tiny.images(seed=9)
     first, second = (EDITOR.inpaint(image, HOLE).run() for image in (X, spoiled))
     assert torch.allclose(first.images, second.images, atol=1e-5)
     moved = (first.latents.code - GENERATOR.mean("w+")).abs().amax((0, 2)) > 0

@@ -24,7 +24,6 @@ from helpers.style_transfer import StyleOptions
 from helpers.styles import FOLDER, NAMES, own_styles
 from staff.benchmarks import style as bench
 from staff.benchmarks.common import Settings
-from tests.lessons.test_commands_blending import run
 from tests.lessons.test_style_transfer import pictures
 
 SPEC = importlib.util.spec_from_file_location("tool", Path(__file__).resolve().parents[2] / "tools" / "draw_styles.py")
@@ -85,9 +84,9 @@ BAD = {  # message to arguments
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_bad_input_is_one_sentence_and_exit_code_2(monkeypatch, tmp_path, photos, capsys, message):
+def test_bad_input_is_one_sentence_and_exit_code_2(program, tmp_path, photos, capsys, message):
     common = ["--style", "glass", "--size", "32", "--steps", "2", "--features", "vgg19-slim", "--out", tmp_path]
-    assert run(monkeypatch, "style", photos[0], *common, *BAD[message]) == 2
+    assert program("style", photos[0], *common, *BAD[message]) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1
 
@@ -120,8 +119,8 @@ def test_every_option_of_the_search_is_an_option_of_the_command_and_layers_are_w
     assert {f"--{name.replace('_', '-')}" for name in fields} <= shown
 
 
-def test_paintings_are_listed_with_painter_year_and_a_link_to_wikimedia_commons(monkeypatch, capsys):
-    assert run(monkeypatch, "data", "list") == 0
+def test_paintings_are_listed_with_painter_year_and_a_link_to_wikimedia_commons(program, capsys):
+    assert program("data", "list") == 0
     text = capsys.readouterr().out
     for painting in paintings.PAINTINGS.values():
         assert all(part in text for part in (painting.title, painting.painter, painting.year, painting.link))
@@ -159,7 +158,7 @@ def test_a_painting_is_fetched_once(commons, tmp_path, photos):
 
 
 def test_a_failed_download_leaves_nothing_and_names_the_painting_and_fetch_continues(
-    commons, monkeypatch, tmp_path, capsys, photos
+    commons, monkeypatch, program, tmp_path, capsys, photos
 ):
     folder = tmp_path / "paintings"
     monkeypatch.setattr(paintings, "FOLDER", folder)
@@ -168,11 +167,11 @@ def test_a_failed_download_leaves_nothing_and_names_the_painting_and_fetch_conti
             paintings.fetch("scream", folder)
         assert commons.asked and not list(folder.iterdir())
     commons.asked.clear()
-    assert run(monkeypatch, "data", "fetch", "scream", "kiss") == 2
+    assert program("data", "fetch", "scream", "kiss") == 2
     error = capsys.readouterr().err.strip()
     assert "The Scream could not be fetched" in error and "The Kiss" in error and len(commons.asked) == 2
     commons.answer = 200, photos[2].read_bytes()
-    assert run(monkeypatch, "data", "fetch", "scream") == 0 and (folder / "scream.jpg").is_file()
+    assert program("data", "fetch", "scream") == 0 and (folder / "scream.jpg").is_file()
 
 
 def test_the_plain_loop_minimises_what_the_tutorial_says():
