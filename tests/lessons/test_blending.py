@@ -19,8 +19,6 @@ HALF, HOLE = masks.half(SIZE), masks.box(SIZE, (0.25, 0.25, 0.75, 0.75))
 LEFT, RIGHT = slice(0, 4), slice(12, 16)
 EDITOR = Editor(tiny.stylegan2(), tiny.vgg(), steps=12, noise_steps=8)
 GENERATOR, FEATURES = EDITOR.generator, EDITOR.features
-
-
 X, Y = tiny.images(seed=0), tiny.images(seed=1)
 
 
