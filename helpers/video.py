@@ -1,4 +1,4 @@
-"""Write animations: GIF and MP4."""
+"""Write animations, GIF and MP4, and read films."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from helpers.files import atomic_path
-from helpers.images import ImageError, to_uint8
+from helpers.images import ImageError, from_uint8, longer_side, to_uint8
 
 WATCHABLE = 256  # pixels; frames with a shorter side are enlarged by a whole factor, nearest neighbour
 MOST_FPS = {".gif": 50, ".mp4": 120}  # 50: the fastest GIF that browsers play
@@ -41,11 +41,15 @@ def write_gif(path: str | os.PathLike, frames: Frames, fps: float = 20) -> None:
         imageio.v3.imwrite(temporary, np.stack(pixels), extension=".gif", **options)
 
 
-def write_mp4(path: str | os.PathLike, frames: Frames, fps: float = 30) -> None:
-    """Write a video (H.264, yuv420p) that browsers play, frame by frame, atomically; raises as ``write_gif`` does."""
+def write_mp4(path: str | os.PathLike, frames: Frames, fps: float = 30, sound: str | os.PathLike | None = None) -> None:
+    """Write a video (H.264, yuv420p) that browsers play, frame by frame, atomically; raises as ``write_gif`` does.
+
+    sound: a film or sound file whose first sound track is added.
+    """
+    options = {} if sound is None else {"audio_path": str(Path(sound).resolve()), "audio_codec": "aac"}
     with atomic_path(path) as temporary:
         target = str(temporary.resolve())  # ffmpeg takes -x for an option and 12:30 for a protocol
-        with closing(imageio.v2.get_writer(target, fps=fps, **H264)) as writer:
+        with closing(imageio.v2.get_writer(target, fps=fps, **H264, **options)) as writer:
             for pixels in _frames(path, frames, fps, ".mp4"):
                 odd = [(0, side % 2) for side in pixels.shape[:2]]  # the codec needs even sides
                 writer.append_data(np.pad(pixels, [*odd, (0, 0)], "edge"))
@@ -53,6 +57,19 @@ def write_mp4(path: str | os.PathLike, frames: Frames, fps: float = 30) -> None:
             imageio_ffmpeg.count_frames_and_secs(target)
         except RuntimeError:  # its exit code is not passed on
             raise OSError("ffmpeg stopped early; is the disk full?") from None
+
+
+def read_film(path: str | os.PathLike, size: int) -> tuple[float, bool, Iterator[torch.Tensor]]:
+    """Frames per second of a film, whether it has sound, and its frames (1, 3, H, W), one by one, ``size`` px long.
+
+    Raises ImageError for what is not a film.
+    """
+    try:
+        reader = imageio.v2.get_reader(Path(path).resolve(), format="FFMPEG")
+        facts = reader.get_meta_data()
+    except (OSError, ValueError, RuntimeError, IndexError, KeyError) as error:
+        raise ImageError(f"expected a film that ffmpeg reads but {path} is not one; save it as MP4") from error
+    return facts["fps"], "audio_codec" in facts, (longer_side(from_uint8(frame), size) for frame in reader)
 
 
 def _frames(path: str | os.PathLike, frames: Frames, fps: float, suffix: str) -> Iterator[np.ndarray]:

@@ -1,5 +1,6 @@
 """Commands of style transfer: style; and data: list, fetch. The functions that write the files are here too."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +8,7 @@ from typing import Annotated
 import torch
 import typer
 from torch import Tensor
+from tqdm import tqdm
 
 from helpers import paintings
 from helpers.commands.common import MASK_RULE, Device, Log, Out, app, data_app, device_of
@@ -22,8 +24,11 @@ from helpers.progress import Progress
 from helpers.search import Result, marks
 from helpers.style_transfer import STYLE_LAYERS, StyleError, StyleOptions, StyleTransfer, check_weights
 from helpers.style_transfer.criterion import layer_weights
+from helpers.style_transfer.sheets import stylize_frames
 from helpers.styles import FOLDER, NAMES
-from helpers.video import write_gif, write_mp4
+from helpers.video import read_film, write_gif, write_mp4
+
+FILMS = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi")
 
 
 def _write_styled(out: Path, stems: list[str], result: Result, frames: list[Tensor]) -> list[dict]:
@@ -44,6 +49,21 @@ def _write_styled(out: Path, stems: list[str], result: Result, frames: list[Tens
     return rows
 
 
+def _paint_film(path: Path, network, styles: list[Tensor], options: StyleOptions, out: Path, size: int) -> dict:
+    """Write the film in the mixture of the styles, with its sound; gives the figures."""
+    fps, sound, frames = read_film(path, size)
+    device, count = styles[0].device, 0
+
+    def photos() -> Iterator[Tensor]:
+        nonlocal count
+        for count, frame in enumerate(tqdm(frames, path.name, unit="frames", disable=None), 1):  # noqa: B007
+            yield frame.to(device)
+
+    painted = stylize_frames(network, photos(), styles, steps=options.steps, options=options)
+    write_mp4(out, painted, fps, path if sound else None)
+    return {"frames": count, "fps": fps, "sound": sound, "image": out.name}
+
+
 def _read_style(style: str | Path) -> Tensor:
     """A file, or one of our styles or a painting by name."""
     if str(style) in NAMES and not Path(style).exists():
@@ -56,7 +76,7 @@ def _read_style(style: str | Path) -> Tensor:
 @app.command()
 @with_options
 def style(
-    contents: Annotated[list[Path], typer.Argument(help="Photo files.")],
+    contents: Annotated[list[Path], typer.Argument(help="Photo files; and films, which keep their sound.")],
     style: Annotated[
         list[str],
         typer.Option(help="Style: an image file, one of strokes, dots, glass, waves, marble, hatching, or a painting."),
@@ -75,7 +95,10 @@ def style(
     device: Device = None,
     log: Log = "jsonl",
 ) -> None:
-    """Paint photos in the style of images; write images and results.json. After a stop, the same command continues."""
+    """Paint photos in the style of images; write images and results.json. After a stop, the same command continues.
+
+    A film is painted frame after frame, each from the last one, in all styles at once; after a stop it starts again.
+    """
     options = replace(options, content_layers=_named(content_layers))
     options = options if style_layers is None else replace(options, style_layers=_named(style_layers))
     if weights is not None:
@@ -93,7 +116,9 @@ def style(
     images = [_read_style(style).to(device) for style in styles]
     settings = {"command": "style", "styles": styles, "size": size, "mix": mix, "film": film, **asdict(options)}
     settings |= {"features": network.name, "pooling": pooling, "device": str(device)}
-    names, photos = unique_stems(map(Path, styles)), unique_stems(map(Path, contents))
+    names, photos, mixed = unique_stems(map(Path, styles)), unique_stems(map(Path, contents)), options
+    if masks and any(path.suffix.lower() in FILMS for path in contents):
+        raise ValueError("Masks are for photos; paint a film without --mask.")
     if mix or masks:
         names = ["+".join(names)]
     else:
@@ -104,7 +129,11 @@ def style(
         for number, (path, photo) in enumerate(zip(contents, photos, strict=True)):
             done = progress.done(photo)
             with noted(bad, path, fatal=StyleError):
-                if done is None:
+                if done is None and path.suffix.lower() in FILMS:
+                    facts = {"content": str(path), "network": network.name, "style": "+".join(names)}
+                    done = [facts | _paint_film(path, network, images, mixed, out / f"{photo}.mp4", size)]
+                    progress.finish(photo, done)
+                elif done is None:
                     content = longer_side(read_image(path), size).to(device)
                     regions = [mask_from_file(mask, tuple(content.shape[-2:])).to(content) for mask in masks]
                     transfer = StyleTransfer(network, content, images, torch.cat(regions) if regions else None, options)

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import wave
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote
@@ -22,6 +23,7 @@ from helpers.images import ImageError, read_image, resize, write_image
 from helpers.metrics import psnr
 from helpers.style_transfer import StyleOptions
 from helpers.styles import FOLDER, NAMES, own_styles
+from helpers.video import read_film, write_mp4
 from staff.benchmarks import style as bench
 from staff.benchmarks.common import Settings
 from tests.lessons.test_style_transfer import pictures
@@ -215,3 +217,17 @@ def test_the_seed_decides_and_unknown_styles_and_sizes_are_refused():
     for arguments, message in ((("oil",), "strokes, dots"), (("glass", 8), "at least 32")):
         with pytest.raises(ImageError, match=message):
             tool.paint(*arguments)
+
+
+def test_a_film_becomes_a_film_with_its_sound(tmp_path, photos):
+    sound, film, out = tmp_path / "tone.wav", tmp_path / "mine.mp4", tmp_path / "out"
+    with wave.open(str(sound), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(b"\0\x20\0\xe0" * 4000)
+    frames = [pictures(size=(256, 272)).roll(8 * shift, -1) for shift in range(3)]
+    write_mp4(film, frames, 12, sound)
+    more = ("--steps", 2, "--pyramid", 16, "--size", 34, "--content-layers", 3, "--style-layers", "1,3")
+    rows = paint([film], photos[1:], out, *more)
+    assert rows[0]["frames"] == 3 and rows[0]["sound"]
+    fps, has_sound, painted = read_film(out / "mine.mp4", 34)
+    assert (fps, has_sound) == (12, True) and [frame.shape for frame in painted] == [(1, 3, 32, 34)] * 3
