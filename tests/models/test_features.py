@@ -181,7 +181,7 @@ class _Evil:
 
 
 def test_unknown_names_and_weights_of_another_kind_or_shape(tmp_path):
-    with pytest.raises(FeatureError, match="'vgg11'; known are: auto, vgg19-slim, vgg19, vgg16"):
+    with pytest.raises(FeatureError, match="'vgg11'; known are: auto, vgg19-slim, vgg19-half, vgg19, vgg16"):
         load_features("vgg11")
     wrong = {"not a feature network": {"kind": "generator"}, "do not fit": {"widths": [2], "depths": [1]}}
     for message, facts in wrong.items():

@@ -16,7 +16,8 @@ from staff.training import photos as sets
 from staff.training.photos import TrainingError
 
 TINY = FeatureConfig((4, 6), (2, 2))
-SETTINGS = {"epochs": 3, "batch": 4, "sizes": (16, 24), "config": TINY, "device": "cpu", "teacher": False}
+SHORT = training.SETTINGS | {"epochs": 3, "batch": 4, "sizes": [16, 24], "teacher": False}
+SETTINGS = SHORT | {"config": TINY, "device": "cpu"}
 
 
 def generator(seed=0):
@@ -92,14 +93,13 @@ def test_a_stopped_training_ends_with_identical_weights(data, uninterrupted, tmp
     ours, theirs = load_weights(resumed)[0], load_weights(uninterrupted)[0]
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     logs = [(path.parent / "log.jsonl").read_text().splitlines() for path in (resumed, uninterrupted)]
-    losses = [[line.split('"loss": ')[1].split(",")[0] for line in log if '"loss": ' in line] for log in logs]
+    losses = [[line.split('"labels": ')[1].split(",")[0] for line in log if '"labels": ' in line] for log in logs]
     assert losses[0] == losses[1] and len(losses[0]) == 3
 
 
 def test_a_training_of_so_many_minutes_ends_with_them_at_the_lowest_rate(data, tmp_path):
     photos = sets.load_labelled(data)
-    settings = training.SETTINGS | SETTINGS | {"minutes": 0.5}
-    trainer = training.FeatureTrainer(photos, TINY, torch.device("cpu"), settings)
+    trainer = training.FeatureTrainer(photos, TINY, torch.device("cpu"), SHORT | {"minutes": 0.5})
     rates = []
     for seconds in (0, 4.5, 15, 29.9, 31):
         trainer.seconds = seconds
@@ -112,8 +112,7 @@ def test_a_training_of_so_many_minutes_ends_with_them_at_the_lowest_rate(data, t
 
 def test_a_student_learns_the_maps_and_the_classes_of_its_teacher(data, efficientnet, monkeypatch):
     monkeypatch.setattr(training.pretrained, "load_efficientnet", lambda: efficientnet)
-    settings = training.SETTINGS | SETTINGS | {"teacher": True}
-    trainer = training.FeatureTrainer(sets.load_labelled(data), TINY, torch.device("cpu"), settings)
+    trainer = training.FeatureTrainer(sets.load_labelled(data), TINY, torch.device("cpu"), SHORT | {"teacher": True})
     before = {name: value.clone() for name, value in trainer.state()["lessons"].items()}
     losses = [trainer.step() for _ in range(12)]
     assert losses[0].keys() == {"features", "classes", "labels"}
@@ -123,10 +122,10 @@ def test_a_student_learns_the_maps_and_the_classes_of_its_teacher(data, efficien
 
 
 def test_a_state_of_other_settings_and_settings_that_cannot_be_are_refused(data, uninterrupted, tmp_path):
-    other = training.train_features(data, tmp_path, seed=1, **SETTINGS | {"epochs": 1})
+    other = training.train_features(data, tmp_path, **SETTINGS | {"epochs": 1, "seed": 1})
     assert not torch.equal(load_weights(other)[0]["convs.0.weight"], load_weights(uninterrupted)[0]["convs.0.weight"])
     with pytest.raises(TrainingError, match="made with another epochs, rate, seed;"):
-        training.train_features(data, tmp_path, rate=1e-3, **SETTINGS | {"epochs": 2})
+        training.train_features(data, tmp_path, **SETTINGS | {"epochs": 2, "rate": 1e-3})
     for wrong in ({"epochs": 0}, {"sizes": (1, 2)}):
         with pytest.raises(TrainingError, match="at least 1 epoch"):
             training.train_features(data, tmp_path, **SETTINGS | wrong)
