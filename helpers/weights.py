@@ -15,6 +15,7 @@ from torch import Tensor
 from helpers.files import atomic_path, sha256, write_json
 
 MAX_HEADER = 2**22  # bytes of names, shapes and config; 1024 pixel generators have 30,000
+PAGE = "it is a web page, not weights, as when a download quota is used up or a login is missing."
 FOLDER = Path(__file__).resolve().parent.parent / "weights"
 
 
@@ -34,45 +35,37 @@ def registry() -> dict[str, dict]:
     hexadecimal digits, or as many of the first as are known) and cite.
     """
     path = FOLDER / "registry.json"
-    if not path.exists():
-        return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except json.JSONDecodeError as error:
         raise WeightsError(f"{path} is not valid JSON ({error}); restore it with `git checkout {path}`.") from error
 
 
-def register(name: str, path: str | Path, **facts: str) -> dict:
-    """Enter a file in weights/ into the registry with its checksum, size and ``facts``; returns the entry.
-
-    A new name needs ``kind`` and ``summary``. Raises WeightsError for a file elsewhere.
-    """
-    path, folder = Path(path).resolve(), FOLDER.resolve()
-    if not path.is_file() or not path.is_relative_to(folder):
-        raise WeightsError(f"Expected a file in {FOLDER}, got {path}; move it there before it is registered.")
-    entries, found = registry(), {"file": path.relative_to(folder).as_posix(), "sha256": sha256(path)}
-    entries[name] = entries.get(name, {}) | found | {"size": path.stat().st_size} | facts
-    write_json(FOLDER / "registry.json", dict(sorted(entries.items())))
-    return entries[name]
+def pin(name: str) -> str:
+    """Enter checksum and size of a registered file into the registry; returns the checksum."""
+    entries = registry()
+    path = FOLDER / entries[name]["file"]
+    entries[name] |= {"sha256": sha256(path), "size": path.stat().st_size}
+    write_json(FOLDER / "registry.json", entries)
+    return entries[name]["sha256"]
 
 
 def page_or_pointer(head: bytes) -> str | None:
     """A sentence if a file begins like a web page or a Git LFS pointer; None for anything else."""
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:64].lower()
     if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")):
-        return "it is a web page, not weights, as when a download quota is used up or a login is missing."
+        return PAGE
     if start.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer, not the weights themselves; run `git lfs pull`."
     return None
 
 
-def download(url: str, path: str | Path, checksum: str = "", *, seconds: float = 30, tries: int = 4) -> Path:
+def download(url: str, path: Path, checksum: str = "", *, seconds: float = 30, tries: int = 4) -> Path:
     """Fetch `url` to `path` unless the file is there; its SHA-256 must begin with `checksum` (hexadecimal).
 
     The file gets its name once it is complete and checked; of several processes one fetches it and the others wait.
     A try is given up after some seconds without any data. Raises WeightsError.
     """
-    path = Path(path)
     if path.exists():
         return path
     shown = sys.stderr.isatty() or "ipykernel" in sys.modules
@@ -81,7 +74,14 @@ def download(url: str, path: str | Path, checksum: str = "", *, seconds: float =
 
     def fetch_whole(address: str, part: str, store: pooch.Pooch) -> None:
         fetch(address, part, store)
-        _check(Path(part), path.name, checksum)
+        found = sha256(part)
+        with open(part, "rb") as file:
+            if page := page_or_pointer(file.read(512)):
+                raise _Final(page.rstrip("."))
+        if not found.startswith(checksum):
+            raise _Final(f"its SHA-256 is {found[:8]}…, expected {checksum[:8]}…")
+        if not checksum:
+            print(f'{path.name} has "sha256": "{found}"; pin it in weights/registry.json.', file=sys.stderr)
 
     store = pooch.Pooch(path.parent, "", {path.name: None}, {path.name: url}, retry_if_failed=tries - 1)
     try:
@@ -89,9 +89,8 @@ def download(url: str, path: str | Path, checksum: str = "", *, seconds: float =
         with FileLock(path.with_name(f".{path.name}.lock")):
             store.fetch(path.name, downloader=fetch_whole)
     except (_Final, requests.RequestException, ValueError) as error:
-        reason = str(error) if isinstance(error, _Final) else type(error).__name__
-        remedy = f"check the network, or put the file at {path} by hand."
-        raise WeightsError(f"{url} could not be fetched ({reason}); {remedy}") from error
+        reason = f"{url} could not be fetched ({error if isinstance(error, _Final) else type(error).__name__})"
+        raise WeightsError(f"{reason}; check the network, or put the file at {path} by hand.") from error
     except OSError as error:
         reason = f"{path} cannot be written: {error.strerror}"
         raise WeightsError(f"{reason}; choose another folder or free space.") from error
@@ -103,32 +102,20 @@ def _refuse(response: requests.Response, **_) -> None:
     if 400 <= response.status_code < 500:
         raise _Final(f"HTTP {response.status_code}")
     if response.ok and not response.is_redirect and "html" in response.headers.get("Content-Type", ""):
-        raise _Final("it is a web page, as when a download quota is used up or a login is missing")
-
-
-def _check(part: Path, name: str, checksum: str) -> None:
-    with open(part, "rb") as file:
-        if page := page_or_pointer(file.read(512)):
-            raise _Final(page.rstrip("."))
-    found = sha256(part)
-    if not found.startswith(checksum):
-        raise _Final(f"its SHA-256 is {found[:8]}…, expected {checksum[:8]}…")
-    if not checksum:
-        print(f'{name} has "sha256": "{found}"; pin it in weights/registry.json.', file=sys.stderr)
+        raise _Final(PAGE.rstrip("."))
 
 
 def weights_path(name: str) -> Path:
-    """The file of a registered name, after comparing its SHA-256 with weights/registry.json.
+    """The file of a registered name, its SHA-256 compared with the registry; downloaded on first use if it has a url.
 
-    A file that has a url is downloaded on first use. Raises WeightsError for an unknown name (it lists the known ones),
-    a missing file, or another checksum.
+    Raises WeightsError for an unknown name (it lists the known ones), a missing file, or another checksum.
     """
     entries = registry()
     if name not in entries:
         raise WeightsError(f"Unknown weights {name!r}; known are: {', '.join(entries) or 'none yet'}.")
     entry = entries[name]
     path, checksum, url = FOLDER / entry["file"], entry.get("sha256", ""), entry.get("url")
-    if not path.exists() and url:
+    if url:
         download(url, path, checksum)
     if not path.is_file():
         raise WeightsError(f"Weights {name!r} should be in {path}, which is missing: run `git checkout {path}`.")
@@ -158,14 +145,11 @@ def load_weights(name_or_path: str | Path) -> tuple[dict[str, Tensor], dict]:
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is not a whole safetensors file ({error}); get or export it again.") from error
     except (KeyError, json.JSONDecodeError, RecursionError) as error:
-        missing = f'{path} has no JSON under "config" in its metadata'
-        raise WeightsError(f"{missing}; export it with save_weights.") from error
+        raise WeightsError(f'{path} has no JSON under "config"; export it with save_weights.') from error
     return {name: t.float() if t.is_floating_point() else t for name, t in found.items()}, config
 
 
-def save_weights(
-    path: str | Path, tensors: dict[str, Tensor], config: dict, dtype: torch.dtype = torch.float16
-) -> Path:
+def save_weights(path: str | Path, tensors: dict[str, Tensor], config: dict, dtype=torch.float16) -> Path:
     """Write tensors, floating ones rounded to `dtype`, and a JSON config as one safetensors file, atomically.
 
     Raises WeightsError when a value is not finite or leaves the range of the type (±65504 for float16).
@@ -175,8 +159,7 @@ def save_weights(
         tensor = tensor.detach().cpu()
         half = tensor.to(dtype) if tensor.is_floating_point() else tensor
         if not torch.isfinite(half).all():
-            kind = str(dtype).removeprefix("torch.")
-            raise WeightsError(f"Tensor {name!r} has values that are not finite as {kind}; {path} was not written.")
+            raise WeightsError(f"Tensor {name!r} has values that are not finite as {dtype}; {path} was not written.")
         rounded[name] = half.clone(memory_format=torch.contiguous_format)
     with atomic_path(path) as partial:
         partial.write_bytes(serialize(rounded, metadata={"config": json.dumps(config)}))

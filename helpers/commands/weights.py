@@ -30,15 +30,15 @@ def weights_fetch(
     pin: Annotated[bool, typer.Option(help="Enter the file's SHA-256 into the registry.")] = False,
 ) -> None:
     """Download weights; a download that breaks is tried again."""
-    from helpers.weights import register, registry, weights_path
+    from helpers import weights
 
-    path, entry = weights_path(name), registry()[name]
+    path, entry = weights.weights_path(name), weights.registry()[name]
     restricted = ", its use is restricted" if entry.get("restricted") else ""
     typer.echo(f"{name}: {path}\nlicence: {entry.get('licence', 'unknown')}{restricted}")
     if "cite" in entry:
         typer.echo(f"cite: {entry['cite']}")
     if pin:
-        typer.echo(f"pinned: {register(name, path)['sha256']}")
+        typer.echo(f"pinned: {weights.pin(name)}")
 
 
 @weights_app.command("verify")
@@ -47,11 +47,9 @@ def weights_verify() -> None:
     from helpers.weights import FOLDER, registry, weights_path
 
     for name, entry in registry().items():
-        if entry.get("url") and not (FOLDER / entry["file"]).exists():
-            typer.echo(f"{name}: not fetched")
-        else:
-            state = "is whole" if "sha256" in entry else "is here; its SHA-256 is not pinned"
-            typer.echo(f"{name}: {weights_path(name)} {state}")
+        state = "is whole" if "sha256" in entry else "is here; its SHA-256 is not pinned"
+        absent = entry.get("url") and not (FOLDER / entry["file"]).exists()
+        typer.echo(f"{name}: not fetched" if absent else f"{name}: {weights_path(name)} {state}")
 
 
 @weights_app.command("convert")

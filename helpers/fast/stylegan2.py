@@ -10,31 +10,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.weak import WeakTensorKeyDictionary
 
 SLOPE = 0.2  # of the leaky ReLU
+PREPARED = WeakTensorKeyDictionary()  # from a weight to what was made of it, and what it was then
 
 
-class Prepared:
-    """What is computed from frozen weights: on the first call, and again after a weight has changed."""
-
-    def __init__(self):
-        self.made: dict[str, tuple[tuple, Tensor]] = {}
-
-    def get(self, name: str, weight: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
-        """``make(weight)`` without gradient, kept under a name."""
-        if weight.is_inference():  # such a tensor does not record whether it was changed
-            return make(weight)
-        key = (weight.data_ptr(), weight._version, weight.device, weight.dtype)
-        if self.made.get(name, (None,))[0] != key:
-            with torch.no_grad():
-                self.made[name] = key, make(weight)
-        return self.made[name][1]
-
-    def __deepcopy__(self, memo):
-        return Prepared()
-
-    def __getstate__(self) -> dict:
-        return {"made": {}}
+def prepared(weight: Tensor, dtype: torch.dtype, make: Callable[[Tensor, torch.dtype], tuple]) -> tuple:
+    """``make(weight, dtype)`` without gradient: on the first call, and again after the weight has changed."""
+    if weight.is_inference():  # such a tensor does not record whether it was changed
+        return make(weight, dtype)
+    key = (weight.data_ptr(), weight._version, weight.device, weight.dtype, dtype)
+    found = PREPARED.get(weight)
+    if found is None or found[0] != key:
+        with torch.no_grad():
+            found = PREPARED[weight] = key, make(weight, dtype)
+    return found[1]
 
 
 def is_frozen(module: nn.Module) -> bool:

@@ -5,11 +5,11 @@ import warnings
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from helpers.device import keep_freed_memory
 from helpers.generators.base import Generator, GeneratorError, enlarged  # noqa: F401  (part of the interface)
-from helpers.generators.checkpoints import Checkpoint, Part, read_checkpoint
+from helpers.generators.checkpoints import NoDiscriminator, Part, read_checkpoint
 from helpers.generators.stylegan2 import StyleGAN2, fir_kernel  # noqa: F401
 from helpers.weights import WeightsError, registry, save_weights, weights_path
 
@@ -25,10 +25,6 @@ LARGE = 256  # pixels, from which on the memory of activations is worth keeping
 NOISE_SEED = 0  # for fixed noise maps that a checkpoint lacks
 
 
-class NoDiscriminator(WeightsError):
-    """A checkpoint without a discriminator, or with one that is not read."""
-
-
 def load_generator(
     name_or_path: str | Path = DEFAULT, device: torch.device | str | None = None, label: int | None = None
 ) -> Generator:
@@ -40,8 +36,7 @@ def load_generator(
     """
     name_or_path, label = _split_label(name_or_path, label)
     path = checkpoint_path(name_or_path)
-    generator = build_generator(read_checkpoint(path), str(name_or_path))
-    generator.name = str(name_or_path)  # as an error should call it
+    generator = _generator(path, str(name_or_path))
     if generator.c_dim or label is not None:
         generator.set_label(label)
     generator.name, generator.path = path.stem, path
@@ -59,12 +54,9 @@ def load_discriminator(
     A ``label`` or "NAME@3" judges images as those of class 3. Raises NoDiscriminator, a WeightsError.
     """
     name_or_path, label = _split_label(name_or_path, label)
-    checkpoint = read_checkpoint(checkpoint_path(name_or_path), "discriminator")
-    if checkpoint.discriminator is None:
-        which = f" that is read: {checkpoint.refused}" if checkpoint.refused else "; choose another file."
-        raise NoDiscriminator(f"{name_or_path} holds no discriminator{which}")
+    part = read_checkpoint(checkpoint_path(name_or_path), "discriminator")
     try:
-        network = _build(str(name_or_path), "discriminator", checkpoint.discriminator)
+        network = _build(str(name_or_path), "discriminator", part)
     except WeightsError as error:
         raise NoDiscriminator(f"{name_or_path} holds no discriminator that is read: {error}") from error
     network.label = label
@@ -93,26 +85,25 @@ def checkpoint_path(name_or_path: str | Path) -> Path:
 
 def _split_label(name_or_path: str | Path, label: int | None) -> tuple[str | Path, int | None]:
     """ "NAME@3" into NAME and 3; a label given as an argument wins."""
-    if isinstance(name_or_path, str) and not Path(name_or_path).exists():
-        name, at, number = name_or_path.rpartition("@")
-        if at and number.isdecimal():
-            return name, int(number) if label is None else label
+    name, at, number = str(name_or_path).rpartition("@")
+    if at and number.isdecimal() and not Path(name_or_path).exists():
+        return name, int(number) if label is None else label
     return name_or_path, label
 
 
-def build_generator(checkpoint: Checkpoint, name: str) -> Generator:
-    """Our generator with the weights of a checkpoint; what its format lacks of the statistics of w is measured.
+def _generator(path: Path, name: str) -> Generator:
+    """Our generator with the weights of a file; what its format lacks of the statistics of w is measured.
 
-    A generator with classes measures them in ``set_label``.
+    A generator with classes measures them in ``set_label``. name: as an error should call it.
     """
-    part = checkpoint.generator
-    has_mean = part is not None and "mapping.w_avg" in part.tensors
+    part = read_checkpoint(path)
+    has_mean = "mapping.w_avg" in part.tensors
     generator = _build(name, "generator", part)
-    generator.has_mean = has_mean
-    if checkpoint.w_std is not None and tuple(checkpoint.w_std.shape) == (generator.w_dim,):
-        generator.w_std = checkpoint.w_std
+    generator.has_mean, generator.name, generator.format = has_mean, name, part.format
+    if part.w_std is not None and tuple(part.w_std.shape) == (generator.w_dim,):
+        generator.w_std = part.w_std
     elif not generator.c_dim:
-        generator.compute_statistics(keep_mean=generator.has_mean)
+        generator.compute_statistics(keep_mean=has_mean)
     return generator
 
 
@@ -123,31 +114,27 @@ def convert_checkpoint(path: str | Path, out: str | Path, half: bool = False) ->
     """
     if Path(path).resolve() == Path(out).resolve():
         raise WeightsError(f"{path} is safetensors already; name another file to write with --out.")
-    checkpoint = read_checkpoint(path, "generator", "discriminator")
-    generator = build_generator(checkpoint, str(path))
-    tensors = {f"generator.{name}": value for name, value in generator.state_dict().items()}
+    generator = _generator(Path(path), str(path))
+    networks, tensors = {"generator": generator}, {}
+    try:
+        networks["discriminator"] = load_discriminator(Path(path))
+    except NoDiscriminator as error:
+        warnings.warn(f"{error} Only the generator is written.", stacklevel=2)
     if "w" in generator.spaces and not generator.c_dim:
         tensors["statistics.w_std"] = generator.w_std
-    config = {"family": generator.family, "generator": generator.config, "source": checkpoint.format}
-    refused = checkpoint.refused
-    if checkpoint.discriminator is not None:
-        try:
-            network = _build(str(path), "discriminator", checkpoint.discriminator)
-            config["discriminator"] = network.config
-            tensors |= {f"discriminator.{name}": value for name, value in network.state_dict().items()}
-        except WeightsError as error:
-            refused = str(error)
-    if refused:
-        warnings.warn(f"The discriminator of {path} is left out: {refused}", stacklevel=2)
+    for kind, network in networks.items():
+        tensors |= {f"{kind}.{name}": value for name, value in network.state_dict().items()}
+    config = {"family": generator.family, "source": generator.format}
+    config |= {kind: network.config for kind, network in networks.items()}
     return save_weights(out, tensors, config, torch.float16 if half else torch.float32)
 
 
-def _build(name: str, kind: str, part: Part | None) -> nn.Module:
+def _build(name: str, kind: str, part: Part) -> nn.Module:
     """Our network with the tensors of a part, which it takes over: checked by name and shape, then never there twice.
 
     Fixed filters, noise maps and the mean of w are not in all formats: missing ones are added.
     """
-    if part is None or (part.family, kind) not in FAMILIES:
+    if (part.family, kind) not in FAMILIES:
         known = ", ".join(family for family, other in FAMILIES if other == kind)
         raise WeightsError(f"{name} holds no {kind} of a known family ({known}); choose another file.")
     module, network = FAMILIES[part.family, kind]
@@ -163,24 +150,15 @@ def _build(name: str, kind: str, part: Part | None) -> nn.Module:
                 tensors[key] = fir_kernel()
             elif key not in tensors and key == "mapping.w_avg":
                 tensors[key] = torch.zeros(value.shape)
-        _compare(built.state_dict(), tensors)
-        for key, value in built.state_dict().items():
-            laid_out = torch.empty_like(value, device="cpu")  # as the network wants it
-            tensors[key] = laid_out.copy_(tensors[key])
+            if key not in tensors:
+                raise WeightsError(f"{key} is missing.")
+            if tensors[key].shape != value.shape:
+                raise WeightsError(f"{key} has the shape {(*tensors[key].shape,)} instead of {(*value.shape,)}.")
+            tensors[key] = torch.empty_like(value, device="cpu").copy_(tensors[key])  # laid out as the network wants it
+        if extra := sorted(set(tensors) - set(built.state_dict())):
+            raise WeightsError(f"{extra[0][:80]} is not part of it.")
         built.load_state_dict(tensors, assign=True)
     except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError) as error:
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(f"{name} does not fit the {kind} that its config describes: {reason}") from error
     return built
-
-
-def _compare(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    """Raise WeightsError that names the first tensor that is missing, unexpected or of another shape."""
-    for name, value in expected.items():
-        if name not in found:
-            raise WeightsError(f"{name} is missing.")
-        if found[name].shape != value.shape:
-            raise WeightsError(f"{name} has the shape {tuple(found[name].shape)} instead of {tuple(value.shape)}.")
-    extra = next((name for name in found if name not in expected), None)
-    if extra is not None:
-        raise WeightsError(f"{extra[:80]} is not part of it.")

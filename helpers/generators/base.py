@@ -1,7 +1,6 @@
 """The one interface behind which every generator family stands."""
 
 import copy
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 LIMITS = {"z_dim": 8192, "w_dim": 8192, "mapping_layers": 64, "channel_base": 2**20, "channel_max": 8192}
 LIMITS |= {"c_dim": 100_000, "group_size": 4096, "conv_dim": 2048, "first_multiplier": 64}
 RESOLUTIONS = (16, 32, 64, 128, 256, 512, 1024)
+SPACES = ("z", "w", "w+")  # each has all that those before it have
 
 
 class GeneratorError(ValueError):
@@ -18,16 +18,13 @@ class GeneratorError(ValueError):
 
 
 def settings(defaults: dict, given: dict) -> dict:
-    """The arguments of a network: ``defaults`` with those that were given.
-
-    Raises TypeError for an unknown name, GeneratorError for a number outside of LIMITS and for another resolution.
-    """
+    """The arguments of a network, given or by default. TypeError for unknown ones, GeneratorError for odd numbers."""
     unknown = sorted(set(given) - set(defaults))
     if unknown:
         raise TypeError(f"unknown argument {unknown[0][:60]!r}; expected some of {', '.join(defaults)}.")
     for name, value in given.items():
         got = f"got {str(value)[:60]}."
-        if name == "resolution" and value not in RESOLUTIONS:
+        if name == "resolution" and (type(value) is not int or value not in RESOLUTIONS):
             raise GeneratorError(f"resolution must be a power of two from 16 to 1024, {got}")
         if name in LIMITS and not (type(value) is int and 0 <= value <= LIMITS[name]):
             raise GeneratorError(f"{name} must be a whole number from 0 to {LIMITS[name]}, {got}")
@@ -37,33 +34,19 @@ def settings(defaults: dict, given: dict) -> dict:
 
 
 class Generator(nn.Module):
-    """Base of all generators: latents in, images in [0, 1] out.
-
-    Attributes:
-        spaces: names of the latent spaces that the generator has, e.g. ``("z", "w", "w+")``.
-        resolution: side of the square image, pixels.
-        z_dim, w_dim: lengths of a z and of a w row (0 where there is no w).
-        num_ws: rows of a w+ code (0 where there is no w+).
-        noise_shapes: ``(h, w)`` of every noise map, coarse to fine (empty where there are none).
-        layer_names: name of the layer that each w+ row styles, coarse to fine.
-        c_dim: number of classes of a conditional generator, else 0.
-        label: the class that z is mapped to; see ``set_label``.
-        domain: what the model shows, in words, where the registry says.
-        has_mean: whether the mean of w came with the weights.
-    """
+    """Base of all generators: latents in, images in [0, 1] out."""
 
     spaces: tuple[str, ...] = ("z",)
     family = "generator"
-    resolution: int
-    z_dim: int
-    w_dim: int = 0
-    num_ws: int = 0
-    noise_shapes: tuple[tuple[int, int], ...] = ()
-    layer_names: Sequence[str] = ()
-    c_dim: int = 0
-    label: int | None = None
-    domain: str = ""
-    has_mean = False
+    resolution: int  # side of the square image, pixels
+    z_dim: int  # length of a z
+    w_dim: int = 0  # length of a row of w, 0 where there is no w
+    num_ws: int = 0  # rows of a w+ code, 0 where there is no w+
+    noise_shapes: tuple[tuple[int, int], ...] = ()  # (h, w) of every noise map, coarse to fine
+    c_dim: int = 0  # number of classes, 0 without
+    label: int | None = None  # the class that z is mapped to; see set_label
+    domain: str = ""  # what the model shows, in words, where the registry says
+    has_mean = False  # whether the mean of w came with the weights
 
     @property
     def device(self) -> torch.device:
@@ -82,27 +65,22 @@ class Generator(nn.Module):
         return shapes[self.check_space(space)]
 
     def sample(self, space: str, n: int = 1, seed: int = 0) -> Tensor:
-        """Draw ``n`` random codes of a space: z ``(n, z_dim)``, w ``(n, w_dim)`` or w+ ``(n, num_ws, w_dim)``.
+        """Draw ``n`` random codes of a space: z is standard normal, w a mapped z, w+ that w in every row.
 
-        z is standard normal, w is the mapping of such a z, w+ repeats one w in every row. The draw is made on the
-        CPU, so one seed gives the same codes on every device.
+        The draw is made on the CPU, so one seed gives the same codes on every device.
         """
         self.check_space(space)
-        generator = torch.Generator().manual_seed(seed)
-        z = torch.randn(n, self.z_dim, generator=generator).to(self.device)
+        z = torch.randn(n, self.z_dim, generator=torch.Generator().manual_seed(seed)).to(self.device)
         with torch.no_grad():
             return self.convert(z, "z", space)
 
     def convert(self, code: Tensor, source: str, target: str) -> Tensor:
         """Latents of one space in a wider one (z to w to w+); the same space returns them unchanged."""
-        order = ("z", "w", "w+")
-        if order.index(self.check_space(source)) > order.index(self.check_space(target)):
+        if SPACES.index(self.check_space(source)) > SPACES.index(self.check_space(target)):
             raise GeneratorError(f"latents go from z to w to w+, not from {source} back to {target}.")
         if source == "z" and target != "z":
             code, source = self.map(code), "w"
-        if source == "w" and target == "w+":
-            code = code.unsqueeze(1).repeat(1, self.num_ws, 1)
-        return code
+        return code.unsqueeze(1).repeat(1, self.num_ws, 1) if source != target else code
 
     def mean(self, space: str) -> Tensor:
         """Mean code of a space with a batch axis of 1: zeros for z, the mean of 10,000 mapped z for w and w+."""
@@ -112,9 +90,7 @@ class Generator(nn.Module):
 
     def std(self, space: str) -> Tensor:
         """Standard deviation of a space per component, in the shape of ``mean(space)``."""
-        if self.check_space(space) == "z":
-            return torch.ones(1, self.z_dim, device=self.device)
-        return self.convert(self.w_std[None], "w", space)
+        return self.mean("z") + 1 if self.check_space(space) == "z" else self.convert(self.w_std[None], "w", space)
 
     def set_label(self, label: int) -> None:
         """Choose the class of a conditional generator, 0 to c_dim - 1, and set the deviation of w to that of the class.
@@ -167,10 +143,7 @@ class Generator(nn.Module):
             )
 
     def compute_statistics(self, n: int = 10_000, keep_mean: bool = False) -> None:
-        """Set the mean and the standard deviation of w from ``n`` mapped z (no-op without a mapping network).
-
-        keep_mean: leave the mean as it is, the average over the training that is stored in a checkpoint.
-        """
+        """Set mean (unless it is to be kept) and standard deviation of w, where there is one, from ``n`` mapped z."""
         if "w" not in self.spaces:
             return
         w = torch.cat([self.sample("w", min(2_000, n - i), seed=i) for i in range(0, n, 2_000)])
@@ -182,7 +155,7 @@ class Generator(nn.Module):
 class StyleBased(Generator):
     """What StyleGAN and StyleGAN2 share: a mapping network with the mean of w, rows of w+ and noise maps."""
 
-    spaces = ("z", "w", "w+")
+    spaces = SPACES
     dtype = torch.float32
     checkpointing = False
 
@@ -191,7 +164,6 @@ class StyleBased(Generator):
         self.config, self.mapping, self.synthesis = config, mapping, synthesis
         self.resolution, self.z_dim, self.w_dim = config["resolution"], config["z_dim"], config["w_dim"]
         self.c_dim, self.num_ws = config["c_dim"], synthesis.num_ws
-        self.layer_names = [name for name, _ in synthesis.layers()]
         self.noise_shapes = tuple(tuple(layer.noise_const.shape) for _, layer in synthesis.layers())
         self.register_buffer("w_std", torch.ones(self.w_dim, device="cpu"), persistent=False)
 
@@ -229,11 +201,11 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def unpack(generator: Generator, latents) -> tuple[str, Tensor, list[Tensor] | None]:
     """Split ``Latents`` or a bare tensor into (space, code, noise) and check the shape against the generator."""
-    if isinstance(latents, Tensor):
-        space = "w+" if latents.ndim == 3 else "w" if "w" in generator.spaces else "z"
-        code, noise = latents, None
-    else:
+    space, code, noise = "w+", latents, None
+    if not isinstance(latents, Tensor):
         space, code, noise = latents.space, latents.code, latents.noise
+    elif latents.ndim != 3:
+        space = "w" if "w" in generator.spaces else "z"
     expected = generator.code_shape(space)
     if tuple(code.shape[1:]) != expected:
         raise GeneratorError(

@@ -4,9 +4,9 @@ The layouts are those of the CMU 16-726 starters: five transposed convolutions, 
 each with a norm and a ReLU, the last with tanh.
 """
 
-import torch
 from torch import Tensor, nn
 
+from helpers.fast.stylegan2 import channels_last
 from helpers.generators.base import Generator, at_least_float32, settings
 
 NORMS = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}
@@ -30,23 +30,22 @@ class DCGAN(Generator):
         self.z_dim, width = given["z_dim"], given["conv_dim"]
         widths = [self.z_dim, *(width * n for n in (given["first_multiplier"], 4, 2, 1)), 3]
         transposed = given["layout"] == "transposed"
-        self.names = [f"{'deconv' if transposed else 'up_conv'}{i}" for i in range(1, 6)]
-        for i, name in enumerate(self.names):
-            sizes, last = (widths[i], widths[i + 1]), i == 4
+        for i, sizes in enumerate(zip(widths, widths[1:], strict=False)):
+            last = i == 4
             if transposed:
                 layers = [nn.ConvTranspose2d(*sizes, 4, *((2, 1) if i else (1, 0)), bias=False)]
             elif i == 0:
                 layers = [nn.Conv2d(*sizes, 4, padding=3, bias=False)]
             else:
                 layers = [nn.Upsample(scale_factor=2), nn.Conv2d(*sizes, 3, padding=1, bias=last)]
-            layers += [nn.Tanh()] if last else [NORMS[given["norm"]](widths[i + 1]), nn.ReLU()]
-            setattr(self, name, nn.Sequential(*layers))
+            layers += [nn.Tanh()] if last else [NORMS[given["norm"]](sizes[1]), nn.ReLU()]
+            self.add_module(f"{'deconv' if transposed else 'up_conv'}{i + 1}", nn.Sequential(*layers))
 
     def forward(self, z: Tensor) -> Tensor:
         """z (B, z_dim) to an image (B, 3, 64, 64) in [-1, 1]."""
-        x = z[:, :, None, None].contiguous(memory_format=torch.channels_last)
-        for name in self.names:
-            x = getattr(self, name)(x)
+        x = channels_last(z[:, :, None, None])
+        for layer in self.children():
+            x = layer(x)
         return x
 
     def render(self, code: Tensor, space: str, noise) -> Tensor:
@@ -70,12 +69,12 @@ class DCGANDiscriminator(nn.Module):
         for i in range(1, 5):
             layers = [nn.Conv2d(widths[i - 1], widths[i], 4, stride=2, padding=1, bias=i == 1 and not norm)]
             layers += [NORMS[norm or "instance"](widths[i])] if i > 1 or norm else []
-            setattr(self, f"conv{i}", nn.Sequential(*layers, nn.ReLU() if norm else nn.LeakyReLU(0.2)))
+            self.add_module(f"conv{i}", nn.Sequential(*layers, nn.ReLU() if norm else nn.LeakyReLU(0.2)))
         last = nn.Conv2d(widths[4], 1, 4, bias=self.config["bias"] or not norm)
         self.conv5 = nn.Sequential(last) if norm else last
 
     def forward(self, images: Tensor, group_size: int = 1) -> Tensor:  # it never compares images
-        x = (images * 2 - 1).contiguous(memory_format=torch.channels_last)
-        for i in range(1, 6):
-            x = getattr(self, f"conv{i}")(x)
+        x = channels_last(images * 2 - 1)
+        for layer in self.children():
+            x = layer(x)
         return at_least_float32(x).flatten()

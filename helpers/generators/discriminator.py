@@ -19,8 +19,7 @@ class Conv2dLayer(nn.Module):
         self.down, self.activation, self.clamp = down, activation, clamp
         if down:
             self.register_buffer("resample_filter", fir_kernel())
-        weight = torch.randn(out_channels, in_channels, kernel_size, kernel_size)
-        self.weight = nn.Parameter(channels_last(weight))
+        self.weight = nn.Parameter(channels_last(torch.randn(out_channels, in_channels, kernel_size, kernel_size)))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
 
@@ -30,8 +29,7 @@ class Conv2dLayer(nn.Module):
         weight, k = (self.weight * (self.weight_gain * gain)).to(x.dtype), self.weight.shape[-1]
         bias = None if self.bias is None else (self.bias * gain).to(x.dtype)
         if self.down and k == 1:  # filter all and drop every other pixel: strided depthwise gradients are slow
-            x = depthwise(x, self.resample_filter, 1)[:, :, ::2, ::2]
-            x = F.conv2d(x, weight, bias)
+            x = F.conv2d(depthwise(x, self.resample_filter, 1)[:, :, ::2, ::2], weight, bias)
         elif self.down:
             x = F.conv2d(depthwise(x, self.resample_filter, 2), weight, bias, stride=2)
         else:
@@ -62,8 +60,8 @@ class DiscriminatorBlock(nn.Module):
 def minibatch_stddev(x: Tensor, group_size: int = 4) -> Tensor:
     """Append one channel with the mean standard deviation over groups of samples (Karras et al. 2018, sec. 3).
 
-    A group has ``min(group_size, batch)`` samples as in the official release, which refuses a batch that this does not
-    divide; here the group is then the next smaller divisor. 0 is the whole batch.
+    A group has ``min(group_size, batch)`` samples as in the official release, or the next smaller divisor of the batch,
+    which the release refuses. 0 is the whole batch.
     """
     batch, channels, height, width = x.shape
     group = next(g for g in range(min(group_size or batch, batch), 0, -1) if batch % g == 0)
@@ -91,13 +89,12 @@ class DiscriminatorEpilogue(nn.Module):
 class Discriminator(nn.Module):
     """StyleGAN2 discriminator: image (B, 3, R, R) in [0, 1] to a score (B,), higher is more real.
 
-    Images of another size are resized. It also looks at how much the ``group_size`` images of a group differ; with
-    groups of 1 every score depends on its own image only, and all are lower by about the same amount.
+    Images of another size are resized. It also looks at how much the ``group_size`` images of a group differ (0: of the
+    whole batch); with groups of 1 every score depends on its own image only, and all are lower by about the same.
 
-    resolution, channel_base, channel_max, conv_clamp: as in StyleGAN2. c_dim: number of classes; their score is the
-    projection onto the mapped ``label`` (Miyato and Koyama 2018), by ``mapping_layers`` of rate ``lr_multiplier``.
-    group_size: samples that the minibatch standard deviation compares; 0 is the whole batch.
-    architecture: "resnet", or "orig" without skip connections (the official CIFAR-10 model).
+    Sizes and conv_clamp as in StyleGAN2. With ``c_dim`` classes the score is the projection onto the mapped ``label``
+    (Miyato and Koyama 2018), by ``mapping_layers`` of rate ``lr_multiplier``. architecture: "resnet", or "orig"
+    without skip connections (the official CIFAR-10 model).
     """
 
     DEFAULTS = {"resolution": 256, "channel_base": 32768, "channel_max": 512, "conv_clamp": None, "c_dim": 0}
@@ -109,15 +106,14 @@ class Discriminator(nn.Module):
         sizes = {"resolution": resolution, "channel_base": channel_base, "channel_max": channel_max}
         self.config = given = settings(self.DEFAULTS, sizes | options)
         clamp, self.c_dim, residual = given["conv_clamp"], given["c_dim"], given["architecture"] == "resnet"
-        self.resolutions = [2**i for i in range(int(math.log2(resolution)), 2, -1)]
+        self.resolutions = [2**i for i in range(resolution.bit_length() - 1, 2, -1)]
         channels = {r: min(channel_base // r, channel_max) for r in [*self.resolutions, 4]}
         for r in self.resolutions:
             widths = 0 if r == resolution else channels[r], channels[r], channels[r // 2]
             setattr(self, f"b{r}", DiscriminatorBlock(*widths, clamp, residual))
-        width = channels[4]
+        width, mapping = channels[4], (given["mapping_layers"], given["lr_multiplier"], self.c_dim)
         if self.c_dim:
-            layers, rate = given["mapping_layers"], given["lr_multiplier"]
-            self.mapping = MappingNetwork(0, width, layers, rate, self.c_dim, averaged=False)
+            self.mapping = MappingNetwork(0, width, *mapping, averaged=False)
         self.b4 = DiscriminatorEpilogue(width, clamp, given["group_size"], width if self.c_dim else 1)
 
     def forward(self, images, dtype=torch.float32, group_size: int | None = None, label=None) -> Tensor:

@@ -49,8 +49,7 @@ class Layer(nn.Module):
         super().__init__()
         self.up, self.eps = up, eps
         if in_channels:
-            weight = torch.randn(out_channels, in_channels, 3, 3)
-            self.weight = nn.Parameter(channels_last(weight))
+            self.weight = nn.Parameter(channels_last(torch.randn(out_channels, in_channels, 3, 3)))
             self.weight_gain = LRELU_GAIN / math.sqrt(in_channels * 9)
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.noise_strength = nn.Parameter(torch.zeros(out_channels))
@@ -70,9 +69,11 @@ class Layer(nn.Module):
         return adaptive_instance_norm(F.leaky_relu(x, 0.2), self.style(w), self.eps)
 
 
-def both_layers(block: nn.ModuleDict, x: Tensor, ws: Tensor, noise: list[Tensor | None]) -> Tensor:
+class Block(nn.ModuleDict):
     """The two layers of one resolution, with a style and a noise map each."""
-    return block["conv1"](block["conv0"](x, ws[:, 0], noise[0]), ws[:, 1], noise[1])
+
+    def forward(self, x: Tensor, ws: Tensor, noise: list[Tensor | None]) -> Tensor:
+        return self["conv1"](self["conv0"](x, ws[:, 0], noise[0]), ws[:, 1], noise[1])
 
 
 class Synthesis(nn.Module):
@@ -80,40 +81,38 @@ class Synthesis(nn.Module):
 
     def __init__(self, w_dim: int, resolution: int, channel_base: int, channel_max: int, eps: float):
         super().__init__()
-        self.resolutions = [2**i for i in range(2, int(math.log2(resolution)) + 1)]
+        self.resolutions = [2**i for i in range(2, resolution.bit_length())]
+        self.num_ws = 2 * len(self.resolutions)
         channels = {r: min(channel_base // r, channel_max) for r in self.resolutions}
         self.const = nn.Parameter(torch.ones(channels[4], 4, 4))
-        for r in self.resolutions:
-            first = Layer(channels[r // 2] if r > 4 else 0, channels[r], w_dim, r, r > 4, eps)
-            second = Layer(channels[r], channels[r], w_dim, r, False, eps)
-            setattr(self, f"b{r}", nn.ModuleDict({"conv0": first, "conv1": second}))
+        for r, width in channels.items():
+            first = Layer(channels[r // 2] if r > 4 else 0, width, w_dim, r, r > 4, eps)
+            second = Layer(width, width, w_dim, r, False, eps)
+            setattr(self, f"b{r}", Block({"conv0": first, "conv1": second}))
         self.rgb_weight = nn.Parameter(torch.randn(3, channels[resolution], 1, 1))
         self.rgb_bias = nn.Parameter(torch.zeros(3))
         self.rgb_gain = 1 / math.sqrt(channels[resolution])
-        self.num_ws = 2 * len(self.resolutions)
 
     def layers(self):
         """Yield every layer as (name, layer), coarse to fine; each has a style and a noise map."""
         for r in self.resolutions:
-            for name in ("conv0", "conv1"):
-                yield f"b{r}.{name}", getattr(self, f"b{r}")[name]
+            for name, layer in getattr(self, f"b{r}").items():
+                yield f"b{r}.{name}", layer
 
     def forward(self, ws, noise=None, dtype=torch.float32, checkpointing=False) -> Tensor:
         x = channels_last(self.const.to(dtype)[None].expand(len(ws), -1, -1, -1))
         again = {"use_reentrant": False, "preserve_rng_state": False}  # the forward pass draws nothing
         noise = noise or [None] * self.num_ws
-        for i, r in enumerate(self.resolutions):
-            inputs = getattr(self, f"b{r}"), x, ws[:, 2 * i : 2 * i + 2], noise[2 * i : 2 * i + 2]
-            x = checkpoint(both_layers, *inputs, **again) if checkpointing else both_layers(*inputs)
-        weight = (self.rgb_weight * self.rgb_gain).to(dtype)
-        return at_least_float32(F.conv2d(x, weight, self.rgb_bias.to(dtype)))
+        for row, r in zip(range(0, self.num_ws, 2), self.resolutions, strict=True):
+            block, inputs = getattr(self, f"b{r}"), (x, ws[:, row : row + 2], noise[row : row + 2])
+            x = checkpoint(block, *inputs, **again) if checkpointing else block(*inputs)
+        return at_least_float32(F.conv2d(x, (self.rgb_weight * self.rgb_gain).to(dtype), self.rgb_bias.to(dtype)))
 
 
 class StyleGAN1(StyleBased):
-    """StyleGAN generator; arguments and attributes are those of StyleGAN2, and others here.
+    """StyleGAN generator; arguments and attributes are those of StyleGAN2. channel_base is 16384 in official models.
 
-    channel_base: 16384 in the official models. eps: added to the variance by the instance norm, 1e-8 officially, 1e-5
-    in the common PyTorch conversion.
+    eps: added to the variance by the instance norm, 1e-8 officially, 1e-5 in the common PyTorch conversion.
     """
 
     family = "stylegan1"

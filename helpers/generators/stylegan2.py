@@ -5,14 +5,13 @@ Parameter names and shapes are those of the official PyTorch release. Inside, im
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from helpers.fast.stylegan2 import Prepared, StyledConvolution, ToThreeChannels, channels_last, is_frozen
+from helpers.fast.stylegan2 import StyledConvolution, ToThreeChannels, channels_last, is_frozen, prepared
 from helpers.generators.base import StyleBased, at_least_float32, settings
 
 LRELU_GAIN = math.sqrt(2)  # keeps the variance of a unit normal through leaky_relu(0.2)
@@ -54,9 +53,9 @@ def modulated_convolution(
 ) -> Tensor:
     """Convolution of x (B, I, H, W) and weight (O, I, k, k) with input channels scaled by styles (B, I): eqs. 1-3.
 
-    demodulate: divide each output channel by the norm of its scaled weights. up_kernel: low-pass filter (4, 4) to
-    double the size. gain: factor of the output. The activations are scaled before and after an ordinary convolution:
-    the same function as the paper's convolution with weights per sample, and much faster on a CPU.
+    demodulate: divide each output channel by the norm of its scaled weights. up_kernel: (4, 4), to double the size.
+    gain: factor of the output. The activations are scaled before and after an ordinary convolution: the same function
+    as the paper's convolution with weights per sample, and much faster on a CPU.
     """
     gains = None
     if demodulate:
@@ -95,9 +94,9 @@ def unit_second_moment(x: Tensor) -> Tensor:
 class MappingNetwork(nn.Module):
     """z (B, z_dim), and a label (B, c_dim) where there are classes, to w (B, w_dim).
 
-    z_dim 0 maps the label alone (a conditional discriminator). ``labels`` says how a label enters. "embed": a linear
-    layer, normalised on its own (StyleGAN2-ADA). "concat": a matrix of ``c_dim`` rows as long as z, appended to z
-    before both are normalised together (StyleGAN, StyleGAN2). averaged: keep a buffer for the mean w.
+    z_dim 0 maps the label alone (a conditional discriminator). labels: "embed" by a linear layer, normalised on its
+    own (StyleGAN2-ADA), or "concat" by a matrix of ``c_dim`` rows as long as z, appended to z before both are
+    normalised together (StyleGAN, StyleGAN2). averaged: keep a buffer for the mean w.
     """
 
     def __init__(self, z_dim, w_dim, num_layers=8, lr_multiplier=0.01, c_dim=0, labels="embed", averaged=True):
@@ -109,9 +108,8 @@ class MappingNetwork(nn.Module):
         elif c_dim:
             self.label_weight, in_features = nn.Parameter(torch.randn(c_dim, z_dim)), 2 * z_dim
         for i in range(num_layers):
-            layer = FullyConnected(in_features, w_dim, activation=True, lr_multiplier=lr_multiplier)
-            setattr(self, f"fc{i}", layer)
-            in_features = w_dim
+            width, in_features = in_features, w_dim
+            setattr(self, f"fc{i}", FullyConnected(width, w_dim, activation=True, lr_multiplier=lr_multiplier))
         if averaged:
             self.register_buffer("w_avg", torch.zeros(w_dim))
 
@@ -119,10 +117,9 @@ class MappingNetwork(nn.Module):
         x = [] if z is None else [z]
         if self.c_dim and not hasattr(self, "embed"):
             x = [torch.cat([*x, label @ self.label_weight], 1)]
-        x = [unit_second_moment(part) for part in x]
-        if hasattr(self, "embed"):
-            x.append(unit_second_moment(self.embed(label)))
-        x = torch.cat(x, 1)
+        elif self.c_dim:
+            x.append(self.embed(label))
+        x = torch.cat([unit_second_moment(part) for part in x], 1)
         for i in range(self.num_layers):
             x = getattr(self, f"fc{i}")(x)
         return x
@@ -140,7 +137,6 @@ class SynthesisLayer(nn.Module):
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.noise_strength = nn.Parameter(torch.zeros([]))
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        self.prepared = Prepared()
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
         # leaky ReLU is positively homogeneous: its gain of sqrt(2) moves into the factors before it and saves a pass
@@ -156,15 +152,13 @@ class SynthesisLayer(nn.Module):
     def _frozen(self, x: Tensor, styles: Tensor, noise: Tensor, bias: Tensor) -> Tensor:
         """The same for weights without gradient; whatever depends only on them is computed once."""
 
-        def once(name: str, tensor: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
-            return self.prepared.get(f"{name} {x.dtype}", tensor, lambda t: make(t).to(x.dtype))
+        def make(weight: Tensor, dtype: torch.dtype) -> tuple:
+            blur = (self.resample_filter * 4).repeat(len(weight), 1, 1, 1).to(dtype) if self.up else None
+            laid_out = channels_last(weight.transpose(0, 1) if self.up else weight)
+            return weight.square().sum((2, 3)).t(), laid_out.to(dtype), blur
 
-        squares = self.prepared.get("squares", self.weight, lambda w: w.square().sum((2, 3)).t())
+        squares, weight, blur = prepared(self.weight, x.dtype, make)
         gains = LRELU_GAIN * torch.rsqrt(styles.square() @ squares + 1e-8)
-        weight = once("weight", self.weight, lambda w: channels_last(w.transpose(0, 1) if self.up else w))
-        channels, blur = len(self.weight), None
-        if self.up:
-            blur = once("blur", self.resample_filter, lambda k: (k * 4).repeat(channels, 1, 1, 1))
         return StyledConvolution.apply(x, styles, gains, noise, (bias, weight, blur, self.clamp))
 
 
@@ -199,7 +193,7 @@ class SynthesisBlock(nn.Module):
         self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, clamp=clamp)
         self.torgb = ToRGB(out_channels, w_dim, clamp)
         self.convs = (["conv0"] if in_channels else []) + ["conv1"]
-        self.sizes = out_channels * resolution**2  # of an activation
+        self.size = out_channels * resolution**2  # of an activation
 
     def forward(self, x: Tensor, image: Tensor | None, ws: Tensor, noise: list[Tensor | None]):
         """Activations and image of the block below to those of this one; ws has a row per layer, torgb's last."""
@@ -214,7 +208,7 @@ class SynthesisNetwork(nn.Module):
 
     def __init__(self, w_dim: int, resolution: int, channel_base: int, channel_max: int, clamp: float | None = None):
         super().__init__()
-        self.resolutions = [2**i for i in range(2, int(math.log2(resolution)) + 1)]
+        self.resolutions = [2**i for i in range(2, resolution.bit_length())]
         channels = {r: min(channel_base // r, channel_max) for r in self.resolutions}
         for r in self.resolutions:
             setattr(self, f"b{r}", SynthesisBlock(channels[r // 2] if r > 4 else 0, channels[r], w_dim, r, clamp))
@@ -229,44 +223,36 @@ class SynthesisNetwork(nn.Module):
 
     def forward(self, ws, noise: list[Tensor] | None = None, dtype=torch.float32, checkpointing=False) -> Tensor:
         x = channels_last(self.b4.const.to(dtype)[None].expand(len(ws), -1, -1, -1))
-        maps = [noise[i] if noise else None for i in range(self.num_ws - 1)]
-        return self._blocks(x, None, ws, maps, 0, checkpointing)
+        return self._blocks(x, None, ws, noise or [None] * (self.num_ws - 1), 0, checkpointing)
 
     def _blocks(self, x: Tensor, image: Tensor | None, ws: Tensor, noise: list, first: int, checkpointing: bool):
         """The image, by the blocks from number ``first``; large activations are computed for part of the batch."""
-        row = max(0, 2 * first - 1)  # torgb shares its w row with the next block's first layer
         for number, r in enumerate(self.resolutions[first:], first):
             block = getattr(self, f"b{r}")
-            if number and len(x) > 1 and x.device.type == "cpu" and len(x) * block.sizes * x.itemsize > CACHE:
+            if number and len(x) > 1 and x.device.type == "cpu" and len(x) * block.size * x.itemsize > CACHE:
                 halves = [(m, m) if m is None or len(m) == 1 else m.tensor_split(2) for m in noise]
                 parts = zip(x.tensor_split(2), image.tensor_split(2), ws.tensor_split(2), (0, 1), strict=True)
                 images = [self._blocks(*p, [m[i] for m in halves], number, checkpointing) for *p, i in parts]
                 return torch.cat(images)
-            count = len(block.convs)
+            row, count = max(0, 2 * number - 1), len(block.convs)  # torgb shares its row with the next block's first
             inputs = x, image, ws[:, row : row + count + 1], noise[row : row + count]
             again = {"use_reentrant": False, "preserve_rng_state": False}  # the forward pass draws nothing
             x, image = checkpoint(block, *inputs, **again) if checkpointing else block(*inputs)
-            row += count
         return image
 
 
 class StyleGAN2(StyleBased):
     """StyleGAN2 generator; raises GeneratorError for sizes that are not allowed (base.settings).
 
-    Args:
-        resolution: image side, a power of two from 16 to 1024.
-        z_dim, w_dim: lengths of z and of a w row.
-        channel_base, channel_max: channels at resolution r are ``min(channel_base // r, channel_max)``; the official
-            models have a base of 16384 at 256 (or 32768) and 32768 at 512 and 1024.
-        c_dim: number of classes; 0 is unconditional.
-        conv_clamp: activations are held within ± this; None does not. The official models with float16 layers have 256.
-        mapping_layers, labels, lr_multiplier: of the MappingNetwork.
+    Channels at resolution r are ``min(channel_base // r, channel_max)``; the official models have a base of 16384 at
+    256 (or 32768) and 32768 at 512 and 1024. c_dim: number of classes, 0 is unconditional. conv_clamp: activations are
+    held within ± this, in official models with float16 layers 256. mapping_layers, labels, lr_multiplier: of the
+    MappingNetwork.
 
-    Attributes:
-        dtype: of the synthesis network's activations; ``torch.bfloat16`` halves their memory, and rounds. The image
-            and the latents remain float32.
-        checkpointing: keep only each resolution's input for the backward pass and recompute the rest: less memory, a
-            third more work, the same gradient (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016).
+    The attribute ``dtype`` is that of the synthesis network's activations; ``torch.bfloat16`` halves their memory, and
+    rounds. The image and the latents remain float32. ``checkpointing`` keeps only each resolution's input for the
+    backward pass and recomputes the rest: less memory, a third more work, the same gradient (Chen et al., "Training
+    Deep Nets with Sublinear Memory Cost", 2016).
     """
 
     family = "stylegan2"
@@ -279,7 +265,6 @@ class StyleGAN2(StyleBased):
         mapping = MappingNetwork(*(given[name] for name in names))
         names = ("w_dim", "resolution", "channel_base", "channel_max", "conv_clamp")
         super().__init__(given, mapping, SynthesisNetwork(*(given[name] for name in names)))
-        self.layer_names.append(f"b{resolution}.torgb")  # the others share the row of the layer that follows
 
     @property
     def noise_strengths(self) -> list[Tensor]:

@@ -13,16 +13,11 @@ TENSORS = {"a": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), "
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "FOLDER", tmp_path / "weights")
-    weights.FOLDER.mkdir()
-    return weights.FOLDER
-
-
-@pytest.fixture
-def registered(folder):
-    path = weights.save_weights(folder / "toy.safetensors", TENSORS, {"width": 3})
-    weights.register("toy", path, kind="generator", summary="A toy.")
+def registered(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "FOLDER", tmp_path)
+    path = weights.save_weights(tmp_path / "toy.safetensors", TENSORS, {"width": 3})
+    (tmp_path / "registry.json").write_text('{"toy": {"file": "toy.safetensors", "kind": "generator"}}')
+    assert weights.pin("toy") == hashlib.sha256(path.read_bytes()).hexdigest()
     return path
 
 
@@ -32,17 +27,8 @@ def test_round_trip_through_the_registry(registered):
     assert tensors["a"].dtype == torch.float32
     assert torch.equal(tensors["a"], TENSORS["a"].half().float())
     assert torch.equal(tensors["count"], TENSORS["count"])
-
-
-def test_an_entry_holds_what_the_file_is(registered, folder):
-    checksum = hashlib.sha256(registered.read_bytes()).hexdigest()
-    expected = {"file": "toy.safetensors", "sha256": checksum, "size": registered.stat().st_size}
-    assert weights.registry() == {"toy": expected | {"kind": "generator", "summary": "A toy."}}
-    other = weights.save_weights(folder / "other.safetensors", TENSORS, {})
-    weights.register("other", other, kind="features", summary="Another.")
-    assert list(weights.registry()) == ["other", "toy"]
-    with pytest.raises(WeightsError, match="move it there"):
-        weights.register("x", weights.save_weights(folder.parent / "elsewhere.safetensors", TENSORS, {}))
+    facts = {"sha256": hashlib.sha256(registered.read_bytes()).hexdigest(), "size": registered.stat().st_size}
+    assert weights.registry() == {"toy": {"file": "toy.safetensors", "kind": "generator"} | facts}
 
 
 def test_unchanged_file_is_hashed_once(registered, monkeypatch):
@@ -51,7 +37,7 @@ def test_unchanged_file_is_hashed_once(registered, monkeypatch):
     assert weights.weights_path("toy") == registered
 
 
-def test_what_is_wrong_with_registered_weights_is_one_sentence(registered, folder):
+def test_what_is_wrong_with_registered_weights_is_one_sentence(registered):
     with pytest.raises(WeightsError, match="'nonsense'.*toy"):
         weights.load_weights("nonsense")
     data = bytearray(registered.read_bytes())
@@ -62,13 +48,9 @@ def test_what_is_wrong_with_registered_weights_is_one_sentence(registered, folde
     registered.unlink()
     with pytest.raises(WeightsError, match="missing: run `git checkout"):
         weights.weights_path("toy")
-    (folder / "registry.json").write_text("{")
+    registered.with_name("registry.json").write_text("{")
     with pytest.raises(WeightsError, match="not valid JSON"):
         weights.registry()
-
-
-def pickled(path):
-    torch.save(TENSORS, path)
 
 
 def truncated(path):
@@ -82,7 +64,7 @@ BAD = {
     "ones": (lambda path: path.write_bytes(b"\xff" * 64), "not a whole safetensors"),
     "long header": (lambda path: path.write_bytes((2**40).to_bytes(8, "little") + b"{["), "its header is too long"),
     "truncated": (truncated, "not a whole safetensors"),
-    "pickle": (pickled, "not a whole safetensors"),
+    "pickle": (lambda path: torch.save(TENSORS, path), "not a whole safetensors"),
     "no config": (lambda path: save_file({"a": TENSORS["a"]}, path), "config"),
     "folder": (lambda path: path.mkdir(), "found none"),
     "absent": (lambda path: None, "found none"),

@@ -4,6 +4,7 @@ import argparse
 import collections
 import datetime
 import functools
+import itertools
 import pathlib
 import pickle
 import types
@@ -15,7 +16,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers.generators import NoDiscriminator, convert_checkpoint, load_critic, load_discriminator, load_generator
-from helpers.generators.discriminator import Discriminator
 from helpers.weights import WeightsError
 from tests.support import checkpoint_files as files
 from tests.support import hostile, tiny
@@ -23,75 +23,62 @@ from tests.support import hostile, tiny
 NORMS = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d}
 
 
-class DCGenerator(nn.Module):
-    """Five transposed convolutions without bias, kernel 4: 1x1 to 4x4, then stride 2 and padding 1; tanh at the end."""
+class Layers(nn.Sequential):
+    """A network of the course: its layers by name, with a ReLU after all but the last."""
 
-    def __init__(self, noise_size, conv_dim, norm):
+    def __init__(self, widths, name, layer, norm, end=None):
         super().__init__()
-        widths = [noise_size, *(conv_dim * n for n in (8, 4, 2, 1)), 3]
-        for i in range(5):
-            stride, padding = (2, 1) if i else (1, 0)
-            layers = [nn.ConvTranspose2d(widths[i], widths[i + 1], 4, stride, padding, bias=False)]
-            layers += [NORMS[norm](widths[i + 1])] if i < 4 else []
-            setattr(self, f"deconv{i + 1}", nn.Sequential(*layers))
-
-    def forward(self, z):
-        for i in range(1, 5):
-            z = F.relu(getattr(self, f"deconv{i}")(z))
-        return torch.tanh(self.deconv5(z))
-
-
-class UpGenerator(nn.Module):
-    """The cousin: a convolution of 4x4, then up-samplings by 2 and convolutions of 3x3."""
-
-    def __init__(self, noise_size, conv_dim, norm):
-        super().__init__()
-        widths = [noise_size, *(conv_dim * n for n in (8, 4, 2, 1)), 3]
-        for i in range(5):
-            side, padding, bias = (3, 1, i == 4) if i else (4, 3, False)
-            layers = [nn.Upsample(scale_factor=2)] if i else []
-            layers += [nn.Conv2d(widths[i], widths[i + 1], side, padding=padding, bias=bias)]
-            layers += [NORMS[norm](widths[i + 1]), nn.ReLU()] if i < 4 else [nn.Tanh()]
-            setattr(self, f"up_conv{i + 1}", nn.Sequential(*layers))
-
-    def forward(self, z):
-        for i in range(1, 6):
-            z = getattr(self, f"up_conv{i}")(z)
-        return z
-
-
-class DCDiscriminator(nn.Module):
-    def __init__(self, conv_dim, norm):
-        super().__init__()
-        widths = [3, *(conv_dim * n for n in (1, 2, 4, 8))]
-        for i in range(4):
-            layers = [nn.Conv2d(widths[i], widths[i + 1], 4, 2, 1, bias=False), NORMS[norm](widths[i + 1])]
-            setattr(self, f"conv{i + 1}", nn.Sequential(*layers))
-        self.conv5 = nn.Sequential(nn.Conv2d(widths[4], 1, 4, 1, 0, bias=False))
+        for i, sizes in enumerate(itertools.pairwise(widths)):
+            last = i == len(widths) - 2
+            norms = [] if last else [NORMS[norm](sizes[1])]
+            self.add_module(f"{name}{i + 1}", nn.Sequential(*layer(i, *sizes), *norms))
+        self.end = end
 
     def forward(self, x):
-        for i in range(1, 5):
-            x = F.relu(getattr(self, f"conv{i}")(x))
-        return self.conv5(x).squeeze()
+        *first, last = [layer for layer in self.children() if layer is not self.end]
+        for layer in first:
+            x = F.relu(layer(x))
+        return last(x) if self.end is None else self.end(last(x))
 
 
-def vanilla(kind, *sizes):
-    """A network of the course whose norms have seen something, in evaluation."""
+def deconvolution(i, into, out):
+    return [nn.ConvTranspose2d(into, out, 4, *((2, 1) if i else (1, 0)), bias=False)]
+
+
+def up_convolution(i, into, out):
+    side, padding = (3, 1) if i else (4, 3)
+    return [nn.Upsample(scale_factor=2)][: bool(i)] + [nn.Conv2d(into, out, side, padding=padding, bias=i == 4)]
+
+
+def vanilla(name, layer, norm, size=10):
+    """A network of the course whose norms have seen something, in evaluation: widths for a noise size and conv_dim 4.
+
+    The starters' generator has five transposed convolutions without bias, kernel 4: 1x1 to 4x4, then stride 2 and
+    padding 1; tanh at the end. Its cousin has a convolution of 4x4, then up-samplings by 2 and convolutions of 3x3.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = kind(*sizes)
+        network = Layers([size, 32, 16, 8, 4, 3], name, layer, norm, nn.Tanh())
         for name, value in network.named_parameters():
             value.data += 0.2 * torch.randn(value.shape) if ".1." in name else 0
-        if kind is not DCDiscriminator:
-            network(torch.randn(16, sizes[0], 1, 1))
+        network(torch.randn(16, size, 1, 1))
     return network.eval().requires_grad_(False)
 
 
-@pytest.mark.parametrize("kind", [DCGenerator, UpGenerator])
+def vanilla_critic(norm):
+    def layer(i, into, out):
+        return [nn.Conv2d(into, out, 4, *((2, 1) if i < 4 else (1, 0)), bias=False)]
+
+    critic = Layers([3, 4, 8, 16, 32, 1], "conv", layer, norm)
+    critic(torch.rand(8, 3, 64, 64))
+    return critic.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize(("name", "layer"), [("deconv", deconvolution), ("up_conv", up_convolution)])
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("form", ["zip", "legacy", "wrapper", "module"])
-def test_a_vanilla_generator_of_the_course(tmp_path, kind, norm, form):
-    network, path = vanilla(kind, 10, 4, norm), tmp_path / "vanilla.ckpt"
+def test_a_vanilla_generator_of_the_course(tmp_path, name, layer, norm, form):
+    network, path = vanilla(name, layer, norm), tmp_path / "vanilla.ckpt"
     state = network.state_dict()
     content = {f"generator.{k}": v for k, v in state.items()} if form == "wrapper" else state
     torch.save(network if form == "module" else content, path, _use_new_zipfile_serialization=form != "legacy")
@@ -99,18 +86,17 @@ def test_a_vanilla_generator_of_the_course(tmp_path, kind, norm, form):
     expected = network(z[:, :, None, None]) / 2 + 0.5
     assert loaded.family == "dcgan" and expected.std() > 0.01
     assert (loaded.synthesize(z) - expected).abs().max() < 1e-5
-    again = load_generator(convert_checkpoint(path, tmp_path / "vanilla.safetensors"))
-    assert (again.synthesize(z) - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_its_discriminator(tmp_path, norm):
-    network, critic, path = vanilla(DCGenerator, 10, 4, norm), vanilla(DCDiscriminator, 4, norm), tmp_path / "a.ckpt"
+    network, critic, path = vanilla("deconv", deconvolution, norm), vanilla_critic(norm), tmp_path / "a.ckpt"
     torch.save({"G": network.state_dict(), "D": critic.state_dict(), "iteration": 3}, path)
     images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    z = torch.randn(3, 10, generator=torch.Generator().manual_seed(1))
     for found in (path, convert_checkpoint(path, tmp_path / "a.safetensors")):
-        assert torch.allclose(load_discriminator(found)(images), critic(images * 2 - 1), atol=1e-5)
-        assert load_generator(found).z_dim == 10
+        assert torch.allclose(load_discriminator(found)(images), critic(images * 2 - 1).flatten(), atol=1e-5)
+        assert (load_generator(found).synthesize(z) - network(z[:, :, None, None]) / 2 - 0.5).abs().max() < 1e-5
 
 
 def same(original, path):
@@ -141,15 +127,9 @@ def test_a_generator_saved_by_torch(tmp_path, form, zipped):
     assert load_generator(path).config.get("conv_clamp") == {"module": 64, "plain module": None}.get(form, 256)
 
 
-def discriminator(**changes):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Discriminator(16, 256, 16, **changes).requires_grad_(False)
-
-
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_snapshot_of_torch_has_its_discriminator(tmp_path, zipped):
-    original, critic = tiny.stylegan2(), discriminator()
+    original, critic = tiny.stylegan2(), tiny.discriminator()
     content = {"G_ema": persistent(original), "D": files._persistent(critic, None, "Discriminator")}
     path = saved(tmp_path / "network-snapshot.pt", content, zipped)
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -162,7 +142,7 @@ def test_a_snapshot_of_torch_has_its_discriminator(tmp_path, zipped):
 
 def spoiled(part, **attributes):
     """A discriminator in which a module has other attributes, or tensors."""
-    network = files._persistent(discriminator(), None, "Discriminator")
+    network = files._persistent(tiny.discriminator(), None, "Discriminator")
     target = network
     for name in part:
         target = target.meta["state"]["_modules"][name]
@@ -170,28 +150,25 @@ def spoiled(part, **attributes):
     return network
 
 
-def projected():
-    """The discriminator of projected_gan: modules of other libraries, pickled plainly."""
-    features = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU())
-    return types.SimpleNamespace(feature_network=features, forward=functools.partial(max, 1))
+def with_scores(count, **changes):
+    """A discriminator with as many scores as no network of ours has."""
+    critic = tiny.discriminator(**changes)
+    critic.b4.out.weight = nn.Parameter(torch.randn(count, 16), requires_grad=False)
+    critic.b4.out.bias = nn.Parameter(torch.randn(count), requires_grad=False)
+    return critic
 
 
 UNFIT = {
     "no minibatch deviation": lambda: spoiled(["b4", "mbstd"], num_channels=0),
-    "another label width": lambda: files._persistent(wide_label(), None, "Discriminator"),
+    "another label width": lambda: files._persistent(with_scores(64, c_dim=3, mapping_layers=2), None, "Discriminator"),
     "no modules": lambda: spoiled([], _modules=None),
     "modules of another kind": lambda: spoiled([], _modules=[1, 2]),
     "a layer without tensors": lambda: spoiled(["b8", "conv0"], _parameters={"weight": 3}),
     "attributes of another kind": lambda: spoiled(["b4", "mbstd"], group_size="four"),
-    "of another project": projected,
+    "projected_gan's": lambda: types.SimpleNamespace(
+        feature_network=nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU()), forward=functools.partial(max, 1)
+    ),
 }
-
-
-def wide_label():
-    critic = discriminator(c_dim=3, mapping_layers=2)
-    critic.b4.out.weight = nn.Parameter(torch.randn(64, 16))
-    critic.b4.out.bias = nn.Parameter(torch.randn(64))
-    return critic.requires_grad_(False)
 
 
 @pytest.mark.parametrize("kind", UNFIT)
@@ -203,7 +180,7 @@ def test_an_unfit_discriminator_has_a_stand_in(tmp_path, kind):
     assert "\n" not in str(error.value)
     with pytest.warns(UserWarning, match="Images are judged by that of stylegan2-cats-64"):
         assert load_critic(path)(torch.rand(2, 3, 32, 32)).shape == (2,)
-    with pytest.warns(UserWarning, match="discriminator of .* is left out"):
+    with pytest.warns(UserWarning, match="holds no discriminator that is read: .*Only the generator is written"):
         again = convert_checkpoint(path, tmp_path / "a.safetensors")
     assert same(original, again)
     with pytest.raises(NoDiscriminator):
@@ -211,9 +188,7 @@ def test_an_unfit_discriminator_has_a_stand_in(tmp_path, kind):
 
 
 def test_a_conditional_tensorflow_discriminator_of_stylegan2_has_a_stand_in(tmp_path):
-    critic = discriminator()
-    critic.b4.out.weight, critic.b4.out.bias = nn.Parameter(torch.randn(3, 16)), nn.Parameter(torch.randn(3))
-    path = files.tensorflow_pickle(tmp_path / "a.pkl", tiny.stylegan2(), critic=critic.requires_grad_(False))
+    path = files.tensorflow_pickle(tmp_path / "a.pkl", tiny.stylegan2(), critic=with_scores(3))
     with pytest.warns(UserWarning, match="b4.out.weight has the shape .3, 16. instead of .1, 16.*Images are judged"):
         load_critic(path)
 

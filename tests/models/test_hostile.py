@@ -1,6 +1,7 @@
 """No code of a checkpoint runs, memory stays bounded, and every bad file is one sentence."""
 
 import json
+import pickle
 import subprocess
 import sys
 import zipfile
@@ -16,11 +17,7 @@ from helpers.weights import WeightsError, save_weights
 from tests.support import checkpoint_files as files
 from tests.support import hostile
 
-CATALOGUE = list(hostile.catalogue())
-
-
-def test_the_files_of_the_catalogue_differ():
-    assert len({data for _, data, _ in CATALOGUE}) == len(CATALOGUE) == len({name for name, _, _ in CATALOGUE})
+CATALOGUE = [*hostile.catalogue(), *hostile.misleading_zips()]
 
 
 @pytest.mark.parametrize(("data", "message"), [c[1:] for c in CATALOGUE], ids=[c[0] for c in CATALOGUE])
@@ -36,10 +33,9 @@ def test_hostile_file_is_refused_in_one_sentence(tmp_path, monkeypatch, data, me
 
 
 def test_python_would_have_run_them(tmp_path, monkeypatch):
-    """The catalogue is no straw man: what the first entry holds is executed by pickle itself."""
+    """What the first file of the catalogue holds is executed by pickle itself."""
     monkeypatch.chdir(tmp_path)
-    code = "import pickle, sys; pickle.loads(sys.stdin.buffer.read())"
-    subprocess.run([sys.executable, "-c", code], input=CATALOGUE[0][1], check=True)
+    pickle.loads(CATALOGUE[0][1])
     assert (tmp_path / hostile.MARK).is_dir()
 
 
@@ -64,13 +60,6 @@ def test_files_of_hostile_structure_and_mutated_ones(tmp_path, count):
     assert report["refused"] > 0.8 * report["files"] and (count or report["read"] == 0)
 
 
-@pytest.mark.parametrize(("data", "message"), [z[1:] for z in hostile.misleading_zips()])
-def test_misleading_zip_files(tmp_path, data, message):
-    (tmp_path / "a.pt").write_bytes(data)
-    with pytest.raises(CheckpointError, match=message):
-        read_checkpoint(tmp_path / "a.pt")
-
-
 def test_a_zip64_file_is_read(tmp_path, monkeypatch):
     path = files.rosinality_pt(tmp_path / "a.pt", hostile.smallest())
     with zipfile.ZipFile(path) as archive:
@@ -89,18 +78,3 @@ def test_numbers_of_an_encoder_are_limited(tmp_path, changes):
     save_weights(tmp_path / "a.safetensors", encoder.state_dict(), {"encoder": encoder.config | changes})
     with pytest.raises(WeightsError, match="does not hold an encoder that fits its config"):
         load_encoder(tmp_path / "a.safetensors")
-
-
-def test_an_unknown_norm_of_a_configuration(tmp_path):
-    config = {"family": "dcgan", "generator": {"norm": "group"}}
-    with pytest.raises(WeightsError, match="does not fit the generator"):
-        load_generator(save_weights(tmp_path / "a.safetensors", {}, config))
-
-
-@pytest.mark.parametrize("changes", [{"mapping_layers": 10**9}, {"z_dim": -1}, {"channel_max": 1e300}, {"w_dim": "1"}])
-def test_numbers_of_a_configuration_are_limited(tmp_path, changes):
-    generator = hostile.smallest()
-    tensors = {f"generator.{name}": value for name, value in generator.state_dict().items()}
-    config = {"family": "stylegan2", "generator": generator.config | changes}
-    with pytest.raises(WeightsError, match="must be a whole number from 0 to"):
-        load_generator(save_weights(tmp_path / "a.safetensors", tensors, config))

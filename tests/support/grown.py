@@ -1,17 +1,12 @@
 """The bundled cats grown to 256 pixels without training, for tests at the size of official models.
 
 The layers up to 64 pixels are the trained ones; two more blocks enlarge the image and add faint random detail, with
-noise maps that act. ``python -m tests.support.grown FILE`` writes them, with the trained discriminator, as an official
-pickle.
+noise maps that act.
 """
 
-import sys
-
 import torch
-from torch import nn
 
-from helpers.generators import StyleGAN2, load_discriminator, load_generator
-from tests.support import checkpoint_files
+from helpers.generators import StyleGAN2, load_generator
 
 DETAIL = 0.02  # weights of the added torgb layers: detail of about 0.01 in images of [0, 1]
 NOISE = 0.3  # strength of the added noise maps, in activations of about 1
@@ -22,17 +17,11 @@ def generator(resolution=256):
     trained = load_generator("stylegan2-cats-64")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        grown = StyleGAN2(**trained.config | {"resolution": resolution})
-    grown.load_state_dict(trained.state_dict(), strict=False)
-    for name, parameter in grown.named_parameters():
-        if name not in dict(trained.named_parameters()) and name.endswith("torgb.weight"):
-            parameter.data *= DETAIL
-        elif name not in dict(trained.named_parameters()) and name.endswith("noise_strength"):
-            nn.init.constant_(parameter, NOISE)
+        grown = StyleGAN2(**trained.config | {"resolution": resolution}).requires_grad_(False)
+    for name in grown.load_state_dict(trained.state_dict(), strict=False).missing_keys:
+        if name.endswith("torgb.weight"):
+            grown.get_parameter(name).mul_(DETAIL)
+        elif name.endswith("noise_strength"):
+            grown.get_parameter(name).fill_(NOISE)
     grown.w_std = trained.w_std
-    return grown.eval().requires_grad_(False)
-
-
-if __name__ == "__main__":
-    with torch.no_grad():
-        print(checkpoint_files.official_pickle(sys.argv[1], generator(), load_discriminator()))
+    return grown.eval()

@@ -6,6 +6,7 @@ from torch import nn
 from helpers import features
 from helpers.generators import StyleGAN2
 from helpers.generators.dcgan import DCGAN
+from helpers.generators.discriminator import Discriminator
 from helpers.generators.stylegan1 import StyleGAN1
 
 STYLEGAN2 = {"resolution": 16, "z_dim": 16, "w_dim": 16, "mapping_layers": 2, "channel_base": 256, "channel_max": 16}
@@ -35,6 +36,16 @@ def _as_trained(family, moved, seed, dtype, changes):
     if not generator.c_dim:
         generator.compute_statistics(2_000)
     return generator.to(dtype).eval().requires_grad_(False)
+
+
+def discriminator(**changes):
+    """A frozen StyleGAN2 discriminator in which biases count."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Discriminator(**{"resolution": 16, "channel_base": 256, "channel_max": 16} | changes)
+        for name, parameter in network.named_parameters():
+            parameter.data += 0.1 * torch.randn(parameter.shape) if name.endswith("bias") else 0
+    return network.eval().requires_grad_(False)
 
 
 def dcgan(seed=0, dtype=torch.float32, **changes):

@@ -17,59 +17,50 @@ class CheckpointError(WeightsError):
     """A checkpoint that is damaged, hostile, or of a kind that is not read; the message says which."""
 
 
+class NoDiscriminator(WeightsError):
+    """A checkpoint without a discriminator, or with one that is not read."""
+
+
 @dataclass
 class Part:
-    """One network of a checkpoint: the arguments to build ours with, and its state dict (float32)."""
+    """One network of a checkpoint: the arguments to build ours with, and its state dict (float32).
+
+    Noise maps and the mean of w may be missing. w_std: the standard deviation of w, (w_dim,), if the file has it.
+    """
 
     family: str
     config: dict
     tensors: dict[str, Tensor]
-
-
-@dataclass
-class Checkpoint:
-    """What was read from a file of some ``format``.
-
-    Networks are None unless asked for; noise maps and the mean of w may be missing. ``refused`` is a sentence on why
-    the discriminator cannot be read, ``w_std`` the standard deviation of w, (w_dim,), if the file has it.
-    """
-
-    format: str
-    generator: Part | None = None
-    discriminator: Part | None = None
-    refused: str = ""
+    format: str = ""
     w_std: Tensor | None = None
 
 
-def read_checkpoint(path: str | Path, *wanted: str) -> Checkpoint:
-    """Read networks of a file of any known format; wanted: "generator" (the default), "discriminator".
+def read_checkpoint(path: str | Path, kind: str = "generator") -> Part:
+    """Read the "generator" or the "discriminator" of a file of any known format. Nothing in it is run.
 
-    Raises CheckpointError, one sentence, for any file that is not a whole checkpoint. Nothing in it was run.
+    Raises CheckpointError, one sentence, for any file that is not a whole checkpoint, NoDiscriminator.
     """
     path = Path(path)
     with opened(path) as (file, head):
         if path.suffix == ".safetensors" or head[8:9] == b"{":
-            return _own(path)
+            return _own(path, kind)
         from helpers.generators.checkpoints import formats  # foreign files are rare, their readers long
 
-        return formats.read(file, wanted or ("generator",))
+        return formats.read(file, kind)
 
 
-def _own(path: Path) -> Checkpoint:
+def _own(path: Path, kind: str) -> Part:
     """Of this project: tensors ``generator.…`` and ``discriminator.…``, and their arguments in the configuration."""
     tensors, config = load_weights(path)
-    family = config.get("family") if isinstance(config, dict) else None
-    if not isinstance(family, str):
+    if not isinstance(config, dict) or not isinstance(config.get("family"), str):
         raise CheckpointError("it holds no generator of a known family.")
-
-    def part(name: str) -> Part | None:
-        own = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
-        return Part(family, config[name], own) if isinstance(config.get(name), dict) else None
-
-    generator, w_std = part("generator"), tensors.get("statistics.w_std")
-    if generator and w_std is None and not generator.config.get("c_dim"):
-        generator.tensors.pop("mapping.w_avg", None)  # as training left it: both are measured
-    return Checkpoint("safetensors of this project", generator, part("discriminator"), w_std=w_std)
+    if not isinstance(config.get(kind), dict):
+        raise NoDiscriminator("") if kind == "discriminator" else CheckpointError("it holds no generator.")
+    part = Part(config["family"], config[kind], {}, "safetensors of this project", tensors.get("statistics.w_std"))
+    part.tensors = {k.removeprefix(f"{kind}."): v for k, v in tensors.items() if k.startswith(f"{kind}.")}
+    if part.w_std is None and not part.config.get("c_dim"):
+        part.tensors.pop("mapping.w_avg", None)  # as training left it: both are measured
+    return part
 
 
 @contextmanager
@@ -88,10 +79,12 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, bytes]]:
             yield file, head
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no file {path}; check the path.") from error
-    except (OSError, RecursionError, MemoryError, CheckpointError) as error:
-        reason = f"{error.strerror}." if isinstance(error, OSError) else str(error)
-        if isinstance(error, RecursionError | MemoryError):
-            reason = "it asks for more memory than there is."
-        raise CheckpointError(f"Cannot read {path}: {reason}") from error
+    except (RecursionError, MemoryError) as error:
+        raise CheckpointError(f"Cannot read {path}: it asks for more memory than there is.") from error
+    except NoDiscriminator as error:
+        reason = f" that is read: {error}" if str(error) else "; choose another file."
+        raise NoDiscriminator(f"{path} holds no discriminator{reason}") from error
+    except (OSError, CheckpointError) as error:
+        raise CheckpointError(f"Cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     except WeightsError as error:  # it names the file
         raise CheckpointError(str(error)) from error

@@ -1,47 +1,42 @@
 """The formats of other projects: which reader knows a file's layout."""
 
-from collections.abc import Callable
 from typing import BinaryIO
 
-from helpers.generators.checkpoints import Checkpoint, CheckpointError, Part, official, state_dicts, tensorflow
-from helpers.generators.checkpoints.layout import Contents, contents_of
+from helpers.generators.checkpoints import CheckpointError, NoDiscriminator, Part, official, state_dicts, tensorflow
+from helpers.generators.checkpoints.layout import contents_of
+from helpers.generators.checkpoints.safe_pickle import Record, shown
 from helpers.generators.checkpoints.torch_file import load
-from helpers.generators.checkpoints.values import Record
-from helpers.weights import WeightsError
 
-READERS = {  # whether a file has the format, its generator and its discriminator, as parts with our names
-    "official PyTorch pickle (StyleGAN2-ADA/3)": official.READER,
+OFFICIAL = "official PyTorch pickle (StyleGAN2-ADA/3)"
+READERS = {  # names of tensors of which a file has one, its generator and its discriminator, as parts with our names
     "official TensorFlow pickle (StyleGAN1/2)": tensorflow.READER,
+    OFFICIAL: official.READER,
     "rosinality .pt (StyleGAN2)": state_dicts.ROSINALITY,
     "StyleGAN .pt (g_mapping)": state_dicts.STYLEGAN1,
     "vanilla .ckpt (CMU 16-726)": state_dicts.VANILLA,
 }
 
 
-def read(file: BinaryIO, wanted: tuple[str, ...]) -> Checkpoint:
+def read(file: BinaryIO, kind: str) -> Part:
     """Give the object of a file to the reader that knows its layout."""
     root = load(file)
     contents = contents_of(root)
-    for name, (matches, generator, discriminator) in READERS.items():
-        if matches(contents):
-            checkpoint = Checkpoint(name)
-            if "generator" in wanted:
-                checkpoint.generator = _part(generator, contents)
-            try:
-                checkpoint.discriminator = _part(discriminator, contents) if "discriminator" in wanted else None
-            except WeightsError as error:
-                checkpoint.refused = str(error)
-            return checkpoint
-    names = [name for name in root if isinstance(name, str)][:3] if isinstance(root, dict) else []
-    kind = root.kind if isinstance(root, Record) else type(root).__name__
-    found = f"a dict with {', '.join(names)[:40]}" if names else f"a {kind}"
-    raise CheckpointError(f"it holds {found}, which is none of the formats that are read: {', '.join(READERS)}.")
-
-
-def _part(read: Callable[[Contents], Part | None], contents: Contents) -> Part | None:
+    known = [name for name, (markers, *_) in READERS.items() if any(map(contents.network, markers))]
+    if not known and isinstance(contents.root, dict) and isinstance(contents.root.get("G_ema"), Record):
+        known = [OFFICIAL]
+    if not known:
+        names = [name for name in root if isinstance(name, str)][:3] if isinstance(root, dict) else []
+        found = f"a {root.kind if isinstance(root, Record) else type(root).__name__}"
+        found = f"a dict with {', '.join(names)[:40]}" if names else found
+        raise CheckpointError(f"it holds {found}, which is none of the formats that are read: {', '.join(READERS)}.")
+    _, generator, discriminator = READERS[known[0]]
     try:
-        return read(contents)
-    except WeightsError:
-        raise
+        part = generator(contents) if kind == "generator" else discriminator(contents)
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
-        raise CheckpointError("it is damaged: its parts are not what this format has.") from error
+        reason = f"its parts are not what this format has: {type(error).__name__}, {shown(str(error))}."
+        reason = str(error) if isinstance(error, CheckpointError) else reason
+        raise (CheckpointError if kind == "generator" else NoDiscriminator)(reason) from error
+    if part is None:
+        raise NoDiscriminator("")
+    part.format = known[0]
+    return part

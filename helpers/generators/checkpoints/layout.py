@@ -2,44 +2,25 @@
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from helpers.generators.checkpoints import CheckpointError
-from helpers.generators.checkpoints.values import LazyTensor, Record, shown
+from helpers.generators.checkpoints.safe_pickle import LazyTensor, Record
 from helpers.generators.stylegan2 import fir_kernel
 
 MAX_NODES, MAX_ENTRIES, MAX_DEPTH = 50_000, 5_000, 12  # of a walk through a file; a StyleGAN2 has about 500 nodes
 
 
-def walk(root, children: Callable[[object], Mapping]) -> Iterator[tuple[str, object]]:
-    """All nodes of a tree as (dotted name, node), level by level.
-
-    A node that several parents share counts each time, and the walk ends after MAX_NODES: a few levels of sharing make
-    any number of names. Groups of more than MAX_ENTRIES are not networks and are passed over.
-    """
-    todo, left = deque([("", root, 0)]), MAX_NODES
-    while todo:
-        prefix, node, depth = todo.popleft()
-        yield prefix, node
-        found = children(node) if depth < MAX_DEPTH else {}
-        if len(found) > min(left, MAX_ENTRIES):
-            continue
-        left -= len(found)
-        for name, child in found.items():
-            if isinstance(name, str) and len(name) < 200:
-                todo.append((f"{prefix}.{name}" if prefix else name, child, depth + 1))
-
-
 @dataclass
 class Contents:
-    """A file: its object, all tensors in it by dotted name, and the attributes of the modules by theirs."""
+    """A file: its object, all tensors (and numbers) in it by dotted name, and the attributes of modules by theirs."""
 
     root: object
-    tensors: dict[str, LazyTensor]
+    tensors: dict[str, LazyTensor | float]
     modules: dict[str, dict]
 
     def network(self, marker: str) -> "Contents | None":
@@ -58,96 +39,105 @@ class Contents:
 
 
 def contents_of(root) -> Contents:
-    """All tensors and modules in an object of dicts and pickled modules."""
-    contents = Contents(root, {}, {})
-    for name, node in walk(root, _children):
-        if isinstance(node, LazyTensor):
-            contents.tensors[name] = node
-        elif isinstance(node, Record) and isinstance(node.state, dict):
-            contents.modules[name] = node.state
+    """All tensors and modules in an object of dicts and pickled modules, level by level.
+
+    A node that several parents share counts each time, and the walk ends after MAX_NODES: a few levels of sharing make
+    any number of names. Groups of more than MAX_ENTRIES are not networks and are passed over.
+    """
+    if isinstance(root, tuple | list) and len(root) <= 3:  # of TensorFlow; the last is the averaged one
+        root = dict(zip(("G", "D", "G_ema"), root, strict=False))
+    contents, todo, left = Contents(root, {}, {}), deque([("", root, 0)]), MAX_NODES
+    while todo:
+        place, node, depth = todo.popleft()
+        if isinstance(node, LazyTensor | float):
+            contents.tensors[place] = node
+        elif isinstance(node, Record) and type(node.state) is dict:
+            contents.modules[place] = node.state
+        children = _children(node) if depth < MAX_DEPTH else []
+        left -= len(children)
+        for name, child in children if left >= 0 else []:
+            if isinstance(name, str) and len(name) < 200:
+                todo.append((f"{place}.{name}" if place else name, child, depth + 1))
     return contents
 
 
-def _children(node) -> dict:
-    if isinstance(node, Record):
-        state = node.state if isinstance(node.state, dict) else {}
-        groups = [state.get(kind) for kind in ("_parameters", "_buffers", "_modules")]
-        return {name: value for group in groups if type(group) is dict for name, value in group.items()}
-    return node if type(node) is dict else {}
+def _children(node) -> list[tuple]:
+    """Names and values: entries of a dict, what a PyTorch module registers, parts and variables of a TensorFlow one."""
+    state = node.state if isinstance(node, Record) and type(node.state) is dict else {}
+    kinds = ("_parameters", "_buffers", "_modules", "components", "variables")
+    groups = [node] if type(node) is dict else [state.get(kind) for kind in kinds]
+    groups = [group for group in groups if type(group) in (dict, list, tuple) and len(group) <= MAX_ENTRIES]
+    pairs = [pair for group in groups for pair in (group.items() if type(group) is dict else group)]
+    return [pair for pair in pairs if isinstance(pair, tuple | list) and len(pair) == 2]
 
 
 def to_tensor(value) -> Tensor:
     """A float32 tensor of a lazy tensor or a number; CheckpointError for anything else, NaN or infinity."""
     if not isinstance(value, LazyTensor | int | float):
-        raise CheckpointError(f"it holds a {shown(type(value).__name__)} where a tensor belongs.")
+        raise CheckpointError(f"it holds a {type(value).__name__} where a tensor belongs.")
     tensor = (value.read() if isinstance(value, LazyTensor) else torch.tensor(float(value))).float()
     if not tensor.isfinite().all():
         raise CheckpointError("it holds values that are NaN or infinite: its training failed, or it is damaged.")
     return tensor
 
 
-def translated(tensors: Mapping, rules: Sequence[tuple]) -> dict[str, Tensor]:
+def translated(tensors: Mapping, rules: Sequence[tuple], usual: Callable = lambda t: t) -> dict[str, Tensor]:
     """Tensors under our names, by rules of (pattern, our name, change of the tensor); what no rule knows is left out.
 
-    Our name is a template of the pattern's groups, or a function of its match; the change is optional.
+    Our name is a template of the pattern's groups, or a function of its match. ``usual`` is the change by other rules.
     """
     found = {}
     for name, value in tensors.items():
         for pattern, ours, *change in rules:
             if match := re.fullmatch(pattern, name):
-                tensor = to_tensor(value)
-                found[ours(match) if callable(ours) else match.expand(ours)] = change[0](tensor) if change else tensor
+                ours = ours(match) if callable(ours) else match.expand(ours)
+                found[ours] = (change or [usual])[0](to_tensor(value))
                 break
     return found
 
 
-def shape_of(tensors: Mapping, name: str, dims: int) -> tuple[int, ...]:
-    """Shape of an entry; CheckpointError if it is missing, or has another number of axes."""
-    if name not in tensors:
-        raise CheckpointError(f"it lacks {shown(name)}, so it is not a whole network of this kind.")
-    shape = tuple(getattr(tensors[name], "shape", ()))
-    if len(shape) != dims:
-        raise CheckpointError(f"its {shown(name)} has {len(shape)} axes instead of {dims}.")
-    return shape
+def layer(number: int) -> str:
+    """Our name of a layer with noise, two for each resolution; StyleGAN2 has no number 0."""
+    return f"synthesis.b{4 * 2 ** (number // 2)}.conv{number % 2}"
+
+
+def options(root, name: str) -> dict:
+    """What a file says of its training, a dict or an argparse.Namespace under a name; empty without it."""
+    found = root.get(name) if isinstance(root, dict) else None
+    found = found.state if isinstance(found, Record) else found
+    return found if isinstance(found, dict) else {}
 
 
 def generator_sizes(tensors: Mapping) -> dict:
-    """Sizes of a StyleGAN or StyleGAN2 generator, from its tensors under our names. CheckpointError if they are odd."""
-    w_dim, z_dim = shape_of(tensors, "mapping.fc0.weight", 2)
-    sizes = _widths(tensors, "synthesis.b", ".conv1.weight") | {"w_dim": w_dim, "mapping_layers": _layers(tensors)}
-    if "mapping.embed.weight" in tensors:
-        return sizes | {"z_dim": z_dim - w_dim, "c_dim": shape_of(tensors, "mapping.embed.weight", 2)[1]}
+    """Sizes of a StyleGAN or StyleGAN2 generator, from its tensors under our names; LookupError if one is missing."""
+    w_dim, z_dim = tensors["mapping.fc0.weight"].shape
+    widths = {2**i: f"synthesis.b{2**i}.conv1.weight" for i in range(2, 11)}
+    widths = {r: tensors[name].shape[0] for r, name in widths.items() if name in tensors}
+    sizes = _widths(widths) | _mapping_sizes(tensors) | {"w_dim": w_dim}
     if "mapping.label_weight" in tensors:
-        c_dim, size = shape_of(tensors, "mapping.label_weight", 2)
-        return sizes | {"z_dim": z_dim - size, "c_dim": c_dim}
-    return sizes | {"z_dim": z_dim}
+        sizes["c_dim"], length = tensors["mapping.label_weight"].shape
+        return sizes | {"z_dim": z_dim - length}
+    return sizes | {"z_dim": z_dim - w_dim if "c_dim" in sizes else z_dim}
 
 
 def discriminator_sizes(tensors: Mapping) -> dict:
-    """Sizes of a StyleGAN2 discriminator, from its tensors under our names. CheckpointError if they are odd."""
-    sizes = _widths(tensors, "b", ".conv0.weight", {4: shape_of(tensors, "b4.conv.weight", 4)[0]})
-    if "mapping.embed.weight" in tensors:
-        sizes |= {"c_dim": shape_of(tensors, "mapping.embed.weight", 2)[1], "mapping_layers": _layers(tensors)}
-    return sizes
+    """Sizes of a StyleGAN2 discriminator, from its tensors under our names; LookupError if one is missing."""
+    widths = {2**i: f"b{2**i}.conv0.weight" for i in range(3, 11)} | {4: "b4.conv.weight"}
+    sizes = _widths({r: tensors[name].shape[0] for r, name in sorted(widths.items()) if name in tensors})
+    return sizes | (_mapping_sizes(tensors) if "mapping.embed.weight" in tensors else {})
 
 
-def _layers(tensors: Mapping) -> int:
-    return next(i for i in range(len(tensors) + 1) if f"mapping.fc{i}.weight" not in tensors)
+def _mapping_sizes(tensors: Mapping) -> dict:
+    layers = next(i for i in range(len(tensors) + 1) if f"mapping.fc{i}.weight" not in tensors)
+    classes = {"c_dim": tensors["mapping.embed.weight"].shape[1]} if "mapping.embed.weight" in tensors else {}
+    return {"mapping_layers": layers} | classes
 
 
-def _widths(tensors: Mapping, prefix: str, suffix: str, smallest: Mapping | None = None) -> dict:
+def _widths(widths: dict[int, int]) -> dict:
     """Resolution, channel_base and channel_max, for which ``min(channel_base // r, channel_max)`` gives all widths."""
-    names = {r: name for r in (2**i for i in range(2, 11)) if (name := f"{prefix}{r}{suffix}") in tensors}
-    widths = dict(sorted(((smallest or {}) | {r: shape_of(tensors, name, 4)[0] for r, name in names.items()}).items()))
-    found = list(widths)
-    if len(found) < 3 or found != [2 ** (i + 2) for i in range(len(found))]:
-        raise CheckpointError(f"its resolutions are {found}; 4, 8, 16, … up to 1024 were expected.")
-    most = max(widths.values())
-    base = next((width * r for r, width in widths.items() if width < most), most * found[-1])
-    if any(width != min(base // r, most) for r, width in widths.items()):
-        listed = ", ".join(f"{width} at {r}" for r, width in widths.items())
-        raise CheckpointError(f"its numbers of channels follow no rule that is known here: {listed}.")
-    return {"resolution": found[-1], "channel_base": base, "channel_max": most}
+    most, last = max(widths.values()), max(widths)
+    base = next((width * r for r, width in widths.items() if width < most), most * last)
+    return {"resolution": last, "channel_base": base, "channel_max": most}
 
 
 def expect(condition: bool, what: str) -> None:

@@ -5,15 +5,10 @@ PTI, DragGAN and others write the same networks with torch.save: a module alone,
 """
 
 from helpers.generators.checkpoints import CheckpointError, Part, layout
-from helpers.generators.checkpoints.values import Record
+from helpers.generators.checkpoints.safe_pickle import Record, shown
 
 ALIAS_FREE, CONST = "synthesis.input.freqs", "synthesis.b4.const"
-
-
-def matches(contents: layout.Contents) -> bool:
-    root = contents.root
-    whole = isinstance(root, dict) and isinstance(root.get("G_ema"), Record)
-    return whole or bool(contents.network(CONST) or contents.network(ALIAS_FREE))
+CLAMP = 256  # of published networks; a state dict does not say it
 
 
 def generator(contents: layout.Contents) -> Part:
@@ -25,41 +20,43 @@ def generator(contents: layout.Contents) -> Part:
     layers = {name: state for name, state in found.modules.items() if name.startswith("synthesis.b")}
     convolutions = {name: state for name, state in layers.items() if ".conv" in name and name.count(".") == 2}
     plain = "skip" if "synthesis.b4.torgb.weight" in found.tensors else _without_skip(found)
-    architecture = str(_attribute(layers, "architecture", plain))
-    layout.expect(architecture == "skip", f"its generator has the architecture {architecture!r}, only 'skip' is read")
-    layout.expect(
-        layout.shape_of(found.tensors, "synthesis.b4.torgb.weight", 4)[0] == 3, "its images do not have 3 channels"
-    )
+    kind = str(_attribute(layers, "architecture", plain))
+    layout.expect(kind == "skip", f"its generator has the architecture '{shown(kind, 20)}', only 'skip' is read")
+    layout.expect(found.tensors["synthesis.b4.torgb.weight"].shape[0] == 3, "its images do not have 3 channels")
     layout.expect(_attribute(convolutions, "activation", "lrelu") == "lrelu", "its activation is not a leaky ReLU")
-    clamp = _attribute(convolutions, "conv_clamp", None if convolutions else 256)
-    config = layout.generator_sizes(found.tensors) | {"conv_clamp": clamp, "lr_multiplier": _rate(found)}
-    return Part("stylegan2", config, _tensors(found, "mapping.", "synthesis."))
+    return _part(found, layout.generator_sizes(found.tensors), convolutions, "mapping.", "synthesis.")
 
 
 def discriminator(contents: layout.Contents) -> Part | None:
     found = contents.network("b4.out.weight")
     if found is None:
         critic = contents.root.get("D") if isinstance(contents.root, dict) else None
-        if isinstance(critic, Record):
-            raise CheckpointError(f"its D is a {critic.kind}, which is not read.")
+        layout.expect(not isinstance(critic, Record), f"its D is a {getattr(critic, 'kind', None)}")
         return None
     blocks = {name: state for name, state in found.modules.items() if name.startswith("b")}
-    convolutions = {name: s for name, s in blocks.items() if ".conv" in name or "fromrgb" in name}
+    convolutions = {name: state for name, state in blocks.items() if ".conv" in name or "fromrgb" in name}
     architecture = _attribute(blocks, "architecture", _without_skip(found))
     layout.expect(architecture in ("resnet", "orig"), "its discriminator is neither of the kind 'resnet' nor 'orig'")
     statistics = found.modules.get("b4.mbstd", {})
     layout.expect(statistics.get("num_channels", 1) == 1, "its minibatch standard deviation does not have one channel")
-    config = layout.discriminator_sizes(found.tensors) | {
-        "conv_clamp": _attribute(convolutions, "conv_clamp", None if convolutions else 256),
-        "group_size": int(statistics.get("group_size", 4) or 0),  # None is the whole batch
-        "lr_multiplier": _rate(found),
-        "architecture": architecture,
-    }
-    tensors = _tensors(found, "b", "mapping.")
-    for name in [name for name in tensors if name.endswith("resample_filter")]:
+    config = layout.discriminator_sizes(found.tensors) | {"architecture": architecture}
+    config["group_size"] = int(statistics.get("group_size", 4) or 0)  # None is the whole batch
+    part = _part(found, config, convolutions, "b", "mapping.")
+    for name in [name for name in part.tensors if name.endswith("resample_filter")]:
         if name.split(".")[-2] not in ("conv1", "skip"):  # the release keeps one in layers that keep the size as well
-            del tensors[name]
-    return Part("stylegan2", config, tensors)
+            del part.tensors[name]
+    return part
+
+
+def _part(found: layout.Contents, sizes: dict, convolutions: dict[str, dict], *prefixes: str) -> Part:
+    clamp = _attribute(convolutions, "conv_clamp", None if convolutions else CLAMP)
+    mapping = {name: state for name, state in found.modules.items() if name.startswith("mapping.fc")}
+    rate = float(_attribute(mapping, "bias_gain", 0.01))
+    tensors = {name: layout.to_tensor(value) for name, value in found.tensors.items() if name.startswith(prefixes)}
+    for name in tensors:
+        if name.endswith("resample_filter"):
+            layout.check_filter(tensors[name])
+    return Part("stylegan2", sizes | {"conv_clamp": clamp, "lr_multiplier": rate}, tensors)
 
 
 def _without_skip(found: layout.Contents) -> str:
@@ -73,17 +70,4 @@ def _attribute(modules: dict[str, dict], attribute: str, default=None):
     return next(iter(values.values()), default)
 
 
-def _rate(found: layout.Contents) -> float:
-    mapping = {name: state for name, state in found.modules.items() if name.startswith("mapping.fc")}
-    return float(_attribute(mapping, "bias_gain", 0.01))
-
-
-def _tensors(found: layout.Contents, *prefixes: str) -> dict:
-    read = {name: layout.to_tensor(value) for name, value in found.tensors.items() if name.startswith(prefixes)}
-    for name in read:
-        if name.endswith("resample_filter"):
-            layout.check_filter(read[name])
-    return read
-
-
-READER = matches, generator, discriminator
+READER = (CONST, ALIAS_FREE), generator, discriminator

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from helpers.generators.checkpoints import CheckpointError, opened
 from helpers.generators.checkpoints.layout import expect, to_tensor
+from helpers.generators.checkpoints.safe_pickle import LazyTensor
 from helpers.generators.checkpoints.torch_file import load
-from helpers.generators.checkpoints.values import LazyTensor
 
 MAX_BYTES = 2**28
 

@@ -12,89 +12,73 @@ from torch import Tensor, nn
 
 from helpers.generators.checkpoints import CheckpointError, layout, opened
 from helpers.generators.checkpoints.torch_file import load
-from helpers.generators.checkpoints.values import Record
 from helpers.images import resize
 from helpers.latents import Latents
 
 SIZE = 256  # pixels of the images that they were trained on
 ROUNDS = 5  # of ReStyle, which sees its last result next to the photo
-BLOCKS = (3, 4, 14, 3)  # of each stage, which begins with half the size and, but for the first, twice the channels
+STRIDES = [1 if i else 2 for blocks in (3, 4, 14, 3) for i in range(blocks)]  # each stage begins with half the size
 COARSE, MIDDLE = 3, 7  # rows from which the heads see the features of 32 and of 64 pixels
 MARKER = "input_layer.0.weight"
 DELTAS = ("Encoder4Editing", "ProgressiveBackboneEncoder")  # their heads give offsets from the first row
 
 
-class _Unit(nn.Module):
-    def __init__(self, into: int, out: int, stride: int):
-        super().__init__()
-        same = into == out
-        self.shortcut_layer = nn.MaxPool2d(1, stride) if same else nn.Sequential(
-            nn.Conv2d(into, out, 1, stride, bias=False), nn.BatchNorm2d(out)
-        )  # fmt: skip
-        self.res_layer = nn.Sequential(
-            nn.BatchNorm2d(into), nn.Conv2d(into, out, 3, 1, 1, bias=False), nn.PReLU(out),
-            nn.Conv2d(out, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), _Excitation(out),
-        )  # fmt: skip
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.res_layer(x) + self.shortcut_layer(x)
-
-
-class _Excitation(nn.Module):
-    def __init__(self, channels: int):
-        super().__init__()
-        self.fc1 = nn.Conv2d(channels, channels // 16, 1, bias=False)
-        self.fc2 = nn.Conv2d(channels // 16, channels, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True)))).sigmoid()
-
-
-class _Head(nn.Module):
-    """Features to one row: convolutions that halve the size until one pixel is left, and a scaled linear layer."""
-
-    def __init__(self, width: int, halvings: int):
-        super().__init__()
-        layers = [layer for _ in range(halvings) for layer in (nn.Conv2d(width, width, 3, 2, 1), nn.LeakyReLU())]
-        self.convs, self.linear = nn.Sequential(*layers), nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.convs(x).flatten(1)
-        return F.linear(x, self.linear.weight * x.shape[1] ** -0.5, self.linear.bias)
-
-
 class PSPEncoder(nn.Module):
-    """Images (B, 3, 256, 256), and with ``inputs`` 6 a former result, to the rows of w+, (B, rows, 8 * width).
+    """Images (B, 3, 256, 256), with 6 ``inputs`` next to a former result, to offsets (B, rows, w_dim) from ``average``.
 
-    width: channels of the first stage, 64 in all published files; pyramid: heads see three sizes of features.
+    weights: as in the file, without "encoder."; deltas: all rows but the first are offsets from it.
     """
 
-    def __init__(self, rows: int, inputs: int, width: int, pyramid: bool, deltas: bool):
+    def __init__(self, weights: dict[str, Tensor], average: Tensor, deltas: bool):
         super().__init__()
-        self.deltas, self.inputs = deltas, inputs
-        first = nn.Conv2d(inputs, width, 3, 1, 1, bias=False)
-        self.input_layer = nn.Sequential(first, nn.BatchNorm2d(width), nn.PReLU(width))
-        widths = [width, *(width * 2**stage for stage, blocks in enumerate(BLOCKS) for _ in range(blocks))]
-        strides = [1 if i else 2 for blocks in BLOCKS for i in range(blocks)]
-        self.body = nn.Sequential(*map(_Unit, widths[:-1], widths[1:], strides))
-        if pyramid:
-            self.latlayer1, self.latlayer2 = (nn.Conv2d(width * n, width * 8, 1) for n in (4, 2))
-        halvings = [4 + (pyramid and row >= COARSE) + (pyramid and row >= MIDDLE) for row in range(rows)]
-        self.styles = nn.ModuleList(_Head(width * 8, number) for number in halvings)
+        self.names, self.deltas, self.inputs = set(weights), deltas, weights[MARKER].shape[1]
+        for name, value in weights.items():
+            self.register_buffer(name.replace(".", "/"), value)
+        self.register_buffer("average", average)
+
+    def part(self, name: str) -> Tensor:
+        return self._buffers[name.replace(".", "/")]
+
+    def convolved(self, name: str, x: Tensor, stride: int = 1) -> Tensor:
+        weight = self.part(f"{name}.weight")
+        bias = self.part(f"{name}.bias") if f"{name}.bias" in self.names else None
+        return F.conv2d(x, weight, bias, stride, weight.shape[-1] // 2)
+
+    def normalised(self, name: str, x: Tensor) -> Tensor:
+        parts = ("running_mean", "running_var", "weight", "bias")
+        return F.batch_norm(x, *(self.part(f"{name}.{part}") for part in parts))
+
+    def unit(self, name: str, x: Tensor, stride: int) -> Tensor:
+        y, short = self.normalised(f"{name}.res_layer.0", x), x[:, :, ::stride, ::stride]
+        if f"{name}.shortcut_layer.0.weight" in self.names:
+            short = self.convolved(f"{name}.shortcut_layer.0", x, stride)
+            short = self.normalised(f"{name}.shortcut_layer.1", short)
+        y = F.prelu(self.convolved(f"{name}.res_layer.1", y), self.part(f"{name}.res_layer.2.weight"))
+        y = self.normalised(f"{name}.res_layer.4", self.convolved(f"{name}.res_layer.3", y, stride))
+        excited = F.relu(self.convolved(f"{name}.res_layer.5.fc1", y.mean((2, 3), keepdim=True)))
+        return y * self.convolved(f"{name}.res_layer.5.fc2", excited).sigmoid() + short
+
+    def head(self, name: str, x: Tensor) -> Tensor:
+        """Features to one row: convolutions that halve the size until one pixel is left, and a scaled linear layer."""
+        for i in range(x.shape[-1].bit_length() - 1):
+            x = F.leaky_relu(self.convolved(f"{name}.convs.{2 * i}", x, 2))
+        weight, bias = (self.part(f"{name}.linear.{part}") for part in ("weight", "bias"))
+        return F.linear(x.flatten(1), weight / x.shape[1] ** 0.5, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        x, maps = self.input_layer(x), []
-        for number, unit in enumerate(self.body):
-            x = unit(x)
-            maps += [x] if number in (6, 20, 23) else []
-        fine, middle, coarse = maps
+        x = self.normalised("input_layer.1", self.convolved("input_layer.0", x))
+        x, maps = F.prelu(x, self.part("input_layer.2.weight")), []
+        for number, stride in enumerate(STRIDES):
+            x = self.unit(f"body.{number}", x, stride)
+            maps.append(x)
+        fine, middle, coarse = maps[6], maps[20], maps[23]
         levels = [coarse] * 3
-        if hasattr(self, "latlayer1"):
-            levels[1] = _up(coarse, middle.shape) + self.latlayer1(middle)
-            levels[2] = _up(levels[1], fine.shape) + self.latlayer2(fine)
-        seen = (levels[(row >= COARSE) + (row >= MIDDLE)] for row in range(len(self.styles)))
-        rows = torch.stack([head(features) for head, features in zip(self.styles, seen, strict=True)], 1)
-        return torch.cat([rows[:, :1], rows[:, :1] + rows[:, 1:]], 1) if self.deltas else rows
+        if "latlayer1.weight" in self.names:  # heads see three sizes of features
+            levels[1] = _up(coarse, middle.shape) + self.convolved("latlayer1", middle)
+            levels[2] = _up(levels[1], fine.shape) + self.convolved("latlayer2", fine)
+        seen = [levels[(row >= COARSE) + (row >= MIDDLE)] for row in range(self.average.shape[1])]
+        rows = [self.head(f"styles.{row}", features) for row, features in enumerate(seen)]
+        return torch.stack([rows[0], *(row + rows[0] * self.deltas for row in rows[1:])], 1)
 
     @torch.no_grad()
     def encode(self, generator, images: Tensor, mask: Tensor | None = None, space: str | None = None) -> Latents:
@@ -105,13 +89,12 @@ class PSPEncoder(nn.Module):
         fits = (generator.num_ws, generator.w_dim) == tuple(self.average.shape[1:])
         if mask is not None or space not in (None, "w", "w+") or not fits:
             raise CheckpointError("its encoder takes whole images to w+ of its own generator; choose another start.")
-        target, average = resize(images, SIZE) * 2 - 1, self.average.expand(len(images), -1, -1)
-        code = average
+        target, code = resize(images, SIZE) * 2 - 1, self.average.expand(len(images), -1, -1)
         for _ in range(ROUNDS if self.inputs == 6 else 1):
             x = target
             if self.inputs == 6:
-                shown = generator.synthesize(Latents("w+", code))
-                x = torch.cat([target, F.adaptive_avg_pool2d(shown, SIZE) * 2 - 1], 1)
+                former = generator.synthesize(Latents("w+", code))
+                x = torch.cat([target, F.adaptive_avg_pool2d(former, SIZE) * 2 - 1], 1)
             code = code + self(x)
         return Latents("w", code.mean(1)) if space == "w" else Latents("w+", code)
 
@@ -123,25 +106,20 @@ def _up(x: Tensor, shape: torch.Size) -> Tensor:
 def read_encoder(path: str | Path) -> PSPEncoder:
     """The encoder of a pSp, e4e or ReStyle file, frozen. Raises CheckpointError for a file without one."""
     with opened(Path(path)) as (file, _):
-        root = load(file)
-        found = layout.contents_of(root).network(MARKER)
-        if found is None or not isinstance(root, dict) or "latent_avg" not in root:
+        contents = layout.contents_of(load(file))
+        found, average = contents.network(MARKER), contents.tensors.get("latent_avg")
+        if found is None or average is None:
             raise CheckpointError("it holds no encoder of pSp, e4e or ReStyle; choose another start.")
-        options = root.get("opts")
-        options = options.state if isinstance(options, Record) else options
-        kind = options.get("encoder_type") if isinstance(options, dict) else None
+        kind = layout.options(contents.root, "opts").get("encoder_type")
         rows = len([name for name in found.tensors if name.startswith("styles.") and name.endswith("linear.bias")])
-        (width, inputs, *_), pyramid = layout.shape_of(found.tensors, MARKER, 4), "latlayer1.weight" in found.tensors
+        width, inputs, *_ = getattr(found.tensors[MARKER], "shape", (0, 0))
         layout.expect(rows <= 18 and inputs in (3, 6) and 16 <= width <= 64, f"{rows} rows from {inputs} channels")
-        tensors = {name: layout.to_tensor(value) for name, value in found.tensors.items() if "num_batches" not in name}
-        average = layout.to_tensor(root["latent_avg"])
+        weights = {name: layout.to_tensor(value) for name, value in found.tensors.items()}
         try:
-            with torch.device("meta"):
-                encoder = PSPEncoder(rows, inputs, width, pyramid, kind in DELTAS)
-            absent = {name: torch.zeros(()).long() for name in encoder.state_dict() if "num_batches" in name}
-            encoder.load_state_dict(tensors | absent, assign=True)
-            encoder.register_buffer("average", average.reshape(-1, width * 8).expand(rows, -1)[None])
-        except RuntimeError as error:
+            average = layout.to_tensor(average).reshape(-1, width * 8).expand(rows, -1)[None]
+            shapes = {name: value.to("meta") for name, value in weights.items()}
+            PSPEncoder(shapes, average.to("meta"), False)(torch.empty(1, inputs, SIZE, SIZE, device="meta"))
+        except (RuntimeError, LookupError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"its encoder is of a kind that is not read: {reason}") from error
-    return encoder.eval().requires_grad_(False)
+            raise CheckpointError(f"its encoder is of a kind that is not read, see {reason}") from error
+    return PSPEncoder(weights, average, kind in DELTAS).eval().requires_grad_(False)

@@ -1,7 +1,7 @@
 """Pickles read by Python's own unpickler, in which a name in the file is never looked up, imported or called.
 
-It remains a Name; calling it uses BUILDERS, a table of our own functions, or makes a Record, which does nothing. What
-reaches outside of the file and names that only an attack needs are refused; a budget counts what all others make.
+It remains a Name; calling it uses BUILDERS, a table of our own functions, or makes a Record, which does nothing. Names
+that only an attack needs are refused, a budget counts what all others make, and tensors are read later.
 """
 
 import math
@@ -9,16 +9,17 @@ import pickle
 import re
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from helpers.generators.checkpoints import CheckpointError
-from helpers.generators.checkpoints.values import Budget, LazyTensor, Name, Record, Storage, check_shape, shown
 
 MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # as Python 2 calls them
 SAFE = "refused, nothing was run."
-UNFIT = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 ATTACKS = re.compile(
     r"(subprocess|pty|socket|runpy|importlib|ctypes|marshal|shutil|code|urllib\.request|webbrowser|numpy\.distutils"
     r"|torch\.hub|torch\.jit)\.|(os|posix|nt)\.(?!stat_result$|PathLike$|_Environ$)"
@@ -30,21 +31,107 @@ TYPES += (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 STORAGES = {torch.empty(0, dtype=kind).type().replace("Tensor", "Storage"): kind for kind in TYPES}
 STORAGES["torch.UntypedStorage"] = torch.uint8
 NUMPY = {torch.empty(0, dtype=t).numpy().dtype.str[1:]: t for t in TYPES if not (t.is_complex or t == torch.bfloat16)}
+ARGUMENTS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)  # that do not fit
+SPARE_BYTES = 64 * 2**20  # what may be made from a tiny file
+MAX_OPCODES = 1_000_000  # of all pickles in a file together; the largest official file has about 60,000
+OPCODE_BYTES = 100  # what the object of an opcode takes, with its place in a container and in the memo
+MAX_DIMS = 8
+
+
+def shown(text: str, most: int = 60) -> str:
+    """Text from a file, made fit for an error message: printable and short."""
+    text = "".join(c if c.isprintable() else "?" for c in text[: most + 1])
+    return text if len(text) <= most else text[:most] + "…"
+
+
+class Name(str):
+    """A module and a name in it, as the file spells them with a dot between; never imported."""
+
+
+@dataclass(eq=False, slots=True)
+class Record:
+    """An object of some class, never imported: its name, the arguments it was made with, and its state."""
+
+    kind: str
+    state: object = field(default_factory=dict)
+    args: tuple = ()
+
+    def extend(self, *_) -> None:
+        """Items of its own, which nobody reads."""
+
+    append = extend
+
+
+class Budget:
+    """What a file of some size may still make, with all pickles inside it. CheckpointError beyond that."""
+
+    def __init__(self, size: int):
+        self.bytes, self.opcodes = 2 * size + SPARE_BYTES, MAX_OPCODES
+
+    def spend(self, count: int, opcodes: int = 0) -> None:
+        self.bytes -= count + OPCODE_BYTES * opcodes
+        self.opcodes -= opcodes
+        if self.bytes < 0 or self.opcodes < 0:
+            raise CheckpointError("it asks for far more memory than its own size, or has too many parts: refused.")
+
+
+@dataclass(eq=False, slots=True)
+class Storage:
+    """Elements of one type, ``data``, which stay in the file."""
+
+    dtype: torch.dtype
+    numel: int
+    budget: Budget
+    data: memoryview | None = None
+
+
+@dataclass(eq=False, slots=True)
+class LazyTensor:
+    """A view of a storage: shape, dtype and place, checked; the elements come with ``read``."""
+
+    storage: Storage | None = None
+    offset: int = 0
+    shape: tuple = ()
+    stride: tuple = ()
+    span: int = 0  # elements from the first to the last
+
+    def place(self, storage: Storage, offset: int, shape: tuple, stride: tuple) -> "LazyTensor":
+        """Say where the elements are. Raises CheckpointError if they are not within the storage."""
+        for numbers in (shape, stride, (offset,)):
+            known = type(numbers) is tuple and len(numbers) <= MAX_DIMS
+            if not known or not all(type(n) is int and 0 <= n < 2**40 for n in numbers):
+                raise CheckpointError("it is damaged: the shape or place of a tensor is not one.")
+        count, self.span = math.prod(shape), 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
+        if count and offset + self.span > storage.numel:
+            raise CheckpointError("it is damaged: a tensor reaches beyond its storage.")
+        if count > max(storage.numel, 1):  # an expanded tensor: few bytes, any number of elements
+            raise CheckpointError("it holds a tensor that is larger than its storage: refused.")
+        self.storage, self.offset, self.shape, self.stride = storage, offset, shape, stride
+        return self
+
+    def read(self) -> Tensor:
+        """The elements in their own memory; only their part of the storage is read."""
+        if self.storage is None or self.storage.data is None:
+            raise CheckpointError("it holds an array of a kind that is not read where a tensor belongs.")
+        dtype, count = self.storage.dtype, math.prod(self.shape)
+        if not count:
+            return torch.empty(self.shape, dtype=dtype)
+        size = dtype.itemsize
+        self.storage.budget.spend(max(4, size) * count + max(0, self.span - count) * size)
+        raw = bytearray(self.storage.data[self.offset * size : (self.offset + self.span) * size])
+        return torch.frombuffer(raw, dtype=dtype).as_strided(self.shape, self.stride).contiguous()
 
 
 def read_pickle(file: BinaryIO, budget: Budget, *, persistent: Callable | None = None, nested: Callable | None = None):
     """Build the one object of a pickle in a file in memory (BytesIO, mmap), whose position is behind it afterwards.
 
     persistent: from a persistent id to its value. nested: reads the bytes of a pickled torch storage, (bytes, budget).
-    Raises CheckpointError, one sentence.
     """
     try:
         return _Unpickler(file, budget, persistent, nested).load()
     except CheckpointError:
         raise
-    except (MemoryError, RecursionError) as error:
-        raise CheckpointError("it asks for more memory than there is: refused.") from error
-    except (*UNFIT, EOFError, struct.error, pickle.UnpicklingError) as error:
+    except (*ARGUMENTS, EOFError, struct.error, pickle.UnpicklingError) as error:
         reason = shown(" ".join(str(error).split()), 100)
         raise CheckpointError(f"it is damaged: {type(error).__name__}, {reason}.") from error
 
@@ -73,7 +160,9 @@ class _Unpickler(pickle._Unpickler):
 
     def __init__(self, file: BinaryIO, budget: Budget, persistent: Callable | None, nested: Callable | None):
         super().__init__(_Metered(file, budget), encoding="latin1")
-        self.budget, self.persistent, self.nested = budget, persistent, nested
+        self.budget, self.nested = budget, nested
+        if persistent:
+            self.persistent_load = persistent
 
     def find_class(self, module: str, name: str) -> Name:
         module = MODULES.get(module, module).replace("numpy._core", "numpy.core")
@@ -82,28 +171,15 @@ class _Unpickler(pickle._Unpickler):
             raise CheckpointError(f"it names {shown(found)}, which only an attack needs: {SAFE}")
         return found
 
-    def persistent_load(self, pid):
-        if self.persistent is None:
-            raise CheckpointError("it refers to parts outside of itself: refused.")
-        return self.persistent(pid)
-
-    def refuse(self) -> None:
-        raise CheckpointError(f"it has an opcode that reaches outside of the file: {SAFE}")
-
     def call(self) -> None:
         """A name, with the tuple of arguments that is on the stack."""
         arguments, function = self.stack.pop(), self.stack.pop()
         if type(arguments) is not tuple or not isinstance(function, Name | Record):
             raise CheckpointError(f"it calls a {type(function).__name__}: {SAFE}")
-        if not isinstance(function, Name) or function not in BUILDERS:
-            kind = shown(function) if isinstance(function, Name) else function.kind
-            return self.append(Record(kind, {}, arguments))
-        try:
-            self.append(BUILDERS[function](self, *arguments))
-        except CheckpointError:
-            raise
-        except UNFIT as error:
-            raise CheckpointError(f"it is damaged: {shown(function)} got arguments that do not fit.") from error
+        if isinstance(function, Name) and function in BUILDERS:
+            return self.append(BUILDERS[function](self, *arguments))
+        kind = shown(function) if isinstance(function, Name) else function.kind
+        return self.append(Record(kind, {}, arguments))
 
     def call_with_names(self) -> None:
         self.stack.pop()
@@ -126,7 +202,7 @@ class _Unpickler(pickle._Unpickler):
 
     def set_items(self, items: list) -> None:
         target = self.stack[-1]
-        if type(target) is dict and len(items) % 2 == 0:
+        if type(target) is dict:
             target.update(pairs(zip(items[::2], items[1::2], strict=True)))
         elif not isinstance(target, Record):
             raise CheckpointError("it is damaged: it sets items of something that is not a dict.")
@@ -140,23 +216,19 @@ class _Unpickler(pickle._Unpickler):
         read(self)
         self.budget.spend(4 * len(self.stack[-1]))  # bytes of the widest letters
 
-    def push_set(self) -> None:
-        self.append(Record("set"))
-
     def push_frozen_set(self) -> None:
         self.pop_mark()
-        self.push_set()
+        self.append(Record("set"))
 
     theirs = pickle._Unpickler
     ours = {
-        **dict.fromkeys((pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER), refuse),
         **dict.fromkeys((pickle.REDUCE, pickle.NEWOBJ), call),
         pickle.NEWOBJ_EX: call_with_names,
         pickle.BUILD: build,
         pickle.SETITEM: lambda self: self.set_items([self.stack.pop(), self.stack.pop()][::-1]),
         pickle.SETITEMS: lambda self: self.set_items(self.pop_mark()),
         pickle.DICT: push_dict,
-        pickle.EMPTY_SET: push_set,
+        pickle.EMPTY_SET: lambda self: self.append(Record("set")),
         pickle.FROZENSET: push_frozen_set,
         pickle.ADDITEMS: theirs.load_appends,
         pickle.FRAME: lambda self: self.read(8),
@@ -168,100 +240,81 @@ class _Unpickler(pickle._Unpickler):
 
 
 def pairs(items) -> dict:
-    """A dict whose keys are short plain values: hashes of large numbers and nested tuples can be made to collide.
-
-    Anything else becomes a key that nobody finds.
-    """
+    """A dict whose keys are plain; any other becomes a key that nobody finds, as its hash could be made to collide."""
 
     def plain(key) -> bool:
-        return isinstance(key, str | bytes | bool | float | type(None)) or (type(key) is int and abs(key) < 2**31)
+        return isinstance(key, str | bytes | bool | float | None) or (type(key) is int and abs(key) < 2**31)
 
     return {key if plain(key) else object(): value for key, value in items}
 
 
-def _dict(machine, items=()) -> dict:
-    if not isinstance(items, dict | list | tuple):
-        raise CheckpointError("it is damaged: a dict is made from something else.")
+def _dict(machine: _Unpickler, items=()) -> dict:
     machine.budget.spend(100 * len(items))
     return pairs(items.items() if isinstance(items, dict) else items)
 
 
-def _encode(machine, text, encoding="latin1"):
+def _encode(machine: _Unpickler, text, encoding="latin1"):
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         return Record("_codecs.encode")
     machine.budget.spend(len(text))
     return text.encode("latin-1")
 
 
-def _torch_dtype(dtype) -> torch.dtype | None:
-    """Of a pickled numpy.dtype: ``Record("numpy.dtype", (version, byte order, ...), (code, ...))``; None for others."""
-    if not isinstance(dtype, Record) or dtype.kind != "numpy.dtype" or not dtype.args:
-        return None
-    code = dtype.args[0].decode("ascii") if isinstance(dtype.args[0], bytes) else dtype.args[0]
-    order = dtype.state[1] if type(dtype.state) is tuple and len(dtype.state) > 1 else "="
-    if not isinstance(code, str) or ">" in (order, code[:1]):
-        return None
-    return NUMPY.get(code.lstrip("<|="))
+def fill_array(machine: _Unpickler, array: LazyTensor, raw, dtype, shape, order="C") -> LazyTensor:
+    """Give an array its elements, bytes of a numpy dtype; other arrays (of objects, of texts) remain without.
 
-
-def fill_array(machine, array: LazyTensor, raw, dtype, shape, order="C"):
-    """Give an array its elements, bytes of a numpy dtype; other arrays (of objects, of texts) remain without."""
-    known = _torch_dtype(dtype)
-    if known is None or not isinstance(raw, bytes):
+    A pickled dtype is ``Record("numpy.dtype", (version, byte order, …), (code, …))``.
+    """
+    if not isinstance(raw, bytes) or not isinstance(dtype, Record) or dtype.kind != "numpy.dtype" or not dtype.args:
         return array
-    check_shape(shape)
-    count = len(raw) // known.itemsize
-    if count != math.prod(shape) or count * known.itemsize != len(raw):
-        raise CheckpointError(f"it is damaged: an array of {count} values claims {math.prod(shape)}.")
-    sizes = shape if order == "F" else shape[::-1]
-    stride = tuple(math.prod(sizes[:i]) for i in range(len(sizes)))
-    storage = Storage(known, count, machine.budget, memoryview(raw))
-    return array.place(storage, 0, shape, stride if order == "F" else stride[::-1])
+    code = dtype.args[0].decode("ascii") if isinstance(dtype.args[0], bytes) else dtype.args[0]
+    order_of_bytes = dtype.state[1] if type(dtype.state) is tuple and len(dtype.state) > 1 else "="
+    known = NUMPY.get(code.lstrip("<|="))
+    if known is None or order_of_bytes == ">":
+        return array
+    values = np.ndarray(shape, code, raw, order=order)
+    storage = Storage(known, values.size, machine.budget, memoryview(raw))
+    return array.place(storage, 0, values.shape, tuple(step // values.itemsize for step in values.strides))
 
 
-def _scalar(machine, dtype, raw=b""):
+def _scalar(machine: _Unpickler, dtype, raw=b""):
     raw = raw.encode("latin-1") if isinstance(raw, str) else raw
     array = fill_array(machine, LazyTensor(), raw, dtype, (1,))
     return array.read()[0].item() if array.storage else Record("numpy scalar")
 
 
-def _tensor(machine, storage, offset, size, stride, *_):
+def _tensor(machine: _Unpickler, storage, offset, size, stride, *_):
     return LazyTensor().place(storage, offset, size, stride) if isinstance(storage, Storage) else Record("Tensor")
 
 
-def _from_type(machine, function, kind, arguments, state):
-    return _tensor(machine, *arguments) if function in TENSORS else Record("Tensor")
-
-
-def _storage(machine, blob) -> Storage:
+def _storage(machine: _Unpickler, blob) -> Storage:
     if machine.nested is None or not isinstance(blob, bytes):
         raise CheckpointError("it is damaged: a storage lies where none can be.")
     return machine.nested(blob, machine.budget)
 
 
-def _persistent_object(machine, meta) -> Record:
+def _persistent_object(machine: _Unpickler, meta) -> Record:
     """The official ``torch_utils.persistence``: class name and state are kept, the source text is never looked at."""
-    if type(meta) is not dict or not isinstance(meta.get("class_name"), str):
-        raise CheckpointError("it is damaged: a persistent object has no class name.")
-    if type(meta.get("state")) is not dict:
-        raise CheckpointError("it is damaged: a persistent object has no state.")
+    if type(meta) is not dict or not isinstance(meta.get("class_name"), str) or type(meta.get("state")) is not dict:
+        raise CheckpointError("it is damaged: a persistent object has no class name or no state.")
     return Record(shown(meta["class_name"]), meta["state"])
 
 
-DICTS = ("collections.OrderedDict", "collections.Counter", "builtins.dict", "dnnlib.EasyDict", "dnnlib.util.EasyDict")
+DICTS = ("collections.OrderedDict", "builtins.dict", "dnnlib.EasyDict", "dnnlib.util.EasyDict")
 TENSORS = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2")
 PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
-BUILDERS = {
+BUILDERS = {  # each gets the unpickler and the arguments in the file
     **dict.fromkeys(DICTS, _dict),
     **dict.fromkeys(TENSORS, _tensor),
     **dict.fromkeys(PARAMETERS, lambda machine, data, *_: data),
-    "collections.defaultdict": lambda machine, *_: {},
-    "copyreg._reconstructor": lambda machine, cls, *_: {} if cls in DICTS else Record(shown(Name(cls))),
+    "copyreg._reconstructor": lambda machine, cls, *_: {} if cls in DICTS else Record(shown(cls)),
     "_codecs.encode": _encode,
     "numpy.core.multiarray._reconstruct": lambda machine, *_: LazyTensor(),
     "numpy.core.multiarray.scalar": _scalar,
     "numpy.core.numeric._frombuffer": lambda machine, *arguments: fill_array(machine, LazyTensor(), *arguments),
     "torch_utils.persistence._reconstruct_persistent_obj": _persistent_object,
-    "torch._tensor._rebuild_from_type_v2": _from_type,
+    "torch._tensor._rebuild_from_type_v2": lambda machine, function, _, arguments, *__: (
+        _tensor(machine, *arguments) if function in TENSORS else Record("Tensor")
+    ),
     "torch.storage._load_from_bytes": _storage,
 }

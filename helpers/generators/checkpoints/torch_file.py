@@ -12,8 +12,7 @@ import zlib
 from typing import BinaryIO
 
 from helpers.generators.checkpoints import CheckpointError
-from helpers.generators.checkpoints.safe_pickle import STORAGES, read_pickle
-from helpers.generators.checkpoints.values import Budget, Name, Record, Storage, shown
+from helpers.generators.checkpoints.safe_pickle import STORAGES, Budget, Name, Record, Storage, read_pickle, shown
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
@@ -55,25 +54,23 @@ class _Directory(io.FileIO):
         return super().read(count)
 
 
-def _members(file: BinaryIO, data: memoryview) -> dict[str, tuple[zipfile.ZipInfo, memoryview]]:
-    """The members of a zip file as torch.save writes it: stored, each once, none inside another."""
+def _members(file: BinaryIO, data: memoryview) -> dict[str, tuple[int, memoryview]]:
+    """Checksum and bytes of the members of a zip file as torch.save writes it: stored, each once, none in another."""
     members, end = {}, 0
     infos = zipfile.ZipFile(_Directory(file.fileno(), closefd=False)).infolist()
     for info in sorted(infos, key=lambda info: info.header_offset):
         head = bytes(data[info.header_offset :][:30])
         if info.filename in members:
             raise CheckpointError("it has two members of one name: refused.")
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
             raise CheckpointError("its members are compressed or encrypted, which torch.save never does: refused.")
-        if len(head) < 30 or head[:4] != b"PK\x03\x04" or info.file_size != info.compress_size:
-            raise CheckpointError("it is a damaged zip file: a member is not where the table says.")
-        if info.header_offset < end:
-            raise CheckpointError("its members overlap, which torch.save never does: refused.")
+        if len(head) < 30 or head[:4] != b"PK\x03\x04" or info.header_offset < end:
+            raise CheckpointError("its members overlap, or are not where the table of contents says: refused.")
         start = info.header_offset + 30 + sum(struct.unpack("<HH", head[26:]))
         end = start + info.file_size
         if end > len(data):
             raise CheckpointError("it is cut off: a member is larger than the file.")
-        members[info.filename] = info, data[start:end]
+        members[info.filename] = info.CRC, data[start:end]
     return members
 
 
@@ -87,8 +84,8 @@ def _zip(file: BinaryIO, data: memoryview, budget: Budget) -> object:
         raise CheckpointError(f"it is a damaged zip file: {shown(str(error))}.") from error
 
     def content(name: str) -> memoryview:
-        info, found = members[name]
-        if zlib.crc32(found) != info.CRC:
+        checksum, found = members[name]
+        if zlib.crc32(found) != checksum:
             raise CheckpointError(f"it is a damaged zip file: the checksum of {shown(name)} differs.")
         return found
 
@@ -122,13 +119,12 @@ def _legacy(file: BinaryIO, data: memoryview, budget: Budget) -> object:
             raise CheckpointError(f"it holds a {storage.kind} of unknown size; save it in torch's zip format.")
         return storage
 
-    if read_pickle(file, budget) != MAGIC or read_pickle(file, budget) != PROTOCOL:
+    magic, protocol, system = (read_pickle(file, budget) for _ in range(3))
+    if (magic, protocol) != (MAGIC, PROTOCOL):
         raise CheckpointError("it is not a file of torch.save.")
-    system = read_pickle(file, budget)
     if type(system) is dict and system.get("little_endian") is False:
         raise CheckpointError("it was written by a big-endian machine, which is not read.")
-    result = read_pickle(file, budget, persistent=persistent)
-    keys = read_pickle(file, budget)
+    result, keys = read_pickle(file, budget, persistent=persistent), read_pickle(file, budget)
     if type(keys) is not list or not all(isinstance(key, str) for key in keys) or set(keys) != set(storages):
         raise CheckpointError("it is damaged: its list of storages does not fit.")
     for storage in (storages[key] for key in keys):
