@@ -81,10 +81,8 @@ class Encoder(nn.Module):
             raise EncoderError(f"this encoder predicts {self.space} codes of {self.shape}; use its own generator.")
         mask = images.new_ones(1, 1, *images.shape[-2:]) if mask is None else mask
         if images.ndim != 4 or images.shape[1] != 3 or mask.shape[-2:] != images.shape[-2:]:
-            raise EncoderError(
-                "the encoder takes images (B, 3, H, W) and a mask (B or 1, 1, H, W) of the same size; "
-                f"got {tuple(images.shape)} and {tuple(mask.shape)}."
-            )
+            takes = "the encoder takes images (B, 3, H, W) and a mask (B or 1, 1, H, W) of the same size"
+            raise EncoderError(f"{takes}; got {tuple(images.shape)} and {tuple(mask.shape)}.")
         mask = mask.expand(len(images), -1, -1, -1)
         if images.shape[-1] != self.resolution:
             images, mask = resize(images, self.resolution), mask_pyramid(mask, [self.resolution])[0]
@@ -109,19 +107,16 @@ def load_encoder(generator: Generator | str | Path) -> Encoder:
 
         return read_encoder(path).to(getattr(generator, "device", "cpu"))
     if not source.endswith(".safetensors") and f"{source}-encoder" not in registry():
-        raise EncoderError(
-            f"there is no encoder for the generator {source or 'without a name'!r}; train one with "
-            "`python -m helpers train encoder` or choose another start."
-        )
+        reason = f"there is no encoder for the generator {source or 'without a name'!r}"
+        raise EncoderError(f"{reason}; train one with `python -m helpers train encoder` or choose another start.")
     source = source if source.endswith(".safetensors") else f"{source}-encoder"
     tensors, config = load_weights(source)
     try:
         if len(config["encoder"]["widths"]) > 16:
             raise ValueError("too many blocks")
         with torch.device("meta"):  # compares the shapes before any memory is taken
-            Encoder(**config["encoder"]).load_state_dict({k: t.to("meta") for k, t in tensors.items()})
-        encoder = Encoder(**config["encoder"])
-        encoder.load_state_dict(tensors)
+            encoder = Encoder(**config["encoder"])
+        encoder.load_state_dict(tensors, assign=True)
     except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise WeightsError(f"{source} does not hold an encoder that fits its config; export it again.") from error
     return encoder.to(getattr(generator, "device", "cpu")).eval().requires_grad_(False)

@@ -28,11 +28,10 @@ class _Final(Exception):
 
 
 def registry() -> dict[str, dict]:
-    """Entries of weights/registry.json by name; empty without the file, WeightsError when it is not JSON.
+    """Entries of weights/registry.json by name: file, kind, summary, licence, restricted (by the licence).
 
-    Each has file, kind (generator, features), summary, licence and restricted (whether the licence restricts use).
-    Where known: title, resolution in pixels, domain (what the photos must show), url, size in bytes, sha256 (64
-    hexadecimal digits, or as many of the first as are known) and cite.
+    Where known: title, resolution in pixels, domain (what the photos must show), url, size in bytes, cite and sha256,
+    64 hexadecimal digits, or as many of the first as are known.
     """
     path = FOLDER / "registry.json"
     try:
@@ -64,7 +63,6 @@ def download(url: str, path: Path, checksum: str = "", *, seconds: float = 30, t
     """Fetch `url` to `path` unless the file is there; its SHA-256 must begin with `checksum` (hexadecimal).
 
     The file gets its name once it is complete and checked; of several processes one fetches it and the others wait.
-    A try is given up after some seconds without any data. Raises WeightsError.
     """
     if path.exists():
         return path
@@ -106,10 +104,7 @@ def _refuse(response: requests.Response, **_) -> None:
 
 
 def weights_path(name: str) -> Path:
-    """The file of a registered name, its SHA-256 compared with the registry; downloaded on first use if it has a url.
-
-    Raises WeightsError for an unknown name (it lists the known ones), a missing file, or another checksum.
-    """
+    """The file of a registered name, its SHA-256 compared; downloaded on first use if it has a url."""
     entries = registry()
     if name not in entries:
         raise WeightsError(f"Unknown weights {name!r}; known are: {', '.join(entries) or 'none yet'}.")
@@ -127,10 +122,7 @@ def weights_path(name: str) -> Path:
 
 
 def load_weights(name_or_path: str | Path) -> tuple[dict[str, Tensor], dict]:
-    """Tensors by name, floating ones as float32, and the config of a registered name or a safetensors file.
-
-    A str without a suffix is a registered name. Nothing in the file is executed. Raises WeightsError.
-    """
+    """Tensors by name, floating ones as float32, and the config of a registered name or a safetensors file."""
     is_name = isinstance(name_or_path, str) and not name_or_path.endswith(".safetensors")
     path = weights_path(name_or_path) if is_name else Path(name_or_path)
     if not path.is_file():
@@ -150,10 +142,7 @@ def load_weights(name_or_path: str | Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def save_weights(path: str | Path, tensors: dict[str, Tensor], config: dict, dtype=torch.float16) -> Path:
-    """Write tensors, floating ones rounded to `dtype`, and a JSON config as one safetensors file, atomically.
-
-    Raises WeightsError when a value is not finite or leaves the range of the type (±65504 for float16).
-    """
+    """Write tensors, floating ones rounded to `dtype` (float16 ends at ±65504), and a JSON config as one file."""
     rounded = {}
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu()

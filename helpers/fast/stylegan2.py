@@ -1,7 +1,7 @@
 """A StyleGAN2 layer whose weights do not change, as one function with its own gradient.
 
-A search for latents needs no gradient of the weights. Whatever depends only on them is then computed once, the passes
-over the activations work in place, and for the backward pass a layer keeps only its input and its output.
+Whatever depends only on the weights is computed once, the passes over the activations work in place, and for the
+backward pass a layer keeps only its input and its output.
 """
 
 from collections.abc import Callable

@@ -28,11 +28,10 @@ NOISE_SEED = 0  # for fixed noise maps that a checkpoint lacks
 def load_generator(
     name_or_path: str | Path = DEFAULT, device: torch.device | str | None = None, label: int | None = None
 ) -> Generator:
-    """Load a generator of any known format, in evaluation mode with frozen weights. No code in the file is run.
+    """A frozen generator of a registered name or a file of any format in docs/models.md. No code in the file is run.
 
-    name_or_path is a registered name (``python -m helpers weights list``) or a file; docs/models.md lists the formats.
-    A conditional generator needs a ``label``, or "NAME@3"; ``set_label`` changes it.
-    Raises WeightsError for a name or file that holds no such generator, GeneratorError for a missing or unknown label.
+    A conditional generator needs a ``label``, or "NAME@3"; ``set_label`` changes it. Raises WeightsError for a name or
+    file that holds no such generator, GeneratorError for a missing or unknown label.
     """
     name_or_path, label = _split_label(name_or_path, label)
     path = checkpoint_path(name_or_path)
@@ -49,7 +48,7 @@ def load_generator(
 def load_discriminator(
     name_or_path: str | Path = DEFAULT, device: torch.device | str | None = None, label: int | None = None
 ) -> nn.Module:
-    """Load the discriminator that was trained with a generator; higher scores are more real.
+    """The frozen discriminator that was trained with a generator; higher scores are more real.
 
     A ``label`` or "NAME@3" judges images as those of class 3. Raises NoDiscriminator, a WeightsError.
     """
@@ -64,10 +63,9 @@ def load_discriminator(
 
 
 def load_critic(name_or_path: str | Path = DEFAULT, device: torch.device | str | None = None) -> nn.Module:
-    """The discriminator of a checkpoint as a judge of images, or a stand-in with a warning if it has none.
+    """The discriminator of a checkpoint, or with a warning the bundled one of cats, which sees all images at 64 pixels.
 
-    Many published files hold the generator alone. The stand-in is the bundled one, which knows cats, and sees images of
-    any size at its 64 pixels. Raises WeightsError for a file that is not read.
+    Many published files hold the generator alone.
     """
     try:
         return load_discriminator(name_or_path, device)
@@ -92,10 +90,7 @@ def _split_label(name_or_path: str | Path, label: int | None) -> tuple[str | Pat
 
 
 def _generator(path: Path, name: str) -> Generator:
-    """Our generator with the weights of a file; what its format lacks of the statistics of w is measured.
-
-    A generator with classes measures them in ``set_label``. name: as an error should call it.
-    """
+    """Our generator with the weights of a file; what it lacks of the statistics of w is measured, or by set_label."""
     part = read_checkpoint(path)
     has_mean = "mapping.w_avg" in part.tensors
     generator = _build(name, "generator", part)
@@ -108,10 +103,7 @@ def _generator(path: Path, name: str) -> Generator:
 
 
 def convert_checkpoint(path: str | Path, out: str | Path, half: bool = False) -> Path:
-    """Write the generator of a checkpoint (and its discriminator, if it is read) as safetensors; returns ``out``.
-
-    half: round to float16. Raises WeightsError for a file that is not read, or when ``out`` is the file itself.
-    """
+    """Write generator and discriminator, if that is read, as safetensors, with ``half`` in float16; returns ``out``."""
     if Path(path).resolve() == Path(out).resolve():
         raise WeightsError(f"{path} is safetensors already; name another file to write with --out.")
     generator = _generator(Path(path), str(path))
@@ -130,10 +122,7 @@ def convert_checkpoint(path: str | Path, out: str | Path, half: bool = False) ->
 
 
 def _build(name: str, kind: str, part: Part) -> nn.Module:
-    """Our network with the tensors of a part, which it takes over: checked by name and shape, then never there twice.
-
-    Fixed filters, noise maps and the mean of w are not in all formats: missing ones are added.
-    """
+    """Our network with the tensors of a part, checked by name and shape; missing filters, noise and w_avg are added."""
     if (part.family, kind) not in FAMILIES:
         known = ", ".join(family for family, other in FAMILIES if other == kind)
         raise WeightsError(f"{name} holds no {kind} of a known family ({known}); choose another file.")

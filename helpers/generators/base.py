@@ -65,10 +65,7 @@ class Generator(nn.Module):
         return shapes[self.check_space(space)]
 
     def sample(self, space: str, n: int = 1, seed: int = 0) -> Tensor:
-        """Draw ``n`` random codes of a space: z is standard normal, w a mapped z, w+ that w in every row.
-
-        The draw is made on the CPU, so one seed gives the same codes on every device.
-        """
+        """``n`` random codes, the same on every device: z is standard normal, w a mapped z, w+ that w in every row."""
         self.check_space(space)
         z = torch.randn(n, self.z_dim, generator=torch.Generator().manual_seed(seed)).to(self.device)
         with torch.no_grad():
@@ -96,7 +93,6 @@ class Generator(nn.Module):
         """Choose the class of a conditional generator, 0 to c_dim - 1, and set the deviation of w to that of the class.
 
         The mean of w, to which truncation pulls, remains that of all classes if the checkpoint had one.
-        Raises GeneratorError for another number, or a generator without classes.
         """
         if not self.c_dim:
             raise GeneratorError(f"this {self.family} generator has no classes, so label {label} cannot be chosen.")
@@ -123,8 +119,8 @@ class Generator(nn.Module):
     def synthesize(self, latents, noise: list[Tensor] | None = None) -> Tensor:
         """Images ``(B, 3, resolution, resolution)`` in [0, 1] (not clamped) of ``Latents`` or a bare tensor.
 
-        A bare (B, num_ws, w_dim) is taken for w+ and a bare (B, n) for w if the generator has a w; pass a z of such a
-        generator as ``Latents("z", z)``. ``noise`` None uses the generator's fixed maps.
+        A bare (B, num_ws, w_dim) is taken for w+ and a bare (B, n) for w if there is a w, else for z. ``noise`` None
+        uses the latents' maps, or the generator's fixed ones.
         """
         space, code, own_noise = unpack(self, latents)
         noise = own_noise if noise is None else noise

@@ -16,8 +16,7 @@ class DCGAN(Generator):
     """DCGAN generator: z (B, z_dim) to a 64x64 image.
 
     conv_dim: channels of the last hidden layer; those before have 2, 4 and ``first_multiplier`` times as many.
-    layout: "upsampled" (nearest, then a 3x3 convolution) or "transposed" (4x4 convolutions); 1x1 becomes 4x4 first.
-    norm: "instance" or "batch".
+    layout: "upsampled" (nearest, then a 3x3 convolution) or "transposed" (4x4); norm: "instance" or "batch".
     """
 
     family = "dcgan"
@@ -56,8 +55,7 @@ class DCGANDiscriminator(nn.Module):
     """DCGAN discriminator: image (B, 3, 64, 64) in [0, 1] to a score (B,), higher is more real.
 
     conv_dim: channels of the first layer. norm: "instance" or "batch" gives the course's layout, a norm and a ReLU in
-    all layers but the last, whose ``bias`` may be missing; None gives ours: leaky ReLUs, and no norm in the first
-    layer, where it would hide the colours.
+    all layers but the last; None gives ours: leaky ReLUs, and no norm in the first layer, where it would hide colours.
     """
 
     DEFAULTS = {"conv_dim": 32, "norm": None, "bias": False}

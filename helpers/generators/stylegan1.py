@@ -1,11 +1,9 @@
 """StyleGAN in plain PyTorch (Karras et al., "A Style-Based Generator Architecture for GANs", CVPR 2019).
 
 Unlike in StyleGAN2, styles act by adaptive instance normalisation after each layer, noise has a learned strength per
-channel, each resolution has two styles of its own (18 at 1024 pixels), and only the last resolution becomes an image.
-Inside, images are in [-1, 1]; ``StyleGAN1.synthesize`` returns [0, 1].
-
-The official network doubles sizes below 128 pixels by repeating pixels before the convolution, from 128 on by a
-transposed convolution: the same with the kernel turned by 180 degrees, which the readers of checkpoints do.
+channel, each resolution has two styles of its own, and only the last becomes an image. The official network doubles
+sizes below 128 pixels by repeating pixels before the convolution, from 128 on by a transposed convolution: the same
+with the kernel turned by 180 degrees, which the readers of checkpoints do.
 """
 
 import math

@@ -242,7 +242,7 @@ class SynthesisNetwork(nn.Module):
 
 
 class StyleGAN2(StyleBased):
-    """StyleGAN2 generator; raises GeneratorError for sizes that are not allowed (base.settings).
+    """StyleGAN2 generator.
 
     Channels at resolution r are ``min(channel_base // r, channel_max)``; the official models have a base of 16384 at
     256 (or 32768) and 32768 at 512 and 1024. c_dim: number of classes, 0 is unconditional. conv_clamp: activations are

@@ -17,17 +17,10 @@ def whole_chelsea():
     return demo_photos(None, ["chelsea"])["chelsea"]
 
 
-def test_the_bundled_file_is_small():
+def test_the_network_is_small_and_has_a_score_and_three_landmarks_for_every_eighth_pixel():
     assert weights_path("cat-face-finder").stat().st_size < 2e6
-
-
-@pytest.mark.parametrize("side", [1, 3, 5])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_a_convolution_keeps_or_halves_the_size(side, stride):
-    assert Convolution(3, 2, side, stride)(torch.rand(1, 3, 32, 48)).shape == (1, 2, 32 // stride, 48 // stride)
-
-
-def test_the_network_has_a_score_and_three_landmarks_for_every_eighth_pixel():
+    for side, stride in ((1, 1), (3, 1), (5, 2)):
+        assert Convolution(3, 2, side, stride)(torch.rand(1, 3, 32, 48)).shape == (1, 2, 32 // stride, 48 // stride)
     scores, offsets = FinderNetwork(width=8)(torch.rand(2, 3, 64, 96))
     assert scores.shape == (2, 1, 8, 12) and offsets.shape == (2, 6, 8, 12)
 
@@ -72,12 +65,10 @@ def test_where_there_is_no_cat_none_is_found(name):
 
 @pytest.mark.parametrize("template", [WITH_EARS, FACE_LANDMARKS])
 def test_a_crop_has_the_landmarks_where_the_model_wants_them(template):
-    marked = torch.zeros(1, 3, 300, 400)
-    landmarks = np.array([[150.0, 140.0], [210.0, 120.0], [190.0, 165.0]])
+    marked, landmarks = torch.zeros(1, 3, 300, 400), np.array([[150.0, 140.0], [210.0, 120.0], [190.0, 165.0]])
     for channel, (x, y) in enumerate(landmarks.astype(int)):
         marked[0, channel, y - 3 : y + 3, x - 3 : x + 3] = 1
-    cut = cut_square(marked, *fit_similarity(landmarks, np.array(template) * 128), 128)
-    grid = torch.arange(128) + 0.5
+    cut, grid = cut_square(marked, *fit_similarity(landmarks, np.array(template) * 128), 128), torch.arange(128) + 0.5
     for channel, (x, y) in enumerate(np.array(template) * 128):
         mass = cut[0, channel] / cut[0, channel].sum()
         assert abs((mass.sum(0) @ grid).item() - x) < 9 and abs((mass.sum(1) @ grid).item() - y) < 9

@@ -105,8 +105,7 @@ def same(original, path):
 
 
 def saved(path, content, zipped=True):
-    with files.foreign_names():
-        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
     return path
 
 

@@ -105,11 +105,11 @@ def test_the_encoder_of_a_file_gives_what_the_authors_layers_give(tmp_path, face
     generator = load_generator(tmp_path / "e.pt")
     found = load_encoder(generator).encode(generator, faces)
     assert found.space == "w+" and torch.allclose(found.code, code, atol=1e-3 * code.abs().max())
-    assert torch.allclose(
-        load_encoder(tmp_path / "e.pt").encode(generator, faces, space="w").code, code.mean(1), atol=0.01
-    )
-    search = Inversion(generator, faces[:, :, ::8, ::8], start="encoder", steps=1)
-    assert search.run().images.isfinite().all()
+    if kind == "Encoder4Editing":
+        again = load_encoder(tmp_path / "e.pt").encode(generator, faces, space="w")
+        assert again.space == "w" and torch.allclose(again.code, code.mean(1), atol=0.01)
+        search = Inversion(generator, faces[:, :, ::8, ::8], start="encoder", steps=1)
+        assert search.run().images.isfinite().all()
 
 
 def test_what_is_not_such_an_encoder_is_refused(tmp_path, faces):
@@ -118,5 +118,5 @@ def test_what_is_not_such_an_encoder_is_refused(tmp_path, faces):
         load_encoder(tmp_path / "g.pt")
     state = {"encoder.input_layer.0.weight": torch.zeros(16, 3, 3, 3)}
     torch.save({"state_dict": state, "latent_avg": torch.zeros(8, 128)}, tmp_path / "e.pt")
-    with pytest.raises(WeightsError, match="its encoder is of a kind that is not read, see .input_layer/1/running_mean"):
+    with pytest.raises(WeightsError, match="its encoder is of a kind that is not read .*input_layer"):
         load_encoder(tmp_path / "e.pt")

@@ -1,6 +1,5 @@
 """Writers of every checkpoint format, from networks of this project and after the public layouts alone."""
 
-import contextlib
 import pickle
 import sys
 import types
@@ -13,12 +12,27 @@ from torch import nn
 SOURCE = "import os\nos.mkdir('the source text was executed')\n"  # of module_src: nobody may run it
 
 
+def stands_for(module, name):
+    """Give a class or function the name of what it stands for, in a module that exists only here."""
+
+    def renamed(thing):
+        thing.__module__, thing.__qualname__ = module, name
+        for part in (module.split(".")[0], "dnnlib.tflib", module):
+            sys.modules.setdefault(part, types.ModuleType(part))
+        setattr(sys.modules[module], name, thing)
+        return thing
+
+    return renamed
+
+
+@stands_for("dnnlib.util", "EasyDict")
 class EasyDict(dict):
-    """Stands for dnnlib.util.EasyDict: a dict of the same name in a pickle."""
+    pass
 
 
+@stands_for("dnnlib.tflib.network", "Network")
 class Network:
-    """Stands for dnnlib.tflib.network.Network; pickled by its state."""
+    """Pickled by its state."""
 
     def __init__(self, **state):
         self.__dict__.update(state)
@@ -34,38 +48,13 @@ class Persistent:
         return _reconstruct_persistent_obj, (self.meta,), None
 
 
+@stands_for("torch_utils.persistence", "_reconstruct_persistent_obj")
 def _reconstruct_persistent_obj(meta):
     raise AssertionError("a function that a checkpoint names was called")
 
 
-STANDS_FOR = {
-    EasyDict: ("dnnlib.util", "EasyDict"),
-    Network: ("dnnlib.tflib.network", "Network"),
-    _reconstruct_persistent_obj: ("torch_utils.persistence", "_reconstruct_persistent_obj"),
-}
-
-
-@contextlib.contextmanager
-def foreign_names():
-    """Inside, the stand-ins have the names of what they stand for, in modules that exist only here."""
-    names = {name for module, _ in STANDS_FOR.values() for name in (module, module.split(".")[0], "dnnlib.tflib")}
-    before = {thing: (thing.__module__, thing.__qualname__) for thing in STANDS_FOR}
-    sys.modules.update({name: types.ModuleType(name) for name in names})
-    for thing, (module, name) in STANDS_FOR.items():
-        thing.__module__, thing.__qualname__ = module, name
-        setattr(sys.modules[module], name, thing)
-    try:
-        yield
-    finally:
-        for thing, (module, name) in before.items():
-            thing.__module__, thing.__qualname__ = module, name
-        for name in names:
-            del sys.modules[name]
-
-
 def dump(path, content, protocol=4):
-    with foreign_names(), open(path, "wb") as file:
-        pickle.dump(content, file, protocol=protocol)
+    path.write_bytes(pickle.dumps(content, protocol))
     return path
 
 

@@ -1,9 +1,10 @@
-"""Mutate small checkpoints at random, read them all, and print what happened as JSON: fuzz.py FOLDER COUNT.
+"""Read hostile checkpoints and COUNT mutated ones, and print what happened as JSON: fuzz.py FOLDER COUNT.
 
-With COUNT 0 the files are those that ask for time or memory by their structure. The process has 300 MB of address space
-above a file's size to spare, and an audit hook counts what only code would do.
+The hostile ones ask for time or memory by their structure. The process has 300 MB of address space above a file's size
+to spare, and an audit hook counts what only code would do.
 """
 
+import itertools
 import json
 import random
 import resource
@@ -60,8 +61,8 @@ def main(folder: str, count: int) -> None:
         b"a".decode(codec)  # Python's own codecs of texts in zip files and pickles are imported when they are needed
     for data in originals:  # the same holds for our readers
         read(data)
-    shapes = list(hostile.shapes()) if count == 0 else []
-    spare = SPARE + max([len(data) for _, data in shapes], default=0)
+    shapes = list(hostile.shapes())
+    spare = SPARE + max(len(data) for _, data in shapes)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + spare, used + spare))
     events, watching = set(), False
@@ -71,18 +72,18 @@ def main(folder: str, count: int) -> None:
             events.add(f"{event} {str(arguments)[:60]}")
 
     sys.addaudithook(hook)
-    report = {"files": 0, "read": 0, "refused": 0, "other": [], "not one line": 0}
-    for number, data in shapes or ((seed, mutated(seed, originals)) for seed in range(count)):
+    report = {"shapes": len(shapes), "read": [], "refused": 0, "other": [], "not one line": 0}
+    for number, data in itertools.chain(shapes, ((seed, mutated(seed, originals)) for seed in range(count))):
         watching = True
         try:
             message = read(data)
         except BaseException as error:  # noqa: BLE001  (whatever it is, it is a failure)
             report["other"].append(f"{number}: {type(error).__name__}: {error}"[:200])
         else:
-            report["read" if message is None else "refused"] += 1
+            report["read"] += [number] if message is None else []
+            report["refused"] += message is not None
             report["not one line"] += message is not None and ("\n" in message or len(message) > 400)
         watching = False
-        report["files"] += 1
     print(json.dumps(report | {"events": sorted(events)}))
 
 

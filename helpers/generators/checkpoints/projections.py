@@ -18,8 +18,7 @@ MAX_BYTES = 2**28
 def read_projection(path: str | Path) -> tuple[Tensor, list[Tensor] | None]:
     """Codes (B, w_dim) of w or (B, num_ws, w_dim) of w+, and noise maps, each (B, 1, h, w). Raises CheckpointError.
 
-    ``projected_w.npz`` holds ``w`` and is read without pickle. rosinality's file is a dict from each photo to a dict
-    with ``latent`` and ``noise``, a list of (1, 1, h, w); a file may also be a tensor alone.
+    rosinality's file is a dict from each photo to a dict with ``latent`` and ``noise``, a list of (1, 1, h, w).
     """
     path = Path(path)
     with opened(path) as (file, _):

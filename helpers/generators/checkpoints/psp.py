@@ -121,5 +121,5 @@ def read_encoder(path: str | Path) -> PSPEncoder:
             PSPEncoder(shapes, average.to("meta"), False)(torch.empty(1, inputs, SIZE, SIZE, device="meta"))
         except (RuntimeError, LookupError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"its encoder is of a kind that is not read, see {reason}") from error
+            raise CheckpointError(f"its encoder is of a kind that is not read ({reason}).") from error
     return PSPEncoder(weights, average, kind in DELTAS).eval().requires_grad_(False)
