@@ -111,9 +111,7 @@ def options(root, name: str) -> dict:
 def generator_sizes(tensors: Mapping) -> dict:
     """Sizes of a StyleGAN or StyleGAN2 generator, from its tensors under our names; LookupError if one is missing."""
     w_dim, z_dim = tensors["mapping.fc0.weight"].shape
-    widths = {2**i: f"synthesis.b{2**i}.conv1.weight" for i in range(2, 11)}
-    widths = {r: tensors[name].shape[0] for r, name in widths.items() if name in tensors}
-    sizes = _widths(widths) | _mapping_sizes(tensors) | {"w_dim": w_dim}
+    sizes = _widths(tensors, r"synthesis\.b(\d+)\.conv1\.weight") | _mapping_sizes(tensors) | {"w_dim": w_dim}
     if "mapping.label_weight" in tensors:
         sizes["c_dim"], length = tensors["mapping.label_weight"].shape
         return sizes | {"z_dim": z_dim - length}
@@ -122,8 +120,7 @@ def generator_sizes(tensors: Mapping) -> dict:
 
 def discriminator_sizes(tensors: Mapping) -> dict:
     """Sizes of a StyleGAN2 discriminator, from its tensors under our names; LookupError if one is missing."""
-    widths = {2**i: f"b{2**i}.conv0.weight" for i in range(3, 11)} | {4: "b4.conv.weight"}
-    sizes = _widths({r: tensors[name].shape[0] for r, name in sorted(widths.items()) if name in tensors})
+    sizes = _widths(tensors, r"b(\d+)\.conv0?\.weight")
     return sizes | (_mapping_sizes(tensors) if "mapping.embed.weight" in tensors else {})
 
 
@@ -133,8 +130,10 @@ def _mapping_sizes(tensors: Mapping) -> dict:
     return {"mapping_layers": layers} | classes
 
 
-def _widths(widths: dict[int, int]) -> dict:
+def _widths(tensors: Mapping, pattern: str) -> dict:
     """Resolution, channel_base and channel_max, for which ``min(channel_base // r, channel_max)`` gives all widths."""
+    found = ((re.fullmatch(pattern, name), value) for name, value in tensors.items())
+    widths = dict(sorted((int(match[1]), value.shape[0]) for match, value in found if match))
     most, last = max(widths.values()), max(widths)
     base = next((width * r for r, width in widths.items() if width < most), most * last)
     return {"resolution": last, "channel_base": base, "channel_max": most}

@@ -113,7 +113,7 @@ def read_encoder(path: str | Path) -> PSPEncoder:
         kind = layout.options(contents.root, "opts").get("encoder_type")
         rows = len([name for name in found.tensors if name.startswith("styles.") and name.endswith("linear.bias")])
         width, inputs, *_ = getattr(found.tensors[MARKER], "shape", (0, 0))
-        layout.expect(rows <= 18 and inputs in (3, 6) and 16 <= width <= 64, f"{rows} rows from {inputs} channels")
+        layout.expect(0 < rows <= 18 and inputs in (3, 6) and 16 <= width <= 64, f"{rows} rows from {inputs} channels")
         weights = {name: layout.to_tensor(value) for name, value in found.tensors.items()}
         try:
             average = layout.to_tensor(average).reshape(-1, width * 8).expand(rows, -1)[None]
