@@ -14,10 +14,7 @@ from torch import Tensor, nn
 from helpers import weights
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's photos, RGB in [0, 1]
-DOWNLOADS = {  # torchvision's files carry the first digits of their SHA-256 in their names
-    "vgg19": "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",  # 548 MB
-    "vgg16": "https://download.pytorch.org/models/vgg16-397923af.pth",  # 528 MB
-}
+TORCHVISION = ("vgg19", "vgg16")  # their files have 548 and 528 MB
 
 
 class FeatureError(ValueError):
@@ -169,22 +166,18 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def torchvision_file(name: str) -> Path:
     """Where torchvision's weights are, or will be."""
-    return weights.FOLDER / "downloads" / DOWNLOADS[name].rsplit("/", 1)[1]
+    return weights.FOLDER / weights.registry()[name]["file"]
 
 
 def _load_torchvision(name: str) -> dict[str, Tensor]:
-    path = torchvision_file(name)
-    checksum, again = path.stem.split("-")[1], "delete it to download it again."
     try:
-        weights.download(DOWNLOADS[name], path, checksum)
+        path = weights.weights_path(name)
+        return from_torchvision(torch.load(path, map_location="cpu", weights_only=True))
     except weights.WeightsError as error:
         raise weights.WeightsError(f"{str(error).rstrip('.')}; or use vgg19-slim, which is bundled.") from error
-    if not weights.sha256(path).startswith(checksum):
-        raise FeatureError(f"{path} is damaged: its SHA-256 does not begin {checksum}; {again}")
-    try:
-        return from_torchvision(torch.load(path, map_location="cpu", weights_only=True))
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise FeatureError(f"{path} holds no tensors ({type(error).__name__}); {again}") from error
+        remedy = "delete it to download it again"
+        raise FeatureError(f"{path} holds no tensors ({type(error).__name__}); {remedy}.") from error
 
 
 def load_features(
@@ -196,7 +189,7 @@ def load_features(
     """
     if name in (None, "auto"):
         name = "vgg19" if torchvision_file("vgg19").is_file() else "vgg19-slim"
-    if name in DOWNLOADS:
+    if name in TORCHVISION:
         config, tensors = CONFIGS[name], _load_torchvision(name)
     elif name in CONFIGS or str(name).endswith(".safetensors"):
         tensors, facts = weights.load_weights(name)

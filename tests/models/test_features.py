@@ -1,6 +1,6 @@
 """Feature networks: architecture, naming of layers, what is run, what is frozen, which files are refused."""
 
-import hashlib
+import json
 import pathlib
 
 import numpy as np
@@ -36,6 +36,9 @@ def slim():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
+    entries = {"vgg19": {"file": "downloads/vgg19.pth", "url": "http://127.0.0.1:9/vgg19.pth"}}
+    entries["vgg19-slim"] = {"file": "vgg19-slim.safetensors"}
+    (tmp_path / "registry.json").write_text(json.dumps(entries))
     return tmp_path
 
 
@@ -131,20 +134,18 @@ def test_unknown_layers_small_images_and_what_is_not_an_image(slim, images):
 def _put_torchvision(folder, monkeypatch, content=None):
     """A tiny network under vgg19's name, as if it had been downloaded."""
     monkeypatch.setitem(CONFIGS, "vgg19", FeatureConfig((2, 3), (1, 1)))
-    path = folder / "downloads" / "vgg19-00000000.pth"
+    path = folder / "downloads" / "vgg19.pth"
     path.parent.mkdir(exist_ok=True)
     reference = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU(), torch.nn.Conv2d(2, 3, 3))
     torch.save({f"features.{k}": v for k, v in reference.state_dict().items()} if content is None else content, path)
-    renamed = path.rename(path.with_name(f"vgg19-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth"))
-    monkeypatch.setitem(module.DOWNLOADS, "vgg19", f"http://127.0.0.1:9/{renamed.name}")
-    return renamed
+    weights.pin("vgg19")
+    return path
 
 
 def test_bundled_network_is_loaded_without_its_classifier(folder, slim, images):
     facts = {"widths": list(slim.config.widths), "depths": list(slim.config.depths)}
     tensors = slim.state_dict() | {"head.weight": torch.zeros(5, 128), "head.bias": torch.zeros(5)}
     path = weights.save_weights(folder / "vgg19-slim.safetensors", tensors, facts)
-    weights.register("vgg19-slim", path, kind="features", summary="Random.")
     for name in ("vgg19-slim", path, str(path), None, "auto"):
         network = load_features(name)
         assert network.name == "vgg19-slim"
@@ -157,12 +158,11 @@ def test_auto_prefers_vgg19_where_it_is_on_disk_and_a_damaged_one_is_refused(fol
     assert load_features().name == "vgg19"
     assert load_features("vgg19").layers == ("conv1_1", "conv2_1")
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(FeatureError, match="is damaged: its SHA-256"):
+    with pytest.raises(WeightsError, match="has SHA-256 .*delete it to download it again; or use vgg19-slim"):
         load_features("vgg19")
 
 
 def test_no_network_says_what_to_do_and_code_in_a_weight_file_is_not_run(folder, monkeypatch):
-    monkeypatch.setitem(module.DOWNLOADS, "vgg19", "http://127.0.0.1:9/vgg19-dcbb9e9d.pth")
     with pytest.raises(WeightsError, match="check the network.*or use vgg19-slim, which is bundled"):
         load_features("vgg19")
     assert {path.suffix for path in (folder / "downloads").iterdir()} <= {".lock"}
