@@ -1,7 +1,7 @@
 # Every target sets up what it needs in .venv first; a second time that costs nothing.
 # Another interpreter: make run PYTHON=/path/to/python3.12
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-fast lab notebooks clean
+.PHONY: help setup run test test-fast lab notebooks gallery clean
 MAKEFLAGS += --no-print-directory
 # Packages of the caller's shell must not shadow those of .venv.
 unexport PYTHONPATH PYTHONHOME
@@ -18,6 +18,7 @@ help:
 	@echo "make test-fast  only the tests of the lessons' functions: no subprocess, no browser"
 	@echo "make lab        open JupyterLab at the notebooks (make lab ARGS=--no-browser)"
 	@echo "make notebooks  execute all notebooks into output/*.html"
+	@echo "make gallery    execute all notebooks and show their figures in docs/gallery.md"
 	@echo "make setup      only set up .venv"
 	@echo "make clean      remove .venv and caches; output and downloaded weights stay"
 
@@ -55,6 +56,9 @@ notebooks: setup
 	        || { status=1; echo "$$notebook failed"; }; \
 	done; \
 	exit $$status
+
+gallery: setup
+	@$(python) tools/make_gallery.py $(ARGS)
 
 clean:
 	@rm -rf .venv .pytest_cache .ruff_cache

@@ -51,7 +51,7 @@ def test_requirements_are_ranges():
 
 def test_make_has_its_targets_and_continuous_integration_is_make_test():
     makefile, script = (ROOT / "Makefile").read_text(), ROOT / ".ci" / "run"
-    for target in ("help", "setup", "run", "test", "test-fast", "lab", "notebooks", "clean"):
+    for target in ("help", "setup", "run", "test", "test-fast", "lab", "notebooks", "gallery", "clean"):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
         assert target == "help" or re.search(rf'echo "make {target} ', makefile), target
     assert script.stat().st_mode & 0o111 and script.read_text().splitlines()[-1] == "make test"
