@@ -13,10 +13,11 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
-from tests.support.jupyter_driver import UNTIDY, Lab
+from tests.support.jupyter_driver import UNTIDY, Lab, needs_browser
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.browser, pytest.mark.long]
+opt_in = pytest.mark.skipif("BROWSER_TESTS" not in os.environ, reason="takes minutes; set BROWSER_TESTS=1 to run it")
+pytestmark = [pytest.mark.browser, needs_browser, opt_in]
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "output" / "browser"
 OUT = ".jp-OutputArea-output:has(button:text-is('Stop'))"

@@ -12,10 +12,10 @@ from PIL import Image
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
-from tests.support.jupyter_driver import UNTIDY, Lab, write_notebook
+from tests.support.jupyter_driver import UNTIDY, Lab, needs_browser, write_notebook
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, needs_browser]
 OUTPUT = Path(__file__).resolve().parents[2] / "output" / "browser"
 AREA = ".inversion-panel"
 ZIGZAG = [(0.2, 0.25), (0.75, 0.3), (0.3, 0.7), (0.7, 0.75)]

@@ -16,6 +16,7 @@ import urllib.request
 from pathlib import Path
 
 import nbformat
+import pytest
 from PIL import Image, ImageOps
 from playwright.sync_api import sync_playwright
 
@@ -56,6 +57,7 @@ def find_browser() -> str | None:
     return os.environ.get("CHROME") or next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
+needs_browser = pytest.mark.skipif(find_browser() is None, reason="Chromium is missing: apt-get install chromium")
 NO_SUBSHELLS = {"apputils-extension/kernels-settings": {"commsOverSubshells": "disabled"}}
 MODELS = "[*(lambda w: getattr(w, '_instances', None) or w.Widget.widgets)(__import__('ipywidgets').widgets.widget)]"
 
