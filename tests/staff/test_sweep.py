@@ -276,8 +276,9 @@ def test_submissions_are_graded_one_by_one(client, tmp_path, monkeypatch):
         return [{"student": entry.stem, "total": 2.0, "of": 4.0, "open": [], "remarks": [], "scores": scores}]
 
     monkeypatch.setattr("staff.grading.grade.grade", graded)
+    monkeypatch.setattr("staff.sweep.tasks.MOST_UNZIPPED", 2**20)
     (tmp_path / "ann.ipynb").write_text("{}")
-    for name, files in (("ben", {"01.ipynb": "{}", "../outside.txt": "no"}), ("bomb", {"big": bytes(2**20) * 201})):
+    for name, files in (("ben", {"01.ipynb": "{}", "../outside.txt": "no"}), ("bomb", {"big": bytes(2**21)})):
         with zipfile.ZipFile(tmp_path / f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for file, content in files.items():
                 archive.writestr(file, content)
@@ -287,7 +288,7 @@ def test_submissions_are_graded_one_by_one(client, tmp_path, monkeypatch):
     assert ann["points"] == {"1.1": 2.0} and ben["student"] == "ben"
     assert calls == ["ann.ipynb", ["01.ipynb", "outside.txt"]]
     assert (tmp_path / "out" / ben["files"]["report.html"]).read_text() == "page of ben, seed 3"
-    assert "unpacks to 201 MiB" in bomb["error"] and "neither a notebook nor a zip" in cut["error"]
+    assert "unpacks to 2 MiB; hand in at most 1 MiB" in bomb["error"] and "neither a notebook nor a zip" in cut["error"]
     assert not (tmp_path.parent / "outside.txt").exists()
 
 
