@@ -9,13 +9,12 @@ from helpers.masks import half
 from helpers.noise import fresh_noise_psnr, optimize_noise
 from helpers.sketch import Sketch, search
 from helpers.style_transfer import stylize
-from tests.lessons.test_runs import AnyLayer
 from tests.support import tiny
 
 GENERATOR, FEATURES = tiny.stylegan2(), tiny.Features()
 TARGETS = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(5))
 X, Y, MASK = TARGETS[:1], TARGETS[1:], half(16)
-EDITOR = Editor(GENERATOR, AnyLayer(), steps=3, noise_steps=2)
+EDITOR = Editor(GENERATOR, tiny.vgg(), steps=3, noise_steps=2)
 LAYERS = {"content_layers": "conv2_1", "style_layers": ["conv1_1"]}
 
 

@@ -11,7 +11,6 @@ from helpers.losses import lp_loss
 from helpers.metrics import psnr
 from staff.benchmarks import full_size, generator, inversion, noise, plain
 from staff.benchmarks.common import Settings
-from tests.lessons.test_runs import AnyLayer
 from tests.support import tiny
 
 CPU = torch.device("cpu")
@@ -66,7 +65,7 @@ def test_what_does_not_fit_is_not_run_and_says_so(tmp_path, monkeypatch):
 def test_every_variant_of_full_size_is_measured_in_both_stages(tmp_path, monkeypatch):
     net, seen, steps = tiny.stylegan2(), [], full_size.time_steps
     timed = lambda *given: seen.append((net.dtype, net.checkpointing)) or steps(*given)  # noqa: E731
-    replaced = {"load_features": lambda **_: AnyLayer(), "official_size": lambda *_: net, "time_steps": timed}
+    replaced = {"load_features": lambda **_: tiny.vgg(), "official_size": lambda *_: net, "time_steps": timed}
     for name, value in replaced.items():
         monkeypatch.setattr(full_size, name, value)
     rows = list(full_size.stages(Settings(tmp_path, sizes=(16,))))
@@ -85,7 +84,7 @@ def settings(tmp_path, monkeypatch):
     """Faces that a tiny generator drew."""
     net = tiny.stylegan2()
     faces = net.synthesize(net.sample("w", 3, seed=1), net.fresh_noise(3, seed=8)).clamp(0, 1).detach()
-    monkeypatch.setattr(Settings, "networks", lambda _: (net, AnyLayer()))
+    monkeypatch.setattr(Settings, "networks", lambda _: (net, tiny.vgg()))
     monkeypatch.setattr(Settings, "faces", lambda *_: faces)
     return Settings(tmp_path, quick=True)
 
