@@ -3,8 +3,9 @@
 import copy
 import pickle
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers import weights
+from helpers.trials import fastest
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's photos, RGB in [0, 1]
 TORCHVISION = ("vgg19", "vgg16")  # their files have 548 and 528 MB
@@ -64,6 +66,8 @@ def blur_pool(x: Tensor, size: int = 2) -> Tensor:
     return F.avg_pool2d(F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), size)
 
 
+WAYS = ("float32", "float32 channels last", "bfloat16 channels last")
+TRIAL, TRIAL_ON_CARDS = 64, 512  # pixels: what takes a processor a tenth of a second, and a card more than to begin
 POOLS = {"max": F.max_pool2d, "avg": F.avg_pool2d, "blur": blur_pool}
 
 
@@ -137,24 +141,51 @@ class Features(nn.Module):
         return {layer: found[place] for layer, place in places.items()}
 
 
-def fast_copy(features: Features, dtype: torch.dtype | None = None) -> Features:
-    """The same network laid out for speed: channels last, and its convolutions in ``dtype`` where that is given."""
-    copied = copy.deepcopy(features)
-    copied.convs.to(dtype=dtype, memory_format=torch.channels_last)
-    return copied
+def fast_copy(features: Features, precision: str = "auto") -> Features:
+    """The same network, laid out as is the fastest on its device: in float32 or bfloat16, channels last or not.
+
+    precision: float32 or bfloat16 keeps to that.
+    """
+    way = fastest_way(features.convs[0].weight.device, features.config.widths[0], precision)
+    return _laid_out(copy.deepcopy(features), way)
 
 
 def fast_dtype(device: str | torch.device) -> torch.dtype:
-    """bfloat16 where the processor multiplies it (AVX-512 BF16, AMX, CUDA from capability 8.0), else float32."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-    else:  # private in torch 2.6 … 2.15; where they are missing, float32 is right, only slower
-        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        probed = device.type == "cpu" and any(getattr(torch.cpu, probe, bool)() for probe in probes)
-        # ONEDNN_MAX_CPU_ISA may forbid what the processor could
-        native = probed and getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", bool)()
-    return torch.bfloat16 if native else torch.float32
+    """bfloat16 where it was found to be the fastest, which it is where the processor multiplies it; else float32."""
+    return _dtype_of(fastest_way(device))
+
+
+def fastest_way(device: str | torch.device, width: int = 64, precision: str = "auto") -> str:
+    """The fastest of WAYS for a network whose first layer has ``width`` channels; tried at the first call."""
+
+    def ways() -> dict[str, Callable[[], object]]:
+        network, random = Features(FeatureConfig((width, 2 * width, 4 * width), (2, 2, 2))), torch.Generator()
+        for conv in network.convs:
+            conv.weight.normal_(std=conv.weight[0].numel() ** -0.5, generator=random.manual_seed(0))
+            conv.bias.zero_()
+        side = TRIAL if torch.device(device).type == "cpu" else TRIAL_ON_CARDS
+        images = torch.rand(1, 3, side, side, generator=random).to(device)
+        last = network.layers[-1]
+
+        def step(network: Features) -> None:
+            x = images.clone().requires_grad_()
+            with torch.enable_grad():
+                network(x, last)[last].float().square().mean().backward()
+
+        networks = {way: _laid_out(copy.deepcopy(network), way).to(device) for way in WAYS}
+        return {way: partial(step, laid_out) for way, laid_out in networks.items()}
+
+    return fastest(f"features {width}", device, ways, "" if precision == "auto" else precision)
+
+
+def _laid_out(features: Features, way: str) -> Features:
+    layout = torch.channels_last if "channels last" in way else torch.contiguous_format
+    features.convs.to(dtype=_dtype_of(way), memory_format=layout)
+    return features
+
+
+def _dtype_of(way: str) -> torch.dtype:
+    return torch.bfloat16 if way.startswith("bfloat16") else torch.float32
 
 
 def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:

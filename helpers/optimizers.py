@@ -103,7 +103,7 @@ class Optimization:
         batch = len(parameters[0])
         self.chunk = min(chunk or batch, batch)
         if self.chunk < batch:
-            _warn(f"the memory is too short for all {batch} at once: now {self.chunk} at a time.")
+            self._warn_of_parts()
         self.frozen = torch.zeros(batch, dtype=torch.bool, device=parameters[0].device)
         self.forget_best()
         members = {rate: [p for p, r in zip(parameters, rates, strict=True) if r == rate] for rate in rates}
@@ -140,8 +140,26 @@ class Optimization:
         self.seconds += time.perf_counter() - started
         return Step(self.number, loss.total, loss.parts, self.rates[0] * factor)
 
+    def _warn_of_parts(self) -> None:
+        count = len(self.parameters[0])
+        _warn(f"the memory is too short for all {count} at once: now {self.chunk} at a time.")
+
     def _evaluate(self, gradients: bool = True) -> Loss:
-        """Loss of all samples, and its gradients, chunk by chunk."""
+        """Loss of all samples, and its gradients; where the card's memory runs out, in chunks of half the size."""
+        while True:
+            try:
+                return self._evaluate_chunks(gradients)
+            except torch.OutOfMemoryError as error:
+                if self.chunk == 1:
+                    raise OptimizationError(
+                        "the device's memory is too short for one sample alone; close other programs that use it, "
+                        "or choose smaller images, --precision bf16 or --device cpu."
+                    ) from error
+            self.chunk = (self.chunk + 1) // 2
+            self._warn_of_parts()
+            torch.cuda.empty_cache()
+
+    def _evaluate_chunks(self, gradients: bool) -> Loss:
         batch, losses, found = len(self.frozen), [], []
         for start in range(0, batch, self.chunk):
             index = slice(None) if self.chunk == batch else slice(start, start + self.chunk)

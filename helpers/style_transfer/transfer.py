@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from helpers import colours
-from helpers.features import Features, fast_copy, fast_dtype
+from helpers.features import Features, fast_copy
 from helpers.images import in_range, resize
 from helpers.losses import Loss
 from helpers.masks import as_mask
@@ -17,6 +17,7 @@ from helpers.optimizers import Optimization, Step
 from helpers.search import Chain, Phase, Result
 from helpers.style_transfer.criterion import COLOURS, StyleCriterion, StyleError, StyleOptions
 
+PRECISIONS = ("auto", "float32", "bfloat16")
 RATES = {"adam": 0.03, "lbfgs": 0.1}
 
 
@@ -49,11 +50,10 @@ class StyleTransfer(Chain):
         self.contents, self.styles = contents, [styles] if isinstance(styles, Tensor) else list(styles)
         self.masks = None if masks is None else as_mask(masks, tuple(contents.shape[-2:]))
         self.batch = self._check()
-        dtypes = {"auto": fast_dtype(contents.device), "bfloat16": torch.bfloat16, "float32": torch.float32}
-        if options.precision not in dtypes:
-            raise StyleError(f"precision must be one of {', '.join(dtypes)}; got {options.precision!r}.")
+        if options.precision not in PRECISIONS:
+            raise StyleError(f"precision must be one of {', '.join(PRECISIONS)}; got {options.precision!r}.")
         known = isinstance(features, Features) and features.convs[0].weight.dtype != torch.float64
-        self.features = fast_copy(features, dtypes[options.precision]) if known else features
+        self.features = fast_copy(features, options.precision) if known else features
         sizes = scales(tuple(contents.shape[-2:]), options.pyramid)
         later = max(1, options.steps // 2)
         self.phases = [Scale(share=later if at else options.steps, size=size) for at, size in enumerate(sizes)]

@@ -7,12 +7,10 @@ import datetime
 import gc
 import importlib
 import json
-import os
 import platform
-import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +18,12 @@ import psutil
 import torch
 
 from helpers.device import describe_device
-from helpers.features import Features, fast_dtype, load_features
+from helpers.features import Features, fastest_way, load_features
 from helpers.figures import results_table
 from helpers.files import write_json
 from helpers.generators import Generator, load_generator
 from helpers.photos import load_faces
+from helpers.trials import processor
 from staff.benchmarks import BENCHES, OF_FACES
 
 GB = 2**30
@@ -53,11 +52,11 @@ class Settings:
         return load_faces(self.data, n, size, split, held_out=self.held_out).to(self.device)
 
 
-def run(name: str, settings: Settings, parts: Sequence[str] = ()) -> str:
+def run(name: str, settings: Settings, parts: Sequence[str] = ()) -> Iterator[str]:
     """Measure parts of a bench, by default DEFAULT or all, quickly the first; NAME.json grows with every row.
 
-    Returns the tables under the circumstances. Raises ValueError for a bench or part that does not exist, and without
-    faces where it needs some.
+    Yields the circumstances, then each part's table when it is measured. Raises ValueError for a bench or part that
+    does not exist, and without faces where it needs some.
     """
     if name not in BENCHES:
         raise ValueError(f"the benches are {', '.join(BENCHES)} and all; got {name!r}.")
@@ -68,27 +67,21 @@ def run(name: str, settings: Settings, parts: Sequence[str] = ()) -> str:
         raise ValueError(f"the parts of bench {name} are {', '.join(bench.PARTS)}; got {', '.join(unknown)}.")
     path = settings.out / f"{name}.json"
     report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    texts = [" · ".join(f"{key} {value}" for key, value in circumstances(settings.device).items())]
+    yield " · ".join(f"{key} {value}" for key, value in circumstances(settings.device).items())
     for part in parts or list(getattr(bench, "DEFAULT", bench.PARTS))[: 1 if settings.quick else None]:
         report[part] = {"circumstances": circumstances(settings.device), "rows": []}
         for row in bench.PARTS[part](settings):
             report[part]["rows"].append(row)
             write_json(path, report)
-        texts.append(f"{part}\n\n{results_table(report[part]['rows'])}")
-    return "\n\n".join(texts)
+        yield f"\n{part}\n\n{results_table(report[part]['rows'])}"
 
 
 def circumstances(device: torch.device | str) -> dict[str, str]:
     """Date, processor with its instruction set, GPU or threads, versions of Python and PyTorch."""
-    instructions = torch.backends.cpu.get_cpu_capability()
-    instructions += " with bfloat16" if fast_dtype("cpu") == torch.bfloat16 else ""
-    if held := os.environ.get("ONEDNN_MAX_CPU_ISA"):
-        instructions += f", oneDNN held to {held}"
-    models = re.findall("model name.*: (.*)", cpus.read_text()) if (cpus := Path("/proc/cpuinfo")).exists() else ()
     return {
         "date": datetime.date.today().isoformat(),
-        "processor": models[0] if models else platform.processor() or platform.machine(),
-        "instructions": instructions,
+        "processor": processor(),
+        "fastest": fastest_way(device),
         "threads": str(torch.get_num_threads()),
         "device": "CPU" if torch.device(device).type == "cpu" else describe_device(device),
         "python": platform.python_version(),

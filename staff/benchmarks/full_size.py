@@ -1,6 +1,7 @@
 """Memory and speed of the w+ and the noise stage at the size of the official models, whose weights are not needed."""
 
 import time
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -10,9 +11,10 @@ from helpers.features import load_features
 from helpers.generators import LARGE, StyleGAN2
 from helpers.inversion import Inversion
 from helpers.latents import Latents
+from helpers.memory import step_memory
 from helpers.noise import noise_inversion
 from helpers.search import Phase
-from staff.benchmarks.common import PeakMemory, Settings
+from staff.benchmarks.common import GB, PeakMemory, Settings
 
 STRENGTH = 0.1  # noise strength: a new network has 0, so that no map would have any effect
 CHANNEL_BASE = {1024: 32768, 512: 32768}  # official models (config F); 16384 below
@@ -80,4 +82,36 @@ def stages(settings: Settings) -> Iterator[dict]:
             yield {"variant": variant, "stage": stage, "peak_gb": peak, "steps_per_second": 1 / seconds}
 
 
-PARTS = {"stages": stages}
+def shortage(settings: Settings) -> Iterator[dict]:
+    """A search of 16 images while something else takes a card's memory: in what parts it ends, and what that changes.
+
+    Raises DeviceError for the CPU, whose memory does not run out with an error.
+    """
+    device, count, phases = settings.device, 16, (Phase("w+", 1.0, 0.2),)
+    if device.type != "cuda":
+        raise DeviceError("only a card's memory runs out with an error: add --device cuda.")
+    generator, reference = official_size((settings.sizes or (256,))[0], device), None
+    with torch.no_grad():
+        targets = generator.synthesize(generator.sample("w", count, seed=1)).clamp(0, 1)
+    for share in (1.0, 0.7, 0.3, 0.1):  # of the memory that a step needs
+        search = Inversion(generator, targets, "w+", steps=4, phases=phases)
+        steps = iter(search)
+        next(steps)
+        taken = free_memory(device) - share * step_memory(generator, "w+", count) if share < 1 else 0
+        ballast = torch.empty(int(taken * GB), dtype=torch.uint8, device=device)
+        with warnings.catch_warnings(record=True) as caught, PeakMemory(device) as peak:
+            warnings.simplefilter("always")
+            started = time.perf_counter()
+            for _ in steps:
+                pass
+            torch.cuda.synchronize(device)
+            seconds = time.perf_counter() - started
+        del ballast
+        row = {"memory_left": share, "at_once": search.runs[-1].chunk, "ran_out": len(caught), "seconds": seconds}
+        code = search.result().latents.code
+        reference = code if reference is None else reference
+        yield row | {"peak_gb": peak.gb, "largest_difference": (code - reference).abs().max().item()}
+
+
+PARTS = {"stages": stages, "shortage": shortage}
+DEFAULT = ("stages",)

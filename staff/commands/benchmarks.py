@@ -36,7 +36,8 @@ def bench(
 
     given = {"models": tuple(models or ()), "sizes": tuple(int(size) for size in _list(sizes))}
     given |= {"held_out": held_out, "network": network, "quick": quick}
-    typer.echo(run(name, Settings(out, device_of(device), data, **given), _list(parts)))
+    for text in run(name, Settings(out, device_of(device), data, **given), _list(parts)):
+        typer.echo(text)
 
 
 def _list(text: str) -> list[str]:

@@ -220,6 +220,23 @@ def test_in_chunks_the_result_is_the_same(kind):
     assert torch.allclose(torch.stack(short.history["total"]), torch.stack(free.history["total"]), rtol=1e-4)
 
 
+def test_where_a_cards_memory_runs_out_smaller_parts_go_through():
+    room = 2
+
+    def crowded(parameters, index):
+        if len(parameters[0]) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return bowl(parameters, index)
+
+    free, short = (optimize([start()], loss, steps=5) for loss in (bowl, crowded))
+    with pytest.warns(OptimizationWarning, match="too short for all 3 at once: now 2 at a time"):
+        run(free), run(short)
+    assert torch.allclose(short.best_total, free.best_total, rtol=1e-5)
+    room, short = 0, optimize([start()], crowded, steps=5)
+    with pytest.warns(OptimizationWarning), pytest.raises(OptimizationError, match="too short for one sample alone"):
+        run(short)
+
+
 # --- saving ----------------------------------------------------------------------------------------------------------
 
 

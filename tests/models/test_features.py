@@ -1,7 +1,10 @@
 """Feature networks: architecture, naming of layers, what is run, what is frozen, which files are refused."""
 
+import functools
 import json
 import pathlib
+import re
+import sys
 
 import numpy as np
 import pytest
@@ -9,9 +12,19 @@ import torch
 import torch.nn.functional as F
 from torchvision.models import vgg
 
+from helpers import __main__ as program
 from helpers import features as module
-from helpers import weights
-from helpers.features import CONFIGS, FeatureConfig, FeatureError, Features, fast_copy, fast_dtype, load_features
+from helpers import trials, weights
+from helpers.features import (
+    CONFIGS,
+    FeatureConfig,
+    FeatureError,
+    Features,
+    fast_copy,
+    fast_dtype,
+    fastest_way,
+    load_features,
+)
 from helpers.weights import WeightsError
 
 
@@ -190,24 +203,60 @@ def test_unknown_names_and_weights_of_another_kind_or_shape(tmp_path):
             load_features(path)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(None, 1e-5), (torch.bfloat16, 0.03)])
-def test_the_fast_copy_gives_the_same_features(slim, images, dtype, tolerance):
-    fast = fast_copy(slim, dtype)
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """Milliseconds that trials find, instead of a trial; nothing found before counts."""
+    ms = {"float32": 3.0, "float32 channels last": 2.0, "bfloat16 channels last": 1.0}
+    monkeypatch.setattr(trials, "trial", lambda ways, device: {way: ms[way] for way in ways})
+    monkeypatch.setattr(trials, "FILE", tmp_path / "fastest.json")
+    monkeypatch.setattr(trials, "_found", {})
+    return ms
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("auto", 0.03)])
+def test_the_fast_copy_gives_the_same_features(quick, slim, images, precision, tolerance):
+    fast = fast_copy(slim, precision)
     assert slim.convs[0].weight.dtype == torch.float32 and fast.name == slim.name
+    assert fast.convs[1].weight.is_contiguous(memory_format=torch.channels_last)
     for layer, expected in slim(images, [1, 5, 13, "relu4_1"]).items():
         found = fast(images, [layer])[layer]
-        assert found.dtype == (dtype or torch.float32)
+        assert found.dtype == (torch.float32 if precision == "float32" else torch.bfloat16)
         assert (found.float() - expected).norm() < tolerance * expected.norm()
 
 
-def test_half_precision_is_chosen_by_what_the_processor_has(monkeypatch):
-    probes, has = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_mkldnn_bf16_supported"), set()
-    for owner, probe in zip((torch.cpu, torch.cpu, torch.ops.mkldnn), probes, strict=True):
-        monkeypatch.setattr(owner, probe, lambda probe=probe: probe in has, raising=False)
-    # ONEDNN_MAX_CPU_ISA can forbid what the processor has
-    for now, dtype in (({probes[2]}, torch.float32), ({*probes[1:]}, torch.bfloat16), ({probes[1]}, torch.float32)):
-        has.clear()
-        has |= now
-        assert fast_dtype("cpu") == dtype
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
-    assert fast_dtype("cuda") == torch.float32
+def test_half_precision_is_taken_where_it_was_found_to_be_faster(quick):
+    assert fast_dtype("cpu") == torch.bfloat16
+    trials.known("cpu").clear()
+    quick["bfloat16 channels last"] = 20.0
+    assert fast_dtype("cpu") == torch.float32
+    assert fastest_way("cpu", 16) == "float32 channels last" and fastest_way("cpu", 16, "bfloat16").startswith("bf")
+    quick["float32"] = 2.1  # not worth another layout
+    assert fastest_way("cpu", 32) == "float32"
+
+
+def test_the_command_shows_and_overrides_what_is_the_fastest(quick, monkeypatch, capsys):
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["helpers", "device", "--device", "cpu", *words])
+        with pytest.raises(SystemExit) as stop:
+            program.main()
+        return stop.value.code or 0
+
+    assert run() == 0 and re.search(r"features 64 .*bfloat16 channels last .*1.* yes", capsys.readouterr().out)
+    assert run("--choose", "features 64=float32") == 0 and fast_dtype("cpu") == torch.float32
+    trials._found.clear()  # as in another process
+    assert fastest_way("cpu") == "float32" and fastest_way("cpu", 16).startswith("bfloat16")
+    assert run("--choose", "features 64=") == 0 and fast_dtype("cpu") == torch.bfloat16
+    assert run("--choose", "features 64=best") == 2 and "got 'features 64=best'" in capsys.readouterr().err
+
+
+def test_trials_take_turns_and_leave_out_what_is_far_behind(monkeypatch):
+    calls, now = [], [0.0]
+    monkeypatch.setattr(trials.time, "perf_counter", lambda: now[0])
+
+    def way(name, seconds):
+        calls.append(name)
+        now[0] += seconds
+
+    ways = {name: functools.partial(way, name, seconds) for name, seconds in (("a", 0.1), ("b", 0.9), ("c", 0.2))}
+    found = trials.trial(ways, torch.device("cpu"))
+    assert found == {"a": 100.0, "b": 900.0, "c": 200.0} and "".join(calls) == "abcacac"
