@@ -78,7 +78,8 @@ class LatentSearch(Chain):
 
     Every sample is an independent problem. ``criterion(images, offset, index)`` gives the Loss of the samples
     ``index``; ``offset`` is that of their code from the start, ``latents``, whose noise maps are kept. ``lr`` is in
-    standard deviations of the space, None each phase's own; ``rows`` are the indices of the w+ rows that are free.
+    standard deviations of the space, None each phase's own; ``rows`` are the indices of the w+ rows that are free;
+    ``until`` is the share by which the loss must still fall in 20 steps of the last phase, None takes all steps.
 
     Raises GeneratorError for latents of another generator, and OptimizationError when the losses of all samples became
     NaN; ``result()`` still gives the best so far.
@@ -92,10 +93,16 @@ class LatentSearch(Chain):
     lr: float | None = None
     optimizer: str = "adam"
     rows: Sequence[int] | None = None
+    until: float | None = None
     variables: ClassVar[type[Variables]] = Variables
 
     def __post_init__(self):
         self.base = Latents(*unpack(self.generator, self.latents)).detach()
+
+    @property
+    def done(self) -> bool:
+        last = len(self.runs) == len(self.phases)
+        return last and self.until is not None and self.runs[-1].settled(self.until)
 
     def code_rate(self, phase: Phase) -> float:
         """Learning rate of the code in a phase, in standard deviations of its space."""
@@ -160,6 +167,7 @@ class InversionOptions:
     steps: int | None = option(None, f"Optimisation steps; {STEPS}, or {ENCODER_STEPS} from the encoder.", min=1)
     optimizer: str = option("adam", "adam or lbfgs.")
     lr: float | None = option(None, "Rate in standard deviations of the space, instead of each phase's own.")
+    until: float | None = option(None, "Stop when 20 steps lower the loss by less than this share: 0.01.", min=0)
     restarts: int = option(1, "Starts per photo (sample or best), of which the best is kept.", min=1)
     seed: int = option(0, "Seed of all samples.")
     candidates: int = 64  # samples for start="best"
@@ -200,6 +208,7 @@ class Inversion(LatentSearch):
         self.criterion.repeats = self.restarts  # row by row: target 0 with all its starts, then target 1, ...
         latents = self._first_latents()
         super().__init__(generator, self.criterion, latents, self.phases, steps, options.lr, options.optimizer)
+        self.until = options.until
         self.prepared = time.perf_counter() - started
 
     def _check(self, steps: int) -> None:

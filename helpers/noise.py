@@ -46,6 +46,7 @@ class NoiseOptions:
     regularise: float = 0.0  # weight of ``noise_autocorrelation``; above 0 the maps keep mean 0 and variance 1 too
     per_layer: bool = True  # False takes ``lr`` as it is for every map, in standard deviations of the noise
     schedule: Schedule | None = None  # of the phases that move the noise; None is a cosine over the whole phase
+    until: float | None = None  # see LatentSearch
     reduction: str = "sum"  # of the loss over the pixels for the gradient, or "mean"
 
 
@@ -111,6 +112,7 @@ class NoiseSearch(LatentSearch):
         check_noise_maps(generator)
         phases, optimizer = order_phases(options.order, options.rounds), options.optimizer
         super().__init__(generator, criterion, latents, phases, options.steps, None, optimizer, options.rows)
+        self.until = options.until
         if self.base.noise is None:
             self.base = Latents(self.base.space, self.base.code, generator.fixed_noise(len(self.base)))
         self.regularise = options.regularise

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # a search of pixels needs no latents
     from helpers.latents import Latents
 
 OPTIMIZERS = ("adam", "lbfgs")
+SETTLING = 20  # steps over which a loss is watched
 Schedule = Callable[[float], float]
 
 
@@ -143,6 +144,14 @@ class Optimization:
     def _warn_of_parts(self) -> None:
         count = len(self.parameters[0])
         _warn(f"the memory is too short for all {count} at once: now {self.chunk} at a time.")
+
+    def settled(self, share: float) -> bool:
+        """Whether the best loss of every sample fell by less than this share of it in the last SETTLING steps."""
+        totals = self.history.get("total", [])
+        if len(totals) <= SETTLING:
+            return False
+        before = torch.stack(totals[:-SETTLING]).nan_to_num(math.inf).amin(0)
+        return bool((self.frozen | (self.best_total > (1 - share) * before)).all())
 
     def _evaluate(self, gradients: bool = True) -> Loss:
         """Loss of all samples, and its gradients; where the card's memory runs out, in chunks of half the size."""

@@ -22,7 +22,7 @@ from helpers.inversion import Inversion, InversionOptions, encoder_start, fast_o
 from helpers.latents import save_latents
 from helpers.memory import check_memory
 from helpers.metrics import feature_distance, psnr, ssim
-from helpers.noise import check_noise_maps, fresh_noise_psnr, noise_inversion
+from helpers.noise import NoiseOptions, check_noise_maps, fresh_noise_psnr, noise_inversion
 from helpers.photos import photo_files
 from helpers.progress import Progress
 from helpers.search import Result, marks, option
@@ -157,7 +157,8 @@ def _invert_batch(
     found = result = progress.run(Inversion(generator, targets, run.space, search), label)
     shown, more = {"result": found.images}, [{}] * len(batch)
     if run.noise:
-        result, more = run_noise(progress, generator, targets, result, run.noise_steps, f"{label} noise")
+        options = NoiseOptions(run.noise_steps, until=search.until)
+        result, more = run_noise(progress, generator, targets, result, options, f"{label} noise")
         shown["after noise"] = result.images
     write_results(progress.out, stems, result, run.model)
     for i, (stem, cut) in enumerate(zip(stems, cuts, strict=True)):
@@ -171,11 +172,11 @@ def _invert_batch(
 
 
 def run_noise(
-    progress: Progress, generator: Generator, targets: Tensor, found: Result, steps: int, label: str
+    progress: Progress, generator: Generator, targets: Tensor, found: Result, options: NoiseOptions, label: str
 ) -> tuple[Result, list[dict]]:
     """``noise_inversion`` after an inversion, with the seconds of both; also rows of PSNR without what it found."""
-    result = progress.run(noise_inversion(generator, targets, found.latents, steps=steps), label)
-    result.seconds, result.steps = result.seconds + found.seconds, found.steps
+    result = progress.run(noise_inversion(generator, targets, found.latents, options=options), label)
+    steps, result.seconds, result.steps = result.steps, result.seconds + found.seconds, found.steps
     result.frozen = result.frozen | found.frozen
     before, fresh = psnr(found.images, targets), fresh_noise_psnr(generator, targets, result.latents)
     columns = {"psnr_before_noise": before.tolist(), "psnr_fresh_noise": fresh.tolist()}

@@ -97,6 +97,7 @@ def shortage(settings: Settings) -> Iterator[dict]:
         search = Inversion(generator, targets, "w+", steps=4, phases=phases)
         steps = iter(search)
         next(steps)
+        torch.cuda.empty_cache()
         taken = free_memory(device) - share * step_memory(generator, "w+", count) if share < 1 else 0
         ballast = torch.empty(int(taken * GB), dtype=torch.uint8, device=device)
         with warnings.catch_warnings(record=True) as caught, PeakMemory(device) as peak:
@@ -110,7 +111,7 @@ def shortage(settings: Settings) -> Iterator[dict]:
         row = {"memory_left": share, "at_once": search.runs[-1].chunk, "ran_out": len(caught), "seconds": seconds}
         code = search.result().latents.code
         reference = code if reference is None else reference
-        yield row | {"peak_gb": peak.gb, "largest_difference": (code - reference).abs().max().item()}
+        yield row | {"more_gb": peak.more, "largest_difference": (code - reference).abs().max().item()}
 
 
 PARTS = {"stages": stages, "shortage": shortage}

@@ -20,7 +20,7 @@ from helpers.generators import load_generator
 from helpers.images import longer_side, read_image, write_image
 from helpers.inversion import InversionOptions, fast_options, project
 from helpers.latents import save_latents
-from helpers.noise import check_noise_maps
+from helpers.noise import NoiseOptions, check_noise_maps
 from helpers.search import marks
 from helpers.style_transfer import stylize
 from helpers.style_transfer.criterion import StyleOptions
@@ -73,7 +73,7 @@ def invert(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
     result, more = project(generator, targets, features=features, **settings), [{}] * len(jobs)
     if noise_steps:
         progress = types.SimpleNamespace(run=_run_quietly)
-        result, more = run_noise(progress, generator, targets, result, noise_steps, "")
+        result, more = run_noise(progress, generator, targets, result, NoiseOptions(noise_steps), "")
     results = []
     for i, row in enumerate(a | b for a, b in zip(measure(result, targets, features), more, strict=True)):
         image = as_bytes(lambda path, i=i: write_image(path, result.images[i : i + 1]), ".png")

@@ -163,6 +163,16 @@ def test_steps_are_counted_through_the_phases_and_the_second_starts_from_the_bes
     assert steps[-1].latents.code.std(1).amax() > 1e-3  # the rows have parted
 
 
+def test_a_search_ends_where_its_loss_has_settled():
+    generator = GENERATORS["stylegan2"]
+    inversion = Inversion(generator, targets(generator), "w+", **options(steps=40, weights={"l2": 1.0}, until=1.0))
+    steps = list(inversion)  # 20 are watched in the last phase, after the 12 of the first
+    assert len(steps) == 12 + 21 and list(inversion) == []
+    run, now = inversion.runs[-1], inversion.runs[-1].best_total
+    share = (1 - now / torch.stack(run.history["total"][:-20]).amin(0)).max().item()  # of the slower sample
+    assert run.settled(share + 1e-3) and not run.settled(share - 1e-3)
+
+
 def test_phases_are_data():
     generator = GENERATORS["stylegan2"]
     phases = (Phase("z", 0.5, 0.1), Phase("w", 0.25, 0.1), Phase("w+", 0.25, 0.05))

@@ -29,7 +29,7 @@ def test_every_row_is_on_disk_when_the_next_is_measured(settings, monkeypatch):
     bench = types.SimpleNamespace(PARTS={"speed": rows, "other": lambda _: [{"n": 3}]}, DEFAULT=("speed",))
     monkeypatch.setattr(common.importlib, "import_module", lambda name: bench)
     text = "".join(common.run("style", settings))
-    assert seen == [[{"way": "a | b", "ms": 1.5}]] and "a \\| b" in text and circumstances(CPU)["instructions"] in text
+    assert seen == [[{"way": "a | b", "ms": 1.5}]] and "a \\| b" in text and circumstances(CPU)["processor"] in text
     assert "n" in [*common.run("style", settings, ["other"])][1]  # what other parts found stays
     report = json.loads(path.read_text())
     assert list(report) == ["speed", "other"] and report["speed"]["circumstances"]["threads"]
@@ -56,7 +56,7 @@ def test_the_median_of_turns_and_the_instruction_set(monkeypatch):
     found = in_turns({name: lambda name=name: order.append(name) for name in "ab"}, CPU, rounds=2, calls=2)
     assert "".join(order) == "aabbaabb" and set(found) == {"a", "b"} and min(found.values()) >= 0
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    assert circumstances("cpu")["instructions"].endswith("oneDNN held to AVX2")
+    assert circumstances("cpu")["processor"].endswith("oneDNN held to AVX2")
 
 
 def test_the_peak_is_that_of_the_block():
