@@ -15,10 +15,7 @@ NETWORK = tiny.Features()
 
 
 def pictures(n=1, size=(24, 24), seed=0, dtype=torch.float32):
-    """Smooth random images."""
-    generator = torch.Generator().manual_seed(seed)
-    small = torch.rand(n, 3, 6, 6, generator=generator, dtype=dtype)
-    return torch.nn.functional.interpolate(small, size, mode="bilinear")
+    return tiny.images(n, size, seed, cells=6).to(dtype)
 
 
 PHOTO, STYLE, OTHER, IMAGE = (pictures(seed=seed) for seed in range(4))
