@@ -1,4 +1,4 @@
-"""VGG feature networks: torchvision's VGG19 and VGG16, and our own VGG19 at a quarter of its width, as one class."""
+"""VGG feature networks: torchvision's VGG19 and VGG16, and our own at a quarter and half of VGG19's width."""
 
 import copy
 import pickle
@@ -212,12 +212,15 @@ def _load_torchvision(name: str) -> dict[str, Tensor]:
 
 
 def load_features(
-    name: str | Path | None = None, device: str | torch.device | None = None, pooling: str = "max"
+    name: str | Path | None = None, device: str | torch.device | None = None, pooling: str | None = None
 ) -> Features:
-    """A frozen feature network: "vgg19" or "vgg16" (torchvision's, downloaded once), "vgg19-slim" (bundled), or a file.
+    """A frozen feature network: "vgg19" or "vgg16" (torchvision's, downloaded once), "vgg19-slim" or "vgg19-half"
+    (bundled), or a file.
 
-    None or "auto" is vgg19 where its file is on disk, vgg19-slim elsewhere. Raises FeatureError or WeightsError.
+    None or "auto" is vgg19 where its file is on disk, vgg19-slim elsewhere; pooling None is that of its training.
+    Raises FeatureError or WeightsError.
     """
+    facts = {}
     if name in (None, "auto"):
         name = "vgg19" if torchvision_file("vgg19").is_file() else "vgg19-slim"
     if name in TORCHVISION:
@@ -231,7 +234,8 @@ def load_features(
             raise FeatureError(f"{name} is not a feature network: its config has no {error}.") from error
     else:
         raise FeatureError(f"Unknown feature network {str(name)!r}; known are: auto, {', '.join(CONFIGS)}.")
-    network = Features(config, Path(name).stem if name not in CONFIGS else name, pooling)
+    stem = Path(name).stem if name not in CONFIGS else name
+    network = Features(config, stem, pooling or facts.get("pooling", "max"))
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:

@@ -30,7 +30,6 @@ SETTINGS = {
     "rate": 3e-3,  # peak of the one-cycle schedule
     "pooling": "blur",
     "teacher": True,  # learn from EfficientNet-Lite0 as well
-    "test_every": 5,  # epochs between tests on the held-out tenth
     "seed": 0,
 }
 
@@ -128,8 +127,7 @@ class FoldedClassifier(nn.Module):
 def recalibrate(net: Classifier, photos: LabelledPhotos, index: Tensor, batch: int = 64) -> None:
     """Measure batch norm's means and variances again on the photos' central squares, at the size of the test.
 
-    Random crops are smaller, and what they show is larger: with their statistics the network is off at test time
-    (Touvron et al., "Fixing the train-test resolution discrepancy", 2019).
+    With the statistics of random crops, which show things larger, the network is off there (Touvron et al. 2019).
     """
     order = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))]
     update_bn((photos.crops(part, TESTED) for part in order.split(batch) if len(part) > 1), net)
@@ -172,7 +170,7 @@ class FeatureTrainer(Trainer):
             "batch": self.batch, "widths": list(config.widths), "depths": list(config.depths),
             "classes": photos.classes, "photos": len(self.train_index),
         })  # fmt: skip
-        self.photos, self.device, self.losses = photos, device, []
+        self.photos, self.device = photos, device
         photos.pixels, photos.ratios = photos.pixels.to(device), photos.ratios.to(device)
         self.teacher = pretrained.load_efficientnet().to(device) if settings["teacher"] else None
         with torch.random.fork_rng(devices=[]):  # the layers draw their initial values from the global generator
@@ -235,28 +233,7 @@ class FeatureTrainer(Trainer):
             group["lr"] = self.rate()
         self.descend(sum(losses.values()), 5.0)
         self.ema.update_parameters(self.net)
-        self.losses.append(torch.stack(list(losses.values())).tolist())
-        return dict(zip(losses, self.losses[-1], strict=True))
-
-    def report(self, losses: dict[str, float]) -> dict[str, float] | None:
-        """After an epoch its mean losses and, every ``test_every`` epochs, the averaged network's accuracy."""
-        epoch, rest = divmod(self.step_number, self.per_epoch)
-        if rest:
-            return None
-        means = torch.tensor(self.losses).mean(0).tolist()
-        entry = {"epoch": epoch} | dict(zip(losses, means, strict=True))
-        if epoch % self.settings["test_every"] == 0 or self.step_number == self.goal:
-            with self.autocast():
-                entry["top1"], _ = accuracy(self.ema.module.eval(), self.photos, self.test_index)
-        self.losses = []
-        return entry
-
-    def state(self) -> dict:
-        return super().state() | {"losses": self.losses}
-
-    def load(self, state: dict) -> None:
-        super().load(state)
-        self.losses = state["losses"]
+        return dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
 
 
 def train_features(
@@ -276,7 +253,7 @@ def train_features(
     """
     settings, least = SETTINGS | settings, 2 ** (len(config.depths) - 1)
     settings["sizes"] = list(settings["sizes"])
-    if min(settings["sizes"]) < least or min(settings["epochs"], settings["test_every"]) < 1:
+    if min(settings["sizes"]) < least or settings["epochs"] < 1:
         raise TrainingError(f"Expected sizes from {least} px and at least 1 epoch; change them.")
     trainer = FeatureTrainer(load_labelled(data), config, pick_device(device), settings)
     train(trainer, out, save_every=save_every, log=log)
