@@ -14,7 +14,7 @@ from helpers import paintings
 from helpers.commands.common import MASK_RULE, Device, Log, Out, app, data_app, device_of
 from helpers.commands.options import listed, with_options
 from helpers.commands.runs import check_all_done, noted, print_table
-from helpers.features import load_features
+from helpers.features import load_features, torchvision_file
 from helpers.figures import results_table
 from helpers.files import unique_stems, write_json
 from helpers.images import ImageError, longer_side, read_image, resize, write_image
@@ -89,7 +89,7 @@ def style(
     mix: Annotated[bool, typer.Option("--mix", help="All styles in one image.")] = False,
     weights: Annotated[str | None, typer.Option(help="Shares of the styles that are mixed, such as 2,1.")] = None,
     mask: Annotated[list[Path] | None, typer.Option(help=f"One mask file per style: {MASK_RULE}.")] = None,
-    features: Annotated[str | None, typer.Option(help="vgg19 (fetched once, 548 MB), vgg19-slim or a file.")] = None,
+    features: Annotated[str | None, typer.Option(help="vgg19 (fetched once), vgg19-half, vgg19-slim or file.")] = None,
     pooling: Annotated[str, typer.Option(help="blur, avg or max.")] = "blur",
     film: Annotated[bool, typer.Option("--film", help="GIF and MP4 of the process too.")] = False,
     device: Device = None,
@@ -109,9 +109,10 @@ def style(
     mix, masks, device = mix or weights is not None, mask or [], device_of(device)
     styles, contents = style, photo_files(contents)
     check_weights(options.weights)
+    if features is None and not torchvision_file("vgg19").is_file():
+        features = "vgg19-half"
+        typer.echo(f"With {features}. --features vgg19 fetches the network of the literature, once (548 MB).", err=True)
     network = load_features(features, device, pooling)
-    if features is None and network.name != "vgg19":
-        typer.echo(f"With {network.name}. --features vgg19 fetches VGG19 once (548 MB); it paints better.", err=True)
     chosen = STYLE_LAYERS if options.patches or options.style_layers is None else options.style_layers
     for layer in (*layer_weights(options.content_layers), *layer_weights(chosen)):
         network.locate(layer)  # an unknown one is the command's error, not a photo's
