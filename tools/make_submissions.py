@@ -1,21 +1,31 @@
 """Make a folder of submissions to try the grader on: python tools/make_submissions.py FOLDER [--students 20].
 
-Each student has solved most exercises of a lesson or two, left some, got some wrong; a few notebooks have lost their
-ids or metadata, hold errors, end the kernel or never end. ``FOLDER.json`` says who solved what.
+Each student has solved most exercises of a lesson, every tenth of two, left some, got some wrong. Some notebooks have
+lost their ids or metadata, come in a zip or are cut off; some end the kernel, never end, or attack the machine.
+``FOLDER.json`` says who solved what.
 """
-
-from __future__ import annotations
 
 import argparse
 import json
 import random
+import zipfile
 from pathlib import Path
 
 from helpers.course.lessons import Lesson
 from staff.grading.authoring import ROOT, read_course, stub
 
-WRONG = ((".mean(", ".sum("), (" - ", " + "), (" / ", " * "), ("return ", "return 2 * "))
-FATES = ("fine", "fine", "fine", "fine", "ids", "metadata", "format", "error", "exit", "endless")
+WRONG = ((" / ", " * "), (".mean(", ".sum("), (" - ", " + "), ("return ", "return 2 * "))
+CELLS = {  # what some students have at the top
+    "error": "1 / 0",
+    "exit": "import os; os._exit(1)",
+    "endless": "while True:\n    pass",
+    "forks": "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass",
+    "prints": 'for _ in range(200):\n    print("x" * 2**20)',
+    "kills": "import os; os.kill(-1, 9)",
+    "memory": "import os\nfor _ in range(99):\n    os.write(os.memfd_create('x'), bytes(40 * 2**20))",
+    "forges": "open('results/cells.jsonl', 'w').write('[]')\nopen('results/exit', 'w').write('0')",
+}
+FATES = (*["fine"] * 7, "ids", "metadata", "format", "zip", "cut", *CELLS)
 
 
 def mistaken(source: str) -> str:
@@ -25,10 +35,6 @@ def mistaken(source: str) -> str:
         if found and "### BEGIN" in head:
             return head + wrong + tail
     return source.replace("return", "return -", 1)
-
-
-def scratch(source: str) -> dict:
-    return {"cell_type": "code", "metadata": {}, "source": source, "outputs": [], "execution_count": None}
 
 
 def write_notebook(lesson: Lesson, path: Path, fate: str, chance: random.Random) -> dict[str, str]:
@@ -45,22 +51,26 @@ def write_notebook(lesson: Lesson, path: Path, fate: str, chance: random.Random)
             elif state[item] == "wrong":
                 source = mistaken(source)
             cell["source"] = "\n".join(line for line in source.splitlines() if "### " not in line)
-    if fate == "ids":
-        for i, cell in enumerate(book["cells"]):
+    if fate in CELLS:
+        cell = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None, "id": "scratch"}
+        book["cells"].insert(4, cell | {"source": CELLS[fate]})
+    for i, cell in enumerate(book["cells"]):
+        if fate in ("ids", "format"):
             cell["id"] = f"new-{i}"
-    if fate == "metadata":
-        for cell in book["cells"]:
+        if fate == "metadata":
             cell["metadata"] = {}
-    if fate == "format":
-        book["nbformat_minor"] = 0
-        for cell in book["cells"]:
+        if fate == "format":
             del cell["id"]
-    extra = {"error": "1 / 0", "exit": "import os; os._exit(1)", "endless": "while True:\n    pass"}
-    if fate in extra:
-        book["cells"].insert(4, scratch(extra[fate]) | ({} if fate == "format" else {"id": "scratch"}))
+    book["nbformat_minor"] = 0 if fate == "format" else book["nbformat_minor"]
+    text = json.dumps(book)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(book))
-    return state
+    if fate == "zip":
+        with zipfile.ZipFile(path.with_suffix(".zip"), "w") as packed:
+            packed.writestr(f"__MACOSX/._{path.name}", b"\0\5\x16\7")
+            packed.writestr(f"homework/{path.name}", text)
+    else:
+        path.write_text(text[: len(text) // 2] if fate == "cut" else text)
+    return dict.fromkeys(state, "left") if fate == "cut" else state
 
 
 def main() -> None:
@@ -71,13 +81,9 @@ def main() -> None:
     options = parser.parse_args()
     chance, lessons, states = random.Random(options.seed), read_course(ROOT), {}
     for number in range(options.students):
-        name = f"student-{number + 1:02d}"
-        chosen = {lessons[number % len(lessons)].stem: lessons[number % len(lessons)]}
-        extra = chance.choice(lessons)
-        chosen[extra.stem] = extra
-        fate = FATES[number % len(FATES)]
+        name, fate = f"student-{number + 1:02d}", FATES[number % len(FATES)]
         states[name] = {"fate": fate}
-        for lesson in chosen.values():
+        for lesson in [lessons[(number + more) % len(lessons)] for more in range(1 if number % 10 else 2)]:
             path = options.folder / name / f"{lesson.stem}.ipynb"
             states[name] |= write_notebook(lesson, path, fate, chance)
     options.folder.with_suffix(".json").write_text(json.dumps(states, indent=1) + "\n")
