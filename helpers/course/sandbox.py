@@ -10,6 +10,8 @@ import functools
 import itertools
 import json
 import os
+import re
+import shlex
 import shutil
 import site
 import stat
@@ -33,6 +35,7 @@ MEMORY_FLOOR = GIBI  # bytes that must stay available on the machine, whoever ta
 FIRST_UID = 200_000  # for root, every sandbox runs as a user of its own, so that its processes can be counted
 MOST_FILES = 200  # that come back
 NUMBERS = itertools.count(os.getpid() * 64)
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 ENVIRONMENT = {
     "USER": "student", "LOGNAME": "student", "LANG": "C.UTF-8", "MPLBACKEND": "agg",
     "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1",
@@ -65,11 +68,12 @@ class Limits:
 
 @dataclass
 class Outcome:
-    """What came back: files by name, how it ended, wall seconds, peak of memory in bytes."""
+    """What came back: files by name, how it ended, seconds on the wall and of the processor, bytes of memory."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     ended: str = "done"  # or "time", "memory", "processes", "output", "killed"
     seconds: float = 0.0
+    cpu: float = 0.0
     memory: int = 0
 
 
@@ -136,11 +140,14 @@ def run(
         "HOME": f"{work}/.home", "MPLCONFIGDIR": f"{work}/.matplotlib", **(environment or {}),
     }  # fmt: skip
     start = {"bubblewrap": _bubblewrap, "container": _container, "unsafe": _unsafe}[kind]
+    groups = [] if kind == "container" else _groups(limits)  # an engine makes its own
     try:
         full = start(course, place, limits, [python, *command[1:]], variables)
-        outcome = _supervise(full, place, limits, None if kind == "container" else variables)
+        outcome = _supervise(_joined(groups, full), place, limits, None if kind == "container" else variables)
         if kind == "container" and outcome.ended != "done":  # it outlives the command that started it
             subprocess.run([full[0], "rm", "--force", place.name], capture_output=True, timeout=60)
+        if _dissolved(groups) and outcome.ended in ("done", "killed"):
+            outcome.ended = "memory"
         return outcome
     finally:
         remove(place)
@@ -150,6 +157,58 @@ def remove(place: Path) -> None:
     """Remove a folder with whatever jobs have left in it, however deep and closed."""
     for clean in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
         subprocess.run([*clean, str(place)], capture_output=True)
+
+
+def _groups(limits: Limits) -> list[Path]:
+    """New control groups of version 2 or 1 for one run, where they may be made; what is counted bounds it anyway."""
+    own, memory, made = {}, str(limits.memory), []
+    with contextlib.suppress(OSError):
+        for _, names, path in (line.split(":", 2) for line in OWN_CGROUPS.read_text().splitlines()):
+            own |= dict.fromkeys(names.split(","), path.strip("/"))
+    processes = {"pids.max": str(limits.processes + 8)}
+    kinds = {  # in version 2 a group next to our own, for one that holds processes has no bounded groups below it
+        CGROUPS / Path(own.get("", "")).parent: {"memory.max": memory} | processes,
+        CGROUPS / "memory" / own.get("memory", ""): {"memory.limit_in_bytes": memory},
+        CGROUPS / "pids" / own.get("pids", ""): processes,
+    }
+    for parent, bounds in kinds.items():
+        if not (parent / "cgroup.procs").exists():
+            continue
+        for old in parent.glob("course-*-*"):  # of a grader that was killed
+            with contextlib.suppress(OSError, ValueError):
+                if not psutil.pid_exists(int(old.name.split("-")[1])):
+                    old.rmdir()
+        group = parent / f"course-{os.getpid()}-{next(NUMBERS)}"
+        try:
+            group.mkdir()
+            for name, most in bounds.items():
+                (group / name).write_text(most)
+            made.append(group)
+        except OSError:  # not ours to make, or without this kind of bound
+            with contextlib.suppress(OSError):
+                group.rmdir()
+    return made
+
+
+def _joined(groups: list[Path], command: list[str]) -> list[str]:
+    """The command, which enters the groups before it begins."""
+    enter = f'for g in {shlex.join(map(str, groups))}; do echo $$ > "$g/cgroup.procs"; done 2>/dev/null; exec "$@"'
+    return ["/bin/sh", "-c", enter, "sh", *command] if groups else command
+
+
+def _dissolved(groups: list[Path]) -> bool:
+    """Remove the groups; returns whether something in one was killed for its memory."""
+    starved = False
+    for group in groups:
+        for name in ("memory.events", "memory.oom_control"):
+            with contextlib.suppress(OSError):
+                starved |= re.search(r"^oom_kill [1-9]", (group / name).read_text(), re.MULTILINE) is not None
+        for _ in range(50):  # until the last of its processes has ended
+            with contextlib.suppress(OSError):
+                group.rmdir()
+                break
+            time.sleep(0.02)
+    return starved
 
 
 def _limited(command: list[str], file: str, job: str, limits: dict[str, int]) -> list[str]:
@@ -234,7 +293,7 @@ def _supervise(command: list[str], place: Path, limits: Limits, environment: dic
             member.kill()
     code = process.wait()
     psutil.wait_procs(members, timeout=5)
-    outcome.files, outcome.seconds = _read(place, limits.results), time.monotonic() - started
+    outcome.files, outcome.seconds, outcome.cpu = _read(place, limits.results), time.monotonic() - started, used
     if outcome.ended == "done" and (code < 0 or code in (137, 139)):  # bubblewrap adds 128 to a signal
         outcome.ended = "killed"
     return outcome

@@ -1,4 +1,4 @@
-"""Seconds to grade one submission: the course's own solutions, every lesson in its sandbox."""
+"""What it costs to grade one submission: the course's own solutions, every lesson in its sandbox."""
 
 import tempfile
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ from staff.grading.run import Runner
 
 
 def lessons(settings: Settings) -> Iterator[dict]:
-    """Seconds and memory of each lesson's solution, graded once."""
+    """Seconds of the processor and on the wall, and memory, of each lesson's solution, graded once."""
     with tempfile.TemporaryDirectory() as folder:
         runner = Runner(close(ROOT, Path(folder) / "course"), sandbox.choose())
         for lesson in read_course(ROOT):
             submission = match(read_cells(ROOT / "notebooks" / f"{lesson.stem}.ipynb"), lesson)
             probes = {item: (probe, probe.draw(1)) for item, probe in probes_of(lesson).items()}
             raw = runner.run(lesson, submission, probes)
-            row = {"lesson": lesson.stem, "exercises": len(lesson.exercises), "seconds": raw.seconds}
+            row = {"lesson": lesson.stem, "exercises": len(lesson.exercises), "seconds": raw.cpu, "wall": raw.seconds}
             yield row | {"memory_mb": raw.memory / 1e6, "ended": raw.ended}
 
 

@@ -26,12 +26,13 @@ ENVIRONMENT = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "JUPYTER_PLATFORM_DIRS": "
 
 @dataclass
 class Raw:
-    """What a run left behind: files by name, how it ended, wall seconds, bytes of memory; a second run's are added."""
+    """What a run left: files by name, how it ended, seconds on the wall and of the processor, bytes of memory."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     ended: str = "done"
     seconds: float = 0.0
     memory: int = 0
+    cpu: float = 0.0
 
     @property
     def cells(self) -> list[dict]:
@@ -79,7 +80,7 @@ class Runner:
         if left and lost and raw.ended != "time":  # what was given all its time is not run again
             again = self._once(lesson, submission, left, True, references)
             files = again.files | raw.files | {"cells-2.jsonl": again.files.get("cells.jsonl", b"")}
-            raw = Raw(files, raw.ended, raw.seconds + again.seconds, max(raw.memory, again.memory))
+            raw = Raw(files, raw.ended, raw.seconds + again.seconds, max(raw.memory, again.memory), raw.cpu + again.cpu)
         return raw
 
     def _once(self, lesson: Lesson, submission: Submission, probes: dict, alone: bool, references: Collection) -> Raw:
@@ -94,7 +95,8 @@ class Runner:
         environment = ENVIRONMENT | {"GRADING_CELL_SECONDS": f"{self.cell_seconds:g}"}
         out = sandbox.run(command, self.course, job, self.kind, self.limits, environment)
         known = {"cells.jsonl", "log.txt", *(probe.file for probe, _ in probes.values())}
-        return Raw({n: data for n, data in out.files.items() if n in known}, out.ended, out.seconds, out.memory)
+        files = {name: data for name, data in out.files.items() if name in known}
+        return Raw(files, out.ended, out.seconds, out.memory, out.cpu)
 
 
 def read_raw(place: Path) -> Raw:

@@ -11,7 +11,6 @@ import time
 import unicodedata
 import zipfile
 import zlib
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,24 +54,25 @@ def find_students(folder: Path, lessons: list[Lesson], unpacked: Path) -> list[S
     unpacked: folder for the files of zips; it is emptied first.
     """
     shutil.rmtree(unpacked, ignore_errors=True)
-    students, taken = [], Counter()
-    for entry in sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name)):
+    students, entries = {}, []
+    for entry in os.scandir(folder):
         kind = NOTEBOOK.search(entry.name) or re.search(r"\.zip$", entry.name, re.IGNORECASE)
-        if _is_junk(entry.name) or not (kind or entry.is_dir()):
-            continue
-        name = student_name(entry.name[: kind.start()] if kind else entry.name)
-        taken[name.casefold()] += 1
-        if taken[name.casefold()] > 1:
-            name += f"-{taken[name.casefold()]}"
+        if not _is_junk(entry.name) and (kind or entry.is_dir()):
+            raw = entry.name[: kind.start()] if kind else entry.name
+            entries.append((student_name(raw) != raw, os.fsencode(entry.name), student_name(raw), entry.path))
+    for *_, wanted, path in sorted(entries):  # a name that is fit as it is stays, whoever else is there
+        number, name = 1, wanted
+        while name.casefold() in students:
+            number, name = number + 1, f"{wanted}-{number + 1}"
         student = Student(name)
-        students.append(student)
+        students[name.casefold()] = student
         try:
-            _read(student, Path(entry.path), lessons, unpacked / name)
+            _read(student, Path(path), lessons, unpacked / name)
         except Exception as error:  # whatever it is, it is this student's alone
             student.error = f"could not be graded: {shown(error) or type(error).__name__}"
     if not students:
         raise LessonError(f"{folder} holds no submissions; it should hold a folder or a notebook for each student.")
-    return students
+    return sorted(students.values(), key=lambda student: student.name)
 
 
 def student_name(raw: str) -> str:

@@ -138,6 +138,17 @@ def test_runs_that_take_long_are_not_followed_without_end(root, tmp_path, ended,
     assert references == [[], ["1.1"], ["1.1", "1.2"]][:runs]
 
 
+@pytest.mark.parametrize(("ended", "runs"), [("time", 1), ("killed", 2), ("done", 1)])
+def test_what_took_all_its_time_is_not_run_again(root, tmp_path, monkeypatch, ended, runs):
+    (lesson,), calls = read_course(root), []
+    monkeypatch.setattr(Runner, "_once", lambda *arguments: calls.append(arguments) or run_module.Raw(ended=ended))
+    submission = Submission([Part("def twice(a): pass", ("1.1",))])
+    Runner(tmp_path, "unsafe").run(
+        lesson, submission, {item: (probe, {}) for item, probe in probes_for(lesson).items()}
+    )
+    assert len(calls) == runs
+
+
 def test_an_exercise_is_never_run_beside_its_own_solution(root, tmp_path):
     (lesson,) = read_course(root)
     probes = {item: (probe, {}) for item, probe in probes_for(lesson).items()}

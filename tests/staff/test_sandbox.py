@@ -1,8 +1,15 @@
 """The sandboxes: what a job sees, how much it may take, and that nothing of it stays."""
 
+import ctypes
 import json
+import os
+import platform
+import signal
+import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
 from helpers.course import sandbox
@@ -12,9 +19,10 @@ REAL = [
     pytest.param(kind, marks=pytest.mark.skipif(kind not in sandbox.available(), reason=f"no {kind} here"))
     for kind in ("bubblewrap", "container")
 ]
+KEYCTL = {"x86_64": 250, "aarch64": 219}.get(platform.machine(), 0)
 SLEEP, TIGHT = "import time\ntime.sleep(20)", {"memory": 130 * MEBI}
 LOOK = """if True:
-    import json, os, socket, subprocess, tempfile
+    import ctypes, json, os, socket, subprocess, tempfile
     seen = {{"course": open("/course/here.txt").read(), "job": open("a/job.txt").read(), "wrote": []}}
     seen["secret"] = os.path.exists({secret!r})
     seen["processes"] = len([p for p in os.listdir("/proc") if p.isdigit()]) <= 2
@@ -30,6 +38,8 @@ LOOK = """if True:
     for place in (tempfile.gettempdir(), "/course/output"):
         open(place + "/x", "w").write("x")
     seen["users"] = subprocess.run("unshare --user true || exit 1", shell=True, stderr=-3).returncode == 0
+    seen["sockets"] = [place for place in ("/run", "/var", "/sys") if os.path.exists(place)]
+    seen["keyring"] = ctypes.CDLL(None).syscall({keyctl}, 0, -3, 0)
     open("results/exit", "w").write("0")
     os.symlink("/proc/1/environ", "results/link")
     json.dump(seen, open("results/seen.json", "w"))
@@ -67,9 +77,11 @@ def attempt(tmp_path):
 
 @pytest.mark.parametrize("kind", REAL)
 def test_a_sandbox_shows_the_course_and_nothing_of_the_machine(attempt, kind, tmp_path):
-    outcome = attempt(LOOK.format(secret=str(tmp_path / "secret.txt")), kind)
+    outcome = attempt(LOOK.format(secret=str(tmp_path / "secret.txt"), keyctl=KEYCTL), kind)
+    seen, ours = json.loads(outcome.files["seen.json"]), ctypes.CDLL(None).syscall(KEYCTL, 0, -3, 0)
+    assert seen.pop("keyring") != ours or ours == -1  # where the kernel has none
     expected = {"course": "course", "job": "job", "secret": False, "processes": True, "network": 101, "users": False}
-    assert json.loads(outcome.files["seen.json"]) == expected | {"wrote": []}, outcome.files["log.txt"]
+    assert seen == expected | {"wrote": [], "sockets": []}, outcome.files["log.txt"]
     assert outcome.ended == "killed" and "link" not in outcome.files  # whatever lies in results/exit
 
 
@@ -107,6 +119,83 @@ def test_a_container_that_takes_too_much_is_ended(attempt, kind):
     assert attempt("while True: pass", kind, seconds=1).ended in ("time", "killed")
     outcome = attempt("x = []\nwhile True: x.append(bytearray(2**20))", kind, memory=150 * MEBI, disk=8)
     assert outcome.ended == "killed" or b"MemoryError" in outcome.files["log.txt"], outcome
+
+
+def test_seconds_of_the_processor_decide(attempt):
+    assert attempt("import time\nfor _ in range(35): time.sleep(0.1)", seconds=3).ended == "done"
+
+
+@pytest.mark.parametrize("code", ["bytearray(300 << 20)", "os.write(os.memfd_create('x'), bytes(100 << 20))"])
+def test_memory_is_bounded_where_no_control_group_may_be_made(attempt, code, tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(sandbox, "CGROUPS", tmp_path_factory.mktemp("nothing"))
+    assert sandbox._groups(Limits()) == []
+    outcome = attempt(f"import os\nfor _ in range(3): {code}\n{SLEEP}", **TIGHT)
+    assert outcome.ended == "memory" or b"MemoryError" in outcome.files["log.txt"]
+
+
+def test_a_control_group_of_version_2_bounds_a_run(attempt, tmp_path_factory, monkeypatch):
+    """In folders that stand for those of the kernel; where it has any, the other tests run in real ones."""
+    root = tmp_path_factory.mktemp("cgroup")
+    for place in (gone := root / "user.slice" / "course-999999999-1", root / "memory"):
+        place.mkdir(parents=True)
+    (root / "user.slice" / "cgroup.procs").touch()
+    (root / "own").write_text("0::/user.slice/session-1.scope\n")
+    monkeypatch.setattr(sandbox, "CGROUPS", root)
+    monkeypatch.setattr(sandbox, "OWN_CGROUPS", root / "own")
+    assert attempt("pass", memory=2**30, processes=40).ended == "done" and not gone.exists()
+    (group,) = (root / "user.slice").glob("course-*")
+    read = {path.name: path.read_text().strip() for path in group.iterdir()}
+    assert int(read.pop("cgroup.procs")) > 1 and read == {"memory.max": str(2**30), "pids.max": "48"}
+    (group / "memory.events").write_text("oom 3\noom_kill 1\n")
+    assert sandbox._dissolved([group])
+
+
+def test_nothing_outlives_a_grader_that_is_killed(tmp_path):
+    """Its folder goes at the next call."""
+    code = "import time; time.sleep(1234.5)"
+    call = "import sys; from pathlib import Path; from helpers.course import sandbox\n"
+    call += f"sandbox.run([sys.executable, '-c', {code!r}], Path({str(tmp_path / 'course')!r}), {{}}, 'bubblewrap', "
+    grader = subprocess.Popen([sys.executable, "-c", f"{call}sandbox.Limits(idle=300))"])
+
+    def running():
+        return [process for process in psutil.process_iter(["cmdline"]) if code in (process.info["cmdline"] or ())]
+
+    for wanted in (True, False):
+        deadline = time.monotonic() + 120
+        while bool(running()) != wanted and grader.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert bool(running()) == wanted
+        if wanted:
+            time.sleep(0.5)
+            os.kill(grader.pid, signal.SIGKILL)
+            grader.wait()
+
+
+PODMAN = """#!/bin/sh
+echo "$@" >> {log}
+for part in "$@"; do
+  case $part in --volume=*:/course/work/results) place=${{part#--volume=}}; echo here > "${{place%%:*}}/proof";; esac
+done
+test "$1" != run || exec {then}
+"""
+
+
+@pytest.mark.parametrize(("then", "ended"), [("true", "done"), ("sleep 60", "time"), ("sh -c 'exit 137'", "killed")])
+def test_an_engine_is_asked_to_run_and_to_remove_a_container(attempt, then, ended, tmp_path_factory, monkeypatch):
+    """A stand-in for podman, as the engine itself may not be here."""
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "podman").write_text(PODMAN.format(log=folder / "log", then=then))
+    (folder / "podman").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    assert "container" in sandbox.available()
+    outcome = attempt("pass", "container", seconds=1)
+    assert (outcome.ended, outcome.files["proof"]) == (ended, b"here\n")
+    *_, asked, last = (folder / "log").read_text().splitlines()
+    run = asked if ended != "done" else last
+    assert (
+        run.startswith("run --rm") and "--network=none" in run and f"{sandbox.IMAGE} {sandbox.IMAGE_PYTHON} -I" in run
+    )
+    assert ended == "done" or last == f"rm --force {run.partition('--name=')[2].split()[0]}"
 
 
 def test_the_command_line_of_a_container_names_every_bound(tmp_path):

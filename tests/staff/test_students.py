@@ -143,10 +143,10 @@ def test_nothing_that_one_student_hands_in_changes_anothers_row(part, root, grad
 def test_names_of_students_are_composed_short_and_apart(root, tmp_path):
     assert student_name("Mu\u0308ller, Jo") == "Müller_Jo" and student_name(os.fsdecode(b"M\xfcller")) == "Müller"
     assert len(student_name("漢" * 84).encode()) <= 80 and student_name("...") == "_"
-    for name in ("a b", "a_b", "A_b", "__MACOSX", ".git"):
+    for name in ("a b", "a_b", "a_b-2", "A_b", "__MACOSX", ".git"):
         (tmp_path / "in" / name).mkdir(parents=True)
     found = find_students(tmp_path / "in", read_course(root), tmp_path / "out")
-    assert [student.name for student in found] == ["A_b", "a_b-2", "a_b-3"]
+    assert [student.name for student in found] == ["A_b", "a_b-2", "a_b-2-2", "a_b-3"]
 
 
 NEWER = ("equal/copy.ipynb", "newer/b.ipynb")
@@ -169,12 +169,14 @@ def test_zips_copies_and_odd_suffixes_are_graded(root, grade, tmp_path):
     with zipfile.ZipFile(folder / "packed.zip", "w") as packed:
         packed.writestr("__MACOSX/hw/._01_tiny.ipynb", b"\0\5")
         packed.writestr("hw/01_tiny.ipynb", text)
+    (tmp_path / "out" / "running" / "run-1").mkdir(parents=True)  # of a grader that was killed
     rows = grade(folder)
     assert {name: row["total"] for name, row in rows.items()} == dict.fromkeys(
         ("equal", "mac", "newer", "packed", "suffix", "upper"), FULL
     )
     assert rows["mac"]["remarks"] == [] and "was graded as a notebook" in rows["upper"]["remarks"][0]
     assert "older notebook" in rows["newer"]["remarks"][0]
+    assert not (tmp_path / "out" / "running").exists()
 
 
 def test_a_changed_notebook_gets_other_inputs(root, grade, tmp_path):
