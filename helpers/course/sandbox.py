@@ -143,13 +143,13 @@ def run(
     groups = [] if kind == "container" else _groups(limits)  # an engine makes its own
     try:
         full = start(course, place, limits, [python, *command[1:]], variables)
-        outcome = _supervise(_joined(groups, full), place, limits, None if kind == "container" else variables)
+        seen = None if kind == "container" else variables
+        outcome = _supervise(_joined(groups, full), place, limits, seen, groups)
         if kind == "container" and outcome.ended != "done":  # it outlives the command that started it
             subprocess.run([full[0], "rm", "--force", place.name], capture_output=True, timeout=60)
-        if _dissolved(groups) and outcome.ended in ("done", "killed"):
-            outcome.ended = "memory"
         return outcome
     finally:
+        _dissolve(groups)
         remove(place)
 
 
@@ -196,19 +196,22 @@ def _joined(groups: list[Path], command: list[str]) -> list[str]:
     return ["/bin/sh", "-c", enter, "sh", *command] if groups else command
 
 
-def _dissolved(groups: list[Path]) -> bool:
-    """Remove the groups; returns whether something in one was killed for its memory."""
-    starved = False
-    for group in groups:
-        for name in ("memory.events", "memory.oom_control"):
-            with contextlib.suppress(OSError):
-                starved |= re.search(r"^oom_kill [1-9]", (group / name).read_text(), re.MULTILINE) is not None
-        for _ in range(50):  # until the last of its processes has ended
-            with contextlib.suppress(OSError):
-                group.rmdir()
-                break
+def _starved(groups: list[Path]) -> bool:
+    """Whether the kernel has killed something in one of them for its memory."""
+    for path in (group / name for group in groups for name in ("memory.events", "memory.oom_control")):
+        with contextlib.suppress(OSError):
+            if re.search(r"^oom_kill [1-9]", path.read_text(), re.MULTILINE):
+                return True
+    return False
+
+
+def _dissolve(groups: list[Path]) -> None:
+    """Remove them when the last process in them has ended."""
+    for group in groups * 50:
+        with contextlib.suppress(OSError):
+            group.rmdir()
+        if group.exists():
             time.sleep(0.02)
-    return starved
 
 
 def _limited(command: list[str], file: str, job: str, limits: dict[str, int]) -> list[str]:
@@ -271,7 +274,9 @@ def _container(course: Path, place: Path, limits: Limits, command: list[str], en
     ]  # fmt: skip
 
 
-def _supervise(command: list[str], place: Path, limits: Limits, environment: dict | None) -> Outcome:
+def _supervise(
+    command: list[str], place: Path, limits: Limits, environment: dict | None, groups: list[Path]
+) -> Outcome:
     """Run the whole command, kill it when it takes too much of anything, and read what it has left."""
     started = moved = time.monotonic()
     outcome, members, used = Outcome(), [], 0.0
@@ -287,7 +292,7 @@ def _supervise(command: list[str], place: Path, limits: Limits, environment: dic
         if busy > used + 0.05 or environment is None:  # a container's processes are not to be seen
             used, moved = busy, now
         late = used > limits.seconds or now - started > 5 * limits.seconds or now - moved > limits.idle
-        outcome.ended = "time" if late else _too_much(place, members, outcome, limits)
+        outcome.ended = "time" if late else _too_much(place, members, outcome, limits, groups)
     for member in members:  # the first process of a namespace takes all others with it
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
@@ -306,10 +311,10 @@ def _seconds(member: psutil.Process) -> float:
     return 0.0
 
 
-def _too_much(place: Path, members: list[psutil.Process], outcome: Outcome, limits: Limits) -> str:
+def _too_much(place: Path, members: list[psutil.Process], outcome: Outcome, limits: Limits, groups: list[Path]) -> str:
     memory = _memory([member.pid for member in members])
     outcome.memory = max(outcome.memory, memory)
-    if memory > limits.memory or psutil.virtual_memory().available < MEMORY_FLOOR:
+    if memory > limits.memory or _starved(groups) or psutil.virtual_memory().available < MEMORY_FLOOR:
         return "memory"
     if len(members) > limits.processes + 8:
         return "processes"

@@ -58,12 +58,18 @@ def test_answers_get_the_points_that_they_must_get(item, emitted):
     want = {seed: emitted(probe, dict(namespace), inputs[seed], fails=False) for seed in SEEDS}
     off = []
     for low, high, changes, _ in answers_of(item):
-        scope = dict(namespace)
+        scope, said = dict(namespace), {}
         exec(compile(changed(exercise.source, changes), item, "exec"), scope)
         for seed in SEEDS if low is not None else ():
-            got = share(probe.verdicts(emitted(probe, scope, inputs[seed]), want[seed], inputs[seed]))
+            verdicts = probe.verdicts(emitted(probe, scope, inputs[seed]), want[seed], inputs[seed])
+            got = share(verdicts)
             if not low - 0.02 <= got <= high + 0.02 or (high < 1 and got > 0.99):
                 off.append((changes, seed, round(got, 3), (low, high)))
+            for verdict in filter(lambda verdict: verdict.reason, verdicts):
+                said.setdefault(verdict.part, set()).add(verdict.reason)
+        off += (
+            [f"the page says how far off it is: {said}"] if any(len(reasons) > 1 for reasons in said.values()) else []
+        )
     assert not off, "\n".join(map(str, off))
 
 

@@ -10,6 +10,7 @@ import nbformat
 import pytest
 import torch
 
+from helpers.commands import check as student_check
 from helpers.course.check_notebook import check_notebook
 from helpers.course.closed import close
 from helpers.course.lessons import LessonError, read_cells, read_manifest
@@ -227,6 +228,15 @@ def test_the_self_check_says_what_passes_and_what_does_not(tiny):
     rows = {row["exercise"]: row["result"] for row in check_notebook(tiny / "student.ipynb", read_course(tiny), tiny)}
     assert rows["1.1"] == "passed" and rows["1.2"] == "NotImplementedError: Exercise 1.2"
     assert rows["1.3"] == "AssertionError: mix3 is wrong" and rows["1.4"] == "its code cell is not there"
+
+
+@pytest.mark.parametrize(("kinds", "warned"), [(["unsafe"], 1), (["bubblewrap", "unsafe"], 0)])
+def test_the_self_check_says_where_there_is_no_sandbox(kinds, warned, monkeypatch, capsys):
+    monkeypatch.setattr(student_check, "available", lambda: kinds)
+    monkeypatch.setattr(student_check, "check_notebook", lambda *_: [{"points": 5, "result": "passed"}])
+    student_check.show_checks("x.ipynb")
+    said = capsys.readouterr()
+    assert said.err.count("your code runs with your own rights") == warned and "5 of 5 points" in said.out
 
 
 def test_handed_in_latents_are_drawn_and_measured(tmp_path):
