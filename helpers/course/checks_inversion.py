@@ -77,15 +77,15 @@ def project(function) -> None:
     for late in (0.0, 1.0):
 
         def loss(images: Tensor, delta: Tensor, late: float = late) -> Tensor:
-            value = distance(images) + late * torch.tensor([abs(len(seen) - 20.0), abs(len(seen) - 30.0)])
+            value = distance(images) + late * torch.tensor([abs(len(seen) - 10.0), abs(len(seen) - 20.0)])
             seen.append((value.detach(), delta.detach().clone()))
             return value
 
         seen.clear()
-        code, history = function(generator, loss, start.clone(), "w", steps=60, lr=0.1)
+        code, history = function(generator, loss, start.clone(), "w", steps=30, lr=0.1)
         expect_shape("the found code", code, tuple(start.shape))
         expect(not code.requires_grad, "the found code should be detached from the graph.")
-        expect_shape("the history (steps, B)", history, (60, 2))
+        expect_shape("the history (steps, B)", history, (30, 2))
         losses, deltas = (torch.stack(part) for part in zip(*seen, strict=True))
         expect(torch.allclose(history[0], losses[0], rtol=1e-3), "the first loss should be that of the start itself.")
         expect(in_order(history, losses), "the history should hold the loss of every step, not the best so far.")

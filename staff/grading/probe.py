@@ -123,7 +123,7 @@ class Probe:
         """Judge; what is missing, misshapen or makes the judge stumble is wrong."""
         got = got or {}
         why = [f"not returned: {name}" for name in sorted(set(want) - set(got))]
-        shapes = {name: (got[name].shape, want[name].shape) for name in want if name in got}
+        shapes = {name: (got[name].shape, want[name].shape) for name in sorted(want) if name in got}
         why += [f"{name}: the shape should be {b}, not {a}" for name, (a, b) in shapes.items() if a != b]
         if why:
             return [Verdict("", 1.0, 0.0, "; ".join(why))]

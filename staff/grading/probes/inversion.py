@@ -142,7 +142,7 @@ class Project:
         with torch.no_grad():
             target = generator.synthesize(codes(random, generator, 3)).numpy()
         extra = random.uniform(1, 2, size=(200, 3)).astype(np.float32)
-        extra[random.choice(np.arange(10, 35), 3, replace=False), np.arange(3)] = 0
+        extra[random.choice(np.arange(4, 16), 3, replace=False), np.arange(3)] = 0
         return {"network": seed, "target": target, "start": codes(random, generator, 3).numpy(), "extra": extra}
 
     def emit(function, inputs):
@@ -158,7 +158,7 @@ class Project:
                 deltas.append(delta.detach().clone())
                 return value
 
-            code, history = function(generator, loss, start.clone(), "w", steps=40, lr=0.1)
+            code, history = function(generator, loss, start.clone(), "w", steps=20, lr=0.1)
             values |= {f"{name} code": code, f"{name} history": history}
             for kept, what in ((asked, "asked"), (deltas, "deltas")):
                 values[f"{name} {what}"] = torch.stack([*kept, *[kept[-1]] * 200][:200])

@@ -88,7 +88,7 @@ class Transfer:
     def emit(function, inputs):
         content, style, start = (torch.from_numpy(inputs[name]) for name in ("content", "style", "start"))
         features, layers = TinyFeatures(int(inputs["network"][0])), ("conv1_1", "conv2_1")
-        images, history = function(features, content, style, start.clone(), layers, layers, style_weight=30.0, steps=40)
+        images, history = function(features, content, style, start.clone(), layers, layers, style_weight=30.0, steps=20)
         return {"images": images, "history": history, "range": [features.lowest, features.highest]}
 
     def judge(got: Arrays, want: Arrays, inputs: Arrays) -> list[Verdict]:

@@ -74,7 +74,7 @@ class FitNoise:
         generator = TinyGenerator(int(inputs["network"][0]), 0.5)
         targets, code = torch.from_numpy(inputs["targets"]), torch.from_numpy(inputs["code"])
         latents = Latents("w", code.clone())
-        maps, history = function(generator, targets, latents, steps=40)
+        maps, history = function(generator, targets, latents, steps=15)
         first, _ = function(generator, targets, latents, steps=1)
         alike, _ = function(generator, targets, latents, steps=1, rate=0.05, per_layer=False)
         values = {"history": history, "code": latents.code}
