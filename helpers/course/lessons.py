@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 MARK = re.compile(r"^\s*#+\s*EXERCISE:\s*(\w+)\s*$")
+ADDRESS = re.compile(r"https?://[^\s\"')]+|--branch=[\w./-]+")
 MOST_BYTES, MOST_PARTS, MOST_CODE = 100_000_000, 10_000_000, 400_000
 
 
@@ -90,8 +91,8 @@ def shown(text: object) -> str:
 
 
 def normal(source: str) -> str:
-    """A source without blank lines and trailing spaces, by which cells are compared."""
-    return "\n".join(line.rstrip() for line in source.split("\n") if line.strip())
+    """A source without blank lines, trailing spaces and the address and branch of a release; so cells are compared."""
+    return ADDRESS.sub("", "\n".join(line.rstrip() for line in source.split("\n") if line.strip()))
 
 
 def read_manifest(root: str | Path) -> list[Lesson]:

@@ -66,7 +66,7 @@ def match(cells: list[dict], lesson: Lesson) -> Submission:
             edited[original.id] = source if normal(source) != normal(original.source) else ""
             if original.kind == "setup":
                 found.order.append(Part(original.source, setup=original.id))
-            if added := _added(original.source, source):
+            if edited[original.id] and (added := _added(original.source, source)):
                 found.order.append(Part(added))
         else:
             found.order.append(Part(source))

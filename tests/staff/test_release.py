@@ -97,6 +97,13 @@ def test_a_release_points_at_its_own_repository_and_branch(released):
     assert "git clone --branch=autumn https://github.com/school/course" in readme and "{" not in readme
 
 
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+def test_a_notebook_as_it_was_released_counts_as_unchanged(released, lesson):
+    found = match(read_cells(released / "notebooks" / f"{lesson.stem}.ipynb"), lesson)
+    assert (found.edited, found.stubs) == ([], [exercise.item for exercise in lesson.exercises])
+    assert all(part.items or part.setup for part in found.order)
+
+
 def test_a_release_has_no_dead_links_and_says_how_to_hand_in(released):
     texts = {path: path.read_text() for path in released.rglob("*.md")}
     for path in released.glob("notebooks/*.ipynb"):
