@@ -16,6 +16,7 @@ from staff.grading.authoring import ROOT, read_course, stub
 
 WRONG = ((" / ", " * "), (".mean(", ".sum("), (" - ", " + "), ("return ", "return 2 * "))
 CELLS = {  # what some students have at the top
+    "habits": "%cd ..\nimport torch\nfrom numpy import *\ntorch.set_grad_enabled(False)\nfloat = list = sum = 3",
     "error": "1 / 0",
     "exit": "import os; os._exit(1)",
     "endless": "while True:\n    pass",
@@ -25,7 +26,7 @@ CELLS = {  # what some students have at the top
     "memory": "import os\nfor _ in range(99):\n    os.write(os.memfd_create('x'), bytes(40 * 2**20))",
     "forges": "open('results/cells.jsonl', 'w').write('[]')\nopen('results/exit', 'w').write('0')",
 }
-FATES = (*["fine"] * 7, "ids", "metadata", "format", "zip", "cut", *CELLS)
+FATES = (*["fine"] * 6, "ids", "metadata", "format", "zip", "cut", *CELLS)
 
 
 def mistaken(source: str) -> str:

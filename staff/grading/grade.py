@@ -362,10 +362,11 @@ def totals(scores: list[Score]) -> dict:
     for score in scores:
         if not score.bonus:
             parts[score.part] = round(parts.get(score.part, 0.0) + (score.points or 0.0), 2)
-    bonus = min(BONUS_CAP, sum(score.points or 0.0 for score in scores if score.bonus))
-    most = sum(score.most for score in scores if not score.bonus)
-    todo = [score.item for score in scores if score.points is None]
-    return {"total": round(sum(parts.values()) + bonus, 2), "of": most, "parts": parts, "bonus": bonus, "open": todo}
+    extra = [score for score in scores if score.bonus]
+    bonus = min(BONUS_CAP, sum(score.points or 0.0 for score in extra))
+    found = {"total": round(sum(parts.values()) + bonus, 2), "of": sum(s.most for s in scores if not s.bonus)}
+    found |= {"parts": parts, "bonus": bonus, "bonus_of": min(BONUS_CAP, sum(score.most for score in extra))}
+    return found | {"open": [score.item for score in scores if score.points is None]}
 
 
 def grade(folder: str | Path, out: str | Path, *, regrade: bool = False, **options) -> list[dict]:
