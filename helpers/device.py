@@ -19,8 +19,7 @@ class DeviceError(ValueError):
 def pick_device(name: str | torch.device | None = None) -> torch.device:
     """Device of that name ("cpu", "cuda", "cuda:1", "mps"), checked; without a name CUDA if it is usable, else the CPU.
 
-    Raises DeviceError for a named device that cannot be used; a card that was not named is skipped with a warning.
-    "mps" is only taken by name: it has no float64, which some of the checks need.
+    A card that was not named is skipped with a warning. "mps", which lacks float64, is only taken by name.
     """
     if name is not None:
         return check_device(name)
@@ -39,20 +38,15 @@ def check_device(name: str | torch.device, memory: float = MEMORY_NEEDED) -> tor
         raise DeviceError("The device mps is not available here, it needs macOS on Apple silicon: use --device cpu.")
     if device.type == "cuda":
         _check_cuda(device)
-    free = free_memory(device)
+    free, remedy = free_memory(device), OTHERS if device.type != "cpu" else "close other programs and notebooks"
     if free < memory:
-        raise DeviceError(
-            f"{free:.1f} GB of memory are free on {device}, but the lessons need {memory:.1f} GB: "
-            f"{OTHERS if device.type != 'cpu' else 'close other programs and notebooks'}."
-        )
+        needs = f"{free:.1f} GB of memory are free on {device}, but the lessons need {memory:.1f} GB"
+        raise DeviceError(f"{needs}: {remedy}.")
     return device
 
 
 def free_memory(device: str | torch.device) -> float:
-    """Free memory of the device in GB (2³⁰ bytes): the card's for CUDA, the machine's for CPU and MPS.
-
-    Memory that this process holds for its next tensors counts as free.
-    """
+    """Free memory of the device in GB (2³⁰ bytes), with what this process holds for its next tensors."""
     device = _parse(device)
     if device.type != "cuda":
         if hasattr(LIBC, "malloc_trim"):
@@ -63,10 +57,7 @@ def free_memory(device: str | torch.device) -> float:
 
 
 def keep_freed_memory() -> None:
-    """Let the process keep the memory of freed tensors for the next ones, up to 2 GB (glibc only).
-
-    The system clears fresh memory page by page, which takes longer than most of the work on a large activation.
-    """
+    """Let the process keep the memory of freed tensors, up to 2 GB (glibc): fresh memory is cleared page by page."""
     if hasattr(LIBC, "mallopt"):
         m_trim_threshold, m_mmap_threshold = -1, -3  # from malloc.h
         LIBC.mallopt(m_mmap_threshold, 2**30)
@@ -94,10 +85,8 @@ def _parse(name: str | torch.device) -> torch.device:
 def _check_cuda(device: torch.device) -> None:
     if not torch.cuda.is_available():
         fix = "install a torch that was built with CUDA" if torch.version.cuda is None else "update the NVIDIA driver"
-        raise DeviceError(
-            f"The device {device} cannot be used, torch {torch.__version__} finds no CUDA card: {fix}, "
-            "or use --device cpu."
-        )
+        reason = f"The device {device} cannot be used, torch {torch.__version__} finds no CUDA card"
+        raise DeviceError(f"{reason}: {fix}, or use --device cpu.")
     count = torch.cuda.device_count()
     if device.index is not None and device.index >= count:
         raise DeviceError(f"The device {device} does not exist, there are {count}: use cuda:0 to cuda:{count - 1}.")
@@ -110,10 +99,9 @@ def _check_cuda(device: torch.device) -> None:
         capability = torch.cuda.get_device_capability(device)
         old = capability < (7, 5)  # torch 2.15 and newer have no kernels for these
         fix = "conda env create -f environment-v100.yml" if old else "pip install --upgrade torch torchvision"
-        raise DeviceError(
-            f"torch {torch.__version__} has no kernels for compute capability {capability[0]}.{capability[1]} "
-            f"({torch.cuda.get_device_name(device)}): {fix}, or use --device cpu."
-        ) from error
+        which = f"compute capability {capability[0]}.{capability[1]} ({torch.cuda.get_device_name(device)})"
+        reason = f"torch {torch.__version__} has no kernels for {which}"
+        raise DeviceError(f"{reason}: {fix}, or use --device cpu.") from error
 
 
 def _run_kernel(device: torch.device) -> None:

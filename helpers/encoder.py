@@ -39,8 +39,8 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """A small residual network from an image, and a mask of what is known of it, to a code (*shape) of a latent space.
 
-    resolution: side to which images are resized, pixels; a multiple of 16. widths: channels of the first convolution
-    and of the blocks; all but the last halve the size. hidden: width between the last feature map and the code.
+    resolution: side to which images are resized, a multiple of 16. widths: channels of the first convolution and of the
+    blocks; all but the last halve the size.
     """
 
     def __init__(self, space: str, shape, resolution: int = 64, widths=(32, 64, 96, 128, 128), hidden: int = 256):
@@ -59,10 +59,7 @@ class Encoder(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, images: Tensor, mask: Tensor) -> Tensor:
-        """Offsets (B, *shape) from the mean code, in standard deviations of the space.
-
-        images: (B, 3, R, R) in [0, 1]; what the mask leaves out is hidden. mask: (B, 1, R, R) in [0, 1].
-        """
+        """Offsets (B, *shape) from the mean code in standard deviations, by images and masks (B, 3 and 1, R, R)."""
         x = torch.cat([(images * 2 - 1) * mask, mask], 1)
         x = F.relu(self.squeeze(F.relu(self.blocks(self.stem(x)))))
         return self.out(F.relu(self.hidden(x.flatten(1)))).view(-1, *self.shape)
@@ -73,8 +70,8 @@ class Encoder(nn.Module):
     ) -> Latents:
         """The estimated latents of square images (B, 3, H, W) in [0, 1] in the generator that it was trained with.
 
-        mask: (B or 1, 1, H, W) in [0, 1], 1 = known; by default everywhere. space: of the latents, by default the
-        encoder's own; an encoder of w+ also gives w, the mean of the rows. Raises EncoderError for anything else.
+        mask: (B or 1, 1, H, W) in [0, 1], 1 = known; by default everywhere. space: by default the encoder's own; an
+        encoder of w+ also gives w, the mean of the rows.
         """
         space = space or self.space
         if self.space not in generator.spaces or generator.code_shape(self.space) != self.shape:
@@ -98,7 +95,6 @@ def load_encoder(generator: Generator | str | Path) -> Encoder:
     """The encoder, frozen, of a generator or its name (in the registry "NAME-encoder"), or of a file.
 
     A file is one of ours (safetensors), or a pSp, e4e or ReStyle ``.pt``, whose generator finds its encoder by itself.
-    Raises EncoderError for a generator without an encoder, WeightsError for any other file.
     """
     source = str(generator) if isinstance(generator, str | Path) else getattr(generator, "name", "")
     path = Path(generator) if isinstance(generator, str | Path) else getattr(generator, "path", Path())

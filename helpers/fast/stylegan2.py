@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -16,21 +16,16 @@ SLOPE = 0.2  # of the leaky ReLU
 PREPARED = WeakTensorKeyDictionary()  # from a weight to what was made of it, and what it was then
 
 
-def prepared(weight: Tensor, dtype: torch.dtype, make: Callable[[Tensor, torch.dtype], tuple]) -> tuple:
-    """``make(weight, dtype)`` without gradient: on the first call, and again after the weight has changed."""
-    if weight.is_inference():  # such a tensor does not record whether it was changed
+def prepared(make: Callable[[Tensor, torch.dtype], tuple], weight: Tensor, dtype: torch.dtype) -> tuple:
+    """``make(weight, dtype)``; of a frozen weight only once, and again after it has changed."""
+    if weight.requires_grad or weight.is_inference():  # the latter does not record whether it was changed
         return make(weight, dtype)
     key = (weight.data_ptr(), weight._version, weight.device, weight.dtype, dtype)
     found = PREPARED.get(weight)
     if found is None or found[0] != key:
-        with torch.no_grad():
-            found = PREPARED[weight] = key, make(weight, dtype)
+        with torch.no_grad():  # what is kept must not be the weight itself, or it would never be freed
+            found = PREPARED[weight] = key, tuple(t if t is None else t.detach() for t in make(weight, dtype))
     return found[1]
-
-
-def is_frozen(module: nn.Module) -> bool:
-    """Whether no parameter of the module asks for a gradient."""
-    return not any(p.requires_grad for p in module.parameters())
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -40,6 +35,13 @@ def channels_last(x: Tensor) -> Tensor:
 def per_channel(x: Tensor, like: Tensor) -> Tensor:
     """(B, C) as (B, C, 1, 1) in the type of other activations."""
     return x.to(like.dtype)[:, :, None, None]
+
+
+def convolved(x: Tensor, weight: Tensor, blur: Tensor | None) -> Tensor:
+    """3x3 convolution; with a filter (O, 1, 4, 4) that of the pixels with zeros between them, then the filter."""
+    if blur is None:
+        return F.conv2d(x, weight, padding=1)
+    return F.conv2d(F.conv_transpose2d(x, weight, stride=2), blur, padding=1, groups=len(blur))
 
 
 class StyledConvolution(torch.autograd.Function):
@@ -57,11 +59,7 @@ class StyledConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, styles, gains, noise, frozen):
         bias, weight, blur, limit = ctx.frozen = frozen
-        y = x * per_channel(styles, x)
-        if blur is None:
-            y = F.conv2d(y, weight, padding=1)
-        else:
-            y = F.conv2d(F.conv_transpose2d(y, weight, stride=2), blur, padding=1, groups=len(blur))
+        y = convolved(x * per_channel(styles, x), weight, blur)
         y.mul_(per_channel(gains, y)).add_(noise.to(y.dtype)).add_(bias.to(y.dtype)[:, None, None])
         F.leaky_relu_(y, SLOPE)
         if limit is not None:

@@ -87,27 +87,24 @@ class DiscriminatorEpilogue(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """StyleGAN2 discriminator: image (B, 3, R, R) in [0, 1] to a score (B,), higher is more real.
+    """StyleGAN2 discriminator: image (B, 3, any size) in [0, 1] to a score (B,), higher is more real.
 
-    Images of another size are resized. It also looks at how much the ``group_size`` images of a group differ (0: of the
-    whole batch); with groups of 1 every score depends on its own image only, and all are lower by about the same.
-
-    Sizes and conv_clamp as in StyleGAN2. With ``c_dim`` classes the score is the projection onto the mapped ``label``
-    (Miyato and Koyama 2018), by ``mapping_layers`` of rate ``lr_multiplier``. architecture: "resnet", or "orig"
-    without skip connections (the official CIFAR-10 model).
+    It also looks at how much the ``group_size`` images of a group differ (0: all); with groups of 1 every score depends
+    on its own image only, and all are lower by about the same. With ``c_dim`` classes the score is the projection onto
+    the mapped ``label`` (Miyato and Koyama 2018), by ``mapping_layers`` of rate ``lr_multiplier``. architecture:
+    "resnet", or "orig" without skip connections (the official CIFAR-10 model).
     """
 
     DEFAULTS = {"resolution": 256, "channel_base": 32768, "channel_max": 512, "conv_clamp": None, "c_dim": 0}
     DEFAULTS |= {"group_size": 4, "mapping_layers": 8, "lr_multiplier": 0.01, "architecture": "resnet"}
     label: int | None = None  # that is judged by default
 
-    def __init__(self, resolution: int, channel_base: int = 32768, channel_max: int = 512, **options):
+    def __init__(self, resolution: int, **options):
         super().__init__()
-        sizes = {"resolution": resolution, "channel_base": channel_base, "channel_max": channel_max}
-        self.config = given = settings(self.DEFAULTS, sizes | options)
+        self.config = given = settings(self.DEFAULTS, {"resolution": resolution} | options)
         clamp, self.c_dim, residual = given["conv_clamp"], given["c_dim"], given["architecture"] == "resnet"
         self.resolutions = [2**i for i in range(resolution.bit_length() - 1, 2, -1)]
-        channels = {r: min(channel_base // r, channel_max) for r in [*self.resolutions, 4]}
+        channels = {r: min(given["channel_base"] // r, given["channel_max"]) for r in [*self.resolutions, 4]}
         for r in self.resolutions:
             widths = 0 if r == resolution else channels[r], channels[r], channels[r // 2]
             setattr(self, f"b{r}", DiscriminatorBlock(*widths, clamp, residual))
@@ -117,8 +114,7 @@ class Discriminator(nn.Module):
         self.b4 = DiscriminatorEpilogue(width, clamp, given["group_size"], width if self.c_dim else 1)
 
     def forward(self, images, dtype=torch.float32, group_size: int | None = None, label=None) -> Tensor:
-        size = (self.resolutions[0],) * 2
-        if images.shape[2:] != size:
+        if images.shape[2:] != (size := (self.resolutions[0],) * 2):
             images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
         x = channels_last((images * 2 - 1).to(dtype))
         for r in self.resolutions:

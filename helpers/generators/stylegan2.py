@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from helpers.fast.stylegan2 import StyledConvolution, ToThreeChannels, channels_last, is_frozen, prepared
+from helpers.fast.stylegan2 import StyledConvolution, ToThreeChannels, channels_last, convolved, per_channel, prepared
 from helpers.generators.base import StyleBased, at_least_float32, settings
 
 LRELU_GAIN = math.sqrt(2)  # keeps the variance of a unit normal through leaky_relu(0.2)
@@ -39,36 +39,6 @@ def upsample(x: Tensor, kernel: Tensor) -> Tensor:
     """Double the size: zeros between the pixels, then the low-pass filter times 4: (B, C, H, W) -> (B, C, 2H, 2W)."""
     weight = (kernel * 4).to(x.dtype)[None, None].repeat(x.shape[1], 1, 1, 1)
     return F.conv_transpose2d(x, weight, stride=2, padding=1, groups=x.shape[1])
-
-
-def upsampling_convolution(x: Tensor, weight: Tensor, kernel: Tensor) -> Tensor:
-    """Zero insertion, 3x3 convolution and low-pass filter: (B, I, H, W), (O, I, 3, 3) -> (B, O, 2H, 2W)."""
-    # without this copy to channels-last, the transposed weight is ten times slower on a CPU
-    full = F.conv_transpose2d(x, channels_last(weight.transpose(0, 1)), stride=2)
-    return depthwise(full, kernel * 4, padding=1)
-
-
-def modulated_convolution(
-    x: Tensor, weight: Tensor, styles: Tensor, *, demodulate=True, up_kernel: Tensor | None = None, gain: float = 1.0
-) -> Tensor:
-    """Convolution of x (B, I, H, W) and weight (O, I, k, k) with input channels scaled by styles (B, I): eqs. 1-3.
-
-    demodulate: divide each output channel by the norm of its scaled weights. up_kernel: (4, 4), to double the size.
-    gain: factor of the output. The activations are scaled before and after an ordinary convolution: the same function
-    as the paper's convolution with weights per sample, and much faster on a CPU.
-    """
-    gains = None
-    if demodulate:
-        gains = gain * torch.rsqrt(styles.square() @ weight.square().sum((2, 3)).t() + 1e-8)
-    elif gain != 1:
-        styles = styles * gain
-    y = x * styles.to(x.dtype)[:, :, None, None]
-    weight = weight.to(x.dtype)
-    if up_kernel is None:
-        y = F.conv2d(y, weight, padding=weight.shape[-1] // 2)
-    else:
-        y = upsampling_convolution(y, weight, up_kernel)
-    return y if gains is None else y * gains.to(y.dtype)[:, :, None, None]
 
 
 class FullyConnected(nn.Module):
@@ -126,7 +96,11 @@ class MappingNetwork(nn.Module):
 
 
 class SynthesisLayer(nn.Module):
-    """Modulated 3x3 convolution, noise, bias, leaky ReLU; doubles the size with ``up``."""
+    """Modulated 3x3 convolution, noise, bias, leaky ReLU; doubles the size with ``up``.
+
+    Activations are scaled before and after an ordinary convolution: the same function as the paper's convolution with
+    weights per sample (eqs. 1-3), and much faster on a CPU.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int, up=False, clamp=None):
         super().__init__()
@@ -142,24 +116,19 @@ class SynthesisLayer(nn.Module):
         # leaky ReLU is positively homogeneous: its gain of sqrt(2) moves into the factors before it and saves a pass
         noise = (self.noise_const if noise is None else noise) * (self.noise_strength * LRELU_GAIN)
         bias, styles = self.bias * LRELU_GAIN, self.affine(w)
-        if is_frozen(self):
-            return self._frozen(x, styles, noise, bias)
-        kernel = self.resample_filter if self.up else None
-        x = modulated_convolution(x, self.weight, styles, up_kernel=kernel, gain=LRELU_GAIN)
+        squares, weight, blur = prepared(self.prepare, self.weight, x.dtype)
+        gains = LRELU_GAIN * torch.rsqrt(styles.square() @ squares + 1e-8)
+        if not (self.weight.requires_grad or self.bias.requires_grad):
+            return StyledConvolution.apply(x, styles, gains, noise, (bias, weight, blur, self.clamp))
+        x = convolved(x * per_channel(styles, x), weight, blur) * per_channel(gains, x)
         x = x + noise.to(x.dtype) + bias.to(x.dtype)[:, None, None]
         return clamped(F.leaky_relu(x, 0.2), self.clamp)
 
-    def _frozen(self, x: Tensor, styles: Tensor, noise: Tensor, bias: Tensor) -> Tensor:
-        """The same for weights without gradient; whatever depends only on them is computed once."""
-
-        def make(weight: Tensor, dtype: torch.dtype) -> tuple:
-            blur = (self.resample_filter * 4).repeat(len(weight), 1, 1, 1).to(dtype) if self.up else None
-            laid_out = channels_last(weight.transpose(0, 1) if self.up else weight)
-            return weight.square().sum((2, 3)).t(), laid_out.to(dtype), blur
-
-        squares, weight, blur = prepared(self.weight, x.dtype, make)
-        gains = LRELU_GAIN * torch.rsqrt(styles.square() @ squares + 1e-8)
-        return StyledConvolution.apply(x, styles, gains, noise, (bias, weight, blur, self.clamp))
+    def prepare(self, weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Sums of squares (I, O), the weight as it is convolved, and the filter (O, 1, 4, 4) where the size doubles."""
+        blur = (self.resample_filter * 4).repeat(len(weight), 1, 1, 1).to(dtype) if self.up else None
+        laid_out = channels_last(weight.transpose(0, 1) if self.up else weight)  # or it is ten times slower on a CPU
+        return weight.square().sum((2, 3)).t(), laid_out.to(dtype), blur
 
 
 class ToRGB(nn.Module):
@@ -242,17 +211,13 @@ class SynthesisNetwork(nn.Module):
 
 
 class StyleGAN2(StyleBased):
-    """StyleGAN2 generator.
+    """StyleGAN2 generator; ``min(channel_base // r, channel_max)`` channels at resolution r.
 
-    Channels at resolution r are ``min(channel_base // r, channel_max)``; the official models have a base of 16384 at
-    256 (or 32768) and 32768 at 512 and 1024. c_dim: number of classes, 0 is unconditional. conv_clamp: activations are
+    The official models have a base of 16384 at 256 (or 32768) and 32768 at 512 and 1024. conv_clamp: activations are
     held within ± this, in official models with float16 layers 256. mapping_layers, labels, lr_multiplier: of the
-    MappingNetwork.
-
-    The attribute ``dtype`` is that of the synthesis network's activations; ``torch.bfloat16`` halves their memory, and
-    rounds. The image and the latents remain float32. ``checkpointing`` keeps only each resolution's input for the
-    backward pass and recomputes the rest: less memory, a third more work, the same gradient (Chen et al., "Training
-    Deep Nets with Sublinear Memory Cost", 2016).
+    MappingNetwork. Activations have the type ``dtype``: ``torch.bfloat16`` halves their memory, and rounds; images and
+    latents remain float32. ``checkpointing`` recomputes in the backward pass all but each resolution's input: less
+    memory, a third more work, the same gradient (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016).
     """
 
     family = "stylegan2"

@@ -14,7 +14,6 @@ from torch import nn
 
 from helpers import features
 from helpers.generators import load_critic, load_discriminator, load_generator
-from helpers.generators.discriminator import Discriminator
 from helpers.latents import Latents
 from helpers.notebooks import describe_model
 from tests.support import checkpoint_files as files
@@ -31,10 +30,10 @@ FIRST_SEARCH = {  # for each lesson with a generator: how the cell of its first 
     "04_sketch_to_image": ("@dataclass\nclass MyColour", lambda of: of["found"].images),
 }
 MODELS = {
-    "official-128": lambda path: files.official_pickle(path, wide(128), Discriminator(128, 256, 16)),
+    "official-128": lambda path: files.official_pickle(path, wide(128), tiny.discriminator(resolution=128)),
     "stylegan1-pt": lambda path: files.stylegan1_pt(path, tiny.stylegan1(resolution=32)),
     "stylegan1-tf": lambda path: files.tensorflow_pickle(path, tiny.stylegan1(resolution=32)),
-    "stylegan2-tf": lambda path: files.tensorflow_pickle(path, wide(32), critic=Discriminator(32, 256, 16)),
+    "stylegan2-tf": lambda path: files.tensorflow_pickle(path, wide(32), critic=tiny.discriminator(resolution=32)),
     "rosinality": lambda path: files.rosinality_pt(path, wide(128)),
 }
 

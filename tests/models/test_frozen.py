@@ -1,12 +1,14 @@
 """The layers with frozen weights give what the same layers give in training, and the same gradients."""
 
 import copy
+import gc
 import pickle
 
 import pytest
 import torch
 from torch.autograd import gradcheck
 
+from helpers.fast.stylegan2 import PREPARED
 from helpers.generators import stylegan2
 from helpers.latents import Latents
 from tests.support import tiny
@@ -62,6 +64,16 @@ def test_changed_weights_are_prepared_again_and_never_copied():
     frozen.load_state_dict(tiny.stylegan2().state_dict())
     assert set(frozen.state_dict()) == keys
     assert all(torch.equal(network.synthesize(code), before) for network in (frozen, *twins))
+
+
+def test_prepared_weights_go_with_the_generator():
+    gc.collect()
+    known, generator = len(PREPARED), tiny.stylegan2()
+    generator.synthesize(generator.sample("w", 1))
+    assert len(PREPARED) == known + 5
+    del generator
+    gc.collect()
+    assert len(PREPARED) == known
 
 
 @pytest.mark.parametrize("maps", [1, 5])

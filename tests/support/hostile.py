@@ -234,8 +234,8 @@ def shapes():
     yield "a dict of one list", b"\x80\x02" + rows + b"](" + ordered * 10_000 + b"e."
     keys = b"".join(number(i * (2**61 - 1)) + b"N" for i in range(40_000))
     yield "int keys of one hash", b"\x80\x02}(" + keys + b"u."
-    yield "empty sets", b"\x80\x04(" + b"\x8f" * 2_000_000 + b"t."
-    yield "empty dicts", b"\x80\x04(" + b"}" * 2_000_000 + b"t."
+    yield "empty sets", b"\x80\x04(" + b"\x8f" * 1_100_000 + b"t."
+    yield "empty dicts", b"\x80\x04(" + b"}" * 1_100_000 + b"t."
     blob = in_legacy(b"\x80\x02" + b"N0" * 400_000 + storage_id() + b"Q.", ["0"], struct.pack("<q", 4) + b"\0" * 16)
     yield "opcodes in nested storages", b"\x80\x03](" + stored(blob) * 20 + b"e."
     view = tensor(storage_id(numel=2**20) + b"Q", size=(2**10, 2**10, 1, 1), stride=(2**10, 1, 1, 1))
@@ -250,7 +250,7 @@ def shapes():
     wide = "\N{CAT FACE}" + "x" * 2**22
     wide = b"X" + struct.pack("<I", len(wide.encode())) + wide.encode()
     yield "wide texts", b"\x80\x02](" + wide * 8 + b"e."
-    yield "many members", zipped([(f"archive/data/{i}", b"") for i in range(50_000)])
+    yield "many members", zipped([(f"archive/data/{i}", b"") for i in range(20_000)])
 
 
 def misleading_zips():

@@ -145,7 +145,8 @@ def expect(condition: bool, what: str) -> None:
         raise CheckpointError(f"its network is of a kind that is not read: {what}.")
 
 
-def check_filter(kernel: Tensor) -> None:
-    """CheckpointError unless a low-pass filter of any scale is [1, 3, 3, 1]."""
-    known = kernel.shape == (4, 4) and torch.allclose(kernel / kernel.sum(), fir_kernel(), atol=1e-5)
-    expect(known, "its low-pass filter is not [1, 3, 3, 1]")
+def check_filters(tensors: Mapping, ending: str) -> None:
+    """CheckpointError unless all low-pass filters, of any scale, are [1, 3, 3, 1]."""
+    for kernel in (to_tensor(value) for name, value in tensors.items() if name.endswith(ending)):
+        known = kernel.shape == (4, 4) and torch.allclose(kernel / kernel.sum(), fir_kernel(), atol=1e-5)
+        expect(known, "its low-pass filter is not [1, 3, 3, 1]")

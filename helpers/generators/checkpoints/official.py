@@ -41,21 +41,16 @@ def discriminator(contents: layout.Contents) -> Part | None:
     layout.expect(statistics.get("num_channels", 1) == 1, "its minibatch standard deviation does not have one channel")
     config = layout.discriminator_sizes(found.tensors) | {"architecture": architecture}
     config["group_size"] = int(statistics.get("group_size", 4) or 0)  # None is the whole batch
-    part = _part(found, config, convolutions, "b", "mapping.")
-    for name in [name for name in part.tensors if name.endswith("resample_filter")]:
-        if name.split(".")[-2] not in ("conv1", "skip"):  # the release keeps one in layers that keep the size as well
-            del part.tensors[name]
-    return part
+    return _part(found, config, convolutions, "b", "mapping.")
 
 
 def _part(found: layout.Contents, sizes: dict, convolutions: dict[str, dict], *prefixes: str) -> Part:
     clamp = _attribute(convolutions, "conv_clamp", None if convolutions else CLAMP)
     mapping = {name: state for name, state in found.modules.items() if name.startswith("mapping.fc")}
     rate = float(_attribute(mapping, "bias_gain", 0.01))
-    tensors = {name: layout.to_tensor(value) for name, value in found.tensors.items() if name.startswith(prefixes)}
-    for name in tensors:
-        if name.endswith("resample_filter"):
-            layout.check_filter(tensors[name])
+    layout.check_filters(found.tensors, "resample_filter")  # the release keeps one in other layers as well
+    names = [name for name in found.tensors if name.startswith(prefixes) and not name.endswith("resample_filter")]
+    tensors = {name: layout.to_tensor(found.tensors[name]) for name in names}
     return Part("stylegan2", sizes | {"conv_clamp": clamp, "lr_multiplier": rate}, tensors)
 
 

@@ -33,8 +33,7 @@ STORAGES["torch.UntypedStorage"] = torch.uint8
 NUMPY = {torch.empty(0, dtype=t).numpy().dtype.str[1:]: t for t in TYPES if not (t.is_complex or t == torch.bfloat16)}
 ARGUMENTS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)  # that do not fit
 SPARE_BYTES = 64 * 2**20  # what may be made from a tiny file
-MAX_OPCODES = 1_000_000  # of all pickles in a file together; the largest official file has about 60,000
-OPCODE_BYTES = 100  # what the object of an opcode takes, with its place in a container and in the memo
+OPCODE_BYTES = 200  # of an opcode's object, with its place in a container; the largest official file has 60,000
 MAX_DIMS = 8
 
 
@@ -56,22 +55,21 @@ class Record:
     state: object = field(default_factory=dict)
     args: tuple = ()
 
-    def extend(self, *_) -> None:
+    def append(self, *_) -> None:
         """Items of its own, which nobody reads."""
 
-    append = extend
+    extend = append
 
 
 class Budget:
     """What a file of some size may still make, with all pickles inside it. CheckpointError beyond that."""
 
     def __init__(self, size: int):
-        self.bytes, self.opcodes = 2 * size + SPARE_BYTES, MAX_OPCODES
+        self.left = 2 * size + SPARE_BYTES
 
-    def spend(self, count: int, opcodes: int = 0) -> None:
-        self.bytes -= count + OPCODE_BYTES * opcodes
-        self.opcodes -= opcodes
-        if self.bytes < 0 or self.opcodes < 0:
+    def spend(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
             raise CheckpointError("it asks for far more memory than its own size, or has too many parts: refused.")
 
 
@@ -146,7 +144,7 @@ class _Metered:
         found = self.file.read(count)
         if len(found) < count:
             raise CheckpointError("it is damaged or cut off: its end is missing.")
-        self.budget.spend(count, opcodes=1)
+        self.budget.spend(count + OPCODE_BYTES)
         return found
 
     def readline(self) -> bytes:

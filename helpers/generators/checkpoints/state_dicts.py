@@ -36,9 +36,7 @@ def _rosinality(contents: layout.Contents) -> Part:
         config["lr_multiplier"] = float(rate)
     if "latent_avg" in contents.tensors:
         tensors["mapping.w_avg"] = layout.to_tensor(contents.tensors["latent_avg"]).reshape(-1, config["w_dim"]).mean(0)
-    for name, value in state.items():  # blurs and up-samplings, some times 4
-        if name.endswith(".kernel"):
-            layout.check_filter(layout.to_tensor(value))
+    layout.check_filters(state, ".kernel")  # blurs and up-samplings, some times 4
     return Part("stylegan2", config, tensors)
 
 
