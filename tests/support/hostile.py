@@ -86,10 +86,11 @@ def stored(blob):
     return name("torch.storage", "_load_from_bytes") + _tuple([b"B" + struct.pack("<I", len(blob)) + blob]) + b"R"
 
 
-def one_tensor(**options):
-    """A zip file with a tensor of a storage of 16 bytes."""
-    found = tensor(storage_id(numel=options.pop("numel", 4)) + b"Q", **options)
-    return in_zip(b"\x80\x02}" + _value("a") + found + b"s.", _0=b"\0" * 16)
+def one_tensor(numel=4, size=(2, 2, 1, 1), stride=(2, 1, 1, 1), **options):
+    """A zip file with a tensor of a storage of 16 bytes, twice, that passes for a vanilla generator's."""
+    found = tensor(storage_id(numel=numel) + b"Q", size=size, stride=stride, **options)
+    names = _value("deconv1.0.weight") + found + _value("deconv5.0.weight") + found
+    return in_zip(b"\x80\x02}(" + names + b"u.", _0=b"\0" * 16)
 
 
 def catalogue():
@@ -131,10 +132,11 @@ def catalogue():
     yield "another persistent id", in_zip(b"\x80\x02" + _tuple(["model", command]) + b"Q."), "not described as torch"
     yield "a storage that is missing", in_zip(b"\x80\x02" + storage_id() + b"Q."), "has not the size"
     yield "a record shorter than claimed", one_tensor(numel=2**28), "has not the size"
-    yield "a tensor beyond its storage", one_tensor(size=(9,)), "beyond its storage"
-    yield "an expanded tensor", one_tensor(size=(2**20, 2**10), stride=(0, 0)), "larger than its"
-    yield "a negative size", one_tensor(size=(-4,)), "shape or place of a tensor"
-    yield "a negative offset", one_tensor(offset=-1), "shape or place of a tensor"
+    yield "a tensor beyond its storage", one_tensor(offset=2), "not what this format has: RuntimeError"
+    yield "an expanded tensor", one_tensor(size=(2**10, 2**20, 1, 1), stride=(0, 0, 0, 0)), "larger than its"
+    yield "a negative size", one_tensor(size=(-2, -2, 1, 1)), "not what this format has: ValueError"
+    yield "a negative offset", one_tensor(offset=-1), "a kind that is not read"
+    yield "a stride of text", one_tensor(stride=("a", 1, 1, 1)), "not what this format has: TypeError"
     huge, content = storage_id(numel=2**31 - 1), struct.pack("<q", 2**31 - 1) + b"\0" * 16
     yield "a legacy storage of 8 GB", in_legacy(b"\x80\x02" + huge + b"Q.", ["0"], content), "cut off"
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from helpers.weights import WeightsError, load_weights, page_or_pointer
 
 MAX_BYTES = 8 * 2**30  # rosinality's with optimizers have 1 GB
+UNFIT = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)  # of parts of another kind
 
 
 class CheckpointError(WeightsError):
@@ -88,3 +89,6 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, bytes]]:
         raise CheckpointError(f"Cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     except WeightsError as error:  # it names the file
         raise CheckpointError(str(error)) from error
+    except UNFIT as error:
+        reason = f"{type(error).__name__}, {' '.join(str(error).split())[:100]}"
+        raise CheckpointError(f"Cannot read {path}: its parts are not what this format has: {reason}.") from error

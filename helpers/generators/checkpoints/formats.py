@@ -4,7 +4,7 @@ from typing import BinaryIO
 
 from helpers.generators.checkpoints import CheckpointError, NoDiscriminator, Part, official, state_dicts, tensorflow
 from helpers.generators.checkpoints.layout import contents_of
-from helpers.generators.checkpoints.safe_pickle import Record, shown
+from helpers.generators.checkpoints.safe_pickle import UNFIT, Record, shown
 from helpers.generators.checkpoints.torch_file import load
 
 OFFICIAL = "official PyTorch pickle (StyleGAN2-ADA/3)"
@@ -30,13 +30,14 @@ def read(file: BinaryIO, kind: str) -> Part:
         found = f"a dict with {', '.join(names)[:40]}" if names else found
         raise CheckpointError(f"it holds {found}, which is none of the formats that are read: {', '.join(READERS)}.")
     _, generator, discriminator = READERS[known[0]]
-    try:
-        part = generator(contents) if kind == "generator" else discriminator(contents)
-    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
-        reason = f"its parts are not what this format has: {type(error).__name__}, {shown(str(error))}."
-        reason = str(error) if isinstance(error, CheckpointError) else reason
-        raise (CheckpointError if kind == "generator" else NoDiscriminator)(reason) from error
-    if part is None:
-        raise NoDiscriminator("")
+    if kind == "discriminator":
+        try:
+            part = discriminator(contents)
+        except UNFIT as error:
+            raise NoDiscriminator(shown(str(error), 200)) from error
+        if part is None:
+            raise NoDiscriminator("")
+        return part
+    part = generator(contents)
     part.format = known[0]
     return part

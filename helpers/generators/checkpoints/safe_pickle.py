@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from helpers.generators.checkpoints import CheckpointError
+from helpers.generators.checkpoints import UNFIT, CheckpointError
 
 MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # as Python 2 calls them
 SAFE = "refused, nothing was run."
@@ -31,7 +31,6 @@ TYPES += (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 STORAGES = {torch.empty(0, dtype=kind).type().replace("Tensor", "Storage"): kind for kind in TYPES}
 STORAGES["torch.UntypedStorage"] = torch.uint8
 NUMPY = {torch.empty(0, dtype=t).numpy().dtype.str[1:]: t for t in TYPES if not (t.is_complex or t == torch.bfloat16)}
-ARGUMENTS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)  # that do not fit
 SPARE_BYTES = 64 * 2**20  # what may be made from a tiny file
 OPCODE_BYTES = 200  # of an opcode's object, with its place in a container; the largest official file has 60,000
 MAX_DIMS = 8
@@ -85,39 +84,27 @@ class Storage:
 
 @dataclass(eq=False, slots=True)
 class LazyTensor:
-    """A view of a storage: shape, dtype and place, checked; the elements come with ``read``."""
+    """A view of a storage as the file describes it; the elements come with ``read``."""
 
     storage: Storage | None = None
     offset: int = 0
     shape: tuple = ()
     stride: tuple = ()
-    span: int = 0  # elements from the first to the last
-
-    def place(self, storage: Storage, offset: int, shape: tuple, stride: tuple) -> "LazyTensor":
-        """Say where the elements are. Raises CheckpointError if they are not within the storage."""
-        for numbers in (shape, stride, (offset,)):
-            known = type(numbers) is tuple and len(numbers) <= MAX_DIMS
-            if not known or not all(type(n) is int and 0 <= n < 2**40 for n in numbers):
-                raise CheckpointError("it is damaged: the shape or place of a tensor is not one.")
-        count, self.span = math.prod(shape), 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
-        if count and offset + self.span > storage.numel:
-            raise CheckpointError("it is damaged: a tensor reaches beyond its storage.")
-        if count > max(storage.numel, 1):  # an expanded tensor: few bytes, any number of elements
-            raise CheckpointError("it holds a tensor that is larger than its storage: refused.")
-        self.storage, self.offset, self.shape, self.stride = storage, offset, shape, stride
-        return self
 
     def read(self) -> Tensor:
-        """The elements in their own memory; only their part of the storage is read."""
-        if self.storage is None or self.storage.data is None:
+        """The elements in their own memory; only their part of the storage is read. One of UNFIT if that is nowhere."""
+        storage = self.storage
+        if storage is None or storage.data is None or len(self.shape) > MAX_DIMS or self.offset < 0:
             raise CheckpointError("it holds an array of a kind that is not read where a tensor belongs.")
-        dtype, count = self.storage.dtype, math.prod(self.shape)
+        count, size = math.prod(self.shape), storage.dtype.itemsize
         if not count:
-            return torch.empty(self.shape, dtype=dtype)
-        size = dtype.itemsize
-        self.storage.budget.spend(max(4, size) * count + max(0, self.span - count) * size)
-        raw = bytearray(self.storage.data[self.offset * size : (self.offset + self.span) * size])
-        return torch.frombuffer(raw, dtype=dtype).as_strided(self.shape, self.stride).contiguous()
+            return torch.empty(self.shape, dtype=storage.dtype)
+        if count > storage.numel:  # an expanded tensor: few bytes, any number of elements
+            raise CheckpointError("it holds a tensor that is larger than its storage: refused.")
+        span = 1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))  # from first to last
+        storage.budget.spend(max(4, size) * count + max(0, span - count) * size)
+        raw = bytearray(storage.data[self.offset * size : (self.offset + span) * size])
+        return torch.frombuffer(raw, dtype=storage.dtype).as_strided(self.shape, self.stride).contiguous()
 
 
 def read_pickle(file: BinaryIO, budget: Budget, *, persistent: Callable | None = None, nested: Callable | None = None):
@@ -129,7 +116,7 @@ def read_pickle(file: BinaryIO, budget: Budget, *, persistent: Callable | None =
         return _Unpickler(file, budget, persistent, nested).load()
     except CheckpointError:
         raise
-    except (*ARGUMENTS, EOFError, struct.error, pickle.UnpicklingError) as error:
+    except (*UNFIT, EOFError, struct.error, pickle.UnpicklingError) as error:
         reason = shown(" ".join(str(error).split()), 100)
         raise CheckpointError(f"it is damaged: {type(error).__name__}, {reason}.") from error
 
@@ -271,8 +258,9 @@ def fill_array(machine: _Unpickler, array: LazyTensor, raw, dtype, shape, order=
     if known is None or order_of_bytes == ">":
         return array
     values = np.ndarray(shape, code, raw, order=order)
-    storage = Storage(known, values.size, machine.budget, memoryview(raw))
-    return array.place(storage, 0, values.shape, tuple(step // values.itemsize for step in values.strides))
+    array.storage = Storage(known, values.size, machine.budget, memoryview(raw))
+    array.shape, array.stride = values.shape, tuple(step // values.itemsize for step in values.strides)
+    return array
 
 
 def _scalar(machine: _Unpickler, dtype, raw=b""):
@@ -282,7 +270,7 @@ def _scalar(machine: _Unpickler, dtype, raw=b""):
 
 
 def _tensor(machine: _Unpickler, storage, offset, size, stride, *_):
-    return LazyTensor().place(storage, offset, size, stride) if isinstance(storage, Storage) else Record("Tensor")
+    return LazyTensor(storage, offset, size, stride) if isinstance(storage, Storage) else Record("Tensor")
 
 
 def _storage(machine: _Unpickler, blob) -> Storage:
