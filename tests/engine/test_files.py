@@ -65,6 +65,7 @@ def test_what_the_system_refuses_is_one_sentence_and_keeps_the_old_file(tmp_path
     assert (tmp_path / "a.png").read_bytes() == before and list(tmp_path.iterdir()) == [tmp_path / "a.png"]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what a writer says when it is dropped
 def test_writes_that_the_system_stops(tmp_path):
     resource = pytest.importorskip("resource", reason="file size limits are POSIX")
     frames, before = torch.rand(3, 3, 300, 300), resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -58,8 +58,9 @@ def test_what_does_not_fit_is_not_run_and_says_so(tmp_path, monkeypatch):
     rows = list(generator.speed(Settings(tmp_path, sizes=(16,))))
     one, eight, *ours = rows
     assert "GB are free" in eight["not_run"] and "ms" not in eight and one["times_grouped"] == 1
-    assert [row["batch"] for row in rows] == [1, 8] * 3 and all(row["ms"] > 0 for row in ours)
-    assert ["times_grouped" in row for row in ours] == [True, False] * 2
+    assert [row["batch"] for row in rows] == [1, 8] * len(generator.WAYS)
+    ours = [row for row in ours if row["way"] in ("float32", "bfloat16")]
+    assert all(row["ms"] > 0 for row in ours) and ["times_grouped" in row for row in ours] == [True, False] * 2
 
 
 def test_every_variant_of_full_size_is_measured_in_both_stages(tmp_path, monkeypatch):

@@ -293,7 +293,7 @@ def test_submissions_are_graded_one_by_one(client, tmp_path, monkeypatch):
 
 
 def test_processes_that_lose_a_worker_give_the_files_of_a_sequential_run(client, tmp_path):
-    spec = {"task": "invert", "photos": "000[0-2].png", "space": ["z", "w"], "steps": 2, "candidates": 4}
+    spec = {"task": "invert", "photos": "000[0-2].png", "space": ["z", "w"], "steps": 2, "start": "sample"}
     spec |= {"weights": {"l1": 1.0}}
     tables = []
     with cluster(workers=2) as both:
