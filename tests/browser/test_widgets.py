@@ -357,14 +357,12 @@ def test_zoom_and_pinch(page):
         page.press("−")
 
 
-def test_one_message_for_a_stroke(lab, page):
+def test_one_message_for_a_stroke_and_ink_while_the_kernel_is_busy(lab, page):
     lab.sent.clear()
     page.stroke(ZIGZAG, moves=40)
     messages = [text for text in lab.sent if "comm_msg" in text]
     assert len(messages) == 1 and len(messages[0]) < 10_000
-
-
-def test_ink_flows_while_the_kernel_is_busy(lab, page):
+    page.clean()
     before = page.heard()
     with lab.busy():
         lab.stroke(ZIGZAG, page.stage)

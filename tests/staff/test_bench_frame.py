@@ -51,15 +51,12 @@ def test_what_cannot_be_measured_is_one_sentence(tmp_path, program, capsys, word
     assert error.count("\n") == 1 and re.match(f"error: {message}", error)
 
 
-def test_the_median_of_turns_and_the_instruction_set(monkeypatch):
+def test_the_median_of_turns_the_instruction_set_and_the_peak_of_the_block(monkeypatch):
     order = []
     found = in_turns({name: lambda name=name: order.append(name) for name in "ab"}, CPU, rounds=2, calls=2)
     assert "".join(order) == "aabbaabb" and set(found) == {"a", "b"} and min(found.values()) >= 0
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     assert circumstances("cpu")["processor"].endswith("oneDNN held to AVX2")
-
-
-def test_the_peak_is_that_of_the_block():
     before = torch.ones(2**27 // 4)  # 128 MB that are gone before the block
     del before
     with PeakMemory(CPU) as peak:

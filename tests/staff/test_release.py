@@ -52,7 +52,7 @@ def test_a_stub_is_its_solution_without_the_answer(exercise):
     compile("\n".join(lines), exercise.item, "exec")
 
 
-def test_ids_are_unique_points_follow_the_rubric_and_heads_report_points_minutes_and_difficulty():
+def test_ids_are_unique_points_follow_the_rubric_and_heads_with_a_cap_on_bonus_items():
     items = [cell.item for lesson in LESSONS for cell in lesson.items]
     assert len(items) == len(set(items))
     parts = Counter()
@@ -66,9 +66,6 @@ def test_ids_are_unique_points_follow_the_rubric_and_heads_report_points_minutes
         found = re.findall(head, texts, re.M)
         assert found == [(exercise.item, f"{exercise.points:g}") for exercise in lesson.exercises]
         assert 3 <= len(found) <= 5
-
-
-def test_bonus_items_add_up_to_a_cap():
     scores = [Score("1", str(i), "", "manual", 8, 7.0, part="a", bonus=i > 0) for i in range(3)]
     assert (totals(scores)["total"], totals(scores)["bonus"], totals(scores)["of"]) == (7 + BONUS_CAP, BONUS_CAP, 8)
 
@@ -136,7 +133,7 @@ def test_no_command_of_a_release_ends_in_a_traceback(released):
     assert re.findall(r"^code (\d)$", done.stdout, re.M) == ["2", "2", "2", "0"] and "Traceback" not in done.stderr
 
 
-def test_the_manifest_holds_cells_points_and_version(released):
+def test_the_manifest_holds_the_course_and_a_release_goes_only_to_a_new_folder_and_from_the_authored_one(released):
     manifest, read = json.loads((released / "manifest.json").read_text()), read_manifest(released)
     assert manifest["version"] and all(cell["hash"] for lesson in manifest["lessons"] for cell in lesson["cells"])
     assert [lesson.stem for lesson in read] == [lesson.stem for lesson in LESSONS] and read_course(released) == read
@@ -144,9 +141,6 @@ def test_the_manifest_holds_cells_points_and_version(released):
         assert [c.kind for c in theirs.cells] == [c.kind for c in ours.cells]
         assert [(c.item, c.points, c.kind) for c in theirs.items] == [(c.item, c.points, c.kind) for c in ours.items]
         assert [e.source for e in theirs.exercises] == [stub(e.source, e.item) for e in ours.exercises]
-
-
-def test_a_release_goes_only_to_a_new_folder_and_only_from_the_authored_course(released):
     with pytest.raises(LessonError, match="not empty"):
         release(released)
     with pytest.raises(LessonError, match="student release"):

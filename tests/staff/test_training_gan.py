@@ -138,17 +138,15 @@ def test_a_run_stops_after_its_minutes_and_an_error_leaves_the_last_checkpoint(t
     assert (tmp_path / "state.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize("content", ["garbage", "empty", "half", "list", "parts"])
-def test_a_state_that_is_none_is_refused_in_one_sentence_and_stays(tmp_path, folder, content):
-    path, settings = tmp_path / "state.pt", json.dumps(vars(settings_of("stylegan2")))
-    save_run(path, {"list": [1], "parts": {"settings": settings}}.get(content, trainer_of("stylegan2").state()))
-    whole = path.read_bytes()
-    spoilt = {"garbage": b"no state at all", "empty": b"", "half": whole[: len(whole) // 2]}
-    path.write_bytes(spoilt.get(content, whole))
-    before = path.read_bytes()
-    with pytest.raises((ProgressError, TrainingError), match="delete it, or choose another") as error:
-        trained(folder, tmp_path, images=8)
-    assert "\n" not in str(error.value) and str(path) in str(error.value) and path.read_bytes() == before
+@pytest.mark.parametrize("content", [[1], {"settings": json.dumps(vars(settings_of("stylegan2")))}])
+def test_what_is_not_a_state_is_refused_in_one_sentence_and_stays(tmp_path, folder, content):
+    path = tmp_path / "state.pt"
+    save_run(path, content)
+    for before in (path.read_bytes(), path.read_bytes()[:200], b"no state at all", b""):
+        path.write_bytes(before)
+        with pytest.raises((ProgressError, TrainingError), match="delete it, or choose another") as error:
+            trained(folder, tmp_path, images=8)
+        assert "\n" not in str(error.value) and str(path) in str(error.value) and path.read_bytes() == before
 
 
 def spoil(monkeypatch):
