@@ -1,6 +1,7 @@
 """What the benches measure, on tiny networks: the plain loop, speed, memory, noise stages."""
 
 import types
+from functools import partial
 
 import pytest
 import torch
@@ -54,6 +55,7 @@ def test_what_does_not_fit_is_not_run_and_says_so(tmp_path, monkeypatch):
     assert needs[True] > needs[False] > 0
     monkeypatch.setattr(generator, "official_size", lambda *_, **__: net)
     monkeypatch.setattr(generator, "convolution_peak", lambda *_: 1e9)
+    monkeypatch.setattr(generator, "shortest", partial(generator.shortest, seconds=0))
     monkeypatch.setattr(generator, "free_memory", lambda _: (needs[True] + needs[False]) / 2)
     rows = list(generator.speed(Settings(tmp_path, sizes=(16,))))
     one, eight, *ours = rows
