@@ -32,9 +32,8 @@ STOPPED = 130  # typer's exit code after Ctrl-C
 
 def register(arguments: list[str]) -> None:
     """Add the command that the arguments name to ``app``; where they name none, the list of all of them."""
-    commands = dict(COMMANDS)
-    if (Path(__file__).resolve().parents[1] / "staff").is_dir():  # a student release comes without it
-        commands |= importlib.import_module("staff.commands").COMMANDS
+    staff = (Path(__file__).resolve().parents[1] / "staff").is_dir()  # a student release comes without it
+    commands = COMMANDS | (importlib.import_module("staff.commands").COMMANDS if staff else {})
     name = next((argument for argument in arguments if not argument.startswith("-")), None)
     if name in commands:
         importlib.import_module(commands[name][0])

@@ -27,8 +27,7 @@ def domain_distance(generator: Generator, images: Tensor, features) -> Tensor:
     """How far images (B, 3, R, R) in [0, 1] are from what a model shows: (B,), about 1 for its own images.
 
     Mahalanobis distance (Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples, 2018) of the
-    mean and deviation of each feature channel, to two thirds of some samples, divided by the mean of the same for the
-    last third. It depends on content more than on position: a face that is slightly turned or shifted scores near 1.
+    mean and deviation of each feature channel to two thirds of some samples, over the mean of that for the last third.
     """
     rows = _samples(generator, features)
     first, rest = rows.tensor_split([len(rows) * 2 // 3])
@@ -36,11 +35,9 @@ def domain_distance(generator: Generator, images: Tensor, features) -> Tensor:
     diagonal = covariance.diag()
     covariance = (1 - SHRINKAGE) * covariance + torch.diag(SHRINKAGE * diagonal + 1e-4 * diagonal.mean())
     precision = torch.linalg.inv(covariance)
-
-    def distance(rows: Tensor) -> Tensor:
-        return (((rows - mean) @ precision) * (rows - mean)).sum(1).clamp_min(0).sqrt()
-
-    return distance(_described(images, features)) / distance(rest).mean()
+    offsets = (part - mean for part in (_described(images, features), rest))
+    ours, usual = (((offset @ precision) * offset).sum(1).clamp_min(0).sqrt() for offset in offsets)
+    return ours / usual.mean()
 
 
 def _samples(generator: Generator, features) -> Tensor:
@@ -77,10 +74,10 @@ def _described(images: Tensor, features) -> Tensor:
 def out_of_domain(generator: Generator, images: Tensor, features) -> list[str | None]:
     """For each image None, or one sentence that says that the model does not show such images."""
     what = f" ({generator.domain})" if generator.domain else ""
+    fix = "crop or align it differently, or use another model"
     return [
-        None
-        if distance <= FAR
-        else f"the photo is unlike what this model shows{what}, {distance:.1f} times as far off as its own images: "
-        "crop or align it differently, or use another model."
-        for distance in domain_distance(generator, images, features).tolist()
+        f"the photo is unlike what this model shows{what}, {far:.1f} times as far off as its own images: {fix}."
+        if far > FAR
+        else None
+        for far in domain_distance(generator, images, features).tolist()
     ]

@@ -9,14 +9,14 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from helpers.generators import Generator
 from helpers.generators.base import unpack
 from helpers.images import in_range, shown
 from helpers.latents import Latents
 from helpers.losses import LAYERS, WEIGHTS, Criterion, Loss
-from helpers.optimizers import Optimization, Step, cosine
+from helpers.optimizers import Optimization, Step
 from helpers.search import Chain, Phase, Result, option
 from helpers.weights import registry
 
@@ -41,30 +41,25 @@ class Variables:
     """What moves in a phase, as parameters of an Optimization: the offset of the code from the start of the search."""
 
     def __init__(self, search: LatentSearch, phase: Phase, current: Latents):
-        generator, base = search.generator, search.base
-        self.space, self.free, self.noise = phase.space or current.space, phase.free, current.noise
-        self.base = generator.convert(base.code, base.space, self.space).detach()
-        self.code = generator.convert(current.code, current.space, self.space).detach()
-        self.mask = None  # 1 in the free rows
+        generator, self.noise, self.space = search.generator, current.noise, phase.space or current.space
+        ends = (generator.convert(latents.code, latents.space, self.space) for latents in (search.base, current))
+        self.base, self.code = (code.detach() for code in ends)
+        self.parameters, self.rates, self.moves, self.mask = [], [], "code" in phase.free, 1.0
         if search.rows is not None and self.code.ndim == 3:
-            self.mask = self.code.new_zeros(1, self.code.shape[1], 1)
+            self.mask = self.code.new_zeros(1, self.code.shape[1], 1)  # 1 in the free rows
             self.mask[:, list(search.rows)] = 1
-        self.parameters, self.rates = [], []
-        if "code" in self.free:
+        if self.moves:
+            rate = phase.lr if search.lr is None else search.lr
             self.parameters.append((self.code - self.base).clone())
-            self.rates.append(search.code_rate(phase) * generator.std(self.space).mean().item())
+            self.rates.append(rate * generator.std(self.space).mean().item())
 
     def offset(self, parameters: list[Tensor], index=slice(None)) -> Tensor:
         """Offset of the code from the start, for the samples ``index``, whose parameters are given."""
-        if "code" not in self.free:
-            return self.code[index] - self.base[index]
-        return parameters[0] if self.mask is None else parameters[0] * self.mask
+        return parameters[0] * self.mask if self.moves else self.code[index] - self.base[index]
 
     def latents(self, parameters: list[Tensor], index=slice(None)) -> Latents:
         """Latents of the parameters; both for the samples ``index`` of the batch."""
-        code = self.code[index]
-        if "code" in self.free:
-            code = self.base[index] + self.offset(parameters, index)
+        code = self.base[index] + self.offset(parameters, index) if self.moves else self.code[index]
         return Latents(self.space, code, None if self.noise is None else self.maps(parameters, index))
 
     def maps(self, parameters: list[Tensor], index) -> list[Tensor]:
@@ -80,9 +75,7 @@ class LatentSearch(Chain):
     ``index``; ``offset`` is that of their code from the start, ``latents``, whose noise maps are kept. ``lr`` is in
     standard deviations of the space, None each phase's own; ``rows`` are the indices of the w+ rows that are free;
     ``until`` is the share by which the loss must still fall in 20 steps of the last phase, None takes all steps.
-
-    Raises GeneratorError for latents of another generator, and OptimizationError when the losses of all samples became
-    NaN; ``result()`` still gives the best so far.
+    Raises GeneratorError for latents of another generator, OptimizationError when all samples are frozen.
     """
 
     generator: Generator
@@ -104,13 +97,9 @@ class LatentSearch(Chain):
         last = len(self.runs) == len(self.phases)
         return last and self.until is not None and self.runs[-1].settled(self.until)
 
-    def code_rate(self, phase: Phase) -> float:
-        """Learning rate of the code in a phase, in standard deviations of its space."""
-        return phase.lr if self.lr is None else self.lr
-
     def _settings(self, phase: Phase) -> dict:
         """More arguments of the Optimization of a phase."""
-        return {"schedule": cosine(0.05, 0.5)}
+        return {}
 
     def _begin(self, phase: Phase, steps: int) -> Optimization:
         from helpers.memory import chunk_that_fits
@@ -145,7 +134,7 @@ class LatentSearch(Chain):
         code = generator.convert(latents.code, latents.space, space)  # it may have stopped before its last phase
         latents = Latents(space, code, latents.noise)
         images = generator.synthesize(latents)
-        offset = latents.code - generator.convert(self.base.code, self.base.space, space)[keep]
+        offset = code - generator.convert(self.base.code, self.base.space, space)[keep]
         loss = self.criterion(images, offset, keep)
         return Result(shown(images), loss.total, loss.parts, **facts, latents=latents)
 
@@ -155,15 +144,12 @@ class InversionOptions:
     """How to invert; the fields with a help text are options of the command line.
 
     ``weights`` are those of Criterion, None L1 alone where there are no features; ``start`` is one of STARTS, or
-    Latents, None the best for z and for restarts, else the mean (on the command line the encoder where it leads to the
-    space); ``steps`` is over all phases, None STEPS, or ENCODER_STEPS from the encoder.
+    Latents, None the best for z and for restarts, else the mean; ``steps`` is over all phases.
     """
 
     weights: dict[str, float | Tensor] | None = option(None, "Weight of the loss.", min=0, default=WEIGHTS)
     layers: Sequence[str | int] = option(LAYERS, "Perceptual layers, names or numbers with commas between.")
-    start: str | Latents | None = option(
-        None, "mean (of w), sample, best (of 64 samples), or encoder, the default where there is one."
-    )
+    start: str | Latents | None = option(None, "mean, sample, best (of 64), or encoder, the default if there is one.")
     steps: int | None = option(None, f"Optimisation steps; {STEPS}, or {ENCODER_STEPS} from the encoder.", min=1)
     optimizer: str = option("adam", "adam or lbfgs.")
     lr: float | None = option(None, "Rate in standard deviations of the space, instead of each phase's own.")
@@ -173,107 +159,89 @@ class InversionOptions:
     candidates: int = 64  # samples for start="best"
     features: object = None  # network of load_features for the perceptual loss
     mask: Tensor | None = None  # (B or 1, 1, R, R), where the image terms count
-    phases: tuple[Phase, ...] | None = None  # None is those of PHASES
-    encoder: nn.Module | None = None  # an Encoder; None is the generator's own
 
 
 class Inversion(LatentSearch):
     """Invert B targets (B, 3, R, R) in [0, 1] at the generator's resolution as one batch; see LatentSearch.
 
-    One target with weights of shape (B,) is a table of B settings. ``changes`` are single ones of the options;
+    One target with weights of shape (B,) is a table of B settings. ``changes`` replace fields of the InversionOptions;
     ``criterion.weights`` may be changed while it runs. Latents as ``start``, like the encoder's, skip all phases but
-    those of the space.
-
-    Raises InversionError for targets of another size, with NaN or outside [0, 1], batches that do not agree, an unknown
-    start, no steps, or phases that do not lead to the space; EncoderError where no encoder fits the generator and the
-    space; GeneratorError for a space that the generator does not have; and what LatentSearch raises.
+    those of the space. Raises InversionError for targets or options that do not fit, EncoderError where no encoder
+    leads to the space, and GeneratorError where there is no such space.
     """
 
-    def __init__(
-        self, generator: Generator, targets: Tensor, space="w+", options: InversionOptions | None = None, **changes
-    ):
+    def __init__(self, generator: Generator, targets: Tensor, space: str = "w+", options=None, **changes):
         started = time.perf_counter()
-        self.options = options = replace(options or InversionOptions(), **changes)
+        options = replace(options or InversionOptions(), **changes)
         generator.check_space(space)
         check_targets(generator, targets)
-        self.generator, self.targets, self.space, self.restarts = generator, targets, space, options.restarts
         weights = {"l1": 1.0} if options.weights is None and options.features is None else options.weights
         self.criterion = Criterion(targets, options.features, weights, options.layers, options.mask)
-        self.phases, self.start = options.phases or PHASES[space], options.start
-        steps = options.steps if options.steps is not None else ENCODER_STEPS if self.start == "encoder" else STEPS
-        if self.start is None:
-            self.start = "best" if self.phases[0].space == "z" or self.restarts > 1 else "mean"
-        self._check(steps)
-        self.batch = self._batch()
-        self.criterion.repeats = self.restarts  # row by row: target 0 with all its starts, then target 1, ...
-        latents = self._first_latents()
+        self.criterion.repeats = options.restarts  # row by row: target 0 with all its starts, then target 1, ...
+        self.generator, self.targets, self.space, self.options = generator, targets, space, options
+        self.phases, start = PHASES[space], options.start
+        steps = options.steps if options.steps is not None else ENCODER_STEPS if start == "encoder" else STEPS
+        if start is None:
+            start = "best" if self.phases[0].space == "z" or options.restarts > 1 else "mean"
+        if steps < 1 or options.restarts < 1:
+            raise InversionError(f"at least 1 step and 1 start are needed; got {steps} and {options.restarts}.")
+        if options.restarts > 1 and start not in ("sample", "best"):
+            raise InversionError('several starts differ only if they are samples; use start="sample" or "best".')
+        if start == "encoder":
+            from helpers.encoder import load_encoder
+
+            start = load_encoder(generator).encode(generator, targets, options.mask, space)
+        latents = self._first_latents(start, self._batch(start))
         super().__init__(generator, self.criterion, latents, self.phases, steps, options.lr, options.optimizer)
         self.until = options.until
         self.prepared = time.perf_counter() - started
 
-    def _check(self, steps: int) -> None:
-        if steps < 1 or self.restarts < 1:
-            raise InversionError(f"at least 1 step and 1 start are needed; got {steps} and {self.restarts}.")
-        order = [self.generator.spaces.index(self.generator.check_space(phase.space)) for phase in self.phases]
-        if order != sorted(order) or self.phases[-1].space != self.space:
-            names = ", ".join(phase.space for phase in self.phases)
-            raise InversionError(f"phases must go from z to w to w+ and end in {self.space}; got {names}.")
-        if self.restarts > 1 and self.start not in ("sample", "best"):
-            raise InversionError('several starts differ only if they are samples; use start="sample" or "best".')
-
-    def _batch(self) -> int:
-        """Number of problems: the length of the targets, the weights, the mask and the start, where it is not 1."""
-        mask, start = self.options.mask, self.start
-        lengths = {"targets": len(self.targets), "mask": 1 if mask is None else len(mask)}
-        lengths |= {"weights": self.criterion.settings, "start": len(start) if isinstance(start, Latents) else 1}
+    def _batch(self, start: str | Latents) -> int:
+        """Number of problems: the length of the targets, the mask, the weights and the start, where it is not 1."""
+        given = {"targets": self.targets, "mask": self.options.mask, "start": start}
+        lengths = {name: len(v) if isinstance(v, Tensor | Latents) else 1 for name, v in given.items()}
+        lengths["weights"] = self.criterion.settings
         batch = max(lengths.values())
         if any(length not in (1, batch) for length in lengths.values()):
-            given = ", ".join(f"{length} {name}" for name, length in lengths.items())
-            raise InversionError(f"all batches must have the same length or 1; got {given}.")
+            names = ", ".join(f"{length} {name}" for name, length in lengths.items())
+            raise InversionError(f"all batches must have the same length or 1; got {names}.")
         return batch
 
-    def _first_latents(self) -> Latents:
-        if self.start == "encoder":
-            from helpers.encoder import load_encoder
-
-            encoder = self.options.encoder or load_encoder(self.generator)
-            self.start = encoder.encode(self.generator, self.targets, self.options.mask, self.space)
-        space, rows = self.phases[0].space, self.batch * self.restarts
-        if isinstance(self.start, Latents):
-            code = self.generator.convert(self.start.code, self.start.space, self.space)
+    def _first_latents(self, start: str | Latents, batch: int) -> Latents:
+        generator, options, space = self.generator, self.options, self.phases[0].space
+        if isinstance(start, Latents):
+            code = generator.convert(start.code, start.space, self.space)
             self.phases = tuple(phase for phase in self.phases if phase.space == self.space)  # no way back to w
-            start = Latents(self.space, code, self.start.noise)
-            return start.apply(lambda t: t.detach().expand(rows, *t.shape[1:]).clone())
-        if self.start == "mean" and space == "z":
+            start = Latents(self.space, code, start.noise)
+            return start.apply(lambda t: t.detach().expand(batch, *t.shape[1:]).clone())
+        if start == "mean" and space == "z":
             # both families normalise z or its first activations, which divides by 0 at z = 0
             raise InversionError('z cannot start at its mean: z = 0 has no direction; use start="best" or "sample".')
-        if self.start == "mean":
-            code = self.generator.mean(space)
-            return Latents(space, code.expand(rows, *code.shape[1:]).clone())
-        if self.start == "sample":
-            code = self.generator.sample(space, self.restarts, self.options.seed)
-            return Latents(space, code.repeat(self.batch, *[1] * (code.ndim - 1)))
-        if self.start == "best":
-            return Latents(space, self._best_candidates(space))
-        raise InversionError(f"start must be {', '.join(STARTS)} or Latents; got {self.start!r}.")
+        if start == "best":
+            return Latents(space, self._best_candidates(space, batch))
+        if start not in STARTS:
+            raise InversionError(f"start must be {', '.join(STARTS)} or Latents; got {start!r}.")
+        code = generator.mean(space) if start == "mean" else generator.sample(space, options.restarts, options.seed)
+        return Latents(space, code.repeat(batch, *[1] * (code.ndim - 1)))
 
     @torch.no_grad()
-    def _best_candidates(self, space: str) -> Tensor:
+    def _best_candidates(self, space: str, batch: int) -> Tensor:
         """The ``restarts`` best of the candidates for each target."""
-        codes = self.generator.sample(space, max(self.options.candidates, self.restarts), self.options.seed)
+        restarts, chosen = self.options.restarts, []
+        codes = self.generator.sample(space, max(self.options.candidates, restarts), self.options.seed)
         images = torch.cat([self.generator.synthesize(Latents(space, chunk)) for chunk in codes.split(32)])
-        chosen = []
-        for row in range(0, self.batch * self.restarts, self.restarts):
+        for row in range(0, batch * restarts, restarts):
             totals = [self.criterion(chunk, index=slice(row, row + 1)).total for chunk in images.split(32)]
-            chosen.append(codes[torch.cat(totals).argsort()[: self.restarts]])
+            chosen.append(codes[torch.cat(totals).argsort()[:restarts]])
         return torch.cat(chosen)
 
     def _chosen(self) -> Tensor | slice:
         """Of several restarts the best one of each target."""
-        if self.restarts == 1 or not self.runs:
+        restarts = self.options.restarts
+        if restarts == 1 or not self.runs:
             return slice(None)
-        best = self.runs[-1].best_total.view(-1, self.restarts).argmin(1)
-        return best + torch.arange(len(best), device=best.device) * self.restarts
+        best = self.runs[-1].best_total.view(-1, restarts).argmin(1)
+        return best + torch.arange(len(best), device=best.device) * restarts
 
 
 def encoder_start(generator: Generator, space: str = "w+") -> dict:
@@ -288,20 +256,16 @@ def fast_options(generator: Generator, space: str = "w+") -> dict:
     return {"steps": FAST_STEPS, **encoder_start(generator, space)}
 
 
-def project(
-    generator: Generator, targets: Tensor, space: str = "w+", options: InversionOptions | None = None, **changes
-) -> Result:
+def project(generator: Generator, targets: Tensor, space: str = "w+", **options) -> Result:
     """Invert the targets and return the result; the options are those of ``Inversion``."""
-    return Inversion(generator, targets, space, options, **changes).run()
+    return Inversion(generator, targets, space, **options).run()
 
 
 def check_targets(generator: Generator, targets: Tensor) -> None:
     """Raise InversionError unless targets are images at the generator's resolution, finite and in [0, 1]."""
     size = generator.resolution
     if targets.ndim != 4 or tuple(targets.shape[1:]) != (3, size, size):
-        raise InversionError(
-            f"targets must be (B, 3, {size}, {size}) for this generator; got {tuple(targets.shape)}: "
-            f"read the photo with read_image(path, size={size})."
-        )
+        found = f"got {tuple(targets.shape)}: read the photo with read_image(path, size={size})"
+        raise InversionError(f"targets must be (B, 3, {size}, {size}) for this generator; {found}.")
     if not in_range(targets):
         raise InversionError("targets must be finite and in [0, 1]; read them with read_image().")

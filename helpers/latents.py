@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,11 +38,7 @@ class Latents:
             if not -len(self) <= index < len(self):
                 raise IndexError(f"there are {len(self)} latents, not one with the number {index}.")
             index = slice(index, index + 1 or None)
-        noise = None if self.noise is None else [m[index] for m in self.noise]
-        return Latents(self.space, self.code[index], noise)
-
-    def __iter__(self) -> Iterator[Latents]:
-        return (self[i] for i in range(len(self)))
+        return self.apply(lambda t: t[index])
 
     def apply(self, function) -> Latents:
         """The same latents with a function applied to the code and every noise map."""
@@ -62,19 +57,16 @@ def join(parts: list[Latents]) -> Latents:
     """One batch of several; LatentsError unless all are in one space and all or none have noise maps."""
     if len({(p.space, p.noise is None) for p in parts}) != 1:
         raise LatentsError("only latents of one space, all with or all without noise maps, can be joined in one batch.")
-    noise = None
-    if parts[0].noise is not None:
-        noise = [torch.cat(maps) for maps in zip(*(p.noise for p in parts), strict=True)]
-    return Latents(parts[0].space, torch.cat([p.code for p in parts]), noise)
+    noise = [torch.cat(maps) for maps in zip(*(p.noise or [] for p in parts), strict=True)]
+    return Latents(parts[0].space, torch.cat([p.code for p in parts]), noise or None)
 
 
 def interpolate(a: Latents, b: Latents, t: float | Tensor) -> Latents:
     """Latents between ``a`` (t = 0) and ``b`` (t = 1).
 
     z follows the great circle, because a straight line cuts through the empty inside of a sphere (White, "Sampling
-    Generative Networks", 2016); w, w+ and the noise maps are interpolated linearly.
-    a, b: batches of 1 or of equal length; t: a number, or (T,) with batches of 1: T latents.
-    Raises LatentsError for different spaces, or noise maps in only one of them.
+    Generative Networks", 2016); the rest is linear. a, b: batches of 1 or of equal length; t: a number, or (T,) with
+    batches of 1: T latents. Raises LatentsError for latents of different kinds.
     """
     if a.space != b.space:
         raise LatentsError(f"only latents of one space can be interpolated; got {a.space} and {b.space}.")
@@ -83,10 +75,8 @@ def interpolate(a: Latents, b: Latents, t: float | Tensor) -> Latents:
     t = torch.as_tensor(t, dtype=a.code.dtype, device=a.code.device)
     weight = t.reshape(-1, *[1] * (a.code.ndim - 1))
     code = _slerp(a.code, b.code, weight) if a.space == "z" else torch.lerp(a.code, b.code, weight)
-    noise = None
-    if a.noise is not None:
-        noise = [torch.lerp(x, y, t.reshape(-1, 1, 1, 1)) for x, y in zip(a.noise, b.noise, strict=True)]
-    return Latents(a.space, code, noise)
+    noise = [torch.lerp(x, y, t.reshape(-1, 1, 1, 1)) for x, y in zip(a.noise or [], b.noise or [], strict=True)]
+    return Latents(a.space, code, noise or None)
 
 
 def _slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
@@ -110,17 +100,11 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[st
         save_file(tensors, temporary, metadata=metadata)
 
 
-def save_latents(
-    path: str | Path, latents: Latents, *, extra: dict[str, Tensor] | None = None, **metadata: str
-) -> None:
-    """Write latents as safetensors (float32), whole or not at all; metadata are strings, e.g. the model's name.
-
-    extra: more tensors for the same file, by other names; ``load_latents`` ignores them.
-    """
-    tensors = {"code": latents.code.detach().cpu().float().contiguous()}
-    for i, noise in enumerate(latents.noise or []):
-        tensors[f"noise.{i:02d}"] = noise.detach().cpu().float().contiguous()
-    save_tensors(path, {**(extra or {}), **tensors}, {"space": latents.space, **metadata})
+def save_latents(path: str | Path, latents: Latents, *, extra: dict | None = None, **metadata: str) -> None:
+    """Write latents, float32, with metadata such as the model's name, and ``extra`` tensors that are not latents."""
+    named = {"code": latents.code} | {f"noise.{i:02d}": noise for i, noise in enumerate(latents.noise or [])}
+    tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in named.items()}
+    save_tensors(path, (extra or {}) | tensors, {"space": latents.space, **metadata})
 
 
 def load_latents(path: str | Path) -> tuple[Latents, dict[str, str]]:

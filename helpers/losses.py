@@ -1,10 +1,10 @@
 """Losses: pure functions with one value per sample, and the weighted sum on which every criterion stands.
 
-Images and targets are (B, 3, H, W) in [0, 1]; a target batch of 1 serves all images. A mask (B or 1, 1, H, W) in [0, 1]
-is at image size, 1 = counts; a layer of a network gets its mean over the layer's cells. None counts every pixel.
+Images and targets are (B, 3, H, W) in [0, 1]; a target batch of 1 serves all. A mask (B or 1, 1, H, W) in [0, 1] is at
+image size, 1 = counts, None counts all; a layer of a network gets its mean over the layer's cells.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -23,8 +23,7 @@ class LossError(ValueError):
 
 def lp_loss(images: Tensor, targets: Tensor, p: int = 1, mask: Tensor | None = None) -> Tensor:
     """Mean of |images - targets|^p, p 1 or 2, over channels and the mask's area: (B,)."""
-    error = (images - targets).abs() if p == 1 else (images - targets).square()
-    return masked_mean(error, mask)
+    return masked_mean((images - targets).abs() if p == 1 else (images - targets).square(), mask)
 
 
 def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -36,24 +35,20 @@ def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def perceptual_loss(ours: dict[str, Tensor], theirs: dict[str, Tensor], mask: Tensor | None = None) -> Tensor:
-    """Relative squared distance of feature maps, layer to (B, C, h, w), mean over layers: (B,).
+    """Squared distance of feature maps, layer to (B, C, h, w), over the target's square, mean over layers: (B,).
 
-    Each layer's mean squared difference (Johnson et al., ECCV 2016) is divided by the mean square of the target's
-    features in that layer: 0 is equal and about 1 is unrelated, in every layer of every network.
+    After Johnson et al. (ECCV 2016): 0 is equal and about 1 is unrelated, in every layer of every network.
     """
     losses = []
     for layer, target in theirs.items():
-        at_layer = None if mask is None else F.adaptive_avg_pool2d(mask, target.shape[-2:])
-        distance = masked_mean((ours[layer] - target).square(), at_layer)
-        losses.append(distance / masked_mean(target.square(), at_layer).clamp_min(1e-8))
+        cells = None if mask is None else F.adaptive_avg_pool2d(mask, target.shape[-2:])
+        distance = masked_mean((ours[layer] - target).square(), cells)
+        losses.append(distance / masked_mean(target.square(), cells).clamp_min(1e-8))
     return torch.stack(losses).mean(0)
 
 
 def gram_matrix(activations: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean over the mask's area of the products of all pairs of channels: (B, C, h, w) to (B, C, C).
-
-    The Gram matrix of Gatys et al. (CVPR 2016) divided by the number of cells, so regions of any size compare.
-    """
+    """Gram matrix (Gatys et al., CVPR 2016) over the number of cells: (B, C, h, w) to (B, C, C)."""
     rows = activations.flatten(2)
     if mask is None:  # without a copy of the activations
         return rows @ rows.transpose(1, 2) / rows.shape[2]
@@ -88,12 +83,9 @@ class WeightedSum:
     """Weighted sum of named losses, one value per sample: what every criterion of a search stands on.
 
     A subclass computes ``parts(images, offset, index)``: the losses that are ``on``, unweighted. ``weights`` map names
-    to a number, or (B,) for a table of settings; the dict is kept, not copied: it may be changed while a search runs,
-    and criteria can share what a slider moves. ``known`` are all names, ``anchors`` those that tie the result to
-    something given: in every setting one of them needs a weight.
-
-    Raises LossError (or ``error``) for an unknown name, a weight that is negative or not finite, tables of different
-    lengths, or no weight on any anchor.
+    to a number, or (B,) for a table of settings; the dict is kept: it may be changed while a search runs. ``known`` are
+    all names, ``anchors`` those that tie the result to something given: in every setting one of them needs a weight.
+    Raises LossError (or ``error``) for weights that are unknown, negative, not finite, or of different lengths.
     """
 
     error: type[ValueError] = LossError
@@ -108,12 +100,9 @@ class WeightedSum:
             raise self.error(f"the weight of {', '.join(bad)} must be a finite number of at least 0.")
         if len(lengths := {len(value) for value in values.values() if value.ndim} - {1}) > 1:
             raise self.error(f"tables of weights must have one length; got {' and '.join(map(str, sorted(lengths)))}.")
+        self.settings = max(lengths, default=1)  # length of the tables, 1 where all are numbers
         if anchors and not torch.as_tensor(sum(values[name] for name in anchors if name in values) > 0).all():
             raise self.error(f"nothing ties the result to what was given; set the weight of {' or '.join(anchors)}.")
-
-    def parts(self, images: Tensor, offset: Tensor | None, index) -> dict[str, Tensor]:
-        """Unweighted losses (b,) of images (b, 3, H, W) and latent offsets (b, ...), the samples ``index``."""
-        raise NotImplementedError
 
     def __call__(self, images: Tensor, offset: Tensor | None = None, index=slice(None)) -> Loss:
         """Loss of images (b, 3, H, W) and latent offsets (b, ...), the samples ``index`` of the batch."""
@@ -139,30 +128,17 @@ class WeightedSum:
             index = torch.arange(len(values) * self.repeats, device=values.device)[index] // self.repeats
         return values[index]
 
-    @property
-    def settings(self) -> int:
-        """Length of the table of weights, 1 where all are numbers."""
-        return max((len(w) for w in map(torch.as_tensor, self.weights.values()) if w.ndim), default=1)
-
 
 class Criterion(WeightedSum):
     """Weighted sum of an L1, an L2, a perceptual and a latent-offset loss against fixed targets.
 
-    ``weights`` are those of "l1", "l2", "perceptual" and "delta"; what is missing is 0, None is ``WEIGHTS``.
-    ``features``, a network of ``load_features``, is needed where the perceptual weight is not 0; ``layers`` are its
-    conv layers, numbers or names. The targets' features are computed once, here.
-
-    Raises LossError for a bad weight, a setting without any image loss, missing features, or a mask that is of another
-    size, outside [0, 1] or empty.
+    What is missing in ``weights`` is 0, None is ``WEIGHTS``. ``features``, a network of ``load_features``, is needed
+    where the perceptual weight is not 0; ``layers`` are its conv layers, numbers or names. Raises LossError for bad
+    weights, missing features, or a mask that is of another size, outside [0, 1] or empty.
     """
 
     def __init__(
-        self,
-        targets: Tensor,
-        features=None,
-        weights: Mapping[str, float | Tensor] | None = None,
-        layers: Sequence[str | int] = LAYERS,
-        mask: Tensor | None = None,
+        self, targets: Tensor, features=None, weights: dict | None = None, layers=LAYERS, mask: Tensor | None = None
     ):
         super().__init__(dict(WEIGHTS if weights is None else weights), WEIGHTS, ("l1", "l2", "perceptual"))
         self.targets, self.features, self.layers, self.mask = targets, features, tuple(layers), mask
@@ -193,9 +169,9 @@ class Criterion(WeightedSum):
 
 
 def _check_mask(mask: Tensor, targets: Tensor) -> None:
-    shape = tuple(mask.shape)
-    if mask.ndim != 4 or shape[1] != 1 or shape[2:] != targets.shape[2:]:
-        raise LossError(f"the mask must be (B or 1, 1, {targets.shape[2]}, {targets.shape[3]}); got {shape}.")
+    if mask.ndim != 4 or mask.shape[1:] != (1, *targets.shape[2:]):
+        wanted = f"(B or 1, 1, {targets.shape[2]}, {targets.shape[3]})"
+        raise LossError(f"the mask must be {wanted}; got {tuple(mask.shape)}.")
     if not in_range(mask):
         raise LossError("the mask must be in [0, 1], 1 where the image counts.")
     if (mask.sum((1, 2, 3)) == 0).any():

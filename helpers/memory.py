@@ -48,9 +48,8 @@ def without_data(generator: Generator) -> Generator:
     """The same network on the "meta" device, where nothing is stored or computed."""
     with torch.device("meta"):
         twin = type(generator)(**generator.config).eval().requires_grad_(False)
-    for name in ("dtype", "checkpointing"):
-        if hasattr(generator, name):
-            setattr(twin, name, getattr(generator, name))
+    for name in {"dtype", "checkpointing"} & vars(generator).keys():
+        setattr(twin, name, getattr(generator, name))
     if twin.c_dim:
         twin.label = 0
     return twin
@@ -59,8 +58,7 @@ def without_data(generator: Generator) -> Generator:
 def step_memory(generator: Generator, space: str = "w+", batch: int = 1, noise: bool = False) -> float:
     """Estimated memory in GB (2^30 bytes) of an optimisation: the generator's weights, one step and Adam's two moments.
 
-    The step runs on tensors without data, with the generator's own ``dtype`` and ``checkpointing``, and what lives at
-    once is counted. batch: problems that run together. noise: the noise maps are optimised as well.
+    The step runs on tensors without data, and what lives at once is counted; with ``noise`` the maps are variables too.
     """
     weights = sum(p.numel() * p.element_size() for p in generator.parameters())
     twin = without_data(generator)
@@ -78,16 +76,12 @@ def check_memory(generator: Generator, space: str = "w+", noise: bool = False) -
     if generator.resolution**2 < SMALL:
         return
     needed, free = step_memory(generator, space, noise=noise), free_memory(generator.device)
-    ways = []
-    if getattr(generator, "dtype", None) == torch.float32 and fast_dtype(generator.device) == torch.bfloat16:
-        ways.append("--precision bf16")
-    if getattr(generator, "checkpointing", None) is False:
-        ways.append("--checkpointing")
-    if needed > free:
-        raise NotEnoughMemory(
-            f"{generator.resolution}² {space} needs about {needed:.1f} GB, {free:.1f} GB are free: "
-            f"use {' or '.join(ways) or 'another machine'}."
-        )
+    if needed <= free:
+        return
+    full = getattr(generator, "dtype", None) == torch.float32 and fast_dtype(generator.device) == torch.bfloat16
+    ways = ["--precision bf16"] * full + ["--checkpointing"] * (getattr(generator, "checkpointing", None) is False)
+    what = f"{generator.resolution}² {space} needs about {needed:.1f} GB, {free:.1f} GB are free"
+    raise NotEnoughMemory(f"{what}: use {' or '.join(ways) or 'another machine'}.")
 
 
 def chunk_that_fits(generator: Generator, space: str = "w+", batch: int = 1, noise: bool = False) -> int:

@@ -1,10 +1,8 @@
-"""How close a result is to its target: PSNR, SSIM, feature distance; and how diverse a set of images is.
+"""How close a result is to its target, and how diverse a set of images is.
 
-Images and targets are (B, 3, H, W) in [0, 1], measured as a file would show them: clamped and rounded to 8 bits, at
-their own size. All raise ValueError for shapes that differ and for NaN.
+Images and targets are (B, 3, H, W) in [0, 1], measured as a file would show them, clamped and rounded to 8 bits. All
+raise ValueError for shapes that differ and for NaN.
 """
-
-from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +14,6 @@ from helpers.images import quantize
 SSIM_WINDOW = 11  # pixels; the Gaussian of sigma 1.5 cut at 3.5 sigma
 DISTANCE_LAYERS = ("relu1_2", "relu2_2", "relu3_2")
 
-Layer = int | str
-FeatureNetwork = Callable[[Tensor, Sequence[Layer]], dict[Layer, Tensor]]
-
 
 def psnr(images: Tensor, targets: Tensor) -> Tensor:
     """Peak signal-to-noise ratio (B,) in dB, 10 log10(1 / mse) over channels and pixels; inf for equal images."""
@@ -28,10 +23,7 @@ def psnr(images: Tensor, targets: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, targets: Tensor) -> Tensor:
-    """Structural similarity (B,) in [-1, 1] as in Wang et al. 2004: Gaussian window of sigma 1.5, mean over channels.
-
-    Raises ValueError for sides below SSIM_WINDOW pixels.
-    """
+    """Structural similarity (B,) in [-1, 1] as in Wang et al. 2004: Gaussian window, mean over channels."""
     images, targets = _checked(images, targets)
     if min(images.shape[-2:]) < SSIM_WINDOW:
         raise ValueError(f"expected images of at least {SSIM_WINDOW} pixels a side; got {tuple(images.shape)}.")
@@ -42,50 +34,43 @@ def ssim(images: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def feature_distance(
-    features: FeatureNetwork, images: Tensor, targets: Tensor, layers: Sequence[Layer] = DISTANCE_LAYERS
-) -> Tensor:
+def feature_distance(features, images: Tensor, targets: Tensor, layers=DISTANCE_LAYERS) -> Tensor:
     """How far images are from targets in the eyes of a network, as in LPIPS (Zhang et al. 2018) without its weights.
 
-    At each layer the activations are scaled to length 1 over the channels of every pixel; their squared distance is
-    summed over channels, averaged over pixels, then over layers: (B,) in [0, 2] for layers after a ReLU.
+    Squared distance of activations of length 1 in every pixel, mean over pixels and layers: (B,) in [0, 2].
     """
     if not layers:
         raise ValueError(f"expected at least one layer; {', '.join(DISTANCE_LAYERS)} are the default.")
     ours, theirs = (unit_features(features, values, layers) for values in _checked(images, targets))
-    return torch.stack([(ours[k] - theirs[k]).square().sum(1).mean((1, 2)) for k in ours]).mean(0)
+    distances = [(a - b).square().sum(1).mean((1, 2)) for a, b in zip(ours, theirs, strict=True)]
+    return torch.stack(distances).mean(0)
 
 
 @torch.no_grad()
-def diversity(features: FeatureNetwork, images: Tensor, layers: Sequence[Layer] = DISTANCE_LAYERS) -> float:
+def diversity(features, images: Tensor, layers=DISTANCE_LAYERS) -> float:
     """Mean feature distance over all pairs of a set of at least two images; 0 where all are equal."""
     if (count := len(images)) < 2:
         raise ValueError(f"expected at least 2 images to compare; got {count}.")
     distances = []
-    for unit in unit_features(features, quantize(checked_finite(images)), layers).values():
+    for unit in unit_features(features, quantize(checked_finite(images)), layers):
         # sum of |u_i - u_j|² over all pairs: N Σ|u_i|² - |Σ u_i|²
         pairs = count * unit.square().sum((0, 1)) - unit.sum(0).square().sum(0)
         distances.append(pairs.mean().item() / (count * (count - 1) / 2))
     return sum(distances) / len(distances)
 
 
-def unit_features(features: FeatureNetwork, images: Tensor, layers: Sequence[Layer]) -> dict[Layer, Tensor]:
-    """Layer to activations (B, C, h, w), of length 1 over the channels of every pixel."""
-    return {layer: F.normalize(values.float(), dim=1) for layer, values in features(images, layers).items()}
+def unit_features(features, images: Tensor, layers) -> list[Tensor]:
+    """Activations (B, C, h, w) of each layer, of length 1 over the channels of every pixel."""
+    return [F.normalize(values.float(), dim=1) for values in features(images, layers).values()]
 
 
 def _checked(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"expected images of shape (B, 3, H, W); got {tuple(images.shape)}.")
-    same_shape(images, targets)
-    return quantize(checked_finite(images)), quantize(checked_finite(targets))
-
-
-def same_shape(ours: Tensor, theirs: Tensor) -> None:
-    """Raise ValueError for shapes that differ."""
-    if ours.shape != theirs.shape:
-        shapes = f"{tuple(ours.shape)} and {tuple(theirs.shape)}"
+    if images.shape != targets.shape:
+        shapes = f"{tuple(images.shape)} and {tuple(targets.shape)}"
         raise ValueError(f"expected the same shape on both sides; got {shapes}: resize or repeat one of them.")
+    return quantize(checked_finite(images)), quantize(checked_finite(targets))
 
 
 def checked_finite(values: Tensor) -> Tensor:

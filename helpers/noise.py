@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +23,11 @@ NOISE_LR = 0.1  # in units of activations, which a demodulated layer keeps near 
 CODE_LR = 0.05  # in standard deviations of the latent space
 REGULARISATION = 10.0  # weight of the autocorrelation against the mean squared error
 SMALLEST_STRENGTH = 1e-6  # a layer that learned to ignore its noise would ask for an infinite rate
-ORDERS = ("sequential", "joint", "alternating")
+ORDERS = {  # name to its phases
+    "sequential": (Phase(free=("noise",)),),
+    "joint": (Phase(free=("code", "noise")),),
+    "alternating": (Phase(free=("code",)), Phase(free=("noise",))) * 4,
+}
 
 
 class NoiseError(ValueError):
@@ -39,15 +42,12 @@ class NoiseOptions:
     lr: float | None = None  # of the noise, in activations; with ``regularise`` in standard deviations of the noise
     code_lr: float = CODE_LR  # in standard deviations of the code's space
     optimizer: str = "adam"
-    order: str = "sequential"  # see order_phases
-    rounds: int = 4  # of order="alternating"
-    rows: Sequence[int] | None = None  # indices of the w+ rows that are free; None frees all
+    order: str = "sequential"  # one of ORDERS
     where: Tensor | None = None  # (B or 1, 1, R, R) in [0, 1], where the maps may change; None is everywhere
     regularise: float = 0.0  # weight of ``noise_autocorrelation``; above 0 the maps keep mean 0 and variance 1 too
     per_layer: bool = True  # False takes ``lr`` as it is for every map, in standard deviations of the noise
     schedule: Schedule | None = None  # of the phases that move the noise; None is a cosine over the whole phase
     until: float | None = None  # see LatentSearch
-    reduction: str = "sum"  # of the loss over the pixels for the gradient, or "mean"
 
 
 def check_noise_maps(generator: Generator) -> None:
@@ -56,35 +56,23 @@ def check_noise_maps(generator: Generator) -> None:
         raise NoiseError(f"this {generator.family} generator has no noise maps; use a StyleGAN2.")
 
 
-def order_phases(order: str, rounds: int = 4) -> tuple[Phase, ...]:
-    """Phases of an order: "sequential" (noise alone), "joint", "alternating" (code, noise, code, ...)."""
-    orders = {
-        "sequential": (Phase(free=("noise",)),),
-        "joint": (Phase(free=("code", "noise")),),
-        "alternating": (Phase(free=("code",)), Phase(free=("noise",))) * rounds,
-    }
-    if order not in orders:
-        raise NoiseError(f"the order must be one of {', '.join(ORDERS)}; got {order!r}.")
-    return orders[order]
-
-
 class NoiseVariables(Variables):
-    """What moves in a phase: the offset of the code, those of the maps, or both."""
+    """The offsets of the maps follow that of the code, where both move; each map has a scale of its own."""
 
     def __init__(self, search: NoiseSearch, phase: Phase, current: Latents):
         super().__init__(search, phase, current)
-        self.search, options = search, search.options
-        if "noise" in self.free:
-            plain = search.regularise > 0 or not options.per_layer
-            self.scales = [1.0] * len(self.noise) if plain else noise_scales(search.generator)
+        self.search, self.first, options = search, len(self.parameters), search.options
+        plain = search.regularise > 0 or not options.per_layer
+        strengths = [max(abs(strength.item()), SMALLEST_STRENGTH) for strength in search.generator.noise_strengths]
+        self.scales = [1.0 if plain else 1 / strength for strength in strengths]
+        if "noise" in phase.free:
             self.parameters += [torch.zeros_like(map_) for map_ in self.noise]
             self.rates += [options.lr or NOISE_LR] * len(self.noise)
 
     def maps(self, parameters: list[Tensor], index) -> list[Tensor]:
-        maps = super().maps(parameters, index)
-        if "noise" not in self.free:
+        maps, offsets = super().maps(parameters, index), parameters[self.first :]
+        if not offsets:
             return maps
-        offsets = parameters[1:] if "code" in self.free else parameters
         offsets = [offset * scale for offset, scale in zip(offsets, self.scales, strict=True)]
         if self.search.places is not None:
             places = [place[index] if len(place) > 1 else place for place in self.search.places]
@@ -94,51 +82,41 @@ class NoiseVariables(Variables):
 
 
 class NoiseSearch(LatentSearch):
-    """Fit noise maps, code or both to any criterion; see LatentSearch. Without noise the fixed maps are the start.
+    """Fit noise maps, code or both to any criterion, with options of NoiseOptions; see LatentSearch.
 
     The noise is searched in units of activations: a step of the same size in every layer is a step of 1/strength in
     its map. Otherwise Adam, at one rate for all maps, cannot travel far enough where the learned strength is small.
-    Raises NoiseError for a generator without noise maps, an unknown order or reduction.
+    Latents without noise start from the fixed maps. Raises NoiseError for no noise maps, or an unknown order.
     """
 
     variables = NoiseVariables
 
-    def __init__(
-        self, generator: Generator, criterion, latents: Latents, options: NoiseOptions | None = None, **changes
-    ):
-        self.options = options = replace(options or NoiseOptions(), **changes)
-        if options.reduction not in ("sum", "mean"):
-            raise NoiseError(f"the reduction must be sum or mean; got {options.reduction!r}.")
+    def __init__(self, generator: Generator, criterion, latents: Latents, **options):
+        self.options = options = NoiseOptions(**options)
+        if options.order not in ORDERS:
+            raise NoiseError(f"the order must be one of {', '.join(ORDERS)}; got {options.order!r}.")
         check_noise_maps(generator)
-        phases, optimizer = order_phases(options.order, options.rounds), options.optimizer
-        super().__init__(generator, criterion, latents, phases, options.steps, None, optimizer, options.rows)
+        phases, rate = ORDERS[options.order], options.code_lr
+        super().__init__(generator, criterion, latents, phases, options.steps, rate, options.optimizer)
         self.until = options.until
         if self.base.noise is None:
-            self.base = Latents(self.base.space, self.base.code, generator.fixed_noise(len(self.base)))
+            self.base.noise = generator.fixed_noise(len(self.base))
         self.regularise = options.regularise
         self.places = None if options.where is None else mask_pyramid(options.where, generator.noise_shapes)
 
-    def code_rate(self, phase: Phase) -> float:
-        return self.options.code_lr
-
     def _settings(self, phase: Phase) -> dict:
         if "noise" not in phase.free:
-            return super()._settings(phase)
+            return {}
         # sums, not means: the gradient of one noise pixel in the mean over a large image falls to Adam's epsilon
-        scale = 3 * self.generator.resolution**2 if self.options.reduction == "sum" else 1
+        scale = 3 * self.generator.resolution**2
         return {"schedule": self.options.schedule or cosine(0.05, 1.0), "scale": scale}
 
     def _loss(self, variables: NoiseVariables, parameters: list[Tensor], index) -> Loss:
         loss = super()._loss(variables, parameters, index)
-        if self.regularise > 0 and "noise" in variables.free:
+        if self.regularise > 0 and len(parameters) > variables.first:
             part = noise_autocorrelation(variables.maps(parameters, index))
             loss = Loss(loss.total + self.regularise * part, {**loss.parts, "autocorrelation": part})
         return loss
-
-
-def noise_scales(generator: Generator) -> list[float]:
-    """How far each map must move to change its layer's activations by 1: 1/|strength|, coarse to fine."""
-    return [1 / max(abs(strength.item()), SMALLEST_STRENGTH) for strength in generator.noise_strengths]
 
 
 def normalised(noise: Tensor) -> Tensor:
@@ -150,7 +128,7 @@ def normalised(noise: Tensor) -> Tensor:
 def noise_autocorrelation(noise: list[Tensor]) -> Tensor:
     """Squared correlation of each map with itself shifted by one pixel, at every scale down to 8x8, summed: (B,).
 
-    0 for white noise in the limit; large where a map shows an image (Karras et al. 2020, app. D).
+    Near 0 for white noise, large where a map shows an image (Karras et al. 2020, app. D).
     """
     total = 0.0
     for map_ in noise:
@@ -164,45 +142,29 @@ def noise_autocorrelation(noise: list[Tensor]) -> Tensor:
 
 
 def noise_inversion(
-    generator: Generator,
-    targets: Tensor,
-    latents: Latents,
-    mask: Tensor | None = None,
-    options: NoiseOptions | None = None,
-    **changes,
+    generator: Generator, targets: Tensor, latents: Latents, mask: Tensor | None = None, **options
 ) -> NoiseSearch:
-    """The search that fits noise maps to photos, to iterate over; see ``optimize_noise``."""
+    """The search that fits noise maps to photos with a pixel loss alone, the code held (Mk_n of Image2StyleGAN++).
+
+    targets: (B, 3, R, R) in [0, 1] at the generator's resolution; latents: what an inversion found, B, or 1 for all;
+    mask: (B or 1, 1, R, R) in [0, 1], where the pixels count. Raises NoiseError as NoiseSearch does and for another
+    number of latents; InversionError or LossError for targets and masks of another size, outside [0, 1] or empty.
+    """
     check_targets(generator, targets)
     if len(latents) not in (1, len(targets)):
         raise NoiseError(f"latents must be one or one per target ({len(targets)}); got {len(latents)}.")
-    if len(latents) < len(targets):
-        latents = latents.apply(lambda t: t.expand(len(targets), *t.shape[1:]))
-    return NoiseSearch(generator, Criterion(targets, weights={"l2": 1.0}, mask=mask), latents, options, **changes)
+    latents = latents.apply(lambda t: t.expand(len(targets), *t.shape[1:]))
+    return NoiseSearch(generator, Criterion(targets, weights={"l2": 1.0}, mask=mask), latents, **options)
 
 
-def optimize_noise(
-    generator: Generator,
-    targets: Tensor,
-    latents: Latents,
-    mask: Tensor | None = None,
-    options: NoiseOptions | None = None,
-    **changes,
-) -> Result:
-    """Fit the noise maps to photos with a pixel loss alone, the code held where it is (Mk_n of Image2StyleGAN++).
-
-    targets: (B, 3, R, R) in [0, 1] at the generator's resolution; latents: what an inversion found, B, or 1 for all;
-    mask: (B or 1, 1, R, R) in [0, 1], where the pixels count. In the result ``latents.noise`` is fitted.
-    Raises NoiseError for latents that do not fit, an unknown order, or a generator without noise maps, and
-    InversionError or LossError for targets and masks of another size, outside [0, 1] or empty.
-    """
-    return noise_inversion(generator, targets, latents, mask, options, **changes).run()
+def optimize_noise(*arguments, **options) -> Result:
+    """Take all steps of the ``noise_inversion`` of these arguments and return the result."""
+    return noise_inversion(*arguments, **options).run()
 
 
 def partly_fitted(generator: Generator, latents: Latents, amount: float = 1.0, levels: int | None = None) -> Latents:
-    """The code with part of its fitted noise: maps on the way from the fixed ones (amount 0) to its own (1).
-
-    levels: how many of the maps take part, counted from the coarsest; the others are the fixed ones. None is all.
-    Raises NoiseError for latents without noise maps.
+    """The code with part of its fitted noise: the coarsest maps, so many ``levels`` (None is all), on the way from the
+    fixed ones (amount 0) to its own (1). Raises NoiseError for latents without noise maps.
     """
     if latents.noise is None:
         raise NoiseError("these latents have no noise maps; fit some with optimize_noise().")
@@ -215,34 +177,29 @@ def partly_fitted(generator: Generator, latents: Latents, amount: float = 1.0, l
 def fresh_noise_psnr(generator: Generator, targets: Tensor, latents: Latents, draws: int = 8, seed: int = 0) -> Tensor:
     """PSNR (B,) in dB of the code with new random noise, mean over ``draws``: what the code itself holds of the photo.
 
-    Each draw serves all B, so that a photo's figure does not depend on what it was measured with. Noise maps in the
-    latents are ignored. Raises NoiseError for no draws.
+    Each draw serves all B; noise maps in the latents are ignored. Raises NoiseError for no draws.
     """
     if draws < 1:
         raise NoiseError(f"at least one draw of noise is needed; got {draws}.")
-    values = []
-    for draw in range(draws):
-        noise = generator.fresh_noise(1, seed=seed + draw)
-        values.append(psnr(shown(generator.synthesize(Latents(latents.space, latents.code), noise)), targets))
-    return torch.stack(values).mean(0)
+    noise = [generator.fresh_noise(1, seed=seed + draw) for draw in range(draws)]
+    code = Latents(latents.space, latents.code)
+    return torch.stack([psnr(shown(generator.synthesize(code, maps)), targets) for maps in noise]).mean(0)
 
 
 @torch.no_grad()
 def residual_report(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Where the residual sits: its mean squared error split by colour and frequency, four parts (B,) that add up.
 
-    Luminance is the mean of R, G and B, chroma is orthogonal to it. Low frequencies are those up to a quarter cycle
-    per pixel in both directions, what an image of half the size can hold. By Parseval's theorem the parts add up to the
-    mean squared error of the images, (B, 3, H, W) in [0, 1].
+    Luminance is the mean of R, G and B, chroma is orthogonal to it; low is up to a quarter cycle per pixel in both
+    directions, what an image of half the size can hold. The sum is by Parseval's theorem; images are (B, 3, H, W).
     """
     axes = torch.tensor(((1, 1, 1), (1, 0, -1), (1, -2, 1)), dtype=torch.float64, device=images.device)
     axes = F.normalize(axes, dim=1)  # luminance and two axes of chroma, orthogonal: energies add up
     residual = torch.einsum("kc,bchw->bkhw", axes, (images - targets).double())
     energy = torch.fft.fft2(residual, norm="ortho").abs().square() / residual[0].numel()
     y, x = (torch.fft.fftfreq(n, device=images.device).abs() <= 0.25 for n in residual.shape[-2:])
-    low = (y[:, None] & x[None]).double()
-    parts = {}
+    low, parts = y[:, None] & x, {}
     for name, channels in (("luminance", energy[:, :1]), ("chroma", energy[:, 1:])):
         parts[f"{name}_low"] = (channels * low).sum((1, 2, 3)).float()
-        parts[f"{name}_high"] = (channels * (1 - low)).sum((1, 2, 3)).float()
+        parts[f"{name}_high"] = (channels * ~low).sum((1, 2, 3)).float()
     return parts

@@ -1,41 +1,23 @@
-"""The first code cell, the same in all notebooks, and what the opening cells print."""
+"""What the opening cells of the notebooks print; and a cell that is run again frees what its last run made."""
 
+import gc
+import sys
 import time
 
 import torch
 
 from helpers.device import describe_device, free_memory, pick_device
-from helpers.reruns import install
 from helpers.weights import FOLDER, registry
-
-FIRST_CELL = """\
-# Finds the course, or clones it where this notebook is all there is (Colab). Running it twice does no harm.
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-REPOSITORY = os.environ.get("GAN_COURSE_REPO", "https://github.com/gan-photo-editing/gan-photo-editing")
-places = [Path.cwd(), *Path.cwd().parents, Path.cwd() / "gan-photo-editing"]
-ROOT = next((place for place in places if (place / "helpers" / "notebooks.py").is_file()), places[-1])
-if not (ROOT / "helpers").exists():
-    subprocess.run(["git", "clone", "-q", "--depth=1", "--branch=main", REPOSITORY, str(ROOT)], check=True)
-sys.path[:] = [str(ROOT), *(folder for folder in sys.path if folder != str(ROOT))]
-import helpers
-
-assert Path(str(helpers.__file__)).parent == ROOT / "helpers", f"restart the kernel: {helpers} is not the course's"
-from helpers.notebooks import describe_session
-
-print(describe_session())
-"""
 
 
 def describe_session() -> str:
     """Two lines: the device with its free memory, and which bundled and official weights are on disk.
 
-    From now on a cell that is run again frees what its last run made (``helpers.reruns``).
+    From now on a cell that is run again frees what its last run made: see Reruns.
     """
-    install()
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None and not hasattr(shell, "course_reruns"):
+        shell.course_reruns = Reruns(shell)
     found: dict[str, list[str]] = {"bundled": [], "official": []}
     for name, entry in registry().items():
         if (FOLDER / entry["file"]).is_file():
@@ -47,8 +29,7 @@ def describe_session() -> str:
 def describe_model(generator, minutes: float) -> str:
     """What was loaded, how long the lesson takes with it, and whether its steps fit into memory.
 
-    minutes: of the lesson with the bundled model on two CPU cores; for another model multiplied by how much longer a
-    step of it takes here.
+    ``minutes`` are the bundled model's on two CPU cores; another's are as many more as a step of it takes longer here.
     """
     from helpers.features import load_features
     from helpers.generators import DEFAULT, load_generator
@@ -60,29 +41,70 @@ def describe_model(generator, minutes: float) -> str:
         return f"{facts}. Running all cells takes about {minutes:g} minutes."
     needed, free = step_memory(generator, batch=2), free_memory(generator.device)
     if needed > free:
-        return (
-            f"{facts}. A step takes about {needed:.1f} GB and {free:.1f} GB are free: set generator.checkpointing = "
-            "True or generator.dtype = torch.bfloat16 below, or use a smaller model."
-        )
+        fix = "set generator.checkpointing = True or generator.dtype = torch.bfloat16 below, or use a smaller model"
+        return f"{facts}. A step takes about {needed:.1f} GB and {free:.1f} GB are free: {fix}."
     features = load_features("vgg19-slim", device=generator.device)
     ours, bundled = (step_seconds(g, features) for g in (generator, load_generator(DEFAULT, generator.device)))
     times = max(ours / bundled, 1.0)
-    return (
-        f"{facts}. A step takes {ours:.2g} s here, {times:.0f} times as long as with {DEFAULT}: running all cells "
-        f"takes about {minutes * times:.0f} minutes instead of {minutes:g}, and {needed:.1f} GB for two images."
-    )
+    whole = f"about {minutes * times:.0f} minutes instead of {minutes:g}, and {needed:.1f} GB for two images"
+    step = f"A step takes {ours:.2g} s here, {times:.0f} times as long as with {DEFAULT}"
+    return f"{facts}. {step}: running all cells takes {whole}."
 
 
 def step_seconds(generator, features, batch: int = 2) -> float:
     """Seconds of one step, forward and backward, of a search in w+ with a perceptual loss; the second of two counts."""
-    from helpers.latents import Latents
     from helpers.losses import LAYERS
 
-    space = generator.spaces[-1]
-    code = generator.mean(space).repeat_interleave(batch, 0).requires_grad_()
+    code = generator.mean(generator.spaces[-1]).repeat_interleave(batch, 0).requires_grad_()
     for _ in range(2):
         started = time.perf_counter()
-        images = generator.synthesize(Latents(space, code))
-        loss = sum(maps.square().mean() for maps in features(images, list(LAYERS)).values())
+        loss = sum(maps.square().mean() for maps in features(generator.synthesize(code), list(LAYERS)).values())
         torch.autograd.grad(loss, code)[0].sum().item()  # .item() waits for a GPU
     return time.perf_counter() - started
+
+
+class Reruns:
+    """Watches the cells of an IPython shell. Runs are of one cell if they have one id, or without ids one text.
+
+    IPython keeps the value of every cell (from version 9 also what it displayed) and ipywidgets every widget, for ever.
+    """
+
+    def __init__(self, shell):
+        self.shell = shell
+        self.made: dict[str, tuple[int, set[str]]] = {}  # cell to its count and the widgets that it made
+        self.before = set(_widgets())
+        shell.events.register("pre_run_cell", self.start)
+        shell.events.register("post_run_cell", self.end)
+
+    def start(self, info) -> None:
+        """Close the widgets of the last run of this cell and forget its value."""
+        count, names = self.made.pop(_cell(info), (None, set()))
+        for widget in [widget for name, widget in _widgets().items() if name in names]:
+            widget.close()
+        if count is not None:
+            self._forget(count)
+            gc.collect()  # widgets, panels and autograd graphs are reference cycles
+        self.before = set(_widgets())
+
+    def end(self, result) -> None:
+        """Note what this run has made."""
+        self.made[_cell(result.info)] = (result.execution_count, set(_widgets()) - self.before)
+
+    def _forget(self, count: int) -> None:
+        spaces = (self.shell.user_ns, self.shell.user_ns_hidden)  # IPython keeps every value in both
+        value = spaces[0].get("_oh", {}).pop(count, None)
+        getattr(self.shell.history_manager, "outputs", {}).pop(count, None)  # from IPython 9: what a cell displayed
+        for space in (*spaces, vars(self.shell.displayhook)):
+            space.pop(f"_{count}", None)
+            space |= {name: "" for name in ("_", "__", "___") if value is not None and space.get(name) is value}
+
+
+def _cell(info) -> str:
+    return getattr(info, "cell_id", None) or info.raw_cell or ""
+
+
+def _widgets() -> dict:
+    """All live widgets by id; ipywidgets 7 and 8 keep them in different places."""
+    if (module := sys.modules.get("ipywidgets.widgets.widget")) is None:
+        return {}
+    return module._instances if hasattr(module, "_instances") else module.Widget.widgets

@@ -8,15 +8,12 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from helpers.latents import Latents
 from helpers.losses import Loss
-
-if TYPE_CHECKING:  # a search of pixels needs no latents
-    from helpers.latents import Latents
 
 OPTIMIZERS = ("adam", "lbfgs")
 SETTLING = 20  # steps over which a loss is watched
@@ -24,7 +21,7 @@ Schedule = Callable[[float], float]
 
 
 def constant() -> Schedule:
-    """Learning rate factor 1 throughout."""
+    """Factor 1 throughout."""
     return lambda progress: 1.0
 
 
@@ -32,15 +29,14 @@ def cosine(ramp: float = 0.05, decay: float = 0.5) -> Schedule:
     """Factor of the learning rate over the progress in [0, 1]: linear up in ``ramp``, cosine down in ``decay``."""
 
     def factor(progress: float) -> float:
-        up = min(1.0, progress / ramp) if ramp else 1.0
-        down = min(1.0, (1.0 - progress) / decay) if decay else 1.0
+        up, down = (min(1.0, way / part) if part else 1.0 for way, part in ((progress, ramp), (1.0 - progress, decay)))
         return up * (0.5 - 0.5 * math.cos(math.pi * down))
 
     return factor
 
 
 class OptimizationError(ValueError):
-    """The optimisation cannot start or cannot continue."""
+    """An optimisation that cannot start or continue."""
 
 
 class OptimizationWarning(UserWarning):
@@ -68,29 +64,16 @@ class Optimization:
     """Minimise B independent problems as one batch; iterate over it for the steps, leave the loop to stop.
 
     The problems do not interact: Adam treats every component separately, L-BFGS every sample. A sample whose loss
-    becomes NaN or infinite is frozen at its best point (or its start); the others are unaffected.
+    becomes NaN or infinite is frozen at its best point (or its start). Of each sample ``best`` are the parameters of
+    the smallest loss so far, and ``best_total`` (B,) is that loss, infinite where none was ever finite.
 
-    ``parameters`` (B, ...) are changed in place; ``loss(parameters, index)`` gives the Loss of the samples ``index``;
+    The list ``parameters`` (B, ...) is changed; ``loss(parameters, index)`` gives the Loss of the samples ``index``;
     ``lr`` is one number or one per parameter, for "lbfgs" (see BatchLBFGS) the longest step; ``schedule`` is the factor
     of Adam's rate over the progress; ``chunk`` samples are evaluated at once, None is all; ``scale`` is a factor of the
-    loss in the gradient alone, against Adam's epsilon. Of each sample ``best`` are the parameters of the smallest loss
-    so far, and ``best_total`` (B,) is that loss, infinite where none was ever finite.
-
-    Raises OptimizationError for an unknown optimizer, no steps, a rate that is not positive, or when all are frozen.
+    loss in the gradient alone, against Adam's epsilon. Raises OptimizationError for bad options, or if all are frozen.
     """
 
-    def __init__(
-        self,
-        parameters: list[Tensor],
-        loss: Callable[[list[Tensor], slice], Loss],
-        *,
-        steps: int = 500,
-        lr: float | list[float] = 0.1,
-        optimizer: str = "adam",
-        schedule: Schedule | None = None,
-        chunk: int | None = None,
-        scale: float = 1.0,
-    ):
+    def __init__(self, parameters, loss, *, steps=500, lr=0.1, optimizer="adam", schedule=None, chunk=None, scale=1.0):
         rates = [lr] * len(parameters) if isinstance(lr, int | float) else list(lr)
         if optimizer not in OPTIMIZERS:
             raise OptimizationError(f"the optimizer must be one of {', '.join(OPTIMIZERS)}; got {optimizer!r}.")
@@ -112,7 +95,7 @@ class Optimization:
         self.optimizer = torch.optim.Adam(groups) if optimizer == "adam" else BatchLBFGS(groups)
 
     def forget_best(self) -> None:
-        """Forget the best so far; call it when the loss has changed its meaning, e.g. after a weight was moved."""
+        """Forget the best so far; call it when the loss has changed its meaning."""
         self.best = [p.detach().clone() for p in self.parameters]
         self.best_total = torch.full(self.frozen.shape, math.inf, device=self.frozen.device)
 
@@ -142,8 +125,8 @@ class Optimization:
         return Step(self.number, loss.total, loss.parts, self.rates[0] * factor)
 
     def _warn_of_parts(self) -> None:
-        count = len(self.parameters[0])
-        _warn(f"the memory is too short for all {count} at once: now {self.chunk} at a time.")
+        sentence = f"the memory is too short for all {len(self.parameters[0])} at once: now {self.chunk} at a time."
+        warnings.warn(sentence, OptimizationWarning, stacklevel=3)
 
     def settled(self, share: float) -> bool:
         """Whether the best loss of every sample fell by less than this share of it in the last SETTLING steps."""
@@ -160,10 +143,8 @@ class Optimization:
                 return self._evaluate_chunks(gradients)
             except torch.OutOfMemoryError as error:
                 if self.chunk == 1:
-                    raise OptimizationError(
-                        "the device's memory is too short for one sample alone; close other programs that use it, "
-                        "or choose smaller images, --precision bf16 or --device cpu."
-                    ) from error
+                    fix = "close other programs that use it, or choose smaller images, --precision bf16 or --device cpu"
+                    raise OptimizationError(f"the device's memory is too short for one sample alone; {fix}.") from error
             self.chunk = (self.chunk + 1) // 2
             self._warn_of_parts()
             torch.cuda.empty_cache()
@@ -203,11 +184,9 @@ class Optimization:
                 f"the loss became NaN or infinite at step {self.number + 1}; lower the learning rate "
                 f"(now {self.rates[0]:g}) or check the target for NaN. The best result so far is kept."
             )
-        names = ", ".join(str(i + 1) for i in new.nonzero().flatten().tolist())
-        _warn(
-            f"the loss of sample {names} of {len(new)} is NaN or infinite at step {self.number + 1}: it is frozen at "
-            "its best point (or its start); the other samples are unaffected."
-        )
+        names = f"{', '.join(str(i + 1) for i in new.nonzero().flatten().tolist())} of {len(new)}"
+        sentence = f"the loss of sample {names} is NaN or infinite at step {self.number + 1}: it is frozen at its best."
+        warnings.warn(sentence, OptimizationWarning, stacklevel=3)
 
     @torch.no_grad()
     def _hold(self) -> None:
@@ -218,27 +197,21 @@ class Optimization:
 
     def state_dict(self) -> dict:
         """All that an exact continuation needs; the loss itself is not part of it."""
-        return {
-            "number": self.number,
-            "seconds": self.seconds,
-            "parameters": [p.detach().clone() for p in self.parameters],
-            "best": [best.clone() for best in self.best],
-            "best_total": self.best_total.clone(),
-            "frozen": self.frozen.clone(),
-            "history": {name: torch.stack(values) for name, values in self.history.items()},
-            "optimizer": copy.deepcopy(self.optimizer.state_dict()),  # it is live
-        }
+        state = {name: getattr(self, name) for name in ("number", "seconds", "best", "best_total", "frozen")}
+        state["parameters"] = [p.detach() for p in self.parameters]
+        state["history"] = {name: torch.stack(values) for name, values in self.history.items()}
+        return copy.deepcopy(state | {"optimizer": self.optimizer.state_dict()})
 
     @torch.no_grad()
     def load_state_dict(self, state: dict) -> None:
         """Continue where ``state_dict`` was taken."""
+        state = copy.deepcopy(state)
         for ours, theirs in zip(self.parameters, state["parameters"], strict=True):
             ours.copy_(theirs)
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # it would continue in the saved tensors
+        self.optimizer.load_state_dict(state["optimizer"])
         self.number, self.seconds = state["number"], state["seconds"]
-        self.best = [theirs.to(ours, copy=True) for ours, theirs in zip(self.parameters, state["best"], strict=True)]
-        device = self.frozen.device
-        self.best_total, self.frozen = (state[name].to(device, copy=True) for name in ("best_total", "frozen"))
+        self.best = [theirs.to(ours) for ours, theirs in zip(self.parameters, state["best"], strict=True)]
+        self.best_total, self.frozen = (state[name].to(self.frozen.device) for name in ("best_total", "frozen"))
         self.history = {name: list(values) for name, values in state["history"].items()}
 
 
@@ -246,9 +219,8 @@ class BatchLBFGS(torch.optim.Optimizer):
     """L-BFGS without line search for B independent problems at once.
 
     The two-loop recursion of Nocedal & Wright (2006, alg. 7.4) with inner products per sample. A step has the length
-    given by the curvature, at most ``lr`` (root mean square over a sample's components), and costs one evaluation. A
-    line search would stop at once where the gradient is noisy, as it is in bfloat16, and couple the samples.
-    Parameters (B, ...) of one rate are one problem; they may be changed between two steps, e.g. clamped.
+    given by the curvature, at most ``lr`` (root mean square over a sample's components); a line search would stop where
+    the gradient is noisy, as in bfloat16, and couple the samples. Parameters (B, ...) of one rate are one problem.
     """
 
     HISTORY = 12  # pairs of steps and gradient differences that are kept
@@ -268,36 +240,28 @@ class BatchLBFGS(torch.optim.Optimizer):
                 p += part.view_as(p)
 
     def _move(self, x: Tensor, g: Tensor, state: dict) -> Tensor:
+        """Minus the inverse Hessian's estimate times the gradient."""
         if not state:
             state |= {"pairs": [], "scale": g.new_zeros(len(g), 1)}
         else:
             s, y = x - state["x"], g - state["g"]
             product, square = ((a * b).sum(1, keepdim=True) for a, b in ((s, y), (y, y)))
-            # a pair of negative curvature has weight 0
-            good = product > 1e-8 * square.sqrt() * s.norm(dim=1, keepdim=True)
+            good = product > 1e-8 * square.sqrt() * s.norm(dim=1, keepdim=True)  # the curvature is positive
             weight = torch.where(good, 1 / product, 0.0)
             state["scale"] = torch.where(good, product / square, state["scale"])
             state["pairs"] = [*state["pairs"], (s, y, weight)][-self.HISTORY :]
         state["x"], state["g"] = x, g
-        return -self._solve(g, state["pairs"], state["scale"])
-
-    @staticmethod
-    def _solve(g: Tensor, pairs: list, scale: Tensor) -> Tensor:
-        """The inverse Hessian's estimate times the gradient; with a scale of 0 (none known yet) a full step."""
-        q, factors = g, []
-        for s, y, weight in reversed(pairs):
+        q, factors, scale = g, [], state["scale"]
+        for s, y, weight in reversed(state["pairs"]):
             factors.append(weight * (s * q).sum(1, keepdim=True))
             q = q - factors[-1] * y
+        # a full step where no scale is known yet
         q = q * torch.where(scale > 0, scale, 1 / g.square().mean(1, keepdim=True).sqrt().clamp_min(1e-30))
-        for (s, y, weight), factor in zip(pairs, reversed(factors), strict=True):
+        for (s, y, weight), factor in zip(state["pairs"], reversed(factors), strict=True):
             q = q + s * (factor - weight * (y * q).sum(1, keepdim=True))
-        return q
+        return -q
 
 
 def _like(values: Tensor, parameter: Tensor) -> Tensor:
     """(B,) as (B, 1, ...), to go with a parameter."""
     return values.reshape(-1, *[1] * (parameter.ndim - 1))
-
-
-def _warn(sentence: str) -> None:
-    warnings.warn(sentence, OptimizationWarning, stacklevel=4)

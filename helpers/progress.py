@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -52,8 +52,7 @@ def load_run(path: str | Path, device: str | torch.device = "cpu") -> dict:
 def stopped_between_steps() -> Iterator[Callable[[], bool]]:
     """Ctrl-C, a closed terminal and a polite kill wait for the end of a step; gives a function that reports them.
 
-    In the middle of a step a state is only half updated. A second signal interrupts at once. Only the main thread gets
-    signals.
+    In the middle of a step a state is only half updated. A second signal interrupts at once.
     """
     received = []
 
@@ -62,14 +61,14 @@ def stopped_between_steps() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    main = threading.current_thread() is threading.main_thread()
-    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if main and hasattr(signal, name)]
-    before = {name: signal.signal(getattr(signal, name), note) for name in names}
+    main = threading.current_thread() is threading.main_thread()  # no other gets signals
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if main and hasattr(signal, name)]
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield lambda: bool(received)
     finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Progress:
@@ -77,15 +76,12 @@ class Progress:
 
     The file is written when the block is entered, so that a folder that may not be written to is a WriteError before
     anything is computed; after every unit; and every ``EVERY`` seconds of a search. It is removed when the block ends
-    well.
-
-    out: folder of the command. settings: plain values, everything that decides the results. files: what the command
-    reads, by content. log: kind of log, see ``open_log``; it is in ``out/log``.
+    well. ``settings`` are plain values, everything that decides the results; ``files``, by content, what the command
+    reads; ``log`` is the kind of the log in ``out/log``, see ``open_log``.
     """
 
     def __init__(self, out: str | Path, settings: dict, files: Iterable[str | Path] = (), log: str = "none"):
-        self.out, self.path = Path(out), Path(out) / FILE
-        self.settings, self.log_kind = settings, log
+        self.out, self.path, self.settings, self.log_kind = Path(out), Path(out) / FILE, settings, log
         content = json.dumps([FORMAT, settings, [_content(file) for file in files]], sort_keys=True, default=str)
         self.key = hashlib.sha256(content.encode()).hexdigest()
         self.units: dict[str, list[dict]] = {}
@@ -99,8 +95,8 @@ class Progress:
         self.log = open_log(self.log_kind, self.out / "log", self.settings)
         return self
 
-    def __exit__(self, kind, *_) -> None:
-        self.log.close()
+    def __exit__(self, kind, *rest) -> None:
+        self.log.__exit__(kind, *rest)
         if kind is None:
             self.path.unlink(missing_ok=True)
 
@@ -120,7 +116,7 @@ class Progress:
     def run(self, search, label: str, film: int = 0):
         """Take all steps of a Chain from where it stopped, with a bar on the terminal; returns its ``result()``.
 
-        label: its name within the unit. film: keep about so many images along the way, as ``frames(label)``.
+        label: its name within the unit. film: keep about this many images along the way, as ``frames(label)``.
         """
         saved = self.states.setdefault(label, {"frames": []})
         if "search" in saved:
@@ -153,10 +149,9 @@ class Progress:
         return [frame.float() / 255 for frame in self.states[label]["frames"]]
 
     def _continue(self) -> None:
-        try:
+        state = {}
+        with suppress(ProgressError):
             state = load_run(self.path)
-        except ProgressError:
-            state = {}
         if state.get("key") != self.key:
             print(f"{self.path} belongs to other settings; starting again.", file=sys.stderr)
             return

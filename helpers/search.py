@@ -1,25 +1,22 @@
 """The one loop: every search of the five lessons is a ``Chain`` of phases, and each phase is an ``Optimization``.
 
-To write a search, subclass Chain with ``phases`` and ``steps``, ``_begin``, ``_step`` and ``result`` (below); the rest
-is inherited: the loop that may be left and continued, what happened, saving and loading. Its criterion is a subclass of
-``losses.WeightedSum``, which only computes ``parts(images, offset, index)``.
+A search is a subclass of Chain with ``phases``, ``steps``, ``_begin``, ``_step`` and ``result`` (below); its criterion
+is a subclass of ``losses.WeightedSum``, which only computes ``parts(images, offset, index)``.
 """
 
 from __future__ import annotations
 
+import collections
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from helpers.latents import Latents
 from helpers.optimizers import Optimization, OptimizationError, Step
-
-if TYPE_CHECKING:
-    from helpers.latents import Latents
 
 
 @dataclass(frozen=True)
@@ -61,6 +58,7 @@ class Chain:
     phases: Sequence[Phase]
     steps: int
     prepared: float = 0.0  # seconds spent before each phase
+    done = False  # whether the search has nothing more to do before its last step; a search may make it a property
 
     def _begin(self, phase: Phase, steps: int) -> Optimization | Chain:
         """The run of a phase, from ``self.runs[-1]``, the phase before it, if any; it may be another search."""
@@ -73,11 +71,6 @@ class Chain:
     def result(self) -> Result:
         """The best so far: ``Result(..., **self.facts())``. Raises OptimizationError before the first step."""
         raise NotImplementedError
-
-    @property
-    def done(self) -> bool:
-        """Whether the search has nothing more to do before its last step."""
-        return False
 
     @cached_property
     def runs(self) -> list[Optimization | Chain]:
@@ -110,8 +103,7 @@ class Chain:
 
     def run(self) -> Result:
         """Take all steps and return the result."""
-        for _ in self:
-            pass
+        collections.deque(self, maxlen=0)
         return self.result()
 
     def forget_best(self) -> None:

@@ -20,15 +20,11 @@ class StateError(ValueError):
 
 @dataclass
 class State:
-    """What a panel was set to and what it found.
-
-    pictures: name to tensor: images (B, 3, H, W) and masks (B, 1, H, W) in [0, 1], drawings uint8 (H, W, 4).
-    settings: numbers, texts and lists of them by name, as JSON has them.
-    """
+    """What a panel was set to and what it found."""
 
     latents: Latents | None = None
-    pictures: dict[str, Tensor] = field(default_factory=dict)
-    settings: dict = field(default_factory=dict)
+    pictures: dict[str, Tensor] = field(default_factory=dict)  # float (B, 3 or 1, H, W) in [0, 1], uint8 (H, W, 4)
+    settings: dict = field(default_factory=dict)  # numbers, texts and lists of them by name, as JSON has them
 
 
 def plain(settings: dict) -> dict:
@@ -67,21 +63,16 @@ def load_state(path: str | Path) -> tuple[State, dict[str, str]]:
         raise StateError(f"{wanted} {path}: {error}") from error
     if latents is None and not pictures or not isinstance(settings, dict):
         raise StateError(f"{wanted} {path} without one.")
-    for name, picture in pictures.items():
-        _check(name, picture)
     metadata.pop("space", None)
+    for name, picture in pictures.items():
+        if not re.fullmatch(r"[\w -]+(\.[\w -]+)*", name):  # it becomes a file name
+            raise StateError(f"expected an image's name of letters, digits, spaces, - and dots, got {name!r}.")
+        drawing = picture.dtype == torch.uint8 and picture.ndim == 3 and picture.shape[2] == 4
+        image = picture.is_floating_point() and picture.ndim == 4 and picture.shape[1] in (1, 3)
+        if not (drawing or image) or 0 in picture.shape:
+            wanted = "(B, 3 or 1, H, W), or uint8 (H, W, 4) for a drawing"
+            found = f"{picture.dtype} {tuple(picture.shape)}".removeprefix("torch.")
+            raise StateError(f"the image {name} of this state must be {wanted}; got {found}.")
+        if not picture.isfinite().all():
+            raise StateError(f"the image {name} of this state holds NaN or infinity; save it again.")
     return State(latents, pictures, settings), metadata
-
-
-def _check(name: str, picture: Tensor) -> None:
-    if not re.fullmatch(r"[\w -]+(\.[\w -]+)*", name):  # it becomes a file name
-        raise StateError(f"an image of this state has the name {name!r}; expected letters, digits, spaces, - and dots.")
-    drawing = picture.dtype == torch.uint8 and picture.ndim == 3 and picture.shape[2] == 4
-    image = picture.is_floating_point() and picture.ndim == 4 and picture.shape[1] in (1, 3)
-    if not (drawing or image) or 0 in picture.shape:
-        found = f"{picture.dtype} {tuple(picture.shape)}".removeprefix("torch.")
-        raise StateError(
-            f"the image {name} of this state must be (B, 3 or 1, H, W), or uint8 (H, W, 4) for a drawing; got {found}."
-        )
-    if image and not torch.isfinite(picture).all():
-        raise StateError(f"the image {name} of this state holds NaN or infinity; save it again.")

@@ -106,9 +106,8 @@ class StyleCriterion(WeightedSum):
         if features is None and (self.on("content") or not self.patches):
             raise StyleError("content and style need a feature network; pass features=load_features().")
         self.content_targets = _each(features, contents, self.content_layers, full) if self.on("content") else {}
-        pairs, statistic = zip(self.networks, styles, strict=True), self.statistic
-        described = [_each(network, style, self.style_layers, statistic.describe) for network, style in pairs]
-        self.style_targets = [{k: statistic.prepare(v) for k, v in found.items()} for found in described]
+        pairs, describe = zip(self.networks, styles, strict=True), self.statistic.describe
+        self.style_targets = [_each(network, style, self.style_layers, describe) for network, style in pairs]
 
     def parts(self, images: Tensor, offset: Tensor | None = None, index=slice(None)) -> dict[str, Tensor]:
         """Unweighted content, style and total variation (b,) of images (b, 3, H, W), where they have a weight."""

@@ -6,9 +6,6 @@ from torch import Tensor
 
 from helpers.losses import gram_matrix
 
-DIRECTIONS = 32  # directions of the sliced Wasserstein distance
-RIDGE = 1e-4  # times the mean eigenvalue: keeps the gradient of a matrix root finite
-
 
 class StyleError(ValueError):
     """A style transfer that cannot start, or a state that is not its own."""
@@ -26,16 +23,13 @@ def _relative(ours: Tensor, target: Tensor, floor: float | Tensor = 1e-8) -> Ten
 
 
 class Statistic:
-    """``describe`` turns activations into numbers, ``prepare`` those of a style into a target, ``distance`` compares.
+    """``describe`` turns activations into numbers, ``distance`` compares them with those of a style.
 
     The distance (B,) is 0 for the same texture and about 1 for an unrelated one in every layer of every network.
     """
 
     def describe(self, activations: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, ...) of activations (B, C, h, w), within a mask (B or 1, 1, H, W)."""
-
-    def prepare(self, described: Tensor) -> Tensor:
-        return described
 
     def distance(self, ours: Tensor, target: Tensor) -> Tensor:
         return _relative(ours, target)
@@ -80,59 +74,7 @@ class Moments(Statistic):
         return (_relative(ours[:, :1], target[:, :1]) + _relative(ours[:, 1:], target[:, 1:], flat)) / 2
 
 
-class Wasserstein(Moments):
-    """Wasserstein-2 distance of the Gaussians with the activations' mean and covariance.
-
-    |m - m'|² + tr(S + S' - 2 (S'^½ S S'^½)^½), over the style's |m'|² + tr S' (Dowson & Landau 1982, eq. 4).
-    """
-
-    def prepare(self, described: Tensor) -> Tensor:
-        """(B, C + 1, C): the mean above the covariance's root."""
-        values, vectors = torch.linalg.eigh(described[:, 1:])
-        root = vectors * values.clamp_min(0).sqrt()[:, None] @ vectors.transpose(1, 2)
-        return torch.cat([described[:, :1], root], 1)
-
-    def distance(self, ours: Tensor, target: Tensor) -> Tensor:
-        root = target[:, 1:]
-        spread = root.square().sum((1, 2))  # the trace of root²
-        trace = ours[:, 1:].diagonal(dim1=1, dim2=2).sum(1)
-        cross = root @ ours[:, 1:] @ root
-        ridge = RIDGE * cross.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
-        cross = (cross + cross.transpose(1, 2)) / 2 + ridge[:, None, None] * torch.eye(len(root[0])).to(cross)
-        shared = torch.linalg.eigvalsh(cross).clamp_min(1e-20).sqrt().sum(1)
-        means = (ours[:, 0] - target[:, 0]).square().sum(1)
-        size = (target[:, 0].square().sum(1) + spread).clamp_min(1e-8)
-        # the ridge makes the root slightly too large; clamped, so that an equal image gives 0
-        return (means + trace + spread - 2 * shared).clamp_min(0) / size
-
-
-class SlicedWasserstein(Statistic):
-    """Activations projected on random directions, sorted, and compared value by value (Heitz et al., CVPR 2021)."""
-
-    def describe(self, activations: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, directions, cells): sorted projections of the cells that lie in the mask, one for the batch."""
-        rows = full(activations).flatten(2)
-        if mask is not None:
-            weight = F.adaptive_avg_pool2d(mask, activations.shape[-2:]).flatten()
-            rows = rows[..., weight >= 0.5 * weight.max()]
-        random = torch.Generator().manual_seed(0)
-        directions = F.normalize(torch.randn(DIRECTIONS, rows.shape[1], generator=random), dim=1).to(rows)
-        return (directions @ rows).sort(2).values
-
-    def distance(self, ours: Tensor, target: Tensor) -> Tensor:
-        cells = ours.shape[2]
-        if target.shape[2] != cells:  # quantiles of an image of another size
-            target = F.interpolate(target, size=cells, mode="linear", align_corners=False)
-        return _relative(ours, target)
-
-
-STATISTICS = {
-    "gram": Gram,
-    "mean-variance": MeanVariance,
-    "moments": Moments,
-    "wasserstein": Wasserstein,
-    "sliced": SlicedWasserstein,
-}
+STATISTICS = {"gram": Gram, "mean-variance": MeanVariance, "moments": Moments}
 
 
 def statistic_of(name: str) -> Statistic:

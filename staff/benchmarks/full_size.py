@@ -13,7 +13,6 @@ from helpers.inversion import Inversion
 from helpers.latents import Latents
 from helpers.memory import step_memory
 from helpers.noise import noise_inversion
-from helpers.search import Phase
 from staff.benchmarks.common import GB, PeakMemory, Settings
 
 STRENGTH = 0.1  # noise strength: a new network has 0, so that no map would have any effect
@@ -47,9 +46,9 @@ def searches(generator: StyleGAN2, features, steps: int) -> dict:
     """The two searches for an image that the generator drew itself, in batches of one."""
     with torch.no_grad():
         target = generator.synthesize(generator.sample("w", 1, seed=1), generator.fresh_noise(1, seed=2)).clamp(0, 1)
-    start, phases = Latents("w+", generator.mean("w+")), (Phase("w+", 1.0, 0.2),)
+    start = Latents("w+", generator.mean("w+"))
     return {
-        "w+": Inversion(generator, target, "w+", features=features, steps=steps, phases=phases),
+        "w+": Inversion(generator, target, "w+", features=features, steps=steps, start=start),
         "noise": noise_inversion(generator, target, start, steps=steps),
     }
 
@@ -87,14 +86,15 @@ def shortage(settings: Settings) -> Iterator[dict]:
 
     Raises DeviceError for the CPU, whose memory does not run out with an error.
     """
-    device, count, phases = settings.device, 16, (Phase("w+", 1.0, 0.2),)
+    device, count = settings.device, 16
     if device.type != "cuda":
         raise DeviceError("only a card's memory runs out with an error: add --device cuda.")
     generator, reference = official_size((settings.sizes or (256,))[0], device), None
     with torch.no_grad():
         targets = generator.synthesize(generator.sample("w", count, seed=1)).clamp(0, 1)
+    start = Latents("w+", generator.mean("w+"))
     for share in (1.0, 0.7, 0.3, 0.1):  # of the memory that a step needs
-        search = Inversion(generator, targets, "w+", steps=4, phases=phases)
+        search = Inversion(generator, targets, "w+", steps=4, start=start)
         steps = iter(search)
         next(steps)
         torch.cuda.empty_cache()

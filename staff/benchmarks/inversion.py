@@ -77,7 +77,7 @@ def with_noise(generator: Generator, face: Tensor, features) -> NoiseSearch:
     """Code in w and noise maps together, these held as the plain loop holds them; L-BFGS from the encoder's guess."""
     started = time.perf_counter()
     start = load_encoder(generator).encode(generator, face, None, "w")
-    rates = {"lr": 1.0, "code_lr": 1.0, "optimizer": "lbfgs", "reduction": "mean"}
+    rates = {"lr": 1.0, "code_lr": 1.0, "optimizer": "lbfgs"}
     options = {"order": "joint", "steps": NOISE_STEPS, "regularise": plain.REGULARISE}
     search = NoiseSearch(generator, Criterion(face, features), start, **options, **rates)
     search.prepared = time.perf_counter() - started

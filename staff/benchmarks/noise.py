@@ -30,7 +30,6 @@ CHOICES = {  # what decides the noise stage, each changed alone
     "rate 0.1 / strength, cosine": {},
     "rate 0.01 for every map": {"lr": 0.01, "per_layer": False},
     "rate 5 for every map, constant (the paper's)": {"lr": 5.0, "per_layer": False, "schedule": constant()},
-    "mean instead of sum": {"reduction": "mean"},
     "600 steps": {"steps": 600},
     "L-BFGS": {"optimizer": "lbfgs"},
 }

@@ -20,7 +20,7 @@ LAYERS = {"content_layers": "conv2_1", "style_layers": ["conv1_1"]}
 
 def noise():
     latents = project(GENERATOR, TARGETS, "w+", steps=2).latents
-    fitted = optimize_noise(GENERATOR, TARGETS, latents, steps=3, order="alternating", rounds=1)
+    fitted = optimize_noise(GENERATOR, TARGETS, latents, steps=3, order="alternating")
     return torch.cat([fitted.images.flatten(), fresh_noise_psnr(GENERATOR, TARGETS, fitted.latents)])
 
 
@@ -32,7 +32,7 @@ LESSONS = {
     "inpaint": lambda: EDITOR.inpaint(X, MASK).run().images,
     "transfer": lambda: EDITOR.transfer(X, Y, MASK).run().images,
     "sketch": lambda: search(GENERATOR, Sketch(X, MASK), weights={"colour": 1.0}, starts=3, steps=3, seed=2).images,
-    "style": lambda: stylize(FEATURES, X, [Y], steps=3, init="noise", statistic="sliced", seed=4, **LAYERS).images,
+    "style": lambda: stylize(FEATURES, X, [Y], steps=3, init="noise", seed=4, **LAYERS).images,
 }
 
 

@@ -43,7 +43,7 @@ def card(monkeypatch):
     return pretend
 
 
-def test_cuda_is_taken_when_it_is_usable(card, recwarn):
+def test_cuda_is_taken_when_it_is_usable_and_a_v100_is_passed_over_with_the_fix(card, recwarn):
     card()
     assert pick_device() == torch.device("cuda", 0)
     assert pick_device("cuda:0") == torch.device("cuda:0")
@@ -51,9 +51,6 @@ def test_cuda_is_taken_when_it_is_usable(card, recwarn):
     card(n=0)
     assert pick_device() == torch.device("cpu")
     assert not recwarn.list
-
-
-def test_a_v100_is_passed_over_with_the_fix(card):
     card((7, 0), "Tesla V100-SXM2-32GB", error=NO_KERNEL)
     with pytest.warns(UserWarning, match="no kernels for compute capability 7.0 .*environment-v100.yml.*on the CPU"):
         assert pick_device() == torch.device("cpu")
@@ -103,16 +100,21 @@ def test_a_real_card_is_usable():
 
 
 KEEPS = """
-import mmap, resource, sys
+import mmap, resource
 import psutil, torch
 from helpers.device import free_memory, keep_freed_memory
-keep_freed_memory() if sys.argv[1] == "keep" else None
-for _ in range(12):  # until the gaps that alignment leaves have come together
-    torch.ones(2**26 // 4)  # 64 MB
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(4):
-    torch.ones(2**26 // 4)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * mmap.PAGESIZE)
+
+def faulted(times):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(times):
+        torch.ones(2**26 // 4)  # 64 MB
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * mmap.PAGESIZE
+
+faulted(1)
+print(faulted(4))
+keep_freed_memory()
+faulted(12)  # until the gaps that alignment leaves have come together
+print(faulted(4))
 before = psutil.Process().memory_info().rss
 free_memory("cpu")
 print(before - psutil.Process().memory_info().rss)
@@ -122,10 +124,7 @@ print(before - psutil.Process().memory_info().rss)
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be asked to keep memory")
 def test_kept_memory_is_not_fetched_again_and_counts_as_free():
-    def faulted(word):
-        done = subprocess.run([sys.executable, "-c", KEEPS, word], capture_output=True, text=True, cwd=ROOT)
-        assert done.returncode == 0, done.stderr
-        return [float(line) for line in done.stdout.split()]
-
-    (few, given_back), (many, _) = faulted("keep"), faulted("give back")
+    done = subprocess.run([sys.executable, "-c", KEEPS], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    many, few, given_back = (float(line) for line in done.stdout.split())
     assert few < 2**26 < many and given_back > 2**25

@@ -14,40 +14,6 @@ IMAGE = torch.linspace(0, 1, 3 * 8 * 8).reshape(1, 3, 8, 8)
 SETTINGS = {"space": "w+", "steps": 3}
 
 
-def fill(kind, folder):
-    with open_log(kind, folder, SETTINGS) as log:
-        log.scalars(1, {"loss": 0.5})
-        log.scalars(2, {"loss": 0.25})
-        log.image(2, "image", IMAGE)
-
-
-def test_json_lines_hold_settings_losses_and_images(tmp_path):
-    fill("jsonl", tmp_path)
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert lines[:3] == [{"settings": SETTINGS}, {"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
-    assert (read_image(tmp_path / lines[3]["image"]) - IMAGE).abs().max() <= 0.5 / 255 + 1e-6
-
-
-def test_json_lines_are_there_while_the_run_goes_on_and_after_the_next(tmp_path):
-    log = open_log("jsonl", tmp_path, SETTINGS)
-    log.scalars(1, {"loss": 0.5})
-    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
-    log.close()
-    fill("jsonl", tmp_path)
-    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 6
-
-
-def test_tensorboard_reads_what_was_logged(tmp_path):
-    pytest.importorskip("tensorboard", reason="TensorBoard is not installed: pip install tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    fill("tensorboard", tmp_path)
-    events = EventAccumulator(str(tmp_path)).Reload()
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5), (2, 0.25)]
-    assert [event.step for event in events.Images("image")] == [2]
-    assert "w+" in events.Tensors("settings/text_summary")[0].tensor_proto.string_val[0].decode()
-
-
 ROW = {
     "key": "a", "photo": "b.png", "psnr": 20.0, "ok": True, "losses": {"l1": 0.5},
     "files": {"image.png": "files/a-image.png", "latents.safetensors": "x"},
@@ -55,29 +21,43 @@ ROW = {
 WORDS = json.dumps({"key": "a", "photo": "b.png", "ok": True})
 
 
-def test_a_row_gives_its_words_its_numbers_and_its_images(tmp_path):
-    write_image(tmp_path / "files" / "a-image.png", IMAGE)
-    with open_log("jsonl", tmp_path / "log", {}) as log:
-        log.row(4, ROW, tmp_path)
-    lines = [json.loads(line) for line in (tmp_path / "log" / "log.jsonl").read_text().splitlines()]
-    assert lines[1:] == [
-        {"step": 4, "row": WORDS},
-        {"step": 4, "psnr": 20.0, "losses/l1": 0.5},
-        {"step": 4, "image": "../files/a-image.png"},
+def fill(kind, folder):
+    """Two steps and a row; the folder of the log."""
+    write_image(folder / "files" / "a-image.png", IMAGE)
+    with open_log(kind, folder / "log", SETTINGS) as log:
+        log.scalars(10, {"loss": 0.5})
+        log.scalars(20, {"loss": 0.25})
+        log.row(1, ROW, folder)
+    return folder / "log"
+
+
+def test_json_lines_are_there_while_the_run_continues_and_after_the_next(tmp_path):
+    with open_log("jsonl", tmp_path / "log", SETTINGS) as log:
+        log.scalars(1, {"loss": 0.5})
+        assert len((tmp_path / "log" / "log.jsonl").read_text().splitlines()) == 2
+    lines = [json.loads(line) for line in (fill("jsonl", tmp_path) / "log.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"settings": SETTINGS},
+        {"step": 1, "loss": 0.5},
+        {"settings": SETTINGS},
+        {"step": 10, "loss": 0.5},
+        {"step": 20, "loss": 0.25},
+        {"step": 1, "row": WORDS},
+        {"step": 1, "psnr": 20.0, "losses/l1": 0.5},
+        {"step": 1, "image": "../files/a-image.png"},
     ]
 
 
-def test_tensorboard_shows_rows(tmp_path):
+def test_tensorboard_reads_what_was_logged(tmp_path):
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed: pip install tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    write_image(tmp_path / "files" / "a-image.png", IMAGE)
-    with open_log("tensorboard", tmp_path / "log", {}) as log:
-        log.row(1, ROW, tmp_path), log.row(2, ROW, tmp_path)
-    events = EventAccumulator(str(tmp_path / "log")).Reload()
-    assert [event.step for event in events.Images("image")] == [1, 2]
-    assert [event.value for event in events.Scalars("losses/l1")] == [0.5, 0.5]
-    assert WORDS in events.Tensors("row/text_summary")[0].tensor_proto.string_val[0].decode()
+    events = EventAccumulator(str(fill("tensorboard", tmp_path))).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(10, 0.5), (20, 0.25)]
+    assert [event.step for event in events.Images("image")] == [1]
+    assert [event.value for event in events.Scalars("losses/l1")] == [0.5]
+    for name, words in (("settings", "w+"), ("row", WORDS)):
+        assert words in events.Tensors(f"{name}/text_summary")[0].tensor_proto.string_val[0].decode()
 
 
 def what_is_in(file, lines):
@@ -117,12 +97,7 @@ def test_weights_and_biases_write_a_run_without_a_network(tmp_path, monkeypatch)
     for package in ("wandb", "tensorboard"):
         pytest.importorskip(package, reason=f"{package} is not installed: pip install {package}")
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    write_image(tmp_path / "files" / "a-image.png", IMAGE)
-    with open_log("wandb", tmp_path / "log", SETTINGS) as log:
-        log.scalars(10, {"loss": 0.5})
-        log.scalars(20, {"loss": 0.25})
-        log.row(1, ROW, tmp_path)
-    (file,) = tmp_path.glob("log/wandb/offline-run-*/*.wandb")
+    (file,) = fill("wandb", tmp_path).glob("wandb/offline-run-*/*.wandb")
     settings, history = what_is_in(file, 3)
     assert settings["space"] == "w+"
     assert [(line["global_step"], line["loss"]) for line in history if "loss" in line] == [(10, 0.5), (20, 0.25)]
@@ -132,11 +107,7 @@ def test_weights_and_biases_write_a_run_without_a_network(tmp_path, monkeypatch)
     assert (read_image(file.parent / "files" / image[0]) - IMAGE).abs().max() <= 0.5 / 255 + 1e-6
 
 
-def test_no_log_writes_nothing(tmp_path):
-    fill("none", tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_unknown_kind_names_the_known_ones(tmp_path):
+def test_no_log_writes_nothing_and_an_unknown_kind_names_the_known_ones(tmp_path):
+    assert not fill("none", tmp_path).exists()
     with pytest.raises(LogError, match="jsonl, tensorboard, wandb"):
         open_log("paper", tmp_path, {})

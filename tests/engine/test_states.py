@@ -55,7 +55,7 @@ def test_latents_alone_are_a_state_and_a_state_needs_no_latents(state, tmp_path)
     save_latents(path, state.latents, model="cats")
     again, metadata = load_state(path)
     assert_same(again.latents, state.latents)
-    assert again.pictures == {} and again.settings == {} and metadata == {"model": "cats"}
+    assert (again.pictures, again.settings, metadata) == ({}, {}, {"model": "cats"})
     save_state(path, State(None, state.pictures, {"steps": 3}))
     again, _ = load_state(path)
     assert again.latents is None and torch.equal(again.pictures["image"], state.pictures["image"])
@@ -92,11 +92,9 @@ def test_files_without_a_state_are_refused(tmp_path, name, value, said):
 def test_other_files_and_folders_are_refused(tmp_path):
     (tmp_path / "text.safetensors").write_text("no state")
     save_file({"state.image": IMAGE}, tmp_path / "settings.safetensors", metadata={"settings": "{"})
-    for name in ("missing", "text", "settings"):
-        with pytest.raises(StateError, match="expected a state"):
-            load_state(tmp_path / f"{name}.safetensors")
-    with pytest.raises(StateError, match="got the folder .*; name a file"):
-        load_state(tmp_path)
+    for name, said in ("missing", ""), ("text", ""), ("settings", ""), ("", "got the folder .*; name a file"):
+        with pytest.raises(StateError, match=said or "expected a state"):
+            load_state(tmp_path / f"{name}.safetensors" if name else tmp_path)
 
 
 def test_the_command_line_writes_what_is_in_it(tmp_path, monkeypatch):
@@ -119,12 +117,12 @@ def test_the_command_line_writes_what_is_in_it(tmp_path, monkeypatch):
 @pytest.mark.parametrize("item", ["1.6", "2.4", "3.4"])
 def test_a_panel_s_state_file_can_be_handed_in_and_opened(tmp_path, item):
     generator, cat, features = load_generator("stylegan2-cats-64"), demo_cat(64), load_features("vgg19-slim")
-    photos, few = {"chelsea": cat, "other": cat.flip(-1)}, {"out": tmp_path, "steps": 10}
+    photos, few = {"chelsea": cat, "other": cat.flip(-1)}, {"out": tmp_path, "steps": 4}
     start = {"chelsea": (cat, Latents("w+", generator.mean("w+")))}
     panel = {
         "1.6": lambda: InversionPanel({"a name of mine": generator}, features, photos, **few),
         "2.4": lambda: NoisePanel(generator, start, **few),
-        "3.4": lambda: BlendingPanel(generator, features, photos, noise_steps=10, shape="ellipse", **few),
+        "3.4": lambda: BlendingPanel(generator, features, photos, noise_steps=4, shape="ellipse", **few),
     }[item]()
     panel.start()
     assert panel.job.wait(120) and panel.job.error is None

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from helpers import noise
-from helpers.generators.dcgan import DCGAN
 from helpers.inversion import InversionError, project
 from helpers.latents import Latents
 from helpers.metrics import psnr
@@ -43,25 +42,15 @@ def fitted(generator, targets, start):
     return optimize_noise(generator, targets, start, steps=80)
 
 
-def images(generator, latents):
-    return generator.synthesize(latents).detach().clamp(0, 1)
-
-
-# --- what it reaches and what it moves -------------------------------------------------------------------------------
-
-
 def test_the_noise_adds_many_decibels_and_leaves_the_code(generator, targets, start, fitted):
-    before = psnr(images(generator, start), targets)
-    assert torch.equal(fitted.latents.code, start.code)
-    assert (psnr(fitted.images, targets) > before + 7).all()
-    assert torch.equal(images(generator, fitted.latents), fitted.images)
-    assert fitted.steps == 80 and fitted.history["l2"].shape == (80, 2)
-
-
-def test_the_rate_follows_the_strength(generator, targets, start, fitted):
     """At one rate for all maps those of weak layers stay where they are, and the fit is far worse."""
-    alike = psnr(optimize_noise(generator, targets, start, steps=80, lr=0.01, per_layer=False).images, targets)
-    assert (psnr(fitted.images, targets) > alike + 3).all()
+    alike = optimize_noise(generator, targets, start, steps=80, lr=0.01, per_layer=False).images
+    images = (generator.synthesize(start).clamp(0, 1), fitted.images, alike)
+    before, after, unscaled = (psnr(found, targets) for found in images)
+    assert (after > before + 7).all() and (after > unscaled + 3).all()
+    assert torch.equal(fitted.latents.code, start.code)
+    assert torch.equal(generator.synthesize(fitted.latents).clamp(0, 1), fitted.images)
+    assert fitted.steps == 80 and fitted.history["l2"].shape == (80, 2)
 
 
 def test_without_scaling_a_step_is_the_rate_in_every_map(generator, targets, start):
@@ -70,32 +59,28 @@ def test_without_scaling_a_step_is_the_rate_in_every_map(generator, targets, sta
         assert (map_ - fixed).abs().median().item() == pytest.approx(0.25, rel=1e-2)
 
 
-def test_the_sum_makes_the_gradient_as_many_times_larger_as_there_are_numbers(generator, targets, start):
-    gradients = {}
-    for reduction in ("sum", "mean"):
-        run = noise_inversion(generator, targets, start, steps=2, reduction=reduction)
-        first = next(iter(run))
-        gradients[reduction] = run.runs[-1].parameters[0].grad
-        assert torch.allclose(first.total, first.parts["l2"])  # what is reported is the mean either way
-    assert torch.allclose(gradients["sum"], gradients["mean"] * 3 * SIZE**2, rtol=1e-3)
+def test_the_gradient_is_that_of_the_sum_and_the_loss_is_the_mean(generator, targets, start):
+    search = noise_inversion(generator, targets, start, steps=2)
+    first, maps = next(iter(search)), [m.requires_grad_() for m in generator.fixed_noise(2)]
+    (generator.synthesize(start.code, maps) - targets).square().sum().backward()
+    expected = maps[0].grad / generator.noise_strengths[0].abs()  # the map moves by as much for a unit of activations
+    assert torch.allclose(search.runs[-1].parameters[0].grad, expected, rtol=1e-3)
+    assert torch.allclose(first.total, first.parts["l2"])
 
 
 def test_a_layer_without_strength_does_no_harm(targets):
     network = tiny.stylegan2()
     network.noise_strengths[1].data.fill_(0.0)
-    result = optimize_noise(network, targets, Latents("w+", network.mean("w+")), steps=20)
+    result = optimize_noise(network, targets, Latents("w+", network.mean("w+")), steps=5)
     assert all(map_.isfinite().all() for map_ in result.latents.noise)
 
 
-def test_the_best_step_is_returned(generator, targets, start):
-    result = optimize_noise(generator, targets, start, steps=30, lr=3.0)  # a rate that diverges
-    assert torch.allclose(result.total, result.history["total"].min(0).values, rtol=1e-3)
-
-
-def test_a_batch_is_as_good_as_singles(generator, targets, start):
-    both = optimize_noise(generator, targets, start, steps=6)
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_a_batch_is_as_good_as_singles(generator, targets, start, optimizer):
+    both = optimize_noise(generator, targets, start, steps=6, optimizer=optimizer)
+    assert (both.total < 0.7 * both.history["total"][0]).all()
     for i in range(2):
-        single = optimize_noise(generator, targets[i : i + 1], start[i], steps=6)
+        single = optimize_noise(generator, targets[i : i + 1], start[i], steps=6, optimizer=optimizer)
         assert torch.allclose(single.images, both.images[i : i + 1], atol=1e-3)  # Adam turns rounding into steps
 
 
@@ -113,28 +98,21 @@ def test_only_masked_pixels_count_and_maps_move_only_where_they_may(generator, t
         assert not torch.equal(map_[..., :half], fixed[..., :half])
 
 
-def test_lbfgs_lowers_the_loss(generator, targets, start):
-    result = optimize_noise(generator, targets, start, steps=10, optimizer="lbfgs")
-    assert (result.total < 0.5 * result.history["total"][0]).all()
-
-
-# --- orders ----------------------------------------------------------------------------------------------------------
-
-
-def test_joint_moves_code_and_noise_and_alternating_takes_turns(generator, targets):
-    mean, moved = Latents("w+", generator.mean("w+")), {"joint": [], "alternating": []}
-    for order, seen in moved.items():
-        before = Latents("w+", mean.code.expand(2, -1, -1), generator.fixed_noise(2))
-        for step in noise_inversion(generator, targets, mean, order=order, rounds=2, steps=8):
-            pairs = ((step.latents.code, before.code), (step.latents.noise[0], before.noise[0]))
-            seen.append(tuple(not torch.equal(ours, theirs) for ours, theirs in pairs))
-            before = step.latents
-    assert moved["joint"] == [(True, True)] * 8
+@pytest.mark.parametrize(
+    ("order", "turns"), [("joint", [(True, True)] * 8), ("alternating", [(True, False), (False, True)] * 4)]
+)
+def test_joint_moves_code_and_noise_and_alternating_takes_turns(generator, targets, order, turns):
+    mean, moved = Latents("w+", generator.mean("w+")), []
+    before = Latents("w+", mean.code.expand(2, -1, -1), generator.fixed_noise(2))
+    for step in noise_inversion(generator, targets, mean, order=order, steps=16):
+        pairs = ((step.latents.code, before.code), (step.latents.noise[0], before.noise[0]))
+        moved.append(tuple(not torch.equal(ours, theirs) for ours, theirs in pairs))
+        before = step.latents
     # the first step after a change of turn starts from the best so far, which may differ in what moved last
-    assert moved["alternating"][1::2] == [(True, False), (False, True)] * 2
+    assert moved[1::2] == turns
 
 
-@pytest.mark.parametrize("steps", [12, 5, 40])
+@pytest.mark.parametrize("steps", [12, 5])
 def test_an_alternation_takes_as_many_steps_as_it_says(generator, targets, start, steps):
     search = noise_inversion(generator, targets, start, order="alternating", steps=steps)  # 8 phases
     taken = list(search)
@@ -149,8 +127,8 @@ def test_joint_hides_the_image_in_the_noise(generator, targets, fitted):
 
 
 def test_regularised_maps_keep_unit_variance_and_stay_white(generator, targets, start):
-    free = optimize_noise(generator, targets, start, steps=40)
-    tied = optimize_noise(generator, targets, start, steps=40, regularise=100.0)
+    free = optimize_noise(generator, targets, start, steps=30)
+    tied = optimize_noise(generator, targets, start, steps=30, regularise=100.0)
     for map_ in tied.latents.noise:
         assert torch.allclose(map_.mean((1, 2, 3)), torch.zeros(2), atol=1e-4)
         assert torch.allclose(map_.square().mean((1, 2, 3)), torch.ones(2), atol=1e-3)
@@ -168,9 +146,6 @@ def test_partly_fitted_maps_go_from_the_fixed_to_the_fitted_ones_coarse_first(ge
         assert torch.equal(two[i], own if i < 2 else theirs)
     with pytest.raises(NoiseError, match="no noise maps"):
         noise.partly_fitted(generator, start)
-
-
-# --- the counter-measure ---------------------------------------------------------------------------------------------
 
 
 def test_fresh_noise_psnr_is_the_mean_of_its_draws_and_ignores_fitted_maps(generator, targets, start, fitted):
@@ -205,20 +180,15 @@ def test_the_autocorrelation_is_small_for_white_noise_and_large_for_an_image(gen
     assert noise.noise_autocorrelation([checker[None, None]]).item() == pytest.approx(2)  # (-1)^2 in both directions
 
 
-# --- bad input -------------------------------------------------------------------------------------------------------
-
-
 def test_what_does_not_fit_is_refused_in_one_sentence(generator, targets, start):
+    dcgan = tiny.dcgan()
+    other = {"generator": dcgan, "latents": Latents("z", dcgan.sample("z", 2)), "targets": torch.zeros(2, 3, 64, 64)}
     cases = [
         ({"targets": targets[..., :8]}, "targets must be"),
         ({"targets": targets * math.nan}, "must be finite"),
         ({"order": "backwards"}, "sequential, joint, alternating"),
-        ({"reduction": "max"}, "sum or mean"),
         ({"targets": targets[[0, 1, 0]]}, "one per target"),
-        (
-            {"generator": DCGAN(), "latents": Latents("z", torch.zeros(2, 100)), "targets": torch.zeros(2, 3, 64, 64)},
-            "maps",
-        ),
+        (other, "no noise maps"),
     ]
     for changes, message in cases:
         arguments = {"generator": generator, "targets": targets, "latents": start} | changes

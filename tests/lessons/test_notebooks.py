@@ -12,13 +12,14 @@ import torch.nn.functional as F
 
 from helpers import notebooks as module
 from helpers.generators import enlarged
-from helpers.notebooks import FIRST_CELL, describe_session
+from helpers.notebooks import describe_session
 from tests.support import tiny
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
+FIRST_CELL = next(c.source for c in nbformat.read(NOTEBOOKS[0], as_version=4).cells if c.cell_type == "code") + "\n"
 
 
 def run(code, folder, **environment):
@@ -60,10 +61,8 @@ def test_the_first_cell_clones_the_repository_once(tmp_path, published):
     assert len(again) == 2 and (clone / "mine.txt").exists()
 
 
-def test_the_first_cell_refuses_other_helpers(tmp_path):
-    (tmp_path / "helpers").mkdir()
-    (tmp_path / "helpers" / "__init__.py").touch()
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import helpers\n{FIRST_CELL}"
+def test_the_first_cell_refuses_other_helpers():
+    code = f"import sys, types\nsys.modules['helpers'] = types.SimpleNamespace(__file__='/helpers.py')\n{FIRST_CELL}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert "AssertionError: restart the kernel" in done.stderr
 

@@ -60,9 +60,6 @@ def command(monkeypatch, paths, out, *options):
     return stop.value.code
 
 
-# --- disks -----------------------------------------------------------------------------------------------------------
-
-
 def test_a_disk_that_fills_up_keeps_what_was_done_and_the_next_call_continues(photos, tmp_path, monkeypatch, capfd):  # noqa: F811
     whole, out = tmp_path / "whole", tmp_path / "out"
     invert(photos, whole)
@@ -111,9 +108,6 @@ def test_a_folder_that_may_not_be_written_to_is_known_before_anything_is_compute
         invert(photos, tmp_path / "out")
 
 
-# --- what a progress belongs to --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("change", ["steps", "photo", "nothing"])
 def test_other_settings_or_other_photos_start_again_and_say_so(photos, tmp_path, monkeypatch, capfd, often, change):  # noqa: F811
     def interrupt():
@@ -125,22 +119,21 @@ def test_other_settings_or_other_photos_start_again_and_say_so(photos, tmp_path,
     if change == "photo":
         write_image(photos[0], read_image(photos[1]))
     steps = 6 if change == "steps" else 4
-    (first, _) = invert(photos, tmp_path, steps=steps)
+    assert invert(photos, tmp_path, steps=steps)[0]["steps"] == steps
     said = capfd.readouterr().err
     assert ("continuing at step" in said) == (change == "nothing")
     assert ("belongs to other settings; starting again" in said) == (change != "nothing")
-    assert first["steps"] == steps
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 half a zip"])
-def test_a_progress_that_cannot_be_read_is_no_obstacle(tmp_path, content):
-    (tmp_path / FILE).write_bytes(content)
-    with pytest.raises(ProgressError, match="is not a saved state"):
-        load_run(tmp_path / FILE)
-    with Progress(tmp_path, {"a": 1}) as ours:
-        assert ours.done("x") is None
-        ours.finish("x", [{"file": "x"}])
-    assert not (tmp_path / FILE).exists()
+def test_a_progress_that_cannot_be_read_is_no_obstacle(tmp_path):
+    for content in (b"", b"garbage", b"PK\x03\x04 half a zip"):
+        (tmp_path / FILE).write_bytes(content)
+        with pytest.raises(ProgressError, match="is not a saved state"):
+            load_run(tmp_path / FILE)
+        with Progress(tmp_path, {"a": 1}) as ours:
+            assert ours.done("x") is None
+            ours.finish("x", [{"file": "x"}])
+        assert not (tmp_path / FILE).exists()
 
 
 def test_rows_of_good_photos_are_shown_although_others_could_not_be_read(photos, tmp_path, monkeypatch, capsys):  # noqa: F811
@@ -153,9 +146,6 @@ def test_rows_of_good_photos_are_shown_although_others_could_not_be_read(photos,
     said = capsys.readouterr()
     assert said.err.strip().splitlines()[-1].startswith("error: 2 of 3 photos done; not these")
     assert "one.png" in said.out and "two.png" in said.out
-
-
-# --- signals ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)])

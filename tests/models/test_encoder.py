@@ -1,7 +1,6 @@
 """The encoder, its training, and the searches that start from it."""
 
 import dataclasses
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from helpers.sketch import Sketch, SketchSearch
 from helpers.weights import WeightsError
 from staff.training import encoder as training
 from staff.training.encoder import EncoderSettings, EncoderTrainer, random_codes, random_view
-from staff.training.loop import SETBACKS, SLOWER, TrainingError
+from staff.training.loop import SLOWER, TrainingError
 from tests.support import tiny
 
 
@@ -40,9 +39,6 @@ def encoder(generator):
 
 def random_images(n=2, size=16):
     return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(4))
-
-
-# --- network ---------------------------------------------------------------------------------------------------------
 
 
 def test_what_the_mask_covers_is_not_seen(generator, encoder):
@@ -70,33 +66,30 @@ def test_a_batch_gives_what_single_images_give_at_any_size(generator, encoder):
 
 
 def test_what_does_not_fit_is_refused(generator, encoder):
-    with pytest.raises(EncoderError, match="cannot become z"):
-        encoder.encode(generator, random_images(), space="z")
-    with pytest.raises(EncoderError, match="use its own generator"):
-        encoder.encode(tiny.dcgan(), random_images())
-    with pytest.raises(EncoderError, match="same size"):
-        encoder.encode(generator, random_images(), torch.ones(1, 1, 8, 8))
-    with pytest.raises(EncoderError, match="no encoder for the generator 'dcgan-cats-64'"):
-        load_encoder(load_generator("dcgan-cats-64"))
-    with pytest.raises(EncoderError, match="without a name"):
-        load_encoder(tiny.stylegan2())
-    with pytest.raises(WeightsError, match="does not hold an encoder"):
-        load_encoder(Path(__file__).resolve().parents[2] / "weights" / "vgg19-slim.safetensors")
+    images, slim = random_images(), Path(__file__).resolve().parents[2] / "weights" / "vgg19-slim.safetensors"
+    for error, message, call in (
+        (EncoderError, "cannot become z", lambda: encoder.encode(generator, images, space="z")),
+        (EncoderError, "use its own generator", lambda: encoder.encode(tiny.dcgan(), images)),
+        (EncoderError, "same size", lambda: encoder.encode(generator, images, torch.ones(1, 1, 8, 8))),
+        (EncoderError, "no encoder for the generator 'dcgan-cats-64'", lambda: load_encoder("dcgan-cats-64")),
+        (EncoderError, "without a name", lambda: load_encoder(tiny.stylegan2())),
+        (WeightsError, "does not hold an encoder", lambda: load_encoder(slim)),
+    ):
+        with pytest.raises(error, match=message):
+            call()
 
 
-# --- starts ----------------------------------------------------------------------------------------------------------
-
-
-def test_an_inversion_starts_at_the_prediction(generator, encoder):
+def test_an_inversion_starts_at_the_prediction(generator, encoder, monkeypatch):
     targets = random_images(2)
+    with pytest.raises(EncoderError, match="no encoder"):
+        Inversion(generator, targets, start="encoder")
+    monkeypatch.setattr("helpers.encoder.load_encoder", lambda _: encoder)
     for space in ("w", "w+"):
-        inversion = Inversion(generator, targets, space, start="encoder", encoder=encoder, steps=3)
+        inversion = Inversion(generator, targets, space, start="encoder", steps=3)
         torch.testing.assert_close(inversion.base.code, encoder.encode(generator, targets, space=space).code)
         assert [phase.space for phase in inversion.phases] == [space]
     with pytest.raises(EncoderError, match="cannot become z"):
-        Inversion(generator, targets, "z", start="encoder", encoder=encoder)
-    with pytest.raises(EncoderError, match="no encoder"):
-        Inversion(generator, targets, start="encoder")
+        Inversion(generator, targets, "z", start="encoder")
 
 
 def test_a_sketch_search_starts_halfway_to_the_prediction(generator, encoder):
@@ -114,9 +107,6 @@ def test_the_bundled_encoder_is_a_better_start_than_the_mean():
         predicted, mean = (generator.synthesize(c) for c in (start, Latents("w+", generator.mean("w+"))))
     assert (predicted - cat).abs().mean() < 0.7 * (mean - cat).abs().mean()
     assert project(generator, cat, start="encoder", steps=1).total < (predicted - cat).abs().mean() + 1e-4
-
-
-# --- training --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -161,25 +151,19 @@ def test_the_result_is_an_encoder_that_is_loaded(small, tmp_path, generator):
     assert training.train_encoder(tmp_path, small) == path  # nothing is left to do
 
 
-@pytest.mark.parametrize("times", [1, 100])
-def test_a_training_that_diverges_goes_back_until_it_is_hopeless(small, tmp_path, monkeypatch, capsys, times):
-    plain, left, drawn = EncoderTrainer._losses, [times], []
+def test_a_loss_that_is_not_a_number_sends_a_training_back_to_other_samples(small, tmp_path, monkeypatch, capsys):
+    plain, drawn = EncoderTrainer._losses, []
 
     def spoilt(self, random, compared):
         drawn.append((self.step_number, self.optimizer.param_groups[0]["lr"], random.get_state()))
-        losses, bad = plain(self, random, compared), self.step_number == 4 and left[0]
-        left[0] -= bool(bad)
-        return losses | {"latent": losses["latent"] * torch.nan} if bad else losses
+        losses = plain(self, random, compared)
+        return losses | {"latent": losses["latent"] * torch.nan} if len(drawn) == 5 else losses
 
     monkeypatch.setattr(EncoderTrainer, "_losses", spoilt)
-    said = "the loss became NaN .* after 4 steps, also with 0.0625 times the rates"
-    with pytest.raises(TrainingError, match=said) if times > 1 else nullcontext():
-        training.train_encoder(tmp_path, small, save_every=0)
-    again = [entry for entry in drawn if entry[0] == 4]
-    assert len(again) == (2 if times == 1 else SETBACKS + 1)
-    assert again[1][1] == again[0][1] * SLOWER and not torch.equal(again[0][2], again[1][2])
+    training.train_encoder(tmp_path, small, save_every=0)
+    (step, rate, state), (again, slower, other) = drawn[4:6]
+    assert step == again == 4 and slower == rate * SLOWER and not torch.equal(state, other)
     assert "after 4 steps; going back to 4 steps with 0.5 times the rates." in capsys.readouterr().err
-    assert torch.load(tmp_path / "state.pt")["setbacks"] == len(again) - 1
 
 
 def test_random_codes_part_at_a_row_in_half_of_the_cases(generator):

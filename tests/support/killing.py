@@ -1,7 +1,6 @@
-"""Kill commands at random moments, call them again, and compare with calls that were left alone.
-
-``killing.py FOLDER KILLS KIND...`` prints a report of each kind as JSON. Every call is a fork of this process, so that
-a kill costs no second start of Python; a state is written after every step.
+"""``killing.py FOLDER KILLS KIND...`` kills commands at random moments, calls them again, and compares with calls that
+were left alone; it prints a report of each kind as JSON. Every call is a fork of this process, so that a kill costs no
+second start of Python; a state is written after every step.
 """
 
 import contextlib
@@ -32,11 +31,13 @@ from tests.support import tiny  # noqa: E402
 PATIENCE = 120.0  # seconds for one call
 
 # imported before the forks, so that kills fall into work and not into imports
-MODULES = (
-    *("torch._dynamo", "matplotlib.pyplot", "pytest", "tests.support.sweep_jobs", "tests.support.tiny_course"),
+MODULES = [
+    *("torch._dynamo", "matplotlib.pyplot", "pytest"),
     *(f"helpers.commands.{name}" for name in ("inversion", "blending", "sketch", "style")),
-    *("staff.training.gan", "tests.staff.test_training_gan", "staff.sweep", "staff.grading.grade"),
-)
+]
+MORE = dict.fromkeys(("stylegan2", "dcgan"), ("staff.training.gan", "tests.staff.test_training_gan"))
+MORE |= {"sweep": ("distributed", "staff.sweep", "tests.support.sweep_jobs")}
+MORE |= {"grade": ("staff.grading.grade", "tests.support.tiny_course")}
 
 
 def networks():
@@ -135,17 +136,15 @@ def plain(value):
 
 def content(path):
     """What is in a file, in a form to be compared; None for what may differ."""
-    if path.name == "demo.png":  # its labels show the seconds
-        return None
     if path.name == "log.txt":  # of a solution that was run: pytest ends with its seconds
         return re.sub(r" in [\d.]+s", "", path.read_text())
-    if path.name == "results.jsonl":
-        return sorted(json.dumps(plain(json.loads(line)), sort_keys=True) for line in path.read_text().splitlines())
-    if path.suffix == ".json":
-        return plain(json.loads(path.read_text()))
+    if path.suffix == ".json" or path.name == "results.jsonl":
+        lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+        return sorted(json.dumps(plain(json.loads(line)), sort_keys=True) for line in lines)
     if path.suffix == ".safetensors":  # their header has no order
         return {name: tensor.numpy().tobytes() for name, tensor in load_file(path).items()}
-    return path.read_bytes() if path.suffix in (".png", ".gif", ".mp4", ".csv", ".txt") else None
+    kept = path.suffix in (".png", ".gif", ".mp4", ".csv", ".txt") and path.name != "demo.png"  # its labels are seconds
+    return path.read_bytes() if kept else None
 
 
 def differences(ours, theirs):
@@ -171,8 +170,7 @@ def call(name, folder, out, after=None):
         finally:
             sys.stderr.flush()
             os._exit(code)
-    deadline = started + (PATIENCE if after is None else after)
-    ended = 0
+    deadline, ended = started + (PATIENCE if after is None else after), 0
     while not ended and time.monotonic() < deadline:
         ended, status = os.waitpid(pid, os.WNOHANG)
         time.sleep(0.002)
@@ -191,13 +189,13 @@ def torment(name, folder, kills):
     inputs(folder)
     _, seconds, _ = call(name, folder, folder / "whole")
     while report["kills"] < kills:
-        out, killed, fresh = folder / f"parts{report['finished']}", True, True
+        out, killed = folder / f"parts{report['finished']}", True
         while killed:
-            left, kept = report["kills"] < kills, (out / "results.jsonl").exists() or any(out.glob("raw/*"))
-            killed, took, said = call(name, folder, out, draw.uniform(0, seconds) if left else None)
+            after, fresh = draw.uniform(0, seconds) if report["kills"] < kills else None, not out.exists()
+            kept = (out / "results.jsonl").exists() or any(out.glob("raw/*"))
+            killed, took, said = call(name, folder, out, after)
             if fresh and not killed:  # other work on this machine comes and goes
                 seconds = min(seconds, took)
-            fresh = False
             report["kills"] += killed
             report["continued"] += kept or "continuing" in said
         report["finished"] += 1
@@ -209,7 +207,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     progress.EVERY, progress.SHARE = 0.0, 0
     networks()
-    for module in MODULES:
+    for module in [*MODULES, *(name for kind in sys.argv[3:] for name in MORE.get(kind, ()))]:
         importlib.import_module(module)
     with contextlib.redirect_stdout(sys.stderr):
         reports = {name: torment(name, Path(sys.argv[1]) / name, int(sys.argv[2])) for name in sys.argv[3:]}
