@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +82,7 @@ class NoiseVariables(Variables):
 
 
 class NoiseSearch(LatentSearch):
-    """Fit noise maps, code or both to any criterion, with options of NoiseOptions; see LatentSearch.
+    """Fit noise maps, code or both to any criterion; ``changes`` replace fields of the NoiseOptions; see LatentSearch.
 
     The noise is searched in units of activations: a step of the same size in every layer is a step of 1/strength in
     its map. Otherwise Adam, at one rate for all maps, cannot travel far enough where the learned strength is small.
@@ -91,8 +91,8 @@ class NoiseSearch(LatentSearch):
 
     variables = NoiseVariables
 
-    def __init__(self, generator: Generator, criterion, latents: Latents, **options):
-        self.options = options = NoiseOptions(**options)
+    def __init__(self, generator: Generator, criterion, latents: Latents, options=None, **changes):
+        self.options = options = replace(options or NoiseOptions(), **changes)
         if options.order not in ORDERS:
             raise NoiseError(f"the order must be one of {', '.join(ORDERS)}; got {options.order!r}.")
         check_noise_maps(generator)
