@@ -42,8 +42,7 @@ def gram_matrix(function) -> None:
     expect(blind, "moving the pixels around should change nothing; the sum runs over positions.")
     larger = torch.allclose(value, function(activations.repeat(1, 1, 2, 1)))
     expect(larger, "the same texture twice as large should have the same Gram matrix.")
-    expected = _grams({"": activations})[""]
-    expect_close("the size of the entries", value, expected, "divide by the number of positions.")
+    expect_close("the size of the entries", value, _grams({"": activations})[""], "divide by the number of positions.")
 
 
 def style_loss(function) -> None:
