@@ -60,7 +60,7 @@ def test_each_of_several_results_is_at_least_96_pixels_wide():
         assert width_of(images) >= max(256, 96 * ((sheet_of(images).shape[-1] + 1) // 5))
 
 
-def test_a_gallery_drops_its_oldest(monkeypatch):
+def test_a_gallery_drops_its_oldest_and_before_is_left_of_the_line(monkeypatch):
     monkeypatch.setattr(parts, "KEPT", 2)
     clicked = []
     gallery = parts.Gallery(clicked.append)
@@ -69,9 +69,6 @@ def test_a_gallery_drops_its_oldest(monkeypatch):
     assert gallery.entries == [1, 2] and len(gallery.children) == 2
     gallery.children[1].children[1].click()
     assert clicked == [2] and "<2>" not in gallery.children[1].children[0].value
-
-
-def test_before_is_left_of_the_line():
     compare = parts.BeforeAfter()
     compare.show(torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 16, 16))
     compare.line.value = 0.25

@@ -55,6 +55,9 @@ def test_a_pause_halts_it_and_start_continues(counting):
     counting.start()
     until(lambda: counting.latest.number > number)
     assert [losses["total"] for losses in counting.history[: number + 1]] == list(range(1, number + 2))
+    second = Job(steps)  # starting one job stops the other
+    second.start()
+    assert counting.wait(PATIENCE) and counting.state == "stopped" and second.alive
 
 
 @pytest.mark.parametrize("count", [0, 2])
@@ -87,9 +90,3 @@ def test_calls_are_made_between_steps_in_order_and_after_the_end():
     assert job.call(lambda: "late").result(PATIENCE) == "late"
     with pytest.raises(ZeroDivisionError):
         job.call(lambda: 1 / 0).result(PATIENCE)
-
-
-def test_starting_one_job_stops_the_other(counting):
-    second = Job(steps)
-    second.start()
-    assert counting.wait(PATIENCE) and counting.state == "stopped" and second.alive

@@ -224,9 +224,13 @@ def test_candidates_are_chosen_from_a_batch_and_compared(panel):
     assert panel.candidates.children == ()
 
 
-def test_the_state_file_loads_again(panel):
+def test_the_state_file_loads_again_and_images_and_films_are_written(panel):
     canvas = panel.canvas
+    with pytest.raises(ValueError, match="press Start"):
+        panel.save("png")
     finish(panel)
+    image = read_image(panel.save("png"), size=8)
+    torch.testing.assert_close(image, panel.result.images, atol=0.01, rtol=0)
     canvas.feather = 0.5
     path = panel.save("safetensors")
     assert path.name in panel.saved.value and "data:" in panel.saved.value
@@ -242,6 +246,9 @@ def test_the_state_file_loads_again(panel):
     assert torch.equal(load_state(again)[0].latents.code, state.latents.code)
     with pytest.raises(StateError, match="expected a state"):
         panel._receive({"mine.safetensors": {"content": b"nothing"}})
+    panel.frames = [step.images() for step in Run(5)]
+    assert panel.save("gif").read_bytes()[:3] == b"GIF"
+    assert b"ftyp" in panel.save("mp4").read_bytes()[:16]
 
 
 def test_a_run_whose_end_no_browser_sees_is_not_lost(panel, tmp_path):
@@ -268,14 +275,3 @@ def test_a_run_that_is_closed_or_whose_state_cannot_be_written_keeps_its_best(pa
     panel.start()
     assert panel.job.wait(PATIENCE) and panel.job.state == "finished" and "full" in panel._frame()[0]
     assert panel.result.number == 20 and len(panel.history.entries) == 1
-
-
-def test_pictures_and_films_are_written(panel):
-    with pytest.raises(ValueError, match="press Start"):
-        panel.save("png")
-    finish(panel)
-    image = read_image(panel.save("png"), size=8)
-    torch.testing.assert_close(image, panel.result.images, atol=0.01, rtol=0)
-    panel.frames = [step.images() for step in Run(5)]
-    assert panel.save("gif").read_bytes()[:3] == b"GIF"
-    assert b"ftyp" in panel.save("mp4").read_bytes()[:16]

@@ -89,7 +89,7 @@ def uploaded(content, name="me.png", version=8):
 
 
 @pytest.mark.parametrize("version", [7, 8])
-def test_an_uploaded_photo_is_cropped_to_its_centre(version):
+def test_an_uploaded_photo_is_cropped_to_its_centre_and_the_crop_follows_the_box(version):
     upload, seen = PhotoUpload(15), []
     upload.observe(lambda change: seen.append(change["new"]), "image")
     assert upload.image is None and upload.view.value == "" and upload.crop.layout.display == "none"
@@ -100,9 +100,6 @@ def test_an_uploaded_photo_is_cropped_to_its_centre(version):
     assert upload.crop.layout.display is None
     upload.receive(uploaded(photo_bytes(12, 48), version=version))  # another size
     assert upload.cropper.box == [0, 18, 12, 30] and len(seen) == 2
-
-
-def test_the_button_is_heard_and_the_crop_follows_the_box():
     upload, (file,) = PhotoUpload(10), uploaded(photo_bytes())
     upload.button.set_trait("value", ({**file, "last_modified": datetime.datetime.now(datetime.UTC)},))
     upload.cropper.box = [30, 20, 40, 30]
