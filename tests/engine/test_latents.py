@@ -182,10 +182,10 @@ def test_a_projection_of_rosinality(tmp_path, space):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"w": np.array([{}], dtype=object)}, "not a projected_w.npz: Object arrays"),
+        ({"w": np.array([{}], dtype=object)}, "Object arrays"),
         ({"w": np.arange(3)}, "holds int64"),
         ({"w": np.full((1, 2, 3), np.nan)}, "are not finite"),
-        ({"x": np.zeros((1, 2, 3))}, "not a projected_w.npz"),
+        ({"x": np.zeros((1, 2, 3))}, "no item named .w.npy"),
         ({"a.png": {"latent": 3}}, "holds no latents"),
         ({"a.png": {"latent": torch.zeros(3)}, "b.png": {"latent": torch.zeros(4)}}, "not all of one shape"),
     ],

@@ -7,6 +7,7 @@ import re
 import sys
 
 import numpy as np
+import pooch
 import pytest
 import torch
 import torch.nn.functional as F
@@ -49,6 +50,7 @@ def slim():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
+    monkeypatch.setattr(pooch.core.time, "sleep", lambda seconds: None)  # between tries
     entries = {"vgg19": {"file": "downloads/vgg19.pth", "url": "http://127.0.0.1:9/vgg19.pth"}}
     entries["vgg19-slim"] = {"file": "vgg19-slim.safetensors"}
     (tmp_path / "registry.json").write_text(json.dumps(entries))

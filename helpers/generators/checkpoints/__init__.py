@@ -1,5 +1,8 @@
 """Checkpoints of all known formats, recognised by their content; nothing in a file is ever executed."""
 
+import pickle
+import struct
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +14,8 @@ from torch import Tensor
 from helpers.weights import WeightsError, load_weights, page_or_pointer
 
 MAX_BYTES = 8 * 2**30  # rosinality's with optimizers have 1 GB
-UNFIT = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)  # of parts of another kind
+UNFIT = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)  # what odd parts raise
+UNFIT += (EOFError, struct.error, pickle.UnpicklingError, zipfile.BadZipFile)
 
 
 class CheckpointError(WeightsError):
@@ -20,6 +24,12 @@ class CheckpointError(WeightsError):
 
 class NoDiscriminator(WeightsError):
     """A checkpoint without a discriminator, or with one that is not read."""
+
+
+def shown(text: str, most: int = 60) -> str:
+    """Text from a file, made fit for an error message: printable and short."""
+    text = "".join(c if c.isprintable() else "?" for c in text[: most + 1])
+    return text if len(text) <= most else text[:most] + "…"
 
 
 @dataclass
@@ -90,5 +100,6 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, bytes]]:
     except WeightsError as error:  # it names the file
         raise CheckpointError(str(error)) from error
     except UNFIT as error:
-        reason = f"{type(error).__name__}, {' '.join(str(error).split())[:100]}"
-        raise CheckpointError(f"Cannot read {path}: its parts are not what this format has: {reason}.") from error
+        reason = f"{type(error).__name__}, {shown(' '.join(str(error).split()), 100)}"
+        odd = "it is damaged, or its parts are not what this format has"
+        raise CheckpointError(f"Cannot read {path}: {odd}: {reason}.") from error

@@ -2,9 +2,10 @@
 
 from typing import BinaryIO
 
-from helpers.generators.checkpoints import CheckpointError, NoDiscriminator, Part, official, state_dicts, tensorflow
+from helpers.generators import checkpoints
+from helpers.generators.checkpoints import official, state_dicts, tensorflow
 from helpers.generators.checkpoints.layout import contents_of
-from helpers.generators.checkpoints.safe_pickle import UNFIT, Record, shown
+from helpers.generators.checkpoints.safe_pickle import Record, shown
 from helpers.generators.checkpoints.torch_file import load
 
 OFFICIAL = "official PyTorch pickle (StyleGAN2-ADA/3)"
@@ -17,7 +18,7 @@ READERS = {  # names of tensors of which a file has one, its generator and its d
 }
 
 
-def read(file: BinaryIO, kind: str) -> Part:
+def read(file: BinaryIO, kind: str) -> checkpoints.Part:
     """Give the object of a file to the reader that knows its layout."""
     root = load(file)
     contents = contents_of(root)
@@ -27,16 +28,16 @@ def read(file: BinaryIO, kind: str) -> Part:
     if not known:
         names = [name for name in root if isinstance(name, str)][:3] if isinstance(root, dict) else []
         found = f"a {root.kind if isinstance(root, Record) else type(root).__name__}"
-        found = f"a dict with {', '.join(names)[:40]}" if names else found
-        raise CheckpointError(f"it holds {found}, which is none of the formats that are read: {', '.join(READERS)}.")
+        found, read = f"a dict with {', '.join(names)[:40]}" if names else found, ", ".join(READERS)
+        raise checkpoints.CheckpointError(f"it holds {found}, which is none of the formats that are read: {read}.")
     _, generator, discriminator = READERS[known[0]]
     if kind == "discriminator":
         try:
             part = discriminator(contents)
-        except UNFIT as error:
-            raise NoDiscriminator(shown(str(error), 200)) from error
+        except checkpoints.UNFIT as error:
+            raise checkpoints.NoDiscriminator(shown(str(error), 200)) from error
         if part is None:
-            raise NoDiscriminator("")
+            raise checkpoints.NoDiscriminator("")
         return part
     part = generator(contents)
     part.format = known[0]

@@ -7,7 +7,6 @@ that only an attack needs are refused, a budget counts what all others make, and
 import math
 import pickle
 import re
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from helpers.generators.checkpoints import UNFIT, CheckpointError
+from helpers.generators.checkpoints import CheckpointError, shown
 
 MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # as Python 2 calls them
 SAFE = "refused, nothing was run."
@@ -34,12 +33,6 @@ NUMPY = {torch.empty(0, dtype=t).numpy().dtype.str[1:]: t for t in TYPES if not 
 SPARE_BYTES = 64 * 2**20  # what may be made from a tiny file
 OPCODE_BYTES = 200  # of an opcode's object, with its place in a container; the largest official file has 60,000
 MAX_DIMS = 8
-
-
-def shown(text: str, most: int = 60) -> str:
-    """Text from a file, made fit for an error message: printable and short."""
-    text = "".join(c if c.isprintable() else "?" for c in text[: most + 1])
-    return text if len(text) <= most else text[:most] + "…"
 
 
 class Name(str):
@@ -107,20 +100,6 @@ class LazyTensor:
         return torch.frombuffer(raw, dtype=storage.dtype).as_strided(self.shape, self.stride).contiguous()
 
 
-def read_pickle(file: BinaryIO, budget: Budget, *, persistent: Callable | None = None, nested: Callable | None = None):
-    """Build the one object of a pickle in a file in memory (BytesIO, mmap), whose position is behind it afterwards.
-
-    persistent: from a persistent id to its value. nested: reads the bytes of a pickled torch storage, (bytes, budget).
-    """
-    try:
-        return _Unpickler(file, budget, persistent, nested).load()
-    except CheckpointError:
-        raise
-    except (*UNFIT, EOFError, struct.error, pickle.UnpicklingError) as error:
-        reason = shown(" ".join(str(error).split()), 100)
-        raise CheckpointError(f"it is damaged: {type(error).__name__}, {reason}.") from error
-
-
 class _Metered:
     """A file that never gives less than what is asked for, nor more than the budget allows."""
 
@@ -140,10 +119,14 @@ class _Metered:
         return line
 
 
-class _Unpickler(pickle._Unpickler):
-    """The unpickler that Python has in Python, with a function for each opcode in ``dispatch``."""
+class Unpickler(pickle._Unpickler):
+    """The unpickler that Python has in Python, with a function for each opcode in ``dispatch``.
 
-    def __init__(self, file: BinaryIO, budget: Budget, persistent: Callable | None, nested: Callable | None):
+    file: in memory (BytesIO, mmap); its position is behind the pickle after ``load``, which raises UNFIT for a damaged
+    one. persistent: from a persistent id to its value. nested: reads the bytes of a pickled storage, (bytes, budget).
+    """
+
+    def __init__(self, file: BinaryIO, budget: Budget, persistent: Callable | None = None, nested=None):
         super().__init__(_Metered(file, budget), encoding="latin1")
         self.budget, self.nested = budget, nested
         if persistent:
@@ -233,19 +216,19 @@ def pairs(items) -> dict:
     return {key if plain(key) else object(): value for key, value in items}
 
 
-def _dict(machine: _Unpickler, items=()) -> dict:
+def _dict(machine: Unpickler, items=()) -> dict:
     machine.budget.spend(100 * len(items))
     return pairs(items.items() if isinstance(items, dict) else items)
 
 
-def _encode(machine: _Unpickler, text, encoding="latin1"):
+def _encode(machine: Unpickler, text, encoding="latin1"):
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         return Record("_codecs.encode")
     machine.budget.spend(len(text))
     return text.encode("latin-1")
 
 
-def fill_array(machine: _Unpickler, array: LazyTensor, raw, dtype, shape, order="C") -> LazyTensor:
+def fill_array(machine: Unpickler, array: LazyTensor, raw, dtype, shape, order="C") -> LazyTensor:
     """Give an array its elements, bytes of a numpy dtype; other arrays (of objects, of texts) remain without.
 
     A pickled dtype is ``Record("numpy.dtype", (version, byte order, …), (code, …))``.
@@ -263,23 +246,23 @@ def fill_array(machine: _Unpickler, array: LazyTensor, raw, dtype, shape, order=
     return array
 
 
-def _scalar(machine: _Unpickler, dtype, raw=b""):
+def _scalar(machine: Unpickler, dtype, raw=b""):
     raw = raw.encode("latin-1") if isinstance(raw, str) else raw
     array = fill_array(machine, LazyTensor(), raw, dtype, (1,))
     return array.read()[0].item() if array.storage else Record("numpy scalar")
 
 
-def _tensor(machine: _Unpickler, storage, offset, size, stride, *_):
+def _tensor(machine: Unpickler, storage, offset, size, stride, *_):
     return LazyTensor(storage, offset, size, stride) if isinstance(storage, Storage) else Record("Tensor")
 
 
-def _storage(machine: _Unpickler, blob) -> Storage:
+def _storage(machine: Unpickler, blob) -> Storage:
     if machine.nested is None or not isinstance(blob, bytes):
         raise CheckpointError("it is damaged: a storage lies where none can be.")
     return machine.nested(blob, machine.budget)
 
 
-def _persistent_object(machine: _Unpickler, meta) -> Record:
+def _persistent_object(machine: Unpickler, meta) -> Record:
     """The official ``torch_utils.persistence``: class name and state are kept, the source text is never looked at."""
     if type(meta) is not dict or not isinstance(meta.get("class_name"), str) or type(meta.get("state")) is not dict:
         raise CheckpointError("it is damaged: a persistent object has no class name or no state.")

@@ -12,7 +12,7 @@ import zlib
 from typing import BinaryIO
 
 from helpers.generators.checkpoints import CheckpointError
-from helpers.generators.checkpoints.safe_pickle import STORAGES, Budget, Name, Record, Storage, read_pickle, shown
+from helpers.generators.checkpoints.safe_pickle import STORAGES, Budget, Name, Record, Storage, Unpickler, shown
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
@@ -27,7 +27,7 @@ def load(file: BinaryIO) -> object:
         return _zip(file, memoryview(memory), budget)
     if _is_legacy(memory):
         return _legacy(memory, memoryview(memory), budget)
-    return read_pickle(memory, budget, nested=_nested)
+    return Unpickler(memory, budget, nested=_nested).load()
 
 
 def _storage(pid, known: dict[str, Storage], budget: Budget):
@@ -76,12 +76,7 @@ def _members(file: BinaryIO, data: memoryview) -> dict[str, tuple[int, memoryvie
 
 def _zip(file: BinaryIO, data: memoryview, budget: Budget) -> object:
     """``NAME/data.pkl`` refers to ``("storage", type, key, location, numel)`` in ``NAME/data/KEY``."""
-    try:
-        members, storages = _members(file, data), {}
-    except CheckpointError:
-        raise
-    except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, IndexError) as error:
-        raise CheckpointError(f"it is a damaged zip file: {shown(str(error))}.") from error
+    members, storages = _members(file, data), {}
 
     def content(name: str) -> memoryview:
         checksum, found = members[name]
@@ -102,7 +97,7 @@ def _zip(file: BinaryIO, data: memoryview, budget: Budget) -> object:
     if len(names) != 1:
         raise CheckpointError("it is a zip file, but not one that torch.save wrote.")
     folder = names[0].removesuffix("data.pkl")
-    return read_pickle(io.BytesIO(content(names[0])), budget, persistent=persistent)
+    return Unpickler(io.BytesIO(content(names[0])), budget, persistent).load()
 
 
 def _is_legacy(data) -> bool:
@@ -119,12 +114,12 @@ def _legacy(file: BinaryIO, data: memoryview, budget: Budget) -> object:
             raise CheckpointError(f"it holds a {storage.kind} of unknown size; save it in torch's zip format.")
         return storage
 
-    magic, protocol, system = (read_pickle(file, budget) for _ in range(3))
+    magic, protocol, system = (Unpickler(file, budget).load() for _ in range(3))
     if (magic, protocol) != (MAGIC, PROTOCOL):
         raise CheckpointError("it is not a file of torch.save.")
     if type(system) is dict and system.get("little_endian") is False:
         raise CheckpointError("it was written by a big-endian machine, which is not read.")
-    result, keys = read_pickle(file, budget, persistent=persistent), read_pickle(file, budget)
+    result, keys = Unpickler(file, budget, persistent).load(), Unpickler(file, budget).load()
     if type(keys) is not list or not all(isinstance(key, str) for key in keys) or set(keys) != set(storages):
         raise CheckpointError("it is damaged: its list of storages does not fit.")
     for storage in (storages[key] for key in keys):
