@@ -38,7 +38,7 @@ def per_channel(x: Tensor, like: Tensor) -> Tensor:
 
 
 def convolved(x: Tensor, weight: Tensor, blur: Tensor | None) -> Tensor:
-    """3x3 convolution; with a filter (O, 1, 4, 4) that of the pixels with zeros between them, then the filter."""
+    """3x3 convolution (O, I, 3, 3), or by (I, O, 3, 3) of pixels with zeros between, then a filter (O, 1, 4, 4)."""
     if blur is None:
         return F.conv2d(x, weight, padding=1)
     return F.conv2d(F.conv_transpose2d(x, weight, stride=2), blur, padding=1, groups=len(blur))
@@ -48,12 +48,9 @@ class StyledConvolution(torch.autograd.Function):
     """Scaled input, 3x3 convolution, scaled output, noise, bias, leaky ReLU: eqs. 1-3 of the paper and what follows.
 
     x (B, I, H, W); styles (B, I) and gains (B, O) in any type; noise (B or 1, 1, h, w) or (h, w), with its strength in
-    it; frozen: bias (O,), the weight (O, I, 3, 3), or (I, O, 3, 3) if a filter (O, 1, 4, 4) follows the convolution and
-    the size doubles, that filter or None, and the limit of the activations or None. Gives (B, O, h, w), and gradients
-    for x, styles, gains and noise.
-
-    The gradient of the gains needs the convolution's output: recovered from the layer's output by inverting the leaky
-    ReLU and subtracting noise and bias. Where a limit has cut the output the gradient is 0 and nothing is needed.
+    it; frozen: bias (O,), weight and filter as in ``convolved``, and the limit of the activations or None. The gradient
+    of the gains needs the convolution's output: recovered from the layer's output by inverting the leaky ReLU and
+    subtracting noise and bias. Where a limit has cut the output the gradient is 0 and nothing is needed.
     """
 
     @staticmethod
@@ -97,7 +94,7 @@ class StyledConvolution(torch.autograd.Function):
 class ToThreeChannels(torch.autograd.Function):
     """1x1 convolution with weights per sample: x (B, C, H, W), weight (B, 3, C) to (B, 3, H, W).
 
-    It is a matrix product; the memory layout of its three matrices makes a factor of four on a CPU.
+    As a matrix product; the memory layout of its three matrices makes a factor of four on a CPU.
     """
 
     @staticmethod

@@ -2,8 +2,7 @@
 
 Unlike in StyleGAN2, styles act by adaptive instance normalisation after each layer, noise has a learned strength per
 channel, each resolution has two styles of its own, and only the last becomes an image. The official network doubles
-sizes below 128 pixels by repeating pixels before the convolution, from 128 on by a transposed convolution: the same
-with the kernel turned by 180 degrees, which the readers of checkpoints do.
+sizes from 128 pixels on by a transposed convolution: the same with a turned kernel, as readers of checkpoints know.
 """
 
 import math

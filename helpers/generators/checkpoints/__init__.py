@@ -47,10 +47,7 @@ class Part:
 
 
 def read_checkpoint(path: str | Path, kind: str = "generator") -> Part:
-    """Read the "generator" or the "discriminator" of a file of any known format. Nothing in it is run.
-
-    Raises CheckpointError, one sentence, for any file that is not a whole checkpoint, NoDiscriminator.
-    """
+    """The "generator" or the "discriminator" of a file of any known format; CheckpointError for any other file."""
     path = Path(path)
     with opened(path) as (file, head):
         if path.suffix == ".safetensors" or head[8:9] == b"{":

@@ -28,8 +28,8 @@ def read(file: BinaryIO, kind: str) -> checkpoints.Part:
     if not known:
         names = [name for name in root if isinstance(name, str)][:3] if isinstance(root, dict) else []
         found = f"a {root.kind if isinstance(root, Record) else type(root).__name__}"
-        found, read = f"a dict with {', '.join(names)[:40]}" if names else found, ", ".join(READERS)
-        raise checkpoints.CheckpointError(f"it holds {found}, which is none of the formats that are read: {read}.")
+        found, formats = f"a dict with {', '.join(names)[:40]}" if names else found, ", ".join(READERS)
+        raise checkpoints.CheckpointError(f"it holds {found}, which is none of the formats that are read: {formats}.")
     _, generator, discriminator = READERS[known[0]]
     if kind == "discriminator":
         try:

@@ -41,8 +41,7 @@ class Contents:
 def contents_of(root) -> Contents:
     """All tensors and modules in an object of dicts and pickled modules, level by level.
 
-    A node that several parents share counts each time, and the walk ends after MAX_NODES: a few levels of sharing make
-    any number of names. Groups of more than MAX_ENTRIES are not networks and are passed over.
+    It ends after MAX_NODES, as a few levels of sharing make any number of names; larger groups are not networks.
     """
     if isinstance(root, tuple | list) and len(root) <= 3:  # of TensorFlow; the last is the averaged one
         root = dict(zip(("G", "D", "G_ema"), root, strict=False))

@@ -1,8 +1,7 @@
 """Pickles of the official TensorFlow releases: StyleGAN, StyleGAN2 and StyleGAN2-ADA.
 
-A tuple ``(G, D, Gs)``, of which ``Gs`` is the averaged generator, or one network: its arguments without defaults,
-sub-networks, variables, and a source text that is never looked at here. Weights are stored (in, out) and (height,
-width, in, out). Convolutions that double the size by transposition, in StyleGAN from 128 on, are turned by 180 degrees.
+A tuple ``(G, D, Gs)`` or one network: its arguments without defaults, sub-networks, variables, and a source text that
+is never looked at. Convolutions that double the size by transposition, in StyleGAN from 128 on, are turned.
 """
 
 import re
