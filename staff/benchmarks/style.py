@@ -95,7 +95,7 @@ def network_of(name: str, device: torch.device, pooling: str = "max") -> tuple[F
 def speed(settings: Settings) -> Iterator[dict]:
     """Median milliseconds of an evaluation, ratio to the plain loop in the same turns, memory above the start."""
     device = settings.device
-    (full, name), slim = network_of("vgg19", device), load_features("vgg19-slim", device)
+    (full, name), slim = network_of("vgg19", device), load_features("vgg19-slim", device, "max")
     for size in settings.sizes or ((128,) if settings.quick else (256, 512)):
         content = demo_photos(size, ["astronaut"])["astronaut"].to(device)
         style = own_styles(size)["strokes"].to(device)

@@ -32,6 +32,7 @@ def namespace_of(lesson):
         exec(compile(cell.source, cell.item, "exec"), namespace)
     return namespace
 
+
 STEP = 'optimizer.param_groups[0]["lr"] = rate * schedule((step + 0.5) / steps)'
 KEEP = "        best[better], best_loss[better] = before[better], loss[better]\n"
 NORM = " / theirs.square().mean((1, 2, 3))"
