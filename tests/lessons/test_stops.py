@@ -4,13 +4,11 @@ import errno
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from helpers import __main__ as program
 from helpers import progress
 from helpers.commands import runs
 from helpers.commands.runs import RunError
@@ -22,6 +20,7 @@ from tests.lessons import test_runs
 from tests.lessons.test_runs import generator, photos  # noqa: F401  (fixtures: two photos, tiny networks)
 
 pytestmark = pytest.mark.slow
+TINY = ["--model", "tiny", "--device", "cpu"]
 
 
 @pytest.fixture
@@ -49,15 +48,6 @@ def images_of(folder):
 
 def invert(photos, out, **options):  # noqa: F811
     return test_runs.invert(photos, out, **{"steps": 4, "batch": 1} | options)
-
-
-def command(monkeypatch, paths, out, *options):
-    """The command in this process; its exit code."""
-    given = ["helpers", "invert", *map(str, paths), "--model", "tiny", "--device", "cpu", "--out", str(out), *options]
-    monkeypatch.setattr(sys, "argv", given)
-    with pytest.raises(SystemExit) as stop:
-        program.main()
-    return stop.value.code
 
 
 def test_a_disk_that_fills_up_keeps_what_was_done_and_the_next_call_continues(photos, tmp_path, monkeypatch, capfd):  # noqa: F811
@@ -136,23 +126,23 @@ def test_a_progress_that_cannot_be_read_is_no_obstacle(tmp_path):
         assert not (tmp_path / FILE).exists()
 
 
-def test_rows_of_good_photos_are_shown_although_others_could_not_be_read(photos, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_rows_of_good_photos_are_shown_although_others_could_not_be_read(photos, tmp_path, program, capsys):  # noqa: F811
     (tmp_path / "bad.png").write_bytes(b"no image")
     paths = [*photos, tmp_path / "bad.png"]
     with pytest.raises(RunError) as error:
         invert(paths, tmp_path / "out")
     assert len(error.value.rows) == 2
-    assert command(monkeypatch, paths, tmp_path / "again", "--steps", "2") == 2
+    assert program("invert", *paths, *TINY, "--out", tmp_path / "again", "--steps", "2") == 2
     said = capsys.readouterr()
     assert said.err.strip().splitlines()[-1].startswith("error: 2 of 3 photos done; not these")
     assert "one.png" in said.out and "two.png" in said.out
 
 
 @pytest.mark.parametrize("name", [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)])
-def test_a_command_that_is_stopped_keeps_its_state_and_says_so(photos, tmp_path, monkeypatch, capsys, name):  # noqa: F811
+def test_a_command_that_is_stopped_keeps_its_state_and_says_so(photos, tmp_path, monkeypatch, program, capsys, name):  # noqa: F811
     before = signal.getsignal(getattr(signal, name))
     at_step(monkeypatch, 2, lambda: signal.raise_signal(getattr(signal, name)))
-    assert command(monkeypatch, photos, tmp_path, "--steps", "9") == 130
+    assert program("invert", *photos, *TINY, "--out", tmp_path, "--steps", "9") == 130
     said = capsys.readouterr().err.strip()
     assert said.endswith("Stopped. Finished results are on disk; run the same command again to continue.")
     (state,) = load_run(tmp_path / FILE)["states"].values()
