@@ -30,7 +30,8 @@ PHASES = {
 }
 STEPS = 300
 ENCODER_STEPS = 200  # from the encoder, where they end lower than 300 from the mean
-FAST_STEPS = 100  # the schedule is fitted to these steps: this is not a truncated longer run
+LBFGS_STEPS = 140  # from the encoder too, where they end as low
+FAST_STEPS, FAST_LBFGS_STEPS = 100, 70  # the schedule is fitted to these steps: this is not a truncated longer run
 
 
 class InversionError(ValueError):
@@ -144,14 +145,15 @@ class InversionOptions:
     """How to invert; the fields with a help text are options of the command line.
 
     ``weights`` are those of Criterion, None L1 alone where there are no features; ``start`` is one of STARTS, or
-    Latents, None the best for z and for restarts, else the mean; ``steps`` is over all phases.
+    Latents, None the best for z and for restarts, else the mean (on the command line ``encoder_start``);
+    ``steps`` is over all phases; ``optimizer`` None is Adam.
     """
 
     weights: dict[str, float | Tensor] | None = option(None, "Weight of the loss.", min=0, default=WEIGHTS)
     layers: Sequence[str | int] = option(LAYERS, "Perceptual layers, names or numbers with commas between.")
     start: str | Latents | None = option(None, "mean, sample, best (of 64), or encoder, the default if there is one.")
-    steps: int | None = option(None, f"Optimisation steps; {STEPS}, or {ENCODER_STEPS} from the encoder.", min=1)
-    optimizer: str = option("adam", "adam or lbfgs.")
+    steps: int | None = option(None, f"Optimisation steps; {STEPS}, or {LBFGS_STEPS} from the encoder.", min=1)
+    optimizer: str | None = option(None, "adam or lbfgs; by default lbfgs from the encoder's guess, else adam.")
     lr: float | None = option(None, "Rate in standard deviations of the space, instead of each phase's own.")
     until: float | None = option(None, "Stop when 20 steps lower the loss by less than this share: 0.01.", min=0)
     restarts: int = option(1, "Starts per photo (sample or best), of which the best is kept.", min=1)
@@ -180,7 +182,9 @@ class Inversion(LatentSearch):
         self.criterion.repeats = options.restarts  # row by row: target 0 with all its starts, then target 1, ...
         self.generator, self.targets, self.space, self.options = generator, targets, space, options
         self.phases, start = PHASES[space], options.start
-        steps = options.steps if options.steps is not None else ENCODER_STEPS if start == "encoder" else STEPS
+        steps, usual = options.steps, LBFGS_STEPS if options.optimizer == "lbfgs" else ENCODER_STEPS
+        if steps is None:
+            steps = usual if start == "encoder" else STEPS
         if start is None:
             start = "best" if self.phases[0].space == "z" or options.restarts > 1 else "mean"
         if steps < 1 or options.restarts < 1:
@@ -192,7 +196,8 @@ class Inversion(LatentSearch):
 
             start = load_encoder(generator).encode(generator, targets, options.mask, space)
         latents = self._first_latents(start, self._batch(start))
-        super().__init__(generator, self.criterion, latents, self.phases, steps, options.lr, options.optimizer)
+        super().__init__(generator, self.criterion, latents, self.phases, steps, options.lr)
+        self.optimizer = options.optimizer or self.optimizer
         self.until = options.until
         self.prepared = time.perf_counter() - started
 
@@ -245,15 +250,16 @@ class Inversion(LatentSearch):
 
 
 def encoder_start(generator: Generator, space: str = "w+") -> dict:
-    """Options to start at the encoder's guess: {"start": "encoder"}, empty where no encoder leads to the space."""
+    """Options to start L-BFGS at the encoder's guess; empty where no encoder leads to the space."""
     known = f"{getattr(generator, 'name', '')}-encoder" in registry()
     reached = space == generator.spaces[-1] or (space, generator.spaces[-1]) == ("w", "w+")  # w: the mean of w+
-    return {"start": "encoder"} if known and reached else {}
+    return {"start": "encoder", "optimizer": "lbfgs"} if known and reached else {}
 
 
 def fast_options(generator: Generator, space: str = "w+") -> dict:
     """Options for a quick result: few steps, from the encoder's guess where there is one."""
-    return {"steps": FAST_STEPS, **encoder_start(generator, space)}
+    start = encoder_start(generator, space)
+    return {"steps": FAST_LBFGS_STEPS if start else FAST_STEPS, **start}
 
 
 def project(generator: Generator, targets: Tensor, space: str = "w+", **options) -> Result:

@@ -223,7 +223,7 @@ class BatchLBFGS(torch.optim.Optimizer):
     the gradient is noisy, as in bfloat16, and couple the samples. Parameters (B, ...) of one rate are one problem.
     """
 
-    HISTORY = 12  # pairs of steps and gradient differences that are kept
+    HISTORY = {2**16: 30, 2**62: 12}  # pairs of steps and gradient differences kept, by the most components of a sample
 
     def __init__(self, parameters):
         super().__init__(parameters, {"lr": 0.1})
@@ -249,7 +249,8 @@ class BatchLBFGS(torch.optim.Optimizer):
             good = product > 1e-8 * square.sqrt() * s.norm(dim=1, keepdim=True)  # the curvature is positive
             weight = torch.where(good, 1 / product, 0.0)
             state["scale"] = torch.where(good, product / square, state["scale"])
-            state["pairs"] = [*state["pairs"], (s, y, weight)][-self.HISTORY :]
+            most = next(pairs for components, pairs in self.HISTORY.items() if x.shape[1] <= components)
+            state["pairs"] = [*state["pairs"], (s, y, weight)][-most:]
         state["x"], state["g"] = x, g
         q, factors, scale = g, [], state["scale"]
         for s, y, weight in reversed(state["pairs"]):

@@ -84,7 +84,7 @@ class RunOptions:
     batch: int = option(8, "Photos that run together.", min=1)
     precision: str = option("fp32", "fp32, or bf16 activations: half the memory of a large generator.")
     checkpointing: bool = option(False, "Compute activations twice: less memory for a third more time.")
-    fast: bool = option(False, "100 steps, from the encoder's guess where there is one.")
+    fast: bool = option(False, "70 steps of L-BFGS from the encoder's guess, or 100 of Adam without one.")
     noise: bool = option(False, "Fit the noise maps too, after the code (StyleGAN2).")
     noise_steps: int = option(600, "Steps of the noise search.", min=1)
     device: str | None = option(None, DEVICE)
@@ -113,8 +113,9 @@ def invert_photos(
     set_precision(generator, run.precision, run.checkpointing)
     if run.fast:
         search = replace(search, **fast_options(generator, run.space))
-    elif search.start is None and search.restarts == 1:
-        search = replace(search, **encoder_start(generator, run.space))
+    elif search.start in (None, "encoder") and search.restarts == 1:
+        usual = encoder_start(generator, run.space)
+        search = replace(search, **{name: value for name, value in usual.items() if getattr(search, name) is None})
     check_memory(generator, run.space, run.noise)
     settings = {"command": "invert", **vars(run), **vars(search), **vars(faces), "log": None}
     photos, good, bad, rows = photo_files(photos), [], [], []

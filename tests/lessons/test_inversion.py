@@ -241,14 +241,16 @@ def test_noise_of_the_start_is_kept():
 def test_what_is_left_out_follows_from_the_rest(monkeypatch):
     photo, encoder = targets(n=1), Encoder("w+", GENERATOR.code_shape("w+"), 16, (16, 16), 8)
     monkeypatch.setattr("helpers.encoder.load_encoder", lambda _: encoder)
-    counts = ({}, module.STEPS), ({"start": "encoder"}, module.ENCODER_STEPS), ({"steps": 7}, 7)
+    quasi = {"start": "encoder", "optimizer": "lbfgs"}, module.LBFGS_STEPS
+    counts = ({}, module.STEPS), ({"start": "encoder"}, module.ENCODER_STEPS), quasi, ({"steps": 7}, 7)
     for given, steps in counts:
         assert len(Inversion(GENERATOR, photo, **given)) == steps
     assert project(GENERATOR, photo, steps=2).parts.keys() == {"l1"}  # without features
     generator, fast = tiny.stylegan2(), {"steps": module.FAST_STEPS}
     assert fast_options(generator, "w+") == fast
     generator.name = "stylegan2-cats-64"  # it has an encoder, which leads to w and w+
-    assert fast_options(generator, "w+") == fast_options(generator, "w") == fast | {"start": "encoder"}
+    quick = {"start": "encoder", "optimizer": "lbfgs", "steps": module.FAST_LBFGS_STEPS}
+    assert fast_options(generator, "w+") == fast_options(generator, "w") == quick
     assert fast_options(generator, "z") == fast
 
 
