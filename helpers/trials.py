@@ -58,16 +58,23 @@ def fastest(kind: str, device: str | torch.device, ways: Callable[[], Mapping[st
     return next(way for way, ms in tried.items() if ms <= WORTH * min(tried.values()))
 
 
+def clock(device: torch.device) -> Callable[[], float]:
+    """Seconds; for a single thread those of the processor, which other programs do not lengthen."""
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    return time.process_time if alone else time.perf_counter
+
+
 def trial(ways: Mapping[str, Callable[[], object]], device: torch.device) -> dict[str, float]:
     """Shortest milliseconds of each way, called in turns; one that is far behind is not called again."""
-    ms, done, started = dict.fromkeys(ways, float("inf")), 0, time.perf_counter()
+    now, ms, done = clock(device), dict.fromkeys(ways, float("inf")), 0
+    started = now()
     warm = 1 if device.type == "cpu" else 2  # rounds: a card's first calls load its libraries
-    while done < 3 or time.perf_counter() - started < SECONDS:
+    while done < 3 or now() - started < SECONDS:
         for way in [way for way in ways if done < warm or ms[way] <= 3 * min(ms.values())]:
-            before = time.perf_counter()
+            before = now()
             ways[way]()
             torch.get_device_module(device).synchronize()
-            ms[way] = min(ms[way], round(1000 * (time.perf_counter() - before), 3))
+            ms[way] = min(ms[way], round(1000 * (now() - before), 3))
         done += 1
     return ms
 

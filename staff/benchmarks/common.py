@@ -9,7 +9,6 @@ import importlib
 import json
 import platform
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from helpers.figures import results_table
 from helpers.files import write_json
 from helpers.generators import Generator, load_generator
 from helpers.photos import load_faces
-from helpers.trials import processor
+from helpers.trials import clock, processor
 from staff.benchmarks import BENCHES, OF_FACES
 
 GB = 2**30
@@ -90,12 +89,13 @@ def circumstances(device: torch.device | str) -> dict[str, str]:
 
 
 def seconds_of(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds that a call takes, on a GPU until it is done."""
-    started = time.perf_counter()
+    """Seconds that a call takes, on a GPU until it is done; for a single thread those of the processor."""
+    now = clock(device)
+    started = now()
     function()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+    return now() - started
 
 
 def shortest(function: Callable[[], object], device: torch.device, seconds: float = 1.0, least: int = 2) -> float:
