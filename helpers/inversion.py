@@ -31,7 +31,7 @@ PHASES = {
 STEPS = 300
 ENCODER_STEPS = 200  # from the encoder, where they end lower than 300 from the mean
 LBFGS_STEPS = 140  # from the encoder too, where they end as low
-FAST_STEPS, FAST_LBFGS_STEPS = 100, 70  # the schedule is fitted to these steps: this is not a truncated longer run
+FAST_STEPS, FAST_LBFGS_STEPS = 100, 75  # the schedule is fitted to these steps: this is not a truncated longer run
 
 
 class InversionError(ValueError):

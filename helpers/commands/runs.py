@@ -84,7 +84,7 @@ class RunOptions:
     batch: int = option(8, "Photos that run together.", min=1)
     precision: str = option("fp32", "fp32, or bf16 activations: half the memory of a large generator.")
     checkpointing: bool = option(False, "Compute activations twice: less memory for a third more time.")
-    fast: bool = option(False, "70 steps of L-BFGS from the encoder's guess, or 100 of Adam without one.")
+    fast: bool = option(False, "75 steps of L-BFGS from the encoder's guess, or 100 of Adam without one.")
     noise: bool = option(False, "Fit the noise maps too, after the code (StyleGAN2).")
     noise_steps: int = option(600, "Steps of the noise search.", min=1)
     device: str | None = option(None, DEVICE)
