@@ -37,7 +37,7 @@ class Submission:
     """A student's notebook, taken apart."""
 
     order: list[Part] = field(default_factory=list)  # what runs, in the student's order
-    edited: list[str] = field(default_factory=list)  # what locked cells that were changed hold now
+    edited: list[str] = field(default_factory=list)  # what was changed in locked cells
     stubs: list[str] = field(default_factory=list)  # exercises that are as they were handed out
     own: dict[str, bytes] = field(default_factory=dict)  # Python files next to the notebook, which may be imported
 
@@ -63,7 +63,7 @@ def match(cells: list[dict], lesson: Lesson) -> Submission:
         if original is None and (items := _items(cell, source, lesson)):
             found.order.append(Part(source, items))
         elif original or (original := _similar(cell, source, locked)):
-            edited[original.id] = source if normal(source) != normal(original.source) else ""
+            edited[original.id] = _changes(normal(original.source), normal(source))
             if original.kind == "setup":
                 found.order.append(Part(original.source, setup=original.id))
             if edited[original.id] and (added := _added(original.source, source)):
@@ -115,6 +115,13 @@ def defined(source: str) -> set[str]:
         elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda | ast.Name | ast.Attribute | ast.Call):
             names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
     return names
+
+
+def _changes(original: str, theirs: str) -> str:
+    """Lines that are only in one of two sources."""
+    old, new = original.split("\n"), theirs.split("\n")
+    kept = {*old} & {*new}
+    return "\n".join(f"{sign} {x}" for sign, lines in (("-", old), ("+", new)) for x in lines if x not in kept)
 
 
 def _added(original: str, theirs: str) -> str:

@@ -6,6 +6,7 @@ A row or a point that was filled in is never lost: rows of students who are not 
 import csv
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from helpers.course.lessons import Cell, LessonError
@@ -86,19 +87,20 @@ def export(path: Path, rows: list[dict], roster: Path) -> list[str]:
     column = max(columns, key=hits.get, default=None)
     if column is None or not hits[column]:
         raise LessonError(f"no column of {roster.name} names a student as in grades.csv; add one with their folders.")
-    table = [[*columns, "total", *(rows[0]["parts"] if rows else []), "bonus"]]
+    sums = ["total", *(rows[0]["parts"] if rows else []), "bonus"]
+    table = [[*columns, *sums]]
     for person in people:
         row = totals.get(person[column])
-        points = [row["total"], *row["parts"].values(), row["bonus"]] if row else []
-        table.append([*(person.get(c, "") for c in columns), *(f"{p:g}" for p in points)])
-    write_csv(path, table)
+        points = [f"{p:g}" for p in (row["total"], *row["parts"].values(), row["bonus"])] if row else [""] * len(sums)
+        table.append([*(person.get(c, "") for c in columns), *points])
+    write_csv(path, table, str)  # an id is one to the letter
     return sorted(set(totals) - {person.get(column) for person in people})
 
 
-def write_csv(path: Path, table: list[list[str]]) -> None:
-    """UTF-8 with a byte order mark, by which spreadsheets know it."""
+def write_csv(path: Path, table: list[list[str]], clean: Callable[[str], str] | None = None) -> None:
+    """UTF-8 with a byte order mark, by which spreadsheets know it; what looks like a formula gets a mark before it."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8-sig") as file:
-        csv.writer(file).writerows([[_harmless(cell) for cell in row] for row in table])
+        csv.writer(file).writerows([[(clean or _harmless)(cell) for cell in row] for row in table])
 
 
 def _harmless(text: str) -> str:

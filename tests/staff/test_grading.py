@@ -128,7 +128,7 @@ def test_pages_tell_why_and_run_no_script(graded):
     assert set(pages) == set(graded.rows)
     assert not any("<script" in page for page in pages.values())
     assert "stopped after 4 s" in pages["endless_function"]
-    assert "Changed; what was added counts" in pages["quiet0"]
+    assert "what was added (+) counts" in pages["quiet0"]
     reasons = {s["item"]: s["reason"] for s in graded.rows["quiet0"]["scores"]}
     assert reasons["1.1"].startswith("not done") and "code cell is not there" in reasons["1.7"]
 

@@ -206,7 +206,8 @@ def test_changed_missing_and_written_cells_are_told(tiny):
     book.write(tiny / "student.ipynb")
     cells = read_cells(tiny / "student.ipynb")
     found = match(cells, lesson)
-    assert ["np.ones(2), 0.75)" in source for source in found.edited] == [True] and "1.2" not in found.answers
+    assert [[line[:2] for line in changes.split("\n")] for changes in found.edited] == [["- ", "+ "]]
+    assert "np.ones(2), 0.75)" in found.edited[0] and "1.2" not in found.answers
     assert texts_of(cells, lesson)[-1] == ("1.Q", "Because.")
     assert [p.items for p in found.order if not p.setup] == [(f"1.{n}",) for n in (1, *range(3, 11))]
     with pytest.raises(LessonError, match="500"):

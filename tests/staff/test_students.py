@@ -216,6 +216,8 @@ def test_the_sheet_shows_what_was_written_and_a_roster_gives_the_ids_of_a_course
     rows, roster = list(graded.values()), tmp_path / "roster.csv"
     roster.write_text("Student;ID;Login\nAnna;17;-anna\nMüller, M.;18;Müller\nNobody;19;nobody\n", encoding="cp1252")
     assert manual.export(tmp_path / "lms.csv", rows, roster) == ["blank"]
+    lines = (tmp_path / "lms.csv").read_text(encoding="utf-8-sig").splitlines()
+    assert lines[1].startswith("Anna,17,-anna,") and lines[3] == "Nobody,19,nobody" + "," * (lines[0].count(",") - 2)
     table = {row["ID"]: row for row in manual.read_table(tmp_path / "lms.csv")}
     assert (table["17"]["total"], table["18"]["Student"], table["19"]["total"]) == (f"{FULL:g}", "Müller, M.", "")
     roster.write_text("ID\n1\n")
