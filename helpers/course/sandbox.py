@@ -32,6 +32,7 @@ COURSE, WORK = "/course", "/course/work"
 WRITABLE = ("/tmp", "/dev/shm", "/course/output", WORK)
 IMAGE, IMAGE_PYTHON = "gan-course-grader", "/usr/local/bin/python"
 MEMORY_FLOOR = GIBI  # bytes that must stay available on the machine, whoever takes them
+HELD = ("Pss_Anon", "Pss_Shmem", "SwapPss")  # lines of smaps_rollup
 FIRST_UID = 200_000  # for root, every sandbox runs as a user of its own, so that its processes can be counted
 MOST_FILES = 200  # that come back
 NUMBERS = itertools.count(os.getpid() * 64)
@@ -330,7 +331,7 @@ def _memory(pids: list[int]) -> int:
     total, seen = 0, set()
     for pid in pids:
         with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as file:
-            total += sum(1024 * int(line.split()[1]) for line in file if line.startswith(("Pss_Anon", "Pss_Shmem")))
+            total += sum(1024 * int(line.split()[1]) for line in file if line.startswith(HELD))
         with contextlib.suppress(OSError):
             for descriptor in os.scandir(f"/proc/{pid}/fd"):
                 if os.readlink(descriptor.path).startswith("/memfd:"):
