@@ -48,7 +48,7 @@ def test_source_text_of_a_file_is_never_executed(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on memory is set through Linux's resource limits")
-def test_files_of_hostile_structure_and_mutated_ones(tmp_path, count=2_000):
+def test_files_of_hostile_structure_and_mutated_ones(tmp_path, count=1_000):
     """In a process with 300 MB above the file's size to spare and an audit hook that counts what code would do."""
     fuzz = Path(hostile.__file__).with_name("fuzz.py")
     done = subprocess.run([sys.executable, fuzz, tmp_path, str(count)], capture_output=True, text=True)
