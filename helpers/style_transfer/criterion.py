@@ -14,6 +14,7 @@ from helpers.style_transfer.statistics import STATISTICS, StyleError, full, stat
 CONTENT_LAYERS = ("conv3_3", "conv4_2")
 STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 STYLE_WEIGHT = 8.0  # with content 1; see the sweep of lesson 05
+SMOOTHNESS = 3.0  # total variation, of the style's weight: grain of single pixels goes, strokes stay
 PATCH_WEIGHT = 0.3  # a patch bank knows its image better than a network does: at 30 it copies whole objects
 PYRAMID = 96  # pixels: at this size the network's view spans whole strokes and whole subjects
 COLOURS = ("style", "luminance", "linear", "histogram")
@@ -35,7 +36,7 @@ class StyleOptions:
     style_weights: Tensor | Sequence[float] | None = None
     content_weight: float | Tensor = option(1.0, "Weight of the content.", min=0)
     style_weight: float | Tensor | None = option(None, "Weight of the style; 8, and 0.3 for patches.", min=0)
-    tv_weight: float | Tensor | None = option(None, "Of the total variation; the style's, 0 for patches.", min=0)
+    tv_weight: float | Tensor | None = option(None, "Of total variation; 3 times the style's, 0 for patches.", min=0)
     statistic: str = option("moments", f"{', '.join(STATISTICS)}, or patches of the style instead of a network.")
     colour: str = option("style", "style, or to keep the photo's: luminance, linear or histogram.")
     style_scale: float = option(1.0, "Size of the style relative to the result; 2 makes strokes twice as wide.")
@@ -56,7 +57,7 @@ class StyleOptions:
     def weights(self) -> dict[str, float | Tensor]:
         """Weights of the criterion by the names of its losses."""
         style = (PATCH_WEIGHT if self.patches else STYLE_WEIGHT) if self.style_weight is None else self.style_weight
-        tv = (0.0 if self.patches else style) if self.tv_weight is None else self.tv_weight
+        tv = (0.0 if self.patches else SMOOTHNESS * style) if self.tv_weight is None else self.tv_weight
         return {"content": self.content_weight, "style": style, "tv": tv}
 
     @property

@@ -56,8 +56,7 @@ class StylePanel(RunPanel):
             "steps": control("steps", (10, 500, 10), style_transfer.StyleOptions.steps),
             "seed": seed_box(),
         }
-        weight = style_transfer.STYLE_WEIGHT
-        weights = {"content_weight": 1.0, "style_weight": weight, "tv_weight": weight}
+        weights = {f"{name}_weight": weight for name, weight in style_transfer.StyleOptions().weights.items()}
         super().__init__(controls, weights, photos=photos, out=out, values=values)
 
     def react(self, name: str) -> None:
