@@ -11,8 +11,8 @@ LIMITS = {"z_dim": 8192, "w_dim": 8192, "mapping_layers": 64, "channel_base": 2*
 LIMITS |= {"c_dim": 100_000, "group_size": 4096, "conv_dim": 2048, "first_multiplier": 64}
 RESOLUTIONS = (16, 32, 64, 128, 256, 512, 1024)
 SPACES = ("z", "w", "w+")  # each has all that those before it have
-# Added to the seed of a sample: a network initialised with the same seed has the same numbers in its first layer, and
-# would map them to w twice as far from the mean as others.
+# The seed of samples instead of 0, with which the bundled networks were initialised: the numbers of their first layer,
+# drawn again as z, give w twice as far from the mean as others.
 STREAM = 2**20
 
 
@@ -70,7 +70,7 @@ class Generator(nn.Module):
     def sample(self, space: str, n: int = 1, seed: int = 0) -> Tensor:
         """``n`` random codes, the same on every device: z is standard normal, w a mapped z, w+ that w in every row."""
         self.check_space(space)
-        z = torch.randn(n, self.z_dim, generator=torch.Generator().manual_seed(seed + STREAM)).to(self.device)
+        z = torch.randn(n, self.z_dim, generator=torch.Generator().manual_seed(seed or STREAM)).to(self.device)
         with torch.no_grad():
             return self.convert(z, "z", space)
 

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import update_bn
 
 from helpers.features import fast_dtype
 from helpers.generators import load_discriminator, load_generator
+from helpers.generators.base import STREAM
 from helpers.generators.dcgan import DCGAN, DCGANDiscriminator
 from helpers.generators.discriminator import Discriminator
 from helpers.generators.stylegan2 import StyleGAN2
@@ -83,7 +84,7 @@ class GanTrainer(Trainer):
         self.bf16 = settings.bf16 and fast_dtype(device) == torch.bfloat16
         self.random = torch.Generator(device).manual_seed(settings.seed)
         with torch.random.fork_rng():
-            torch.manual_seed(settings.seed)
+            torch.manual_seed(settings.seed + STREAM)  # no sample of the same seed may have these numbers
             self.generator, self.discriminator = build_networks(settings)
             self.pretrained = PretrainedDiscriminator().to(device) if settings.pretrained else None
         if settings.start:
