@@ -66,8 +66,7 @@ def match(cells: list[dict], lesson: Lesson) -> Submission:
             edited[original.id] = _changes(normal(original.source), normal(source))
             if original.kind == "setup":
                 found.order.append(Part(original.source, setup=original.id))
-            if edited[original.id] and (added := _added(original.source, source)):
-                found.order.append(Part(added))
+            found.order += map(Part, _added(original.source, source) if edited[original.id] else [])
         else:
             found.order.append(Part(source))
     found.edited = [source[:MOST_SHOWN] for source in edited.values() if source]
@@ -124,10 +123,14 @@ def _changes(original: str, theirs: str) -> str:
     return "\n".join(f"{sign} {x}" for sign, lines in (("-", old), ("+", new)) for x in lines if x not in kept)
 
 
-def _added(original: str, theirs: str) -> str:
-    """Imports, definitions and assignments of an edited locked cell that the lesson's does not have."""
+def _added(original: str, theirs: str) -> list[str]:
+    """Imports, definitions and assignments that an edited locked cell has more than the lesson's.
+
+    Each runs on its own, as far as they are few: one that fails must not take the others with it.
+    """
     known = {ast.dump(node) for node in parsed(original)}
-    return "\n".join(ast.unparse(n) for n in parsed(theirs) if isinstance(n, KEPT) and ast.dump(n) not in known)
+    added = [ast.unparse(n) for n in parsed(theirs) if isinstance(n, KEPT) and ast.dump(n) not in known]
+    return added if len(added) <= 20 else ["\n".join(added)]
 
 
 def _similar(cell: dict, source: str, locked: list[Cell]) -> Cell | None:

@@ -127,7 +127,7 @@ def resets_on_top(book):
 
 def additions_to_locked_cells(book):
     book.find("first")["source"] += "\nimport math as m"
-    book.find("setup")["source"] += "\n%matplotlib inline\nfrom fractions import Fraction as F"
+    book.find("setup")["source"] += "\n%matplotlib inline\nx = load_network()\nfrom fractions import Fraction as F"
     book.find("check-1")["source"] += "\n\ndef blend(a, b, t):\n    return a * m.fsum([1, -t]) + b * t"
     for number in range(2, 11):
         book.answer(number, "F(1, 2)\nreturn blend(a, b, t)")
