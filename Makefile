@@ -26,7 +26,7 @@ setup:
 	@bash tools/setup.sh
 
 run: setup
-	@$(python) -m helpers $(if $(PHOTO),invert "$(PHOTO)" --noise --out output/photos,demo --out output/demo)
+	@$(python) -m helpers $(if $(PHOTO),invert "$(PHOTO)" --model stylegan2-cats-128 --noise --out output/photos,demo --out output/demo)
 
 # All three parts run even if an earlier one fails; two processes of one thread each are faster than one of two.
 # A notebook's cells must stay together: loadscope.
