@@ -34,7 +34,7 @@ def release(out: str | Path, root: str | Path = ROOT, repository: str = "", bran
     if (root / "manifest.json").exists():
         raise LessonError(f"{root} is a student release itself; release from the authored course.")
     lessons, branch = read_course(root), branch or _checked_out(root)
-    first = (root / "helpers" / "notebooks.py").read_text()
+    first = (root / "notebooks" / f"{lessons[0].stem}.ipynb").read_text(encoding="utf-8")
     repository = repository.removesuffix("/").removesuffix(".git") or ADDRESS.search(first)[0]
     out.mkdir(parents=True, exist_ok=True)
     for name in FOLDERS:
@@ -48,7 +48,6 @@ def release(out: str | Path, root: str | Path = ROOT, repository: str = "", bran
     (out / "README.md").write_text(_readme(lessons, repository, branch))
     project = out / "pyproject.toml"
     project.write_text(project.read_text().replace('["helpers", "staff"]', '["helpers"]'))
-    (out / "helpers" / "notebooks.py").write_text(pointed(first, repository, branch))
     for lesson in lessons:
         name = f"notebooks/{lesson.stem}.ipynb"
         student_notebook(root / name, out / name, repository, branch)

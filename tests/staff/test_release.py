@@ -85,8 +85,8 @@ def test_a_release_holds_no_solution_no_staff_and_no_output(released):
 
 
 def test_a_release_points_at_its_own_repository_and_branch(released):
-    readme, first = (released / "README.md").read_text(), (released / "helpers" / "notebooks.py").read_text()
-    for text in (first, *(path.read_text() for path in (released / "notebooks").glob("*.ipynb"))):
+    readme = (released / "README.md").read_text()
+    for text in (path.read_text() for path in (released / "notebooks").glob("*.ipynb")):
         assert "https://github.com/school/course" in text and "--branch=autumn" in text
         assert "gan-photo-editing/gan-photo-editing" not in text and "v0.1.0" not in text
     badges = re.findall(r"colab\.research\.google\.com/github/(\S+?)\)", readme)

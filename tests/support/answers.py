@@ -155,7 +155,7 @@ ANSWERS = {
         (0.8, ("torch.stack(history)", "torch.full((steps, len(targets)), 999.0)"), "begin with the PSNR"),
         (0.8, ("history.append(psnr(images.detach(), targets))", "history.append(loss.detach())")),
         (0, ("        optimizer.step()\n", ""), "rise by far more"),
-        ((0, 0.5), ("        optimizer.zero_grad()\n", "")),
+        ((0, 0.6), ("        optimizer.zero_grad()\n", "")),
         (0.7, ("if per_layer else 1.0", "if True else 1.0"), "same with per_layer=False"),
         (0, ("return [m.detach() for m in maps]", "return generator.fixed_noise(len(targets))")),
         (0, ("loss.sum().backward()", "(-loss).sum().backward()")),
