@@ -34,8 +34,9 @@ def release(out: str | Path, root: str | Path = ROOT, repository: str = "", bran
     if (root / "manifest.json").exists():
         raise LessonError(f"{root} is a student release itself; release from the authored course.")
     lessons, branch = read_course(root), branch or _checked_out(root)
-    first = (root / "notebooks" / f"{lessons[0].stem}.ipynb").read_text(encoding="utf-8")
-    repository = repository.removesuffix("/").removesuffix(".git") or ADDRESS.search(first)[0]
+    cells = nbformat.read(root / "notebooks" / f"{lessons[0].stem}.ipynb", as_version=4).cells
+    repository = repository.removesuffix("/").removesuffix(".git")
+    repository = repository or next(found[0] for cell in cells if (found := ADDRESS.search(cell.source)))
     out.mkdir(parents=True, exist_ok=True)
     for name in FOLDERS:
         if (root / name).is_dir():

@@ -94,6 +94,11 @@ def test_a_release_points_at_its_own_repository_and_branch(released):
     assert "git clone --branch=autumn https://github.com/school/course" in readme and "{" not in readme
 
 
+def test_without_an_address_a_release_points_where_the_course_does(tmp_path):
+    release(tmp_path / "course")
+    assert "https://github.com/gan-photo-editing/gan-photo-editing" in (tmp_path / "course" / "README.md").read_text()
+
+
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
 def test_a_notebook_as_it_was_released_counts_as_unchanged(released, lesson):
     found = match(read_cells(released / "notebooks" / f"{lesson.stem}.ipynb"), lesson)
