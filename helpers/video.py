@@ -46,10 +46,12 @@ def write_mp4(path: str | os.PathLike, frames: Frames, fps: float = 30, sound: s
 
     sound: a film or sound file whose first sound track is added.
     """
-    options = {} if sound is None else {"audio_path": str(Path(sound).resolve()), "audio_codec": "aac"}
+    options = H264 | {"output_params": [*H264["output_params"]]}  # imageio adds the sound's to this list
+    if sound is not None:
+        options |= {"audio_path": str(Path(sound).resolve()), "audio_codec": "aac"}
     with atomic_path(path) as temporary:
         target = str(temporary.resolve())  # ffmpeg takes -x for an option and 12:30 for a protocol
-        with closing(imageio.v2.get_writer(target, fps=fps, **H264, **options)) as writer:
+        with closing(imageio.v2.get_writer(target, fps=fps, **options)) as writer:
             for pixels in _frames(path, frames, fps, ".mp4"):
                 odd = [(0, side % 2) for side in pixels.shape[:2]]  # the codec needs even sides
                 writer.append_data(np.pad(pixels, [*odd, (0, 0)], "edge"))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from helpers.images import ImageError, from_uint8
-from helpers.video import write_gif, write_mp4
+from helpers.video import read_film, write_gif, write_mp4
 from tests.support.spoil import smooth
 
 
@@ -64,3 +64,12 @@ def test_folders_that_ffmpeg_would_misread_and_odd_sides(folder, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     write_mp4(f"{folder}/-a.mp4", noise(257, 301, count=2))
     assert iio.imread(tmp_path / folder / "-a.mp4").shape == (2, 258, 302, 3)
+
+
+def test_a_film_with_sound_leaves_the_next_one_as_it_is(tmp_path):
+    silent, film = tmp_path / "silent.mp4", tmp_path / "film.mp4"
+    tone = [imageio_ffmpeg.get_ffmpeg_exe(), "-f", "lavfi", "-i", "sine=d=0.2", tmp_path / "tone.wav"]
+    subprocess.run(tone, check=True, capture_output=True)
+    write_mp4(film, torch.rand(4, 3, 32, 32), sound=tmp_path / "tone.wav")
+    write_mp4(silent, torch.rand(4, 3, 32, 32))
+    assert [read_film(path, 32)[1] for path in (film, silent)] == [True, False]

@@ -157,10 +157,11 @@ def test_rosinality_with_all_that_training_adds(tmp_path):
 @pytest.mark.parametrize(("zipped", "resolution"), [(True, 16), (False, 16), (True, 128)])
 def test_stylegan_pt(tmp_path, zipped, resolution):
     original = tiny.stylegan1(resolution=resolution, eps=1e-5)
+    original.compute_statistics()
     loaded = load_generator(files.stylegan1_pt(tmp_path / "ffhq.for_g_all.pt", original, zipped))
     assert loaded.config == original.config
     assert same_images(original, loaded, noise=False) < 1e-5
-    assert torch.allclose(loaded.mean("w"), original.mean("w"), atol=0.05)
+    assert torch.allclose(loaded.mean("w"), original.mean("w"), atol=1e-4)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
