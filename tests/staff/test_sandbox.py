@@ -173,7 +173,7 @@ def test_nothing_outlives_a_grader_that_is_killed(tmp_path):
 PODMAN = """#!/bin/sh
 echo "$@" >> {log}
 for part in "$@"; do
-  case $part in --volume=*:/course/work/results) place=${{part#--volume=}}; echo here > "${{place%%:*}}/proof";; esac
+  case $part in --volume=*:{work}/results) place=${{part#--volume=}}; echo here > "${{place%%:*}}/proof";; esac
 done
 test "$1" != run || exec {then}
 """
@@ -183,7 +183,7 @@ test "$1" != run || exec {then}
 def test_an_engine_is_asked_to_run_and_to_remove_a_container(attempt, then, ended, tmp_path_factory, monkeypatch):
     """A stand-in for podman, as the engine itself may not be here."""
     folder = tmp_path_factory.mktemp("bin")
-    (folder / "podman").write_text(PODMAN.format(log=folder / "log", then=then))
+    (folder / "podman").write_text(PODMAN.format(log=folder / "log", then=then, work=sandbox.WORK))
     (folder / "podman").chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     assert "container" in sandbox.available()
