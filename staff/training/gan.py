@@ -346,7 +346,8 @@ def export_gan(checkpoint: str | Path, path: str | Path) -> Path:
     generator, discriminator = build_networks(GanSettings(**settings))
     generator.load_state_dict(state["average"])
     discriminator.load_state_dict(state["discriminator"])
-    update_bn((generator.sample("z", 100, seed) for seed in range(20)), generator)  # of a DCGAN: averages have none
+    # averaged weights need statistics of their own in batch norm, which only a DCGAN has
+    update_bn((generator.sample("z", 100, seed) for seed in range(20)), generator)
     generator.eval().compute_statistics()
     tensors = {f"generator.{k}": v for k, v in generator.state_dict().items()}
     tensors |= {f"discriminator.{k}": v for k, v in discriminator.state_dict().items()}
