@@ -1,1 +1,1 @@
-"""Thin modules behind the notebooks: images, generators, features, losses and inversion."""
+"""Thin modules behind the notebooks: images, generators, features, losses and inversion. Bad input is a ValueError."""

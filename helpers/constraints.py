@@ -20,19 +20,15 @@ LUMA = (0.299, 0.587, 0.114)  # Rec. 601
 WISHES = ("colour", "edge", "perceptual", "warp")  # what ties an image to a sketch
 
 
-class ConstraintError(ValueError):
-    """A constraint that cannot be computed from what it was given."""
-
-
 def hog(images: Tensor, mask: Tensor | None = None) -> Tensor:
     """Histograms of oriented gradients (Dalal and Triggs 2005), differentiable: (B, 8, H / 8, W / 8).
 
     Each pixel of images (B, 3, H, W) votes with the length of its gradient for its direction, modulo half a turn; the
     vote is shared by the two nearest bins in proportion. A cell's value is the mean over its pixels, whose votes a mask
-    (B or 1, 1, H, W) weighs. Raises ConstraintError for images smaller than a cell.
+    (B or 1, 1, H, W) weighs.
     """
     if min(images.shape[-2:]) < CELL:
-        raise ConstraintError(f"edges need images of at least {CELL} pixels a side; got {tuple(images.shape)}.")
+        raise ValueError(f"edges need images of at least {CELL} pixels a side; got {tuple(images.shape)}.")
     light = (images * images.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
     dy = F.pad(light[..., 2:, :] - light[..., :-2, :], (0, 0, 1, 1))
     dx = F.pad(light[..., 2:] - light[..., :-2], (1, 1))
@@ -66,7 +62,7 @@ class Constraint:
         if self.mask is not None:
             self.mask = as_mask(self.mask, name=f"the mask of {self.name}")
             if not (self.mask.sum((1, 2, 3)) > 0).all():
-                raise ConstraintError(f"the mask of {self.name} is empty, so it asks for nothing; mark what counts.")
+                raise ValueError(f"the mask of {self.name} is empty, so it asks for nothing; mark what counts.")
 
     def inside(self, images: Tensor) -> Tensor:
         """The images, without a gradient outside the mask."""
@@ -100,7 +96,7 @@ class Edge(Constraint):
         self.directions = normalised(found)
         self.cells = found.square().sum(1, keepdim=True).sqrt()  # stronger edges count more
         if self.cells.max() < 1e-3:
-            raise ConstraintError("the sketch has no edges under its mask; draw a line, or set the edge weight to 0.")
+            raise ValueError("the sketch has no edges under its mask; draw a line, or set the edge weight to 0.")
 
     def __call__(self, images: Tensor, codes: Tensor) -> Tensor:
         ours = normalised(hog(self.inside(images), self.mask))
@@ -137,7 +133,7 @@ class Warp(Constraint):
         region = as_mask(self.region, tuple(self.source.shape[-2:]), "the region of warp")
         self.target, self.mask = shifted(self.source, self.shift), shifted(region, self.shift)
         if self.mask.sum() == 0:
-            raise ConstraintError(f"the region is empty, or {self.shift} drags all of it out of the image.")
+            raise ValueError(f"the region is empty, or {self.shift} drags all of it out of the image.")
 
     __call__ = Colour.__call__
 
@@ -172,15 +168,13 @@ class Constraints(WeightedSum):
     """Weighted sum of constraints; a part is the unweighted value of one. ``weights`` may be changed during a search.
 
     ``start`` are the codes (B, ...) that the offsets of a search count from; None takes an offset as the code itself.
-    Raises ConstraintError if none with a weight ties the image to anything but the model, and for two of one name.
+    One with a weight must tie the image to more than the model.
     """
-
-    error = ConstraintError
 
     def __init__(self, constraints: Sequence[Constraint]):
         self.constraints, self.start = {constraint.name: constraint for constraint in constraints}, None
         if len(self.constraints) < len(constraints):
-            raise ConstraintError("two constraints have one name; give each kind once, with a mask that covers both.")
+            raise ValueError("two constraints have one name; give each kind once, with a mask that covers both.")
         weights = {name: constraint.weight for name, constraint in self.constraints.items()}
         super().__init__(weights, anchors=self.wishes or WISHES)
 

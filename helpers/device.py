@@ -12,10 +12,6 @@ OTHERS = "close the programs and notebooks that use it (nvidia-smi lists them), 
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
-class DeviceError(ValueError):
-    """The device cannot be used; the message says how to make it usable."""
-
-
 def pick_device(name: str | torch.device | None = None) -> torch.device:
     """Device of that name ("cpu", "cuda", "cuda:1", "mps"), checked; without a name CUDA if it is usable, else the CPU.
 
@@ -26,22 +22,22 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
     if torch.cuda.is_available():
         try:
             return check_device(torch.device("cuda", torch.cuda.current_device()))
-        except DeviceError as error:
+        except ValueError as error:
             warnings.warn(f"{error} (running on the CPU instead)", stacklevel=2)
     return torch.device("cpu")
 
 
 def check_device(name: str | torch.device, memory: float = MEMORY_NEEDED) -> torch.device:
-    """The device, if it runs a kernel and has ``memory`` GB free; else DeviceError, with the fix."""
+    """The device, if it runs a kernel and has ``memory`` GB free; else ValueError, with the fix."""
     device = _parse(name)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("The device mps is not available here, it needs macOS on Apple silicon: use --device cpu.")
+        raise ValueError("The device mps is not available here, it needs macOS on Apple silicon: use --device cpu.")
     if device.type == "cuda":
         _check_cuda(device)
     free, remedy = free_memory(device), OTHERS if device.type != "cpu" else "close other programs and notebooks"
     if free < memory:
         needs = f"{free:.1f} GB of memory are free on {device}, but the lessons need {memory:.1f} GB"
-        raise DeviceError(f"{needs}: {remedy}.")
+        raise ValueError(f"{needs}: {remedy}.")
     return device
 
 
@@ -78,7 +74,7 @@ def _parse(name: str | torch.device) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda", "mps"):
-        raise DeviceError(f"Expected the device cpu, cuda, cuda:N or mps, got {str(name)!r}: use one of these.")
+        raise ValueError(f"Expected the device cpu, cuda, cuda:N or mps, got {str(name)!r}: use one of these.")
     return device
 
 
@@ -86,22 +82,22 @@ def _check_cuda(device: torch.device) -> None:
     if not torch.cuda.is_available():
         fix = "install a torch that was built with CUDA" if torch.version.cuda is None else "update the NVIDIA driver"
         reason = f"The device {device} cannot be used, torch {torch.__version__} finds no CUDA card"
-        raise DeviceError(f"{reason}: {fix}, or use --device cpu.")
+        raise ValueError(f"{reason}: {fix}, or use --device cpu.")
     count = torch.cuda.device_count()
     if device.index is not None and device.index >= count:
-        raise DeviceError(f"The device {device} does not exist, there are {count}: use cuda:0 to cuda:{count - 1}.")
+        raise ValueError(f"The device {device} does not exist, there are {count}: use cuda:0 to cuda:{count - 1}.")
     try:
         _run_kernel(device)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         if "no kernel image" not in reason:  # a card so full, or so broken, that not even its context can be made
-            raise DeviceError(f"The device {device} does not answer ({reason}): {OTHERS}.") from error
+            raise ValueError(f"The device {device} does not answer ({reason}): {OTHERS}.") from error
         capability = torch.cuda.get_device_capability(device)
         old = capability < (7, 5)  # torch 2.15 and newer have no kernels for these
         fix = "conda env create -f environment-v100.yml" if old else "pip install --upgrade torch torchvision"
         which = f"compute capability {capability[0]}.{capability[1]} ({torch.cuda.get_device_name(device)})"
         reason = f"torch {torch.__version__} has no kernels for {which}"
-        raise DeviceError(f"{reason}: {fix}, or use --device cpu.") from error
+        raise ValueError(f"{reason}: {fix}, or use --device cpu.") from error
 
 
 def _run_kernel(device: torch.device) -> None:

@@ -15,10 +15,6 @@ from helpers.weights import WeightsError, load_weights, registry
 GROUPS = 8  # group norm keeps the samples of a batch independent
 
 
-class EncoderError(ValueError):
-    """There is no encoder for a generator or space, or its input is not an image."""
-
-
 class Block(nn.Module):
     """Residual block; ``stride`` 2 halves the size."""
 
@@ -75,11 +71,11 @@ class Encoder(nn.Module):
         """
         space = space or self.space
         if self.space not in generator.spaces or generator.code_shape(self.space) != self.shape:
-            raise EncoderError(f"this encoder predicts {self.space} codes of {self.shape}; use its own generator.")
+            raise ValueError(f"this encoder predicts {self.space} codes of {self.shape}; use its own generator.")
         mask = images.new_ones(1, 1, *images.shape[-2:]) if mask is None else mask
         if images.ndim != 4 or images.shape[1] != 3 or mask.shape[-2:] != images.shape[-2:]:
             takes = "the encoder takes images (B, 3, H, W) and a mask (B or 1, 1, H, W) of the same size"
-            raise EncoderError(f"{takes}; got {tuple(images.shape)} and {tuple(mask.shape)}.")
+            raise ValueError(f"{takes}; got {tuple(images.shape)} and {tuple(mask.shape)}.")
         mask = mask.expand(len(images), -1, -1, -1)
         if images.shape[-1] != self.resolution:
             images, mask = resize(images, self.resolution), mask_pyramid(mask, [self.resolution])[0]
@@ -88,7 +84,7 @@ class Encoder(nn.Module):
             return Latents(space, code)
         if (self.space, space) == ("w+", "w"):
             return Latents(space, code.mean(1))
-        raise EncoderError(f"the encoder predicts {self.space}, which cannot become {space}; choose w or w+.")
+        raise ValueError(f"the encoder predicts {self.space}, which cannot become {space}; choose w or w+.")
 
 
 def load_encoder(generator: Generator | str | Path) -> Encoder:
@@ -104,7 +100,7 @@ def load_encoder(generator: Generator | str | Path) -> Encoder:
         return read_encoder(path).to(getattr(generator, "device", "cpu"))
     if not source.endswith(".safetensors") and f"{source}-encoder" not in registry():
         reason = f"there is no encoder for the generator {source or 'without a name'!r}"
-        raise EncoderError(f"{reason}; train one with `python -m helpers train encoder` or choose another start.")
+        raise ValueError(f"{reason}; train one with `python -m helpers train encoder` or choose another start.")
     source = source if source.endswith(".safetensors") else f"{source}-encoder"
     tensors, config = load_weights(source)
     try:

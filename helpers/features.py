@@ -19,10 +19,6 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's photos
 TORCHVISION = ("vgg19", "vgg16")  # their files have 548 and 528 MB
 
 
-class FeatureError(ValueError):
-    """A feature network, layer or image that cannot be used."""
-
-
 @dataclass(frozen=True)
 class FeatureConfig:
     """Channels and number of 3x3 convolutions, with a border of one zero, of each block; 2x2 pooling between blocks."""
@@ -94,7 +90,7 @@ class Features(nn.Module):
     def __init__(self, config: FeatureConfig, name: str = "", pooling: str = "max"):
         super().__init__()
         if pooling not in POOLS:
-            raise FeatureError(f"Expected pooling {', '.join(POOLS)}; got {pooling!r}.")
+            raise ValueError(f"Expected pooling {', '.join(POOLS)}; got {pooling!r}.")
         self.config, self.name, self.pooling = config, name, pooling
         self.layers = config.names  # number n is layers[n - 1]
         self.normalize, self.convs = Normalize(), config.build()
@@ -102,7 +98,7 @@ class Features(nn.Module):
         self.eval()
 
     def locate(self, layer: int | str) -> tuple[int, bool]:
-        """Index of the convolution from 0, and whether the output after its ReLU is meant. Raises FeatureError."""
+        """Index of the convolution from 0, and whether the output after its ReLU is meant."""
         places = {}
         for index, name in enumerate(self.layers):
             places |= dict.fromkeys((index + 1, name), (index, False)) | {name.replace("conv", "relu"): (index, True)}
@@ -110,17 +106,17 @@ class Features(nn.Module):
             return places[layer]
         known = f"1…{len(self.layers)}, conv1_1…{name} or relu1_1…{name.replace('conv', 'relu')}"
         blocks = ", ".join(f"{d} in block {b}" for b, d in enumerate(self.config.depths, 1))
-        raise FeatureError(f"{self.name or 'This network'} has no layer {layer!r}; it has {known} ({blocks}).")
+        raise ValueError(f"{self.name or 'This network'} has no layer {layer!r}; it has {known} ({blocks}).")
 
     def check(self, images: Tensor, last: int) -> None:
-        """Raise FeatureError unless images (B, 3, H, W) are large enough for the convolution of index `last`."""
+        """Raise ValueError unless images (B, 3, H, W) are large enough for the convolution of index `last`."""
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             found = f"{images.dtype} {tuple(images.shape)}"
-            raise FeatureError(f"Expected float images (B, 3, H, W) in [0, 1], got {found}; convert them first.")
+            raise ValueError(f"Expected float images (B, 3, H, W) in [0, 1], got {found}; convert them first.")
         least, (height, width) = 2 ** (self.config.convs[last][0] - 1), images.shape[2:]
         if min(height, width) < least:
             needed = f"{self.layers[last]} needs images of at least {least}x{least} pixels"
-            raise FeatureError(f"{needed}, got {height}x{width}; enlarge them or ask for an earlier layer.")
+            raise ValueError(f"{needed}, got {height}x{width}; enlarge them or ask for an earlier layer.")
 
     def forward(self, images: Tensor, layers: int | str | Iterable[int | str]) -> dict[int | str, Tensor]:
         """Layer to activations (B, C, H / 2^(b-1), W / 2^(b-1)) in block b, under the keys they were asked by.
@@ -208,7 +204,7 @@ def _load_torchvision(name: str) -> dict[str, Tensor]:
         raise weights.WeightsError(f"{str(error).rstrip('.')}; or use vgg19-slim, which is bundled.") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         remedy = "delete it to download it again"
-        raise FeatureError(f"{path} holds no tensors ({type(error).__name__}); {remedy}.") from error
+        raise ValueError(f"{path} holds no tensors ({type(error).__name__}); {remedy}.") from error
 
 
 def load_features(
@@ -218,7 +214,6 @@ def load_features(
     (bundled), or a file.
 
     None or "auto" is vgg19 where its file is on disk, vgg19-slim elsewhere; pooling None is that of its training.
-    Raises FeatureError or WeightsError.
     """
     facts = {}
     if name in (None, "auto"):
@@ -231,13 +226,13 @@ def load_features(
         try:
             config = FeatureConfig(tuple(facts["widths"]), tuple(facts["depths"]))
         except KeyError as error:
-            raise FeatureError(f"{name} is not a feature network: its config has no {error}.") from error
+            raise ValueError(f"{name} is not a feature network: its config has no {error}.") from error
     else:
-        raise FeatureError(f"Unknown feature network {str(name)!r}; known are: auto, {', '.join(CONFIGS)}.")
+        raise ValueError(f"Unknown feature network {str(name)!r}; known are: auto, {', '.join(CONFIGS)}.")
     stem = Path(name).stem if name not in CONFIGS else name
     network = Features(config, stem, pooling or facts.get("pooling", "max"))
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise FeatureError(f"The tensors of {name} do not fit its layers; get or export the file again.") from error
+        raise ValueError(f"The tensors of {name} do not fit its layers; get or export the file again.") from error
     return network.to(device or "cpu")

@@ -34,10 +34,6 @@ LBFGS_STEPS = 140  # from the encoder too, where they end as low
 FAST_STEPS, FAST_LBFGS_STEPS = 100, 75  # the schedule is fitted to these steps: this is not a truncated longer run
 
 
-class InversionError(ValueError):
-    """An inversion that cannot start."""
-
-
 class Variables:
     """What moves in a phase, as parameters of an Optimization: the offset of the code from the start of the search."""
 
@@ -76,7 +72,7 @@ class LatentSearch(Chain):
     ``index``; ``offset`` is that of their code from the start, ``latents``, whose noise maps are kept. ``lr`` is in
     standard deviations of the space, None each phase's own; ``rows`` are the indices of the w+ rows that are free;
     ``until`` is the share by which the loss must still fall in 20 steps of the last phase, None takes all steps.
-    Raises GeneratorError for latents of another generator, OptimizationError when all samples are frozen.
+    Raises ValueError when all samples are frozen.
     """
 
     generator: Generator
@@ -168,8 +164,7 @@ class Inversion(LatentSearch):
 
     One target with weights of shape (B,) is a table of B settings. ``changes`` replace fields of the InversionOptions;
     ``criterion.weights`` may be changed while it runs. Latents as ``start``, like the encoder's, skip all phases but
-    those of the space. Raises InversionError for targets or options that do not fit, EncoderError where no encoder
-    leads to the space, and GeneratorError where there is no such space.
+    those of the space.
     """
 
     def __init__(self, generator: Generator, targets: Tensor, space: str = "w+", options=None, **changes):
@@ -188,9 +183,9 @@ class Inversion(LatentSearch):
         if start is None:
             start = "best" if self.phases[0].space == "z" or options.restarts > 1 else "mean"
         if steps < 1 or options.restarts < 1:
-            raise InversionError(f"at least 1 step and 1 start are needed; got {steps} and {options.restarts}.")
+            raise ValueError(f"at least 1 step and 1 start are needed; got {steps} and {options.restarts}.")
         if options.restarts > 1 and start not in ("sample", "best"):
-            raise InversionError('several starts differ only if they are samples; use start="sample" or "best".')
+            raise ValueError('several starts differ only if they are samples; use start="sample" or "best".')
         if start == "encoder":
             from helpers.encoder import load_encoder
 
@@ -209,7 +204,7 @@ class Inversion(LatentSearch):
         batch = max(lengths.values())
         if any(length not in (1, batch) for length in lengths.values()):
             names = ", ".join(f"{length} {name}" for name, length in lengths.items())
-            raise InversionError(f"all batches must have the same length or 1; got {names}.")
+            raise ValueError(f"all batches must have the same length or 1; got {names}.")
         return batch
 
     def _first_latents(self, start: str | Latents, batch: int) -> Latents:
@@ -221,11 +216,11 @@ class Inversion(LatentSearch):
             return start.apply(lambda t: t.detach().expand(batch, *t.shape[1:]).clone())
         if start == "mean" and space == "z":
             # both families normalise z or its first activations, which divides by 0 at z = 0
-            raise InversionError('z cannot start at its mean: z = 0 has no direction; use start="best" or "sample".')
+            raise ValueError('z cannot start at its mean: z = 0 has no direction; use start="best" or "sample".')
         if start == "best":
             return Latents(space, self._best_candidates(space, batch))
         if start not in STARTS:
-            raise InversionError(f"start must be {', '.join(STARTS)} or Latents; got {start!r}.")
+            raise ValueError(f"start must be {', '.join(STARTS)} or Latents; got {start!r}.")
         code = generator.mean(space) if start == "mean" else generator.sample(space, options.restarts, options.seed)
         return Latents(space, code.repeat(batch, *[1] * (code.ndim - 1)))
 
@@ -268,10 +263,10 @@ def project(generator: Generator, targets: Tensor, space: str = "w+", **options)
 
 
 def check_targets(generator: Generator, targets: Tensor) -> None:
-    """Raise InversionError unless targets are images at the generator's resolution, finite and in [0, 1]."""
+    """Raise ValueError unless targets are images at the generator's resolution, finite and in [0, 1]."""
     size = generator.resolution
     if targets.ndim != 4 or tuple(targets.shape[1:]) != (3, size, size):
         found = f"got {tuple(targets.shape)}: read the photo with read_image(path, size={size})"
-        raise InversionError(f"targets must be (B, 3, {size}, {size}) for this generator; {found}.")
+        raise ValueError(f"targets must be (B, 3, {size}, {size}) for this generator; {found}.")
     if not in_range(targets):
-        raise InversionError("targets must be finite and in [0, 1]; read them with read_image().")
+        raise ValueError("targets must be finite and in [0, 1]; read them with read_image().")

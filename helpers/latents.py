@@ -17,10 +17,6 @@ from helpers.files import atomic_path
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".pkl")  # of files that may hold latents
 
 
-class LatentsError(ValueError):
-    """Latents that do not fit together, or a file that does not hold any."""
-
-
 @dataclass
 class Latents:
     """A batch of codes in one latent space, with the noise maps that belong to them."""
@@ -54,9 +50,9 @@ class Latents:
 
 
 def join(parts: list[Latents]) -> Latents:
-    """One batch of several; LatentsError unless all are in one space and all or none have noise maps."""
+    """One batch of several, all in one space, all or none with noise maps."""
     if len({(p.space, p.noise is None) for p in parts}) != 1:
-        raise LatentsError("only latents of one space, all with or all without noise maps, can be joined in one batch.")
+        raise ValueError("only latents of one space, all with or all without noise maps, can be joined in one batch.")
     noise = [torch.cat(maps) for maps in zip(*(p.noise or [] for p in parts), strict=True)]
     return Latents(parts[0].space, torch.cat([p.code for p in parts]), noise or None)
 
@@ -66,12 +62,12 @@ def interpolate(a: Latents, b: Latents, t: float | Tensor) -> Latents:
 
     z follows the great circle, because a straight line cuts through the empty inside of a sphere (White, "Sampling
     Generative Networks", 2016); the rest is linear. a, b: batches of 1 or of equal length; t: a number, or (T,) with
-    batches of 1: T latents. Raises LatentsError for latents of different kinds.
+    batches of 1: T latents.
     """
     if a.space != b.space:
-        raise LatentsError(f"only latents of one space can be interpolated; got {a.space} and {b.space}.")
+        raise ValueError(f"only latents of one space can be interpolated; got {a.space} and {b.space}.")
     if (a.noise is None) != (b.noise is None):
-        raise LatentsError("latents can be interpolated if both or neither have noise maps; add maps to the other.")
+        raise ValueError("latents can be interpolated if both or neither have noise maps; add maps to the other.")
     t = torch.as_tensor(t, dtype=a.code.dtype, device=a.code.device)
     weight = t.reshape(-1, *[1] * (a.code.ndim - 1))
     code = _slerp(a.code, b.code, weight) if a.space == "z" else torch.lerp(a.code, b.code, weight)
@@ -108,15 +104,11 @@ def save_latents(path: str | Path, latents: Latents, *, extra: dict | None = Non
 
 
 def load_latents(path: str | Path) -> tuple[Latents, dict[str, str]]:
-    """Read latents and their metadata that ``save_latents`` or other projectors wrote; LatentsError for other files."""
+    """Read latents and their metadata that ``save_latents`` or other projectors wrote."""
     if Path(path).suffix.lower() in SUFFIXES[1:]:
-        from helpers.generators.checkpoints import CheckpointError  # foreign files are rare, their readers long
-        from helpers.generators.checkpoints.projections import read_projection
+        from helpers.generators.checkpoints.projections import read_projection  # foreign files are rare, readers long
 
-        try:
-            code, noise = read_projection(path)
-        except CheckpointError as error:
-            raise LatentsError(str(error)) from error
+        code, noise = read_projection(path)
         return Latents("w+" if code.ndim == 3 else "w", code, noise), {}
     try:
         with safe_open(path, "pt") as file:
@@ -125,4 +117,4 @@ def load_latents(path: str | Path) -> tuple[Latents, dict[str, str]]:
             noise = [file.get_tensor(name) for name in sorted(file.keys()) if name.startswith("noise.")]
         return Latents(metadata.pop("space"), code, noise or None), metadata
     except (OSError, SafetensorError, KeyError) as error:
-        raise LatentsError(f"expected latents that this project wrote (.safetensors), got {path}: {error}") from error
+        raise ValueError(f"expected latents that this project wrote (.safetensors), got {path}: {error}") from error

@@ -13,10 +13,6 @@ from helpers.images import read_image, to_uint8
 KINDS = ("jsonl", "tensorboard", "wandb", "none")
 
 
-class LogError(ValueError):
-    """An unknown kind of log, or one whose package is missing."""
-
-
 @dataclass
 class RunLog(AbstractContextManager):
     """Where a run reports what it does; use it with ``with``."""
@@ -73,7 +69,7 @@ def open_log(kind: str, folder: str | Path, settings: dict) -> RunLog:
     Weights & Biases reads TensorBoard's files as they are written; offline unless WANDB_MODE says otherwise.
     """
     if kind not in KINDS:
-        raise LogError(f"--log must be one of {', '.join(KINDS)}; got {kind!r}.")
+        raise ValueError(f"--log must be one of {', '.join(KINDS)}; got {kind!r}.")
     log = RunLog(Path(folder))
     if kind == "none":
         return log
@@ -91,7 +87,7 @@ def open_log(kind: str, folder: str | Path, settings: dict) -> RunLog:
             log.run.config.update(settings)
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise LogError(f"--log {kind} needs its package: pip install {kind}.") from error
+        raise ValueError(f"--log {kind} needs its package: pip install {kind}.") from error
     log.writer = SummaryWriter(str(folder))
     log.writer.add_text("settings", f"```\n{json.dumps(settings, indent=2, default=str)}\n```")
     return log

@@ -17,10 +17,6 @@ WEIGHTS = {"l1": 1.0, "l2": 0.0, "perceptual": 0.1, "delta": 0.0}
 LAYERS = ("conv1_2", "conv2_2", "conv3_2")
 
 
-class LossError(ValueError):
-    """A loss that cannot be computed from what it was given."""
-
-
 def lp_loss(images: Tensor, targets: Tensor, p: int = 1, mask: Tensor | None = None) -> Tensor:
     """Mean of |images - targets|^p, p 1 or 2, over channels and the mask's area: (B,)."""
     return masked_mean((images - targets).abs() if p == 1 else (images - targets).square(), mask)
@@ -85,30 +81,28 @@ class WeightedSum:
     A subclass computes ``parts(images, offset, index)``: the losses that are ``on``, unweighted. ``weights`` map names
     to a number, or (B,) for a table of settings; the dict is kept: it may be changed while a search runs. ``known`` are
     all names, ``anchors`` those that tie the result to something given: in every setting one of them needs a weight.
-    Raises LossError (or ``error``) for weights that are unknown, negative, not finite, or of different lengths.
     """
 
-    error: type[ValueError] = LossError
     repeats: int = 1  # rows of the batch per setting, where a search has several starts
 
     def __init__(self, weights: dict[str, float | Tensor], known: Collection[str] = (), anchors: Collection[str] = ()):
         self.weights = weights
         if unknown := sorted(set(weights) - set(known or weights)):
-            raise self.error(f"unknown loss {', '.join(unknown)}; the losses are {', '.join(known)}.")
+            raise ValueError(f"unknown loss {', '.join(unknown)}; the losses are {', '.join(known)}.")
         values = {name: torch.as_tensor(weight, dtype=torch.float32) for name, weight in weights.items()}
         if bad := [name for name, value in values.items() if not (value.isfinite() & (value >= 0)).all()]:
-            raise self.error(f"the weight of {', '.join(bad)} must be a finite number of at least 0.")
+            raise ValueError(f"the weight of {', '.join(bad)} must be a finite number of at least 0.")
         if len(lengths := {len(value) for value in values.values() if value.ndim} - {1}) > 1:
-            raise self.error(f"tables of weights must have one length; got {' and '.join(map(str, sorted(lengths)))}.")
+            raise ValueError(f"tables of weights must have one length; got {' and '.join(map(str, sorted(lengths)))}.")
         self.settings = max(lengths, default=1)  # length of the tables, 1 where all are numbers
         if anchors and not torch.as_tensor(sum(values[name] for name in anchors if name in values) > 0).all():
-            raise self.error(f"nothing ties the result to what was given; set the weight of {' or '.join(anchors)}.")
+            raise ValueError(f"nothing ties the result to what was given; set the weight of {' or '.join(anchors)}.")
 
     def __call__(self, images: Tensor, offset: Tensor | None = None, index=slice(None)) -> Loss:
         """Loss of images (b, 3, H, W) and latent offsets (b, ...), the samples ``index`` of the batch."""
         parts = self.parts(images, offset, index)
         if not parts:
-            raise self.error("every loss has weight 0, so there is nothing to minimise; raise a weight.")
+            raise ValueError("every loss has weight 0, so there is nothing to minimise; raise a weight.")
         return Loss(sum(self.weight(name, value, index) * value for name, value in parts.items()), parts)
 
     def on(self, name: str) -> bool:
@@ -133,7 +127,7 @@ class Criterion(WeightedSum):
     """Weighted sum of an L1, an L2, a perceptual and a latent-offset loss against fixed targets.
 
     What is missing in ``weights`` is 0, None is ``WEIGHTS``. ``features``, a network of ``load_features``, is needed
-    where the perceptual weight is not 0; ``layers`` are its conv layers, numbers or names. Raises LossError for bad
+    where the perceptual weight is not 0; ``layers`` are its conv layers, numbers or names. Raises ValueError for bad
     weights, missing features, or a mask that is of another size, outside [0, 1] or empty.
     """
 
@@ -153,7 +147,7 @@ class Criterion(WeightedSum):
 
     def _check_features(self) -> None:
         if self.features is None and self.on("perceptual"):
-            raise LossError("the perceptual loss needs a feature network; pass features=load_features() or weight 0.")
+            raise ValueError("the perceptual loss needs a feature network; pass features=load_features() or weight 0.")
 
     def parts(self, images: Tensor, offset: Tensor | None = None, index=slice(None)) -> dict[str, Tensor]:
         targets = self.pick(self.targets, index)
@@ -171,8 +165,8 @@ class Criterion(WeightedSum):
 def _check_mask(mask: Tensor, targets: Tensor) -> None:
     if mask.ndim != 4 or mask.shape[1:] != (1, *targets.shape[2:]):
         wanted = f"(B or 1, 1, {targets.shape[2]}, {targets.shape[3]})"
-        raise LossError(f"the mask must be {wanted}; got {tuple(mask.shape)}.")
+        raise ValueError(f"the mask must be {wanted}; got {tuple(mask.shape)}.")
     if not in_range(mask):
-        raise LossError("the mask must be in [0, 1], 1 where the image counts.")
+        raise ValueError("the mask must be in [0, 1], 1 where the image counts.")
     if (mask.sum((1, 2, 3)) == 0).any():
-        raise LossError("the mask is 0 everywhere, so nothing ties the result to the photo; mark what counts.")
+        raise ValueError("the mask is 0 everywhere, so nothing ties the result to the photo; mark what counts.")

@@ -21,39 +21,34 @@ OVERLAY = (1.0, 0.15, 0.35)  # RGB of previews: a pink that no fur has
 FARTHEST = 1000.0  # of a number in a description; beyond it the polygon's arithmetic overflows
 
 
-class MaskError(ValueError):
-    """Not a mask, or one that does not fit its image; the message says what was expected and what to do."""
-
-
 def as_mask(values: Tensor | np.ndarray, size: Size | None = None, name: str = "the mask") -> Tensor:
     """A mask float32 (B, 1, H, W) in [0, 1] from (H, W), (1, H, W), (H, W, 1) or (B, 1, H, W).
 
-    Whole numbers are 0 and 1, or 0-255 where one is above 1; floats are in [0, 1]. Raises MaskError, with ``name``, for
-    other values, another shape, or another size than ``size``.
+    Whole numbers are 0 and 1, or 0-255 where one is above 1; floats are in [0, 1]. ``name`` is for the error.
     """
     try:
         array = values.detach() if isinstance(values, Tensor) else np.asarray(values)
         numbers = array if isinstance(array, Tensor) else array.astype(np.float64, casting="same_kind")
     except (TypeError, ValueError) as error:  # ragged lists, texts, objects
-        raise MaskError(f"{name} must be an array of numbers in [0, 1]; got {error}.") from error
+        raise ValueError(f"{name} must be an array of numbers in [0, 1]; got {error}.") from error
     mask, shape = torch.as_tensor(numbers).float(), tuple(numbers.shape)
     if mask.ndim == 3 and shape[-1] == 1 and shape[0] != 1:
         mask = mask.movedim(-1, 0)
     mask = mask[None, None] if mask.ndim == 2 else mask[None] if mask.ndim == 3 else mask
     if mask.ndim != 4 or mask.shape[1] != 1 or 0 in mask.shape:
-        raise MaskError(f"{name} must be of shape (B, 1, H, W) or (H, W); got {shape}; give one channel.")
+        raise ValueError(f"{name} must be of shape (B, 1, H, W) or (H, W); got {shape}; give one channel.")
     (height, width), (h, w) = _pair(size or mask.shape[-2:]), mask.shape[-2:]
     if (h, w) != (height, width):
         advice = "make it at that size or read it with mask_from_file(path, size)"
-        raise MaskError(f"{name} must have the image's size, {width} x {height} pixels; got {w} x {h}; {advice}.")
+        raise ValueError(f"{name} must have the image's size, {width} x {height} pixels; got {w} x {h}; {advice}.")
     if "int" in getattr(array.dtype, "name", str(array.dtype)) and mask.max() > 1:
         mask = mask / 255
     if not mask.isfinite().all():
-        raise MaskError(f"{name} holds NaN or infinity; give values in [0, 1], 1 for the region.")
+        raise ValueError(f"{name} holds NaN or infinity; give values in [0, 1], 1 for the region.")
     if not in_range(mask):
         low, high = mask.min().item(), mask.max().item()
         hint = "divide it by 255" if high <= 255 and low >= 0 else "scale it to that range"
-        raise MaskError(f"{name} must be in [0, 1]; got values from {low:g} to {high:g}; {hint}.")
+        raise ValueError(f"{name} must be in [0, 1]; got values from {low:g} to {high:g}; {hint}.")
     return mask.clamp(0, 1)
 
 
@@ -65,7 +60,7 @@ def half(size: Size, side: str = "left", at: float = 0.5) -> Tensor:
     """Half plane (1, 1, H, W) at the left, right, top or bottom of a cut, ``at`` a fraction of the width or height."""
     boxes = {"left": (0, 0, at, 1), "right": (at, 0, 1, 1), "top": (0, 0, 1, at), "bottom": (0, at, 1, 1)}
     if side not in boxes:
-        raise MaskError(f"side must be one of {', '.join(boxes)}; got {side!r}.")
+        raise ValueError(f"side must be one of {', '.join(boxes)}; got {side!r}.")
     return box(size, boxes[side])
 
 
@@ -74,7 +69,7 @@ def box(size: Size, edges: Sequence[float]) -> Tensor:
     height, width = _pair(size)
     left, top, right, bottom = (float(edge) for edge in edges)
     if not (left <= right and top <= bottom):
-        raise MaskError(f"a box is (left, top, right, bottom) with left <= right and top <= bottom; got {edges}.")
+        raise ValueError(f"a box is (left, top, right, bottom) with left <= right and top <= bottom; got {edges}.")
     return (_covered(height, top, bottom)[:, None] * _covered(width, left, right))[None, None]
 
 
@@ -88,7 +83,7 @@ def _covered(pixels: int, start: float, stop: float) -> Tensor:
 def ellipse(size: Size, centre=(0.5, 0.5), radii=(0.25, 0.25), angle: float = 0.0) -> Tensor:
     """Ellipse (1, 1, H, W); centre (x, y) and radii (x, y) as fractions, angle in degrees, clockwise on the screen."""
     if min(radii) <= 0:
-        raise MaskError(f"the radii of an ellipse must be positive; got {tuple(radii)}.")
+        raise ValueError(f"the radii of an ellipse must be positive; got {tuple(radii)}.")
     (height, width), (x, y), turn = _pair(size), _samples(size), np.deg2rad(angle)
     x, y = x - centre[0] * width, y - centre[1] * height
     along = x * np.cos(turn) + y * np.sin(turn)
@@ -99,7 +94,7 @@ def ellipse(size: Size, centre=(0.5, 0.5), radii=(0.25, 0.25), angle: float = 0.
 def polygon(size: Size, points: Sequence[tuple[float, float]]) -> Tensor:
     """Polygon (1, 1, H, W); at least three corners (x, y) as fractions of width and height, closed by itself."""
     if len(points) < 3:
-        raise MaskError(f"a polygon needs at least 3 corners; got {len(points)}.")
+        raise ValueError(f"a polygon needs at least 3 corners; got {len(points)}.")
     height, width = (side * SUPERSAMPLING for side in _pair(size))
     corners = [(y * height - 0.5, x * width - 0.5) for x, y in points]  # rows and columns of sample centres
     return _pooled(torch.from_numpy(polygon2mask((height, width), corners)))
@@ -147,7 +142,7 @@ def mask_from_text(text: str, size: int) -> Tensor:
     """A mask (1, 1, size, size) from what a command line says: a name, a description, or an image file.
 
     That is a name of ``SHAPES``; "box:LEFT,TOP,RIGHT,BOTTOM", "ellipse:X,Y,RADIUS,RADIUS[,DEGREES]" or
-    "polygon:X,Y,X,Y,..." in fractions of the sides; else a path. MaskError also for a region of less than a pixel.
+    "polygon:X,Y,X,Y,..." in fractions of the sides; else a path. A region of less than a pixel is an error.
     """
     kind, _, numbers = text.partition(":")
     if text in SHAPES:
@@ -159,12 +154,12 @@ def mask_from_text(text: str, size: int) -> Tensor:
                 raise ValueError(f"numbers must lie within {FARTHEST:g} of 0; they are fractions of the sides.")
             mask = DESCRIBED[kind](size, values)
         except (TypeError, ValueError, IndexError) as error:
-            raise MaskError(f"{text[:60]!r} describes no {kind}: {error}") from error
+            raise ValueError(f"{text[:60]!r} describes no {kind}: {error}") from error
     elif os.path.exists(os.path.expanduser(text)):
         return mask_from_file(text, size)
     else:
         known = f"a mask is {', '.join(SHAPES)}, box:…, ellipse:…, polygon:… or an image file"
-        raise MaskError(f"{known}; {text[:60]!r} is none of them.")
+        raise ValueError(f"{known}; {text[:60]!r} is none of them.")
     _check_edge(mask, text[:60])
     return mask
 
@@ -174,7 +169,7 @@ def mask_from_file(source: Source, size: Size | None = None, name: str | None = 
 
     A file is transparent where at least one pixel in a thousand is less than half opaque. Label maps of two values (0
     and 1, black and a colour) become 0 and 1. size: side to which its central square is resized, or (height, width) for
-    the whole image. Raises MaskError for colours and for what selects (nearly) nothing or everything, or ImageError.
+    the whole image. Colours, and what selects (nearly) nothing or everything, are errors.
     """
     image, alpha = read_rgba(source, name)
     name = name or (Path(source).name if isinstance(source, str | os.PathLike) else "the mask")
@@ -196,18 +191,18 @@ def _lightness(image: Tensor, name: str) -> Tensor:
         return (light > 0).float()
     if coloured:
         kinds = "a mask is white where it selects and black elsewhere, or transparent"
-        raise MaskError(f"{kinds}; {name} has {len(levels)} colours; paint the region white on black.")
+        raise ValueError(f"{kinds}; {name} has {len(levels)} colours; paint the region white on black.")
     return light
 
 
 def _check_edge(mask: Tensor, name: str, least: float = 1.0) -> None:
-    """Raise MaskError unless some pixels (``least`` of them in all) are selected and some are not."""
+    """Raise ValueError unless some pixels (``least`` of them in all) are selected and some are not."""
     low, high = mask.min().item(), mask.max().item()
     nothing = mask.sum() < least or (least == 0 and high < 0.5)
     if nothing or (1 - mask).sum() < least or (least == 0 and low > 0.5):
         found = f"{name} selects (nearly) {'nothing' if nothing else 'everything'}"
         rule = "a mask is 1, white or opaque, where it selects, and 0 elsewhere"
-        raise MaskError(f"{found}, its values reach from {low:.3g} to {high:.3g}; {rule}.")
+        raise ValueError(f"{found}, its values reach from {low:.3g} to {high:.3g}; {rule}.")
 
 
 def mask_from_drawing(drawing: np.ndarray) -> Tensor:
@@ -242,9 +237,9 @@ def grow(mask: Tensor, radius: float) -> Tensor:
 
 
 def feather(mask: Tensor, radius: float) -> Tensor:
-    """Soften the edge by ``blur``; raises MaskError for a negative radius."""
+    """Soften the edge by ``blur``."""
     if radius < 0:
-        raise MaskError(f"the feather radius must be 0 or more pixels; got {radius}.")
+        raise ValueError(f"the feather radius must be 0 or more pixels; got {radius}.")
     return blur(mask, radius)
 
 

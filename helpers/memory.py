@@ -17,10 +17,6 @@ FEATURES = 90  # bytes per value of an image: vgg19-slim keeps 2 x 16 channels, 
 SMALL = 256**2  # pixels of a whole batch; below it all fit, and counting would take longer than a step
 
 
-class NotEnoughMemory(ValueError):
-    """A run that will not fit; the message says what makes it smaller."""
-
-
 class PeakOfTensors(TorchDispatchMode):
     """Within a ``with`` block counts the bytes of the tensors that are alive at once: ``peak``."""
 
@@ -72,7 +68,7 @@ def step_memory(generator: Generator, space: str = "w+", batch: int = 1, noise: 
 
 
 def check_memory(generator: Generator, space: str = "w+", noise: bool = False) -> None:
-    """Raise NotEnoughMemory, one sentence, unless a run of one photo fits into what is free on the device."""
+    """Raise ValueError, one sentence, unless a run of one photo fits into what is free on the device."""
     if generator.resolution**2 < SMALL:
         return
     needed, free = step_memory(generator, space, noise=noise), free_memory(generator.device)
@@ -81,7 +77,7 @@ def check_memory(generator: Generator, space: str = "w+", noise: bool = False) -
     full = getattr(generator, "dtype", None) == torch.float32 and fast_dtype(generator.device) == torch.bfloat16
     ways = ["--precision bf16"] * full + ["--checkpointing"] * (getattr(generator, "checkpointing", None) is False)
     what = f"{generator.resolution}² {space} needs about {needed:.1f} GB, {free:.1f} GB are free"
-    raise NotEnoughMemory(f"{what}: use {' or '.join(ways) or 'another machine'}.")
+    raise ValueError(f"{what}: use {' or '.join(ways) or 'another machine'}.")
 
 
 def chunk_that_fits(generator: Generator, space: str = "w+", batch: int = 1, noise: bool = False) -> int:

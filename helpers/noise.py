@@ -30,10 +30,6 @@ ORDERS = {  # name to its phases
 }
 
 
-class NoiseError(ValueError):
-    """A noise optimisation that cannot start."""
-
-
 @dataclass(frozen=True)
 class NoiseOptions:
     """How to fit noise maps; the fields with a help text are options of the command line."""
@@ -51,9 +47,9 @@ class NoiseOptions:
 
 
 def check_noise_maps(generator: Generator) -> None:
-    """Raise NoiseError for a generator without noise maps."""
+    """Raise ValueError for a generator without noise maps."""
     if not generator.noise_shapes:
-        raise NoiseError(f"this {generator.family} generator has no noise maps; use a StyleGAN2.")
+        raise ValueError(f"this {generator.family} generator has no noise maps; use a StyleGAN2.")
 
 
 class NoiseVariables(Variables):
@@ -86,7 +82,7 @@ class NoiseSearch(LatentSearch):
 
     The noise is searched in units of activations: a step of the same size in every layer is a step of 1/strength in
     its map. Otherwise Adam, at one rate for all maps, cannot travel far enough where the learned strength is small.
-    Latents without noise start from the fixed maps. Raises NoiseError for no noise maps, or an unknown order.
+    Latents without noise start from the fixed maps.
     """
 
     variables = NoiseVariables
@@ -94,7 +90,7 @@ class NoiseSearch(LatentSearch):
     def __init__(self, generator: Generator, criterion, latents: Latents, options=None, **changes):
         self.options = options = replace(options or NoiseOptions(), **changes)
         if options.order not in ORDERS:
-            raise NoiseError(f"the order must be one of {', '.join(ORDERS)}; got {options.order!r}.")
+            raise ValueError(f"the order must be one of {', '.join(ORDERS)}; got {options.order!r}.")
         check_noise_maps(generator)
         phases, rate = ORDERS[options.order], options.code_lr
         super().__init__(generator, criterion, latents, phases, options.steps, rate, options.optimizer)
@@ -147,12 +143,11 @@ def noise_inversion(
     """The search that fits noise maps to photos with a pixel loss alone, the code held (Mk_n of Image2StyleGAN++).
 
     targets: (B, 3, R, R) in [0, 1] at the generator's resolution; latents: what an inversion found, B, or 1 for all;
-    mask: (B or 1, 1, R, R) in [0, 1], where the pixels count. Raises NoiseError as NoiseSearch does and for another
-    number of latents; InversionError or LossError for targets and masks of another size, outside [0, 1] or empty.
+    mask: (B or 1, 1, R, R) in [0, 1], where the pixels count.
     """
     check_targets(generator, targets)
     if len(latents) not in (1, len(targets)):
-        raise NoiseError(f"latents must be one or one per target ({len(targets)}); got {len(latents)}.")
+        raise ValueError(f"latents must be one or one per target ({len(targets)}); got {len(latents)}.")
     latents = latents.apply(lambda t: t.expand(len(targets), *t.shape[1:]))
     return NoiseSearch(generator, Criterion(targets, weights={"l2": 1.0}, mask=mask), latents, **options)
 
@@ -164,10 +159,10 @@ def optimize_noise(*arguments, **options) -> Result:
 
 def partly_fitted(generator: Generator, latents: Latents, amount: float = 1.0, levels: int | None = None) -> Latents:
     """The code with part of its fitted noise: the coarsest maps, so many ``levels`` (None is all), on the way from the
-    fixed ones (amount 0) to its own (1). Raises NoiseError for latents without noise maps.
+    fixed ones (amount 0) to its own (1).
     """
     if latents.noise is None:
-        raise NoiseError("these latents have no noise maps; fit some with optimize_noise().")
+        raise ValueError("these latents have no noise maps; fit some with optimize_noise().")
     noise = generator.fixed_noise(len(latents))
     noise[:levels] = [torch.lerp(a, b, amount) for a, b in zip(noise[:levels], latents.noise[:levels], strict=True)]
     return Latents(latents.space, latents.code, noise)
@@ -177,10 +172,10 @@ def partly_fitted(generator: Generator, latents: Latents, amount: float = 1.0, l
 def fresh_noise_psnr(generator: Generator, targets: Tensor, latents: Latents, draws: int = 8, seed: int = 0) -> Tensor:
     """PSNR (B,) in dB of the code with new random noise, mean over ``draws``: what the code itself holds of the photo.
 
-    Each draw serves all B; noise maps in the latents are ignored. Raises NoiseError for no draws.
+    Each draw serves all B; noise maps in the latents are ignored.
     """
     if draws < 1:
-        raise NoiseError(f"at least one draw of noise is needed; got {draws}.")
+        raise ValueError(f"at least one draw of noise is needed; got {draws}.")
     noise = [generator.fresh_noise(1, seed=seed + draw) for draw in range(draws)]
     code = Latents(latents.space, latents.code)
     return torch.stack([psnr(shown(generator.synthesize(code, maps)), targets) for maps in noise]).mean(0)

@@ -35,10 +35,6 @@ def cosine(ramp: float = 0.05, decay: float = 0.5) -> Schedule:
     return factor
 
 
-class OptimizationError(ValueError):
-    """An optimisation that cannot start or continue."""
-
-
 class OptimizationWarning(UserWarning):
     """A run continues without a sample whose loss is not finite, or in smaller parts."""
 
@@ -70,17 +66,17 @@ class Optimization:
     The list ``parameters`` (B, ...) is changed; ``loss(parameters, index)`` gives the Loss of the samples ``index``;
     ``lr`` is one number or one per parameter, for "lbfgs" (see BatchLBFGS) the longest step; ``schedule`` is the factor
     of Adam's rate over the progress; ``chunk`` samples are evaluated at once, None is all; ``scale`` is a factor of the
-    loss in the gradient alone, against Adam's epsilon. Raises OptimizationError for bad options, or if all are frozen.
+    loss in the gradient alone, against Adam's epsilon. Raises ValueError for bad options, or if all are frozen.
     """
 
     def __init__(self, parameters, loss, *, steps=500, lr=0.1, optimizer="adam", schedule=None, chunk=None, scale=1.0):
         rates = [lr] * len(parameters) if isinstance(lr, int | float) else list(lr)
         if optimizer not in OPTIMIZERS:
-            raise OptimizationError(f"the optimizer must be one of {', '.join(OPTIMIZERS)}; got {optimizer!r}.")
+            raise ValueError(f"the optimizer must be one of {', '.join(OPTIMIZERS)}; got {optimizer!r}.")
         if steps < 1:
-            raise OptimizationError(f"the number of steps must be at least 1; got {steps}.")
+            raise ValueError(f"the number of steps must be at least 1; got {steps}.")
         if not all(math.isfinite(rate) and rate > 0 for rate in rates):
-            raise OptimizationError(f"the learning rate must be a positive number; got {rates}.")
+            raise ValueError(f"the learning rate must be a positive number; got {rates}.")
         self.parameters, self.loss, self.steps, self.rates = parameters, loss, steps, rates
         self.scale, self.schedule = scale, (schedule or cosine()) if optimizer == "adam" else constant()
         self.number, self.history, self.seconds = 0, {}, 0.0
@@ -144,7 +140,7 @@ class Optimization:
             except torch.OutOfMemoryError as error:
                 if self.chunk == 1:
                     fix = "close other programs that use it, or choose smaller images, --precision bf16 or --device cpu"
-                    raise OptimizationError(f"the device's memory is too short for one sample alone; {fix}.") from error
+                    raise ValueError(f"the device's memory is too short for one sample alone; {fix}.") from error
             self.chunk = (self.chunk + 1) // 2
             self._warn_of_parts()
             torch.cuda.empty_cache()
@@ -173,14 +169,14 @@ class Optimization:
         self.best = [torch.where(_like(better, p), p, best) for p, best in zip(self.parameters, self.best, strict=True)]
 
     def _freeze(self, lost: Tensor) -> None:
-        """Freeze samples (B,) bool. Raises OptimizationError when none is left."""
+        """Freeze samples (B,) bool. Raises ValueError when none is left."""
         new = lost & ~self.frozen
         if not new.any():
             return
         self.frozen |= new
         self._hold()
         if self.frozen.all():
-            raise OptimizationError(
+            raise ValueError(
                 f"the loss became NaN or infinite at step {self.number + 1}; lower the learning rate "
                 f"(now {self.rates[0]:g}) or check the target for NaN. The best result so far is kept."
             )

@@ -26,10 +26,6 @@ FORMAT = 3  # version of the states; an older file is not continued
 LOGGED = 10  # steps between two lines of a log
 
 
-class ProgressError(ValueError):
-    """A state that cannot be read."""
-
-
 def save_run(path: str | Path, state: dict) -> None:
     """Write tensors, numbers and strings so that a kill at any moment leaves the old file or the new one."""
     with atomic_path(path) as temporary:
@@ -37,14 +33,14 @@ def save_run(path: str | Path, state: dict) -> None:
 
 
 def load_run(path: str | Path, device: str | torch.device = "cpu") -> dict:
-    """Read what ``save_run`` wrote; nothing in it is executed. Raises ProgressError for any other file."""
+    """Read what ``save_run`` wrote; nothing in it is executed. Raises ValueError for any other file."""
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         reason = f"it holds a {type(state).__name__}"
     except Exception as error:  # a broken file makes torch raise whatever its parts do
         state, reason = None, str(error).split("\n")[0][:80]
     if not isinstance(state, dict):
-        raise ProgressError(f"{path} is not a saved state ({reason}); delete it, or choose another --out.")
+        raise ValueError(f"{path} is not a saved state ({reason}); delete it, or choose another --out.")
     return state
 
 
@@ -150,7 +146,7 @@ class Progress:
 
     def _continue(self) -> None:
         state = {}
-        with suppress(ProgressError):
+        with suppress(ValueError):
             state = load_run(self.path)
         if state.get("key") != self.key:
             print(f"{self.path} belongs to other settings; starting again.", file=sys.stderr)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from helpers.latents import Latents
-from helpers.optimizers import Optimization, OptimizationError, Step
+from helpers.optimizers import Optimization, Step
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Chain:
         return step
 
     def result(self) -> Result:
-        """The best so far: ``Result(..., **self.facts())``. Raises OptimizationError before the first step."""
+        """The best so far: ``Result(..., **self.facts())``. Raises ValueError before the first step."""
         raise NotImplementedError
 
     @cached_property
@@ -134,7 +134,7 @@ class Chain:
     def facts(self, keep=slice(None)) -> dict:
         """Fields of a Result that every search has, for the samples ``keep``."""
         if not self.number:
-            raise OptimizationError("the search has not taken a step yet; iterate over it first.")
+            raise ValueError("the search has not taken a step yet; iterate over it first.")
         history = {name: torch.stack(values)[:, keep].cpu() for name, values in self.history.items()}
         return {"history": history, "seconds": self.seconds, "steps": self.number, "frozen": self.frozen[keep]}
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers.constraints import Colour, Constraint, ConstraintError, Constraints, Edge, Perceptual, Prior, Realism
+from helpers.constraints import Colour, Constraint, Constraints, Edge, Perceptual, Prior, Realism
 from helpers.encoder import Encoder, load_encoder
 from helpers.generators import Generator
 from helpers.images import from_uint8, read_rgba
@@ -29,10 +29,6 @@ LINE_WEIGHTS = {"edge": 1.0, "realism": 0.05, "prior": 0.1}  # where one dark in
 EDGE_REACH = 2 / 64  # relative to the side: how far from a stroke's rim an edge still counts as its own
 INK = 0.25  # largest lightness of an ink
 INK_AREA = 0.25  # largest share of the paper under the ink of a line drawing
-
-
-class SketchError(ValueError):
-    """A sketch that asks for nothing or does not fit, or a search that cannot start."""
 
 
 @dataclass
@@ -67,7 +63,7 @@ def read_sketch(source, size: int, mask=None) -> Sketch:
     Where the alpha is below ``THRESHOLD`` nothing was drawn; above it, it is the weight of the pixel.
 
     source: path or bytes of an image file, or uint8 (H, W, 4) or (H, W, 3) of a canvas. mask: a file, white where the
-    sketch counts, or what ``as_mask`` takes, of the sketch's size; used instead of alpha. Raises SketchError.
+    sketch counts, or what ``as_mask`` takes, of the sketch's size; used instead of alpha.
     """
     if isinstance(source, np.ndarray):
         image, alpha = from_uint8(source).split([3, source.shape[2] - 3], 1)
@@ -79,24 +75,24 @@ def read_sketch(source, size: int, mask=None) -> Sketch:
     height, width = image.shape[-2:]
     if height != width:
         found = f"{name} has {width} x {height} pixels"
-        raise SketchError(f"expected a square sketch but {found}; crop it or extend its canvas.")
+        raise ValueError(f"expected a square sketch but {found}; crop it or extend its canvas.")
     if mask is not None:
         mask = mask_from_file(mask) if isinstance(mask, str | os.PathLike) else mask
         alpha = as_mask(mask, (height, width), "the sketch's mask")
     elif not drawn:
         advice = "save it with transparency, or give a mask file that is white where the sketch counts"
-        raise SketchError(f"expected a transparent background or a mask, but {name} is opaque everywhere; {advice}.")
+        raise ValueError(f"expected a transparent background or a mask, but {name} is opaque everywhere; {advice}.")
     alpha = torch.where(alpha < THRESHOLD, 0.0, alpha)
     if alpha.sum() == 0:
         what = "its mask is black everywhere" if mask is not None else "all of it is transparent"
-        raise SketchError(f"expected at least one stroke in {name}, but {what}; draw something.")
+        raise ValueError(f"expected at least one stroke in {name}, but {what}; draw something.")
     # bilinear: the overshoot of a cubic would differ between the two
     options = {"size": (size, size), "mode": "bilinear", "antialias": True}
     small, premultiplied = F.interpolate(alpha, **options), F.interpolate(image * alpha, **options)
     colours = (premultiplied / small.clamp_min(1e-4)).clamp(0, 1)
     small = torch.where(small < THRESHOLD, 0.0, small.clamp(0, 1))  # weights of a resize sum to 1 up to rounding
     if small.sum() == 0:
-        raise SketchError(f"all strokes are too thin: nothing of them is left at {size} x {size} pixels; draw thicker.")
+        raise ValueError(f"all strokes are too thin: nothing of them is left at {size} x {size} pixels; draw thicker.")
     return Sketch(colours * (small > 0), small)
 
 
@@ -117,7 +113,7 @@ def sketch_constraints(
     """The constraints of a sketch by the weights of their names; a weight of 0 may be raised while a search runs.
 
     weights: numbers, or (B,) for a table of settings; None is ``default_weights(sketch)``, without realism where there
-    is no discriminator. Raises ConstraintError for an unknown name, a missing network, or a sketch without edges.
+    is no discriminator.
     """
     if weights is None:
         weights = default_weights(sketch)
@@ -133,11 +129,11 @@ def sketch_constraints(
     }
     for name in sorted(weights):
         if name not in makers:
-            raise ConstraintError(f"unknown constraint {name}; a sketch has {', '.join(makers)}.")
+            raise ValueError(f"unknown constraint {name}; a sketch has {', '.join(makers)}.")
     for name, network, what in (("perceptual", features, "features"), ("realism", discriminator, "discriminator")):
         if name in weights and network is None:
             needs = f"the {name} constraint needs a network"
-            raise ConstraintError(f"{needs}; pass {what}=load_{what}(), or leave {name} out.")
+            raise ValueError(f"{needs}; pass {what}=load_{what}(), or leave {name} out.")
     return [makers[name](weight) for name, weight in weights.items()]
 
 
@@ -183,7 +179,7 @@ class SketchSearch(LatentSearch):
         self.generator, self.space = generator, space_of(generator, options.space)
         self.criterion = Constraints(constraints)
         if options.starts < 1:
-            raise SketchError(f"at least 1 start is needed; got {options.starts}.")
+            raise ValueError(f"at least 1 start is needed; got {options.starts}.")
         codes = self._first_codes()
         self.starts = self.criterion.repeats = len(codes) // self.criterion.settings
         self.criterion.start = codes
@@ -204,7 +200,7 @@ class SketchSearch(LatentSearch):
             code = self._samples(self.options.starts)
             code = torch.lerp(code, self._encoded(), 0.5) if start == "encoder" else code
         else:
-            raise SketchError(f"start must be one of {', '.join(STARTS)}, or Latents; got {start!r}.")
+            raise ValueError(f"start must be one of {', '.join(STARTS)}, or Latents; got {start!r}.")
         return code.repeat(self.criterion.settings, *[1] * (code.ndim - 1))
 
     def _samples(self, n: int) -> Tensor:
@@ -224,7 +220,7 @@ class SketchSearch(LatentSearch):
 
     def _encoded(self) -> Tensor:
         if self.options.sketch is None:
-            raise SketchError('start="encoder" needs the sketch itself; pass sketch=..., or choose another start.')
+            raise ValueError('start="encoder" needs the sketch itself; pass sketch=..., or choose another start.')
         encoder = self.options.encoder or load_encoder(self.generator)
         image, mask = (part.to(self.generator.device) for part in vars(self.options.sketch).values())
         return encoder.encode(self.generator, image, mask, self.space).code
@@ -273,7 +269,7 @@ def space_of(generator: Generator, space: str | None = None) -> str:
 def near(generator: Generator, latents: Latents, n: int = 16, radius: float = 0.3, seed: int = 0) -> Latents:
     """``n`` latents to continue from: the given one first, then random ones at ``radius`` standard deviations."""
     if len(latents) != 1:
-        raise SketchError(f"pick one candidate, latents[i]; got {len(latents)}.")
+        raise ValueError(f"pick one candidate, latents[i]; got {len(latents)}.")
     random = torch.Generator().manual_seed(seed)
     offsets = torch.randn(n, *latents.code.shape[1:], generator=random).to(latents.code)
     offsets[0] = 0

@@ -9,13 +9,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from helpers.latents import Latents, LatentsError, load_latents, save_latents, save_tensors
+from helpers.latents import Latents, load_latents, save_latents, save_tensors
 
 PREFIX = "state."  # before the names of images and drawings in the file
-
-
-class StateError(ValueError):
-    """A file that does not hold a state."""
 
 
 @dataclass
@@ -49,30 +45,30 @@ def save_state(path: str | Path, state: State, **metadata: str) -> None:
 
 
 def load_state(path: str | Path) -> tuple[State, dict[str, str]]:
-    """The state and the other metadata of a file of ``save_state`` or ``save_latents``; StateError for any other."""
+    """The state and the other metadata of a file of ``save_state`` or ``save_latents``; ValueError for any other."""
     wanted = "expected a state that a panel saved (.safetensors), got"
     if Path(path).is_dir():  # for which safetensors says "No such device"
-        raise StateError(f"{wanted} the folder {path}; name a file.")
+        raise ValueError(f"{wanted} the folder {path}; name a file.")
     try:
         with safe_open(path, "pt") as file:
             metadata, names = dict(file.metadata() or {}), list(file.keys())
             pictures = {n.removeprefix(PREFIX): file.get_tensor(n) for n in names if n.startswith(PREFIX)}
         settings = json.loads(metadata.pop("settings", "{}"))
         latents = load_latents(path)[0] if "code" in names else None
-    except (OSError, SafetensorError, LatentsError, json.JSONDecodeError) as error:
-        raise StateError(f"{wanted} {path}: {error}") from error
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ValueError(f"{wanted} {path}: {error}") from error
     if latents is None and not pictures or not isinstance(settings, dict):
-        raise StateError(f"{wanted} {path} without one.")
+        raise ValueError(f"{wanted} {path} without one.")
     metadata.pop("space", None)
     for name, picture in pictures.items():
         if not re.fullmatch(r"[\w -]+(\.[\w -]+)*", name):  # it becomes a file name
-            raise StateError(f"expected an image's name of letters, digits, spaces, - and dots, got {name!r}.")
+            raise ValueError(f"expected an image's name of letters, digits, spaces, - and dots, got {name!r}.")
         drawing = picture.dtype == torch.uint8 and picture.ndim == 3 and picture.shape[2] == 4
         image = picture.is_floating_point() and picture.ndim == 4 and picture.shape[1] in (1, 3)
         if not (drawing or image) or 0 in picture.shape:
             wanted = "(B, 3 or 1, H, W), or uint8 (H, W, 4) for a drawing"
             found = f"{picture.dtype} {tuple(picture.shape)}".removeprefix("torch.")
-            raise StateError(f"the image {name} of this state must be {wanted}; got {found}.")
+            raise ValueError(f"the image {name} of this state must be {wanted}; got {found}.")
         if not picture.isfinite().all():
-            raise StateError(f"the image {name} of this state holds NaN or infinity; save it again.")
+            raise ValueError(f"the image {name} of this state holds NaN or infinity; save it again.")
     return State(latents, pictures, settings), metadata

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from helpers.blending.criterion import BlendError, MaskedCriterion
+from helpers.blending.criterion import MaskedCriterion
 from helpers.generators import Generator
 from helpers.inversion import PHASES, LatentSearch
 from helpers.latents import Latents
@@ -53,7 +53,7 @@ def copy_activations(
     """Images (B, 3, R, R) of ``second`` with the region's activations of ``first`` at one layer: I_att of the paper.
 
     amount 1 copies and 0.5 averages; a feathered mask blends. The images of the resolutions up to the layer's are mixed
-    in the same way. Raises BlendError for an unknown layer or an amount outside [0, 1].
+    in the same way.
     """
     synthesis, side = generator.synthesis, check_copy(generator, layer, amount)
     mask = as_mask(mask, generator.resolution).to(generator.device) * amount
@@ -80,10 +80,10 @@ def copy_activations(
 
 
 def check_copy(generator: Generator, layer: str, amount: float) -> int:
-    """The layer's side in cells. Raises BlendError for an unknown layer or an amount outside [0, 1]."""
+    """The layer's side in cells, after a check of both."""
     sides = {name: int(name[1:].split(".")[0]) for name, _ in generator.synthesis.layers()}  # "b16.conv1", ...
     if layer not in sides:
-        raise BlendError(f"the layer must be one of {', '.join(sides)}; got {layer!r}.")
+        raise ValueError(f"the layer must be one of {', '.join(sides)}; got {layer!r}.")
     if not 0 <= amount <= 1:
-        raise BlendError(f"the amount must be in [0, 1]; got {amount}.")
+        raise ValueError(f"the amount must be in [0, 1]; got {amount}.")
     return sides[layer]

@@ -14,10 +14,6 @@ LAYERS = {"perceptual": ("conv1_1", "conv1_2", "conv2_2", "conv3_3"), "style": (
 SMALLEST_VARIANCE = 1e-3  # relative to the largest
 
 
-class BlendError(ValueError):
-    """An edit that cannot start; the message says what was expected."""
-
-
 @dataclass
 class Term:
     """One masked term of a criterion; terms of the same name share a weight.
@@ -46,8 +42,6 @@ class MaskedCriterion(WeightedSum):
     right already; the style term takes everything outside as given. Missing ``weights`` are 1. ``prior`` is a function
     of the latents' offset (B, ...) from their start.
     """
-
-    error = BlendError
 
     def __init__(
         self,

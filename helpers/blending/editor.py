@@ -9,7 +9,7 @@ from torch import Tensor
 
 from helpers import masks
 from helpers.blending.blocks import NOISE_STEPS, STEPS, check_copy, copy_activations, embed, fit_noise
-from helpers.blending.criterion import BlendError, MaskedCriterion, Term, photo_terms, whitening
+from helpers.blending.criterion import MaskedCriterion, Term, photo_terms, whitening
 from helpers.blending.pastes import exchange_details, hard_paste, harmonise, poisson_blend, transition
 from helpers.generators import Generator
 from helpers.images import resize
@@ -82,7 +82,7 @@ class Edit(Chain):
     def result(self) -> Result:
         """What the current block found, with the time and the steps of all; ``history`` is that of the block."""
         if not self.number:
-            raise BlendError("the edit has not taken a step yet; iterate over it first.")
+            raise ValueError("the edit has not taken a step yet; iterate over it first.")
         result = self.runs[-1].result()
         images = result.images if self.finish is None else self.finish(result)
         return replace(result, images=images, seconds=self.seconds, steps=self.number, frozen=self.frozen)
@@ -165,11 +165,11 @@ class Editor:
 
         Few rows of w+ are free (``inpainting_rows``), and a prior keeps them where the w of faces are. What is inside
         the hole is never looked at. The noise restores the known part and fades out in a ring of twice ``feather``
-        pixels around the hole. Raises BlendError for a hole that is empty or the whole image.
+        pixels around the hole.
         """
         options, hole, feather, weights = self._settings("inpaint", hole, **options)
         if not (0 < hole.mean() < 1):
-            raise BlendError("the hole must cover a part of the image, but it is empty or covers all of it.")
+            raise ValueError("the hole must cover a part of the image, but it is empty or covers all of it.")
         anywhere, (_, known) = hole.gt(0).float(), transition(hole, 2 * feather)
         # the network looks across the edge: there it sees a smooth fill, not the content of the hole
         seen = poisson_blend(torch.zeros_like(x), x, anywhere)
@@ -244,5 +244,5 @@ def stroke_mask(x: Tensor, drawn: Tensor) -> Tensor:
     """Where a photo was painted on: (B, 1, R, R), 1 where any channel differs by more than ``STROKE``."""
     mask = ((drawn - x).abs().amax(1, keepdim=True) > STROKE).to(x)
     if not mask.any():
-        raise BlendError("the drawn photo equals the photo, so there is no stroke: paint on a copy of the same file.")
+        raise ValueError("the drawn photo equals the photo, so there is no stroke: paint on a copy of the same file.")
     return mask

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 KEPT = {  # file below helpers/ to the functions and classes that stay, None for all
-    "latents.py": ("LatentsError", "Latents", "join"),
+    "latents.py": ("Latents", "join"),
     "optimizers.py": ("constant", "cosine"),
     "course/__init__.py": None,
     "course/expect.py": None,

@@ -45,10 +45,6 @@ ENVIRONMENT = {
 }  # fmt: skip
 
 
-class SandboxError(ValueError):
-    """There is no sandbox of the kind that was asked for, or it does not start."""
-
-
 @dataclass(frozen=True)
 class Limits:
     """What one run may use."""
@@ -85,10 +81,10 @@ def available() -> list[str]:
 
 
 def choose(unsafe: bool = False) -> str:
-    """The best sandbox there is. SandboxError if there is none and ``unsafe`` was not asked for."""
+    """The best sandbox there is. ValueError if there is none and ``unsafe`` was not asked for."""
     kind = available()[0]
     if kind == "unsafe" and not unsafe:
-        raise SandboxError(
+        raise ValueError(
             "no sandbox works here: install bubblewrap 0.8 or newer (apt install bubblewrap), or docker or podman with "
             f"the image {IMAGE!r}; --unsafe would run the students' code with your own rights."
         )

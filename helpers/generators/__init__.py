@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from helpers.device import keep_freed_memory
-from helpers.generators.base import Generator, GeneratorError, enlarged  # noqa: F401  (part of the interface)
+from helpers.generators.base import Generator, enlarged  # noqa: F401  (part of the interface)
 from helpers.generators.checkpoints import NoDiscriminator, Part, read_checkpoint
 from helpers.generators.stylegan2 import StyleGAN2, fir_kernel  # noqa: F401
 from helpers.weights import WeightsError, registry, save_weights, weights_path
@@ -30,8 +30,7 @@ def load_generator(
 ) -> Generator:
     """A frozen generator of a registered name or a file of any format in docs/models.md. No code in the file is run.
 
-    A conditional generator needs a ``label``, or "NAME@3"; ``set_label`` changes it. Raises WeightsError for a name or
-    file that holds no such generator, GeneratorError for a missing or unknown label.
+    A conditional generator needs a ``label``, or "NAME@3"; ``set_label`` changes it.
     """
     name_or_path, label = _split_label(name_or_path, label)
     path = checkpoint_path(name_or_path)

@@ -16,23 +16,19 @@ SPACES = ("z", "w", "w+")  # each has all that those before it have
 STREAM = 2**20
 
 
-class GeneratorError(ValueError):
-    """A generator was asked for something that it does not have; the message says what it has."""
-
-
 def settings(defaults: dict, given: dict) -> dict:
-    """The arguments of a network, given or by default. TypeError for unknown ones, GeneratorError for odd numbers."""
+    """The arguments of a network, given or by default. TypeError for unknown ones, ValueError for odd numbers."""
     unknown = sorted(set(given) - set(defaults))
     if unknown:
         raise TypeError(f"unknown argument {unknown[0][:60]!r}; expected some of {', '.join(defaults)}.")
     for name, value in given.items():
         got = f"got {str(value)[:60]}."
         if name == "resolution" and (type(value) is not int or value not in RESOLUTIONS):
-            raise GeneratorError(f"resolution must be a power of two from 16 to 1024, {got}")
+            raise ValueError(f"resolution must be a power of two from 16 to 1024, {got}")
         if name in LIMITS and not (type(value) is int and 0 <= value <= LIMITS[name]):
-            raise GeneratorError(f"{name} must be a whole number from 0 to {LIMITS[name]}, {got}")
+            raise ValueError(f"{name} must be a whole number from 0 to {LIMITS[name]}, {got}")
         if name not in LIMITS and isinstance(value, int | float) and not abs(value) < 1e6:
-            raise GeneratorError(f"{name} must be a finite number below a million, {got}")
+            raise ValueError(f"{name} must be a finite number below a million, {got}")
     return defaults | given
 
 
@@ -56,10 +52,10 @@ class Generator(nn.Module):
         return next(self.parameters()).device
 
     def check_space(self, space: str) -> str:
-        """Return ``space``, or raise GeneratorError with the spaces that there are."""
+        """Return ``space``, or raise ValueError with the spaces that there are."""
         if space not in self.spaces:
             known = f"choose one of {', '.join(self.spaces)}."
-            raise GeneratorError(f"space {space!r} does not exist in this {self.family} generator; {known}")
+            raise ValueError(f"space {space!r} does not exist in this {self.family} generator; {known}")
         return space
 
     def code_shape(self, space: str) -> tuple[int, ...]:
@@ -77,7 +73,7 @@ class Generator(nn.Module):
     def convert(self, code: Tensor, source: str, target: str) -> Tensor:
         """Latents of one space in a wider one (z to w to w+); the same space returns them unchanged."""
         if SPACES.index(self.check_space(source)) > SPACES.index(self.check_space(target)):
-            raise GeneratorError(f"latents go from z to w to w+, not from {source} back to {target}.")
+            raise ValueError(f"latents go from z to w to w+, not from {source} back to {target}.")
         if source == "z" and target != "z":
             code, source = self.map(code), "w"
         return code.unsqueeze(1).repeat(1, self.num_ws, 1) if source != target else code
@@ -98,17 +94,17 @@ class Generator(nn.Module):
         The mean of w, to which truncation pulls, remains that of all classes if the checkpoint had one.
         """
         if not self.c_dim:
-            raise GeneratorError(f"this {self.family} generator has no classes, so label {label} cannot be chosen.")
+            raise ValueError(f"this {self.family} generator has no classes, so label {label} cannot be chosen.")
         if not isinstance(label, int) or not 0 <= label < self.c_dim:
             name = getattr(self, "name", "NAME")
             choice = f"choose one: {name}@0 to {name}@{self.c_dim - 1}, a label from 0 to {self.c_dim - 1}"
-            raise GeneratorError(f"{name} knows {self.c_dim} classes; {choice}, got {label}.")
+            raise ValueError(f"{name} knows {self.c_dim} classes; {choice}, got {label}.")
         self.label = label
         self.compute_statistics(keep_mean=self.has_mean)
 
     def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
         """Map z ``(B, z_dim)`` to w ``(B, w_dim)``; truncation < 1 pulls w towards the mean."""
-        raise GeneratorError(f"this {self.family} generator has no mapping network; its only space is z.")
+        raise ValueError(f"this {self.family} generator has no mapping network; its only space is z.")
 
     def fresh_noise(self, n: int = 1, seed: int = 0) -> list[Tensor]:
         """Draw new standard-normal noise maps, a list of ``(n, 1, h, w)``; ``synthesize`` never draws any."""
@@ -131,12 +127,12 @@ class Generator(nn.Module):
         return self.render(code, space, noise)
 
     def check_noise(self, noise: list[Tensor] | None, n: int) -> None:
-        """Raise GeneratorError unless the noise maps are None or one (n or 1, 1, h, w) for each of ``noise_shapes``."""
+        """Raise ValueError unless the noise maps are None or one (n or 1, 1, h, w) for each of ``noise_shapes``."""
         if noise is None:
             return
         shapes, sizes = [tuple(m.shape) for m in noise], list(self.noise_shapes)
         if [s[2:] for s in shapes] != sizes or not all(s[:2] in ((n, 1), (1, 1)) for s in shapes):
-            raise GeneratorError(
+            raise ValueError(
                 f"this generator takes {len(sizes)} noise maps of sizes {sizes} for {n} latents, got {len(shapes)} of "
                 f"shapes {shapes}; take them from fixed_noise() or fresh_noise()."
             )
@@ -183,13 +179,13 @@ class StyleBased(Generator):
 
 
 def one_hot(network: nn.Module, n: int, like: Tensor) -> Tensor | None:
-    """The chosen class of a network as rows (n, c_dim); None without classes. GeneratorError if none was chosen."""
+    """The chosen class of a network as rows (n, c_dim); None without classes. ValueError if none was chosen."""
     count, label = network.c_dim, network.label
     if not count:
         return None
     if label is None or not 0 <= label < count:
         choice = f"choose one when you load it, NAME@0 to NAME@{count - 1}, or with set_label."
-        raise GeneratorError(f"this network knows {count} classes; {choice}")
+        raise ValueError(f"this network knows {count} classes; {choice}")
     return F.one_hot(torch.full((n,), label, device=like.device), count).to(like.dtype)
 
 
@@ -207,7 +203,7 @@ def unpack(generator: Generator, latents) -> tuple[str, Tensor, list[Tensor] | N
         space = "w" if "w" in generator.spaces else "z"
     expected = generator.code_shape(space)
     if tuple(code.shape[1:]) != expected:
-        raise GeneratorError(
+        raise ValueError(
             f"{space} latents of this generator have the shape (B, {', '.join(map(str, expected))}), "
             f"got {tuple(code.shape)}; take them from this generator's own spaces."
         )

@@ -80,8 +80,6 @@ class StyleCriterion(WeightedSum):
     0. The other arguments: see StyleTransfer.
     """
 
-    error = StyleError
-
     def __init__(
         self,
         features,
@@ -177,7 +175,7 @@ def total_variation(images: Tensor) -> Tensor:
 
 
 def check_weights(weights: Mapping[str, float | Tensor]) -> None:
-    """Raise LossError unless the weights are finite, not negative, and content or style has one."""
+    """Raise ValueError unless the weights are finite, not negative, and content or style has one."""
     WeightedSum(dict(weights), anchors=("content", "style"))
 
 

@@ -7,8 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers.features import FeatureError
-
 PATCH = 7  # pixels
 LEAST = 12  # pixels per side at an octave: 36 patches
 ROOM = 24  # pixels per side at which an octave has more patches than filters; with fewer, matching copies the layout
@@ -39,7 +37,7 @@ class PatchBank:
         self.layers = tuple(f"octave{number}" for number in range(1, octaves + 1))
         self._check(image, octaves)
         if image.var((2, 3), correction=0).sum() < FLAT:
-            raise FeatureError("this style has a single colour, so it has no patches to compare; use statistic gram.")
+            raise ValueError("this style has a single colour, so it has no patches to compare; use statistic gram.")
         self.filters, random = [], torch.Generator().manual_seed(0)
         for _ in range(octaves):
             self.filters.append(_filters(image, filters, random))
@@ -49,7 +47,7 @@ class PatchBank:
         least, (height, width) = LEAST * 2 ** (octave - 1), images.shape[-2:]
         if min(height, width) < least:
             needed = f"octave{octave} needs images of at least {least}x{least} pixels"
-            raise FeatureError(f"{needed}, got {height}x{width}; enlarge them or ask for fewer octaves.")
+            raise ValueError(f"{needed}, got {height}x{width}; enlarge them or ask for fewer octaves.")
 
     def __call__(self, images: Tensor, layers: Sequence[int | str]) -> dict[int | str, Tensor]:
         """Responses (B, filters, h - 6, w - 6) ≥ 0 of the octaves asked for, h = H / 2^(octave - 1)."""
@@ -57,7 +55,7 @@ class PatchBank:
         octaves |= {number: number for number in octaves.values()}
         for layer in layers:
             if layer not in octaves:
-                raise FeatureError(f"a patch bank has no layer {layer!r}; it has 1…{len(self.layers)} or octave1….")
+                raise ValueError(f"a patch bank has no layer {layer!r}; it has 1…{len(self.layers)} or octave1….")
         last, found = max(octaves[layer] for layer in layers), {}
         self._check(images, last)
         for number, filters in enumerate(self.filters[:last], 1):

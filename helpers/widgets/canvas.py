@@ -23,10 +23,6 @@ MOST = 1024  # pixels: a longer side would make every stroke slow
 Size = int | tuple[int, int]
 
 
-class CanvasError(ValueError):
-    """A canvas that cannot be made, or a drawing that does not fit it."""
-
-
 class DrawingCanvas(AnyWidget):
     """A canvas to draw a mask or a sketch on; shown as the last line of a cell.
 
@@ -41,8 +37,6 @@ class DrawingCanvas(AnyWidget):
     paints a region, "sketch" colours. size: of the drawing in pixels, side or (height, width); by default the photo's,
     else 256. feather: standard deviation in pixels of the blur of ``mask()``; a slider changes it, if ``softens``.
     width: of the canvas on the screen, pixels.
-
-    Raises CanvasError for another mode, a size above 1024, a negative feather.
     """
 
     _esm, _css = source("canvas.js"), source("canvas.css")
@@ -72,14 +66,14 @@ class DrawingCanvas(AnyWidget):
         softens: bool = True,
     ):
         if mode not in ("mask", "sketch"):
-            raise CanvasError(f"the mode must be mask or sketch; got {mode!r}.")
+            raise ValueError(f"the mode must be mask or sketch; got {mode!r}.")
         if size is None:
             size = 256 if background is None else tuple(background.shape[-2:])
         size = [size, size] if isinstance(size, int) else list(size)
         if not all(1 < side <= MOST for side in size):
-            raise CanvasError(f"a canvas has 2 to {MOST} pixels a side; got {size}, give a size.")
+            raise ValueError(f"a canvas has 2 to {MOST} pixels a side; got {size}, give a size.")
         if feather < 0:
-            raise CanvasError(f"the feather must be 0 or more pixels; got {feather}.")
+            raise ValueError(f"the feather must be 0 or more pixels; got {feather}.")
         self._callbacks: list[Callable] = []
         super().__init__(size=size, mode=mode, feather=feather, softens=softens and mode == "mask", screen_width=width)
         self.brush, self.opacity = max(1.0, round(min(size) / 12)), 0.6 if mode == "mask" else 1.0
@@ -105,7 +99,7 @@ class DrawingCanvas(AnyWidget):
         with Image.open(io.BytesIO(base64.b64decode(self.layer.partition(",")[2])), formats=["PNG"]) as picture:
             pixels = np.array(picture.convert("RGBA"))
         if list(pixels.shape[:2]) != self.size:
-            raise CanvasError(f"the drawing must be {self.size[1]} x {self.size[0]} pixels; got {pixels.shape[1::-1]}.")
+            raise ValueError(f"the drawing must be {self.size[1]} x {self.size[0]} pixels; got {pixels.shape[1::-1]}.")
         return pixels
 
     def mask(self, size: Size | None = None) -> Tensor:
@@ -119,9 +113,9 @@ class DrawingCanvas(AnyWidget):
         self.set_rgba(np.dstack([np.full((*self.size, 3), 255, np.uint8), to_uint8(alpha)[0]]))
 
     def set_rgba(self, pixels: np.ndarray) -> None:
-        """Replace the drawing by uint8 pixels (H, W, 3 or 4), resized to the canvas; CanvasError for other arrays."""
+        """Replace the drawing by uint8 pixels (H, W, 3 or 4), resized to the canvas."""
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
-            raise CanvasError(f"a drawing is uint8 (H, W, 3 or 4); got {pixels.dtype} {pixels.shape}.")
+            raise ValueError(f"a drawing is uint8 (H, W, 3 or 4); got {pixels.dtype} {pixels.shape}.")
         picture, (height, width) = Image.fromarray(pixels).convert("RGBA"), self.size
         shrinks = height * width < picture.height * picture.width
         picture = picture.resize((width, height), Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC)

@@ -22,8 +22,7 @@ from helpers.widgets.sliders import Explorer
 def noise_slider(generator: Generator, latents: Latents, target: Tensor) -> Explorer:
     """Two sliders, the amount of the fitted noise and the finest map that takes part, and the image of both.
 
-    latents: with fitted noise maps; the first of a batch is used. target: (1, 3, R, R) in [0, 1]. Raises NoiseError
-    for latents without maps.
+    latents: with fitted noise maps; the first of a batch is used. target: (1, 3, R, R) in [0, 1].
     """
 
     def draw(amount: float, level: int) -> tuple[Latents, dict[str, Tensor]]:
@@ -40,8 +39,7 @@ class NoisePanel(RunPanel):
     """A panel that fits noise maps to a photo, and reports what the latents hold without them.
 
     photos: name to a photo (1, 3, R, R) in [0, 1] and the latents of one image to start from, e.g. in w+. out: folder
-    for what is saved. values: first values of controls by name, e.g. ``steps=600``. Raises NoiseError for a generator
-    without noise maps.
+    for what is saved. values: first values of controls by name, e.g. ``steps=600``.
 
     The same run without widgets:
     ``optimize_noise(generator, panel.target, panel.latents, where=panel.where, **panel.settings)``.

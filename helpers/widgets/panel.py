@@ -394,7 +394,7 @@ class RunPanel(widgets.VBox):
         return name
 
     def load(self, path: str | Path) -> State:
-        """Restore a state file; it joins the history. Raises StateError for another file."""
+        """Restore a state file; it joins the history."""
         state, _ = load_state(path)
         self.restore(state)
         self._add_to_history("loaded", state)

@@ -61,7 +61,7 @@ class SketchPanel(RunPanel):
 
     @property
     def sketch(self) -> Sketch:
-        """What is drawn, at the generator's resolution; raises SketchError if nothing is."""
+        """What is drawn, at the generator's resolution; raises ValueError if nothing is."""
         return read_sketch(self.canvas.rgba(), self.generator.resolution)
 
     @property

@@ -35,10 +35,7 @@ class Explorer(widgets.VBox):
 
 
 def interpolation_slider(generator: Generator, a: Latents, b: Latents, steps: int = 50) -> Explorer:
-    """A slider t over the image between the latents ``a`` (t = 0) and ``b`` (t = 1), e.g. of ``result.latents``.
-
-    The first of a batch is used. Raises LatentsError for latents of two spaces.
-    """
+    """A slider t over the image between two latents (the first of a batch): ``a`` is t = 0, ``b`` is t = 1."""
     ends = a[0], b[0]
 
     @functools.cache  # at most one for each stop of the slider
@@ -53,10 +50,7 @@ def interpolation_slider(generator: Generator, a: Latents, b: Latents, steps: in
 
 
 def truncation_slider(generator: Generator, truncation: float = 0.7, n: int = 6, seed: int = 0) -> Explorer:
-    """Samples of a generator: 0 is the mean of w, 1 all of it (Karras et al. 2019, app. B).
-
-    Raises ValueError for a generator without a w.
-    """
+    """Samples of a generator: 0 is the mean of w, 1 all of it (Karras et al. 2019, app. B)."""
     if "w" not in generator.spaces:
         raise ValueError(f"truncation pulls w to its mean, but this generator has only {generator.spaces[0]}.")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from helpers.device import DeviceError, free_memory, keep_freed_memory
+from helpers.device import free_memory, keep_freed_memory
 from helpers.features import load_features
 from helpers.generators import LARGE, StyleGAN2
 from helpers.inversion import Inversion
@@ -66,11 +66,11 @@ def time_steps(search, device: torch.device) -> tuple[float, float]:
 
 
 def stages(settings: Settings) -> Iterator[dict]:
-    """A row for every variant and stage. Raises DeviceError with too little free memory."""
+    """A row for every variant and stage. Raises ValueError with too little free memory."""
     (resolution, *_), device = settings.sizes or ((256,) if settings.quick else (1024,)), settings.device
     needed, free = NEEDED.get(resolution, 2.0), free_memory(device)
     if free < needed:
-        raise DeviceError(
+        raise ValueError(
             f"{needed:g} GB of free memory are needed on {device} at {resolution} px, there are {free:.1f}; "
             "use a smaller one of --sizes."
         )
@@ -84,11 +84,11 @@ def stages(settings: Settings) -> Iterator[dict]:
 def shortage(settings: Settings) -> Iterator[dict]:
     """A search of 16 images while something else takes a card's memory: in what parts it ends, and what that changes.
 
-    Raises DeviceError for the CPU, whose memory does not run out with an error.
+    Raises ValueError for the CPU, whose memory does not run out with an error.
     """
     device, count = settings.device, 16
     if device.type != "cuda":
-        raise DeviceError("only a card's memory runs out with an error: add --device cuda.")
+        raise ValueError("only a card's memory runs out with an error: add --device cuda.")
     generator, reference = official_size((settings.sizes or (256,))[0], device), None
     with torch.no_grad():
         targets = generator.synthesize(generator.sample("w", count, seed=1)).clamp(0, 1)

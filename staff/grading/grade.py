@@ -373,7 +373,7 @@ def grade(folder: str | Path, out: str | Path, *, regrade: bool = False, **optio
     """Grade a folder of submissions and return a row per student; with ``regrade`` nothing is run.
 
     LessonError for a folder without submissions, a course that does not grade, a gradebook that cannot be read;
-    SandboxError where no sandbox works and ``unsafe`` was not given.
+    ValueError where no sandbox works and ``unsafe`` was not given.
     """
     grading = Grading(Path(folder), Path(out), **options)
     if not regrade:

@@ -134,7 +134,7 @@ def train(
     and logs it. Ctrl-C waits for the end of a step and leaves a state too. save_every: seconds between two states.
     minutes: stop after so many. log: see ``open_log``. after: called after every step with the log.
 
-    Raises ProgressError or TrainingError for a ``state.pt`` that is not one or of other settings, and for losses or
+    Raises ValueError for a ``state.pt`` that is not one or of other settings, and for losses or
     weights that are not finite after SETBACKS setbacks, while ``state.pt`` stays the last good one.
     """
     path = Path(out) / STATE_FILE

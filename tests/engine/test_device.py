@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from helpers import device as device_module
-from helpers.device import DeviceError, check_device, describe_device, free_memory, pick_device
+from helpers.device import check_device, describe_device, free_memory, pick_device
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_KERNEL = "CUDA error: no kernel image is available for execution on the device\nCompile with …"
@@ -74,7 +74,7 @@ def test_cuda_is_taken_when_it_is_usable_and_a_v100_is_passed_over_with_the_fix(
 def test_a_device_that_cannot_be_used_is_refused_with_the_fix(card, monkeypatch, about, device, said):
     card(**about)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(DeviceError, match=said):
+    with pytest.raises(ValueError, match=said):
         pick_device(device)
 
 
@@ -86,7 +86,7 @@ def test_free_memory_counts_what_torch_keeps_and_is_compared_with_what_is_needed
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert describe_device("cpu") == "CPU, 2 threads, 21.3 GB free"
-    with pytest.raises(DeviceError, match=r"21\.3 GB of memory are free on cpu, but the lessons need 30\.0 GB"):
+    with pytest.raises(ValueError, match=r"21\.3 GB of memory are free on cpu, but the lessons need 30\.0 GB"):
         check_device("cpu", memory=30)
 
 

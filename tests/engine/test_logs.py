@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers.images import read_image, write_image
-from helpers.logs import LogError, open_log
+from helpers.logs import open_log
 
 IMAGE = torch.linspace(0, 1, 3 * 8 * 8).reshape(1, 3, 8, 8)
 SETTINGS = {"space": "w+", "steps": 3}
@@ -109,5 +109,5 @@ def test_weights_and_biases_write_a_run_without_a_network(tmp_path, monkeypatch)
 
 def test_no_log_writes_nothing_and_an_unknown_kind_names_the_known_ones(tmp_path):
     assert not fill("none", tmp_path).exists()
-    with pytest.raises(LogError, match="jsonl, tensorboard, wandb"):
+    with pytest.raises(ValueError, match="jsonl, tensorboard, wandb"):
         open_log("paper", tmp_path, {})

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from helpers import noise
-from helpers.inversion import InversionError, project
+from helpers.inversion import project
 from helpers.latents import Latents
 from helpers.metrics import psnr
-from helpers.noise import NoiseError, noise_inversion, optimize_noise
+from helpers.noise import noise_inversion, optimize_noise
 from helpers.optimizers import constant
 from tests.support import tiny
 
@@ -143,7 +143,7 @@ def test_partly_fitted_maps_go_from_the_fixed_to_the_fitted_ones_coarse_first(ge
         assert torch.equal(none[i], theirs) and torch.equal(all_[i], own)
         assert torch.allclose(half[i], (theirs + own) / 2, rtol=1e-4, atol=1e-4)
         assert torch.equal(two[i], own if i < 2 else theirs)
-    with pytest.raises(NoiseError, match="no noise maps"):
+    with pytest.raises(ValueError, match="no noise maps"):
         noise.partly_fitted(generator, start)
 
 
@@ -191,8 +191,8 @@ def test_what_does_not_fit_is_refused_in_one_sentence(generator, targets, start)
     ]
     for changes, message in cases:
         arguments = {"generator": generator, "targets": targets, "latents": start} | changes
-        with pytest.raises((NoiseError, InversionError), match=message) as caught:
+        with pytest.raises(ValueError, match=message) as caught:
             optimize_noise(**arguments, steps=1)
         assert "\n" not in str(caught.value)
-    with pytest.raises(NoiseError, match="at least one draw"):
+    with pytest.raises(ValueError, match="at least one draw"):
         noise.fresh_noise_psnr(generator, targets, start, draws=0)

@@ -15,7 +15,7 @@ from helpers.commands.runs import RunError
 from helpers.files import WriteError
 from helpers.images import read_image, write_image
 from helpers.optimizers import Optimization
-from helpers.progress import FILE, Progress, ProgressError, load_run
+from helpers.progress import FILE, Progress, load_run
 from tests.lessons import test_runs
 from tests.lessons.test_runs import generator, photos  # noqa: F401  (fixtures: two photos, tiny networks)
 
@@ -118,7 +118,7 @@ def test_other_settings_or_other_photos_start_again_and_say_so(photos, tmp_path,
 def test_a_progress_that_cannot_be_read_is_no_obstacle(tmp_path):
     for content in (b"", b"garbage", b"PK\x03\x04 half a zip"):
         (tmp_path / FILE).write_bytes(content)
-        with pytest.raises(ProgressError, match="is not a saved state"):
+        with pytest.raises(ValueError, match="is not a saved state"):
             load_run(tmp_path / FILE)
         with Progress(tmp_path, {"a": 1}) as ours:
             assert ours.done("x") is None

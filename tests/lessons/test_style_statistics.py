@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers.features import FeatureError
 from helpers.style_transfer.patch_bank import PatchBank, octaves_of
 from helpers.style_transfer.statistics import STATISTICS, StyleError, statistic_of
 from helpers.styles import own_styles
@@ -90,7 +89,7 @@ def test_octaves_halve_and_layers_have_numbers_and_names():
 def test_unknown_layers_and_small_images_are_refused():
     bank = PatchBank(IMAGE)
     for image, layers, message in ((IMAGE, ["conv1_1"], "octave1"), (IMAGE[..., :10, :10], [2], "at least 24x24")):
-        with pytest.raises(FeatureError, match=message):
+        with pytest.raises(ValueError, match=message):
             bank(image, layers)
-    with pytest.raises(FeatureError, match="at least 96x96 pixels, got 40x96"):
+    with pytest.raises(ValueError, match="at least 96x96 pixels, got 40x96"):
         PatchBank(IMAGE[..., :40, :])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers import colours
-from helpers.features import FeatureError, load_features
+from helpers.features import load_features
 from helpers.masks import half
 from helpers.style_transfer import StyleCriterion, StyleTransfer, stylize
 from helpers.style_transfer.criterion import total_variation
@@ -229,5 +229,5 @@ def test_unknown_layers_and_small_images_are_refused(slim):
     wrong["conv2_1 needs images of at least 2x2 pixels, got 24x1;"] = (24, 1), {"content_layers": "conv2_1"}
     wrong["at least 12x12"] = (10, 10), {"statistic": "patches"}
     for message, (size, changes) in wrong.items():
-        with pytest.raises(FeatureError, match=message):
+        with pytest.raises(ValueError, match=message):
             StyleTransfer(slim, pictures(1, size), [PHOTO], **changes)

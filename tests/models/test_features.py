@@ -16,16 +16,7 @@ from torchvision.models import vgg
 from helpers import __main__ as program
 from helpers import features as module
 from helpers import trials, weights
-from helpers.features import (
-    CONFIGS,
-    FeatureConfig,
-    FeatureError,
-    Features,
-    fast_copy,
-    fast_dtype,
-    fastest_way,
-    load_features,
-)
+from helpers.features import CONFIGS, FeatureConfig, Features, fast_copy, fast_dtype, fastest_way, load_features
 from helpers.weights import WeightsError
 
 
@@ -74,7 +65,7 @@ def test_activations_are_those_of_torchvision(name, letter, count):
     assert list(found) == list(expected)
     for number, activation in expected.items():
         torch.testing.assert_close(found[number], activation, atol=1e-5, rtol=1e-5)
-    with pytest.raises(FeatureError, match=f"{name} has no layer {count + 1}; it has 1…{count}"):
+    with pytest.raises(ValueError, match=f"{name} has no layer {count + 1}; it has 1…{count}"):
         network(image, count + 1)
 
 
@@ -129,18 +120,18 @@ def test_pooling(slim, images):
         found = other(images, "conv2_1")["conv2_1"]
         inside = (..., slice(2, found.shape[2] - 2), slice(2, found.shape[3] - 2))
         torch.testing.assert_close(found[inside], slim.convs[2](expected)[inside])
-    with pytest.raises(FeatureError, match="pooling max, avg, blur"):
+    with pytest.raises(ValueError, match="pooling max, avg, blur"):
         Features(CONFIGS["vgg19-slim"], pooling="median")
 
 
 def test_unknown_layers_small_images_and_what_is_not_an_image(slim, images):
     for layer in (0, 17, -1, "conv3_5", "conv6_1", "relu", "", "conv1_1 ", "relurelu1_1", True, 2.0, None):
-        with pytest.raises(FeatureError, match=r"no layer .*1…16, conv1_1…conv5_4 or relu1_1…relu5_4 \(2 in block 1"):
+        with pytest.raises(ValueError, match=r"no layer .*1…16, conv1_1…conv5_4 or relu1_1…relu5_4 \(2 in block 1"):
             slim(images, [layer])
-    with pytest.raises(FeatureError, match="conv5_1 needs images of at least 16x16 pixels, got 15x40"):
+    with pytest.raises(ValueError, match="conv5_1 needs images of at least 16x16 pixels, got 15x40"):
         slim(torch.zeros(1, 3, 15, 40), "conv5_1")
     for image in (torch.zeros(3, 32, 32), torch.zeros(1, 1, 32, 32), torch.zeros(1, 3, 32, 32, dtype=torch.uint8)):
-        with pytest.raises(FeatureError, match=r"Expected float images \(B, 3, H, W\)"):
+        with pytest.raises(ValueError, match=r"Expected float images \(B, 3, H, W\)"):
             slim(image, "conv5_1")
     assert slim(torch.zeros(1, 3, 16, 16), "conv5_4")["conv5_4"].shape == (1, 128, 1, 1)
     assert slim(torch.zeros(1, 3, 15, 40), "conv4_4")["conv4_4"].shape[2:] == (1, 5)
@@ -182,7 +173,7 @@ def test_no_network_says_what_to_do_and_code_in_a_weight_file_is_not_run(folder,
         load_features("vgg19")
     assert {path.suffix for path in (folder / "downloads").iterdir()} <= {".lock"}
     _put_torchvision(folder, monkeypatch, content=_Evil(folder / "ran"))
-    with pytest.raises(FeatureError, match="holds no tensors"):
+    with pytest.raises(ValueError, match="holds no tensors"):
         load_features("vgg19")
     assert not (folder / "ran").exists()
 
@@ -196,12 +187,12 @@ class _Evil:
 
 
 def test_unknown_names_and_weights_of_another_kind_or_shape(tmp_path):
-    with pytest.raises(FeatureError, match="'vgg11'; known are: auto, vgg19-slim, vgg19-half, vgg19, vgg16"):
+    with pytest.raises(ValueError, match="'vgg11'; known are: auto, vgg19-slim, vgg19-half, vgg19, vgg16"):
         load_features("vgg11")
     wrong = {"not a feature network": {"kind": "generator"}, "do not fit": {"widths": [2], "depths": [1]}}
     for message, facts in wrong.items():
         path = weights.save_weights(tmp_path / "a.safetensors", {"x": torch.zeros(1)}, facts)
-        with pytest.raises(FeatureError, match=message):
+        with pytest.raises(ValueError, match=message):
             load_features(path)
 
 

@@ -6,7 +6,6 @@ from functools import partial
 import pytest
 import torch
 
-from helpers.device import DeviceError
 from helpers.latents import Latents
 from helpers.losses import lp_loss
 from helpers.metrics import psnr
@@ -76,7 +75,7 @@ def test_every_variant_of_full_size_is_measured_in_both_stages(tmp_path, monkeyp
     assert [(row["variant"], row["stage"]) for row in rows] == named and seen[::2] == [*full_size.VARIANTS.values()]
     assert all(row["steps_per_second"] > 0 and row["peak_gb"] > 0 for row in rows)
     monkeypatch.setattr(full_size, "free_memory", lambda _: 1.0)
-    with pytest.raises(DeviceError, match="12 GB of free memory are needed on cpu at 1024 px, there are 1.0"):
+    with pytest.raises(ValueError, match="12 GB of free memory are needed on cpu at 1024 px, there are 1.0"):
         next(full_size.stages(Settings(tmp_path)))
     monkeypatch.setattr(full_size.time, "perf_counter", iter([0.0, 100.0, 102.0, 104.0]).__next__)
     assert steps(range(3), CPU)[0] == 2.0  # the first of several is not timed

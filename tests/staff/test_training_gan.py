@@ -14,7 +14,7 @@ from torch.autograd import gradcheck
 from torch.utils._pytree import tree_flatten
 
 from helpers.generators import load_discriminator, load_generator
-from helpers.progress import ProgressError, save_run
+from helpers.progress import save_run
 from staff.training.augment import TARGET, _cutout, _translate, adapt, augment
 from staff.training.gan import GanSettings, GanTrainer, train_gan
 from staff.training.loop import SLOWER, TrainingError
@@ -144,7 +144,7 @@ def test_what_is_not_a_state_is_refused_in_one_sentence_and_stays(tmp_path, fold
     save_run(path, content)
     for before in (path.read_bytes(), path.read_bytes()[:200], b"no state at all", b""):
         path.write_bytes(before)
-        with pytest.raises((ProgressError, TrainingError), match="delete it, or choose another") as error:
+        with pytest.raises((ValueError, TrainingError), match="delete it, or choose another") as error:
             trained(folder, tmp_path, images=8)
         assert "\n" not in str(error.value) and str(path) in str(error.value) and path.read_bytes() == before
 

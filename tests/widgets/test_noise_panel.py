@@ -5,7 +5,7 @@ import torch
 
 from helpers import masks
 from helpers.latents import Latents
-from helpers.noise import NoiseError, fresh_noise_psnr
+from helpers.noise import fresh_noise_psnr
 from helpers.widgets.noise import NoisePanel
 from tests.support import tiny
 from tests.support.waiting import PATIENCE, begin, finish, until
@@ -35,7 +35,7 @@ def test_the_panel_fits_under_the_paint_and_starts_an_uploaded_photo_from_the_me
 
 
 def test_the_regularisation_reaches_the_running_fit_and_a_panel_needs_noise_maps(panel):
-    with pytest.raises(NoiseError, match="no noise maps"):
+    with pytest.raises(ValueError, match="no noise maps"):
         NoisePanel(tiny.dcgan(), {})
     begin(panel)
     panel.controls["regularise"].value = 10.0

@@ -10,7 +10,7 @@ import torch
 from helpers import masks
 from helpers.images import read_image
 from helpers.latents import Latents
-from helpers.states import StateError, load_state
+from helpers.states import load_state
 from helpers.widgets.canvas import DrawingCanvas
 from helpers.widgets.panel import FRAMES, LATEST, RunPanel
 from helpers.widgets.parts import control
@@ -244,7 +244,7 @@ def test_the_state_file_loads_again_and_images_and_films_are_written(panel):
     assert torch.equal(canvas.mask(), state.pictures["mask"]) and len(panel.history.entries) == 2
     again = panel.save("safetensors")
     assert torch.equal(load_state(again)[0].latents.code, state.latents.code)
-    with pytest.raises(StateError, match="expected a state"):
+    with pytest.raises(ValueError, match="expected a state"):
         panel._receive({"mine.safetensors": {"content": b"nothing"}})
     panel.frames = [step.images() for step in Run(5)]
     assert panel.save("gif").read_bytes()[:3] == b"GIF"

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from helpers.faces import NoFace
-from helpers.latents import Latents, LatentsError, interpolate
-from helpers.noise import NoiseError, partly_fitted
+from helpers.latents import Latents, interpolate
+from helpers.noise import partly_fitted
 from helpers.photos import cut_square
 from helpers.widgets.html import jpeg_url
 from helpers.widgets.noise import noise_slider
@@ -38,7 +38,7 @@ def test_the_interpolation_slider_shows_the_latents_between_and_renders_each_sto
     monkeypatch.setattr(generator, "synthesize", lambda *_: pytest.fail("rendered again"))
     t.value = 0.3
     assert slider.view.value == shown
-    with pytest.raises(LatentsError, match="one space"):
+    with pytest.raises(ValueError, match="one space"):
         interpolation_slider(generator, Latents("z", torch.zeros(1, 8)), ends[0])
 
 
@@ -67,7 +67,7 @@ def test_the_noise_sliders_show_the_part_of_the_noise_that_they_say(generator):
     assert torch.allclose(list(slider.images.values())[1], expected) and slider.view.value != shown
     levels.value = 0
     assert torch.allclose(list(slider.images.values())[1], generator.synthesize(latents.code[:1]).clamp(0, 1))
-    with pytest.raises(NoiseError, match="no noise maps"):
+    with pytest.raises(ValueError, match="no noise maps"):
         noise_slider(generator, Latents("w", latents.code), target)
 
 
