@@ -19,7 +19,7 @@ class State:
     """What a panel was set to and what it found."""
 
     latents: Latents | None = None
-    pictures: dict[str, Tensor] = field(default_factory=dict)  # float (B, 3 or 1, H, W) in [0, 1], uint8 (H, W, 4)
+    images: dict[str, Tensor] = field(default_factory=dict)  # float (B, 3 or 1, H, W) in [0, 1], uint8 (H, W, 4)
     settings: dict = field(default_factory=dict)  # numbers, texts and lists of them by name, as JSON has them
 
 
@@ -36,7 +36,7 @@ def plain(settings: dict) -> dict:
 
 def save_state(path: str | Path, state: State, **metadata: str) -> None:
     """Write a state, and metadata such as the model's name, as safetensors; ``load_latents`` reads its latents too."""
-    extra = {PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in state.pictures.items()}
+    extra = {PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in state.images.items()}
     metadata["settings"] = json.dumps(plain(state.settings))
     if state.latents is None:
         save_tensors(path, extra, metadata)
@@ -52,23 +52,23 @@ def load_state(path: str | Path) -> tuple[State, dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
             metadata, names = dict(file.metadata() or {}), list(file.keys())
-            pictures = {n.removeprefix(PREFIX): file.get_tensor(n) for n in names if n.startswith(PREFIX)}
+            images = {n.removeprefix(PREFIX): file.get_tensor(n) for n in names if n.startswith(PREFIX)}
         settings = json.loads(metadata.pop("settings", "{}"))
         latents = load_latents(path)[0] if "code" in names else None
     except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(f"{wanted} {path}: {error}") from error
-    if latents is None and not pictures or not isinstance(settings, dict):
+    if latents is None and not images or not isinstance(settings, dict):
         raise ValueError(f"{wanted} {path} without one.")
     metadata.pop("space", None)
-    for name, picture in pictures.items():
+    for name, image in images.items():
         if not re.fullmatch(r"[\w -]+(\.[\w -]+)*", name):  # it becomes a file name
             raise ValueError(f"expected an image's name of letters, digits, spaces, - and dots, got {name!r}.")
-        drawing = picture.dtype == torch.uint8 and picture.ndim == 3 and picture.shape[2] == 4
-        image = picture.is_floating_point() and picture.ndim == 4 and picture.shape[1] in (1, 3)
-        if not (drawing or image) or 0 in picture.shape:
+        is_drawing = image.dtype == torch.uint8 and image.ndim == 3 and image.shape[2] == 4
+        is_image = image.is_floating_point() and image.ndim == 4 and image.shape[1] in (1, 3)
+        if not (is_drawing or is_image) or 0 in image.shape:
             wanted = "(B, 3 or 1, H, W), or uint8 (H, W, 4) for a drawing"
-            found = f"{picture.dtype} {tuple(picture.shape)}".removeprefix("torch.")
+            found = f"{image.dtype} {tuple(image.shape)}".removeprefix("torch.")
             raise ValueError(f"the image {name} of this state must be {wanted}; got {found}.")
-        if not picture.isfinite().all():
+        if not image.isfinite().all():
             raise ValueError(f"the image {name} of this state holds NaN or infinity; save it again.")
-    return State(latents, pictures, settings), metadata
+    return State(latents, images, settings), metadata

@@ -24,8 +24,8 @@ def state(
 ) -> None:
     """Write what a state file holds: the image of its latents, saved images, masks, settings."""
     found, metadata = load_state(file)
-    paths = [out / f"{name}.png" for name in found.pictures] + [out / "settings.json"]
-    for path, image in zip(paths, found.pictures.values(), strict=False):
+    paths = [out / f"{name}.png" for name in found.images] + [out / "settings.json"]
+    for path, image in zip(paths, found.images.values(), strict=False):
         if image.dtype == torch.uint8:  # a drawing with its transparent paper
             with atomic_path(path) as temporary:
                 Image.fromarray(image.numpy()).save(temporary, "PNG")

@@ -85,19 +85,18 @@ class DrawingCanvas(AnyWidget):
         self.background = "" if image is None else data_url(to_uint8(image)[0], "PNG")
         colours = list(COLOURS)
         if image is not None:  # its octree palette, dark to light
-            picture = Image.fromarray(to_uint8(image)[0]).quantize(10, Image.Quantize.FASTOCTREE).convert("RGB")
-            found = {colour for _, colour in picture.getcolors(picture.width * picture.height)}
-            colours = [
-                "#{:02x}{:02x}{:02x}".format(*rgb) for rgb in sorted(found, key=lambda c: c[0] + 2 * c[1] + c[2] / 3)
-            ]
+            reduced = Image.fromarray(to_uint8(image)[0]).quantize(10, Image.Quantize.FASTOCTREE).convert("RGB")
+            found = {colour for _, colour in reduced.getcolors(reduced.width * reduced.height)}
+            found = sorted(found, key=lambda rgb: rgb[0] + 2 * rgb[1] + rgb[2] / 3)
+            colours = ["#{:02x}{:02x}{:02x}".format(*rgb) for rgb in found]
         self.palette = ["#000000", "#ffffff", *colours]
 
     def rgba(self) -> np.ndarray:
         """The drawing, uint8 (H, W, 4) with transparent paper, not feathered."""
         if not self.layer:
             return np.zeros((*self.size, 4), np.uint8)
-        with Image.open(io.BytesIO(base64.b64decode(self.layer.partition(",")[2])), formats=["PNG"]) as picture:
-            pixels = np.array(picture.convert("RGBA"))
+        with Image.open(io.BytesIO(base64.b64decode(self.layer.partition(",")[2])), formats=["PNG"]) as drawing:
+            pixels = np.array(drawing.convert("RGBA"))
         if list(pixels.shape[:2]) != self.size:
             raise ValueError(f"the drawing must be {self.size[1]} x {self.size[0]} pixels; got {pixels.shape[1::-1]}.")
         return pixels
@@ -116,10 +115,10 @@ class DrawingCanvas(AnyWidget):
         """Replace the drawing by uint8 pixels (H, W, 3 or 4), resized to the canvas."""
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
             raise ValueError(f"a drawing is uint8 (H, W, 3 or 4); got {pixels.dtype} {pixels.shape}.")
-        picture, (height, width) = Image.fromarray(pixels).convert("RGBA"), self.size
-        shrinks = height * width < picture.height * picture.width
-        picture = picture.resize((width, height), Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC)
-        pixels = np.array(picture)
+        drawing, (height, width) = Image.fromarray(pixels).convert("RGBA"), self.size
+        shrinks = height * width < drawing.height * drawing.width
+        drawing = drawing.resize((width, height), Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC)
+        pixels = np.array(drawing)
         self.layer = data_url(pixels, "PNG") if pixels[..., 3].any() else ""
 
     def clear(self) -> None:

@@ -39,12 +39,12 @@ def figure_html(title: str, image: Tensor | None, width: int) -> str:
     """An image (1, 3, H, W) with a title, ``width`` pixels on the screen, not smoothed; an empty square for None."""
     box = f"width:{width}px;max-width:100%;display:block;"
     if image is None:
-        picture = f'<div style="{box}aspect-ratio:1;background:rgba(128,128,128,.15)"></div>'
+        shown = f'<div style="{box}aspect-ratio:1;background:rgba(128,128,128,.15)"></div>'
     else:  # decoding=sync: no blank flash between two frames
         style = f"{box}image-rendering:pixelated"
-        picture = f'<img src="{jpeg_url(image)}" alt="{escape(title)}" decoding="sync" style="{style}">'
+        shown = f'<img src="{jpeg_url(image)}" alt="{escape(title)}" decoding="sync" style="{style}">'
     caption = f'<div style="height:1.6em;overflow:hidden;white-space:nowrap">{escape(title)}</div>'
-    return f'<div style="width:{width}px;max-width:100%">{caption}{picture}</div>'
+    return f'<div style="width:{width}px;max-width:100%">{caption}{shown}</div>'
 
 
 def sheet_of(images: Tensor) -> Tensor:

@@ -349,8 +349,8 @@ class RunPanel(widgets.VBox):
         self.compare.show(self.before, image)
 
     def _add_to_history(self, text: str, state: State) -> None:
-        if "image" in state.pictures:
-            self.history.add(sheet_of(state.pictures["image"]), text, state, str(state.settings))
+        if "image" in state.images:
+            self.history.add(sheet_of(state.images["image"]), text, state, str(state.settings))
 
     # --- states and files -------------------------------------------------------------------------------------------
 
@@ -359,14 +359,14 @@ class RunPanel(widgets.VBox):
         if result is None:
             result = self._restored or self.result
         latents, image = getattr(result, "latents", None), getattr(result, "images", None)
-        pictures = {} if image is None else {"image": image.cpu()}
-        pictures |= {name: self.chosen_photo(name).cpu() for name in self.choosers}
+        images = {} if image is None else {"image": image.cpu()}
+        images |= {name: self.chosen_photo(name).cpu() for name in self.choosers}
         for name, canvas in self.canvases.items():
-            pictures[f"drawing.{name}"] = torch.from_numpy(canvas.rgba().copy())
+            images[f"drawing.{name}"] = torch.from_numpy(canvas.rgba().copy())
             if canvas.mode == "mask":
-                pictures[name] = canvas.mask()
+                images[name] = canvas.mask()
         settings = self.values | {FEATHER + name: canvas.feather for name, canvas in self.canvases.items()}
-        return State(None if latents is None else latents.detach().to("cpu"), pictures, plain(settings))
+        return State(None if latents is None else latents.detach().to("cpu"), images, plain(settings))
 
     def restore(self, state: State) -> None:
         """Go back to a state: photos, controls and drawings are set, its image is shown; nothing runs."""
@@ -374,16 +374,16 @@ class RunPanel(widgets.VBox):
             raise ValueError("A run is under way; press Stop, then restore.")
         settings = dict(state.settings)
         for chooser in self.choosers:
-            if chooser in state.pictures:
-                settings[chooser] = self._offer(str(settings.get(chooser, chooser)), state.pictures[chooser])
+            if chooser in state.images:
+                settings[chooser] = self._offer(str(settings.get(chooser, chooser)), state.images[chooser])
         self.set(settings)
         for name, canvas in self.canvases.items():
-            if f"drawing.{name}" in state.pictures:
-                canvas.set_rgba(state.pictures[f"drawing.{name}"].numpy())
+            if f"drawing.{name}" in state.images:
+                canvas.set_rgba(state.images[f"drawing.{name}"].numpy())
                 canvas.feather = float(settings.get(FEATHER + name, canvas.feather))
-        self._restored = SimpleNamespace(latents=state.latents, images=state.pictures.get("image"))
-        if "image" in state.pictures:
-            self.show(state.pictures["image"], "restored")
+        self._restored = SimpleNamespace(latents=state.latents, images=state.images.get("image"))
+        if "image" in state.images:
+            self.show(state.images["image"], "restored")
 
     def _offer(self, name: str, image: Tensor) -> str:
         """The name under which a photo can be chosen; it is added if the photo of its own name is another one."""
@@ -415,10 +415,10 @@ class RunPanel(widgets.VBox):
         path, state = self.out / f"{datetime.now():%Y%m%d-%H%M%S}.{kind}", self.state()
         if kind == "safetensors":
             self._write(path, state)
-        elif "image" not in state.pictures:
+        elif "image" not in state.images:
             raise ValueError("There is no result to save yet; press Start first.")
         elif kind == "png":
-            write_image(path, sheet_of(state.pictures["image"]))
+            write_image(path, sheet_of(state.images["image"]))
         else:
             from helpers import video
 

@@ -100,11 +100,11 @@ class Gallery(widgets.HBox):
         """One more image (1, 3, H, W) in [0, 1] with a button ``text``; the pointer over it shows ``hint``."""
         shrink = min(1, 2 * CANDIDATE / max(image.shape[-2:]))
         url = jpeg_url(resize(image, tuple(max(1, round(side * shrink)) for side in image.shape[-2:])))
-        picture = widgets.HTML(f'<img src="{url}" alt="{escape(text)}" title="{escape(hint)}" style="{THUMB}">')
+        thumbnail = widgets.HTML(f'<img src="{url}" alt="{escape(text)}" title="{escape(hint)}" style="{THUMB}">')
         button = widgets.Button(description=text, tooltip=hint, layout=widgets.Layout(width=f"{CANDIDATE}px"))
         button.on_click(lambda _: self.on_click(entry))
         self.entries = [*self.entries, entry][-KEPT:]
-        self.children = [*self.children, widgets.VBox([picture, button])][-KEPT:]
+        self.children = [*self.children, widgets.VBox([thumbnail, button])][-KEPT:]
 
     def clear(self) -> None:
         self.entries, self.children = [], []

@@ -264,7 +264,7 @@ class Grading:
     def _row(self, student: Student, by_hand: dict) -> dict:
         """Row and page of a student."""
         judged = [self._score(cell, lesson, student, by_hand) for lesson in self.lessons for cell in lesson.items]
-        scores, pictures = [score for score, _ in judged], {score.item: images for score, images in judged}
+        scores, images = [score for score, _ in judged], {score.item: found for score, found in judged}
         remarks = filter(None, [student.error, *student.errors.values(), *student.remarks])
         row = {"student": student.name, **totals(scores), "remarks": list(dict.fromkeys(map(shown, remarks)))}
         row["scores"] = [asdict(score) for score in scores]
@@ -272,7 +272,7 @@ class Grading:
         row["notebooks"] |= {stem: {"error": shown(error)} for stem, error in student.errors.items()}
         write_json(self.out / "students" / f"{student.name}.json", row)
         with atomic_path(self.out / "students" / f"{student.name}.html") as temporary:
-            temporary.write_text(shown(report.page(row, pictures)), encoding="utf-8")
+            temporary.write_text(shown(report.page(row, images)), encoding="utf-8")
         return row
 
     def _remark_copies(self, student: Student, seen: dict[str, str]) -> None:
@@ -299,7 +299,7 @@ class Grading:
         elif cell.kind == "handin":
             measured = handins.judge(cell.item, student.files)
             score.expected = handins.HAND_INS[cell.item].expected
-            return score.judged(measured.verdicts), {n: image.numpy() for n, image in measured.pictures.items()}
+            return score.judged(measured.verdicts), {n: image.numpy() for n, image in measured.images.items()}
         else:
             score = self._judge_exercise(score, cell, lesson, student)
         return score, {}

@@ -31,7 +31,7 @@ class HandInError(ValueError):
 class Measured:
     """Images (1, 3, H, W) by name, what was handed in first; and the verdicts."""
 
-    pictures: dict[str, Tensor]
+    images: dict[str, Tensor]
     verdicts: list[Verdict] = field(default_factory=list)
 
 
@@ -109,7 +109,7 @@ def _drawn_face() -> Tensor:
 def measure_blend(path: Path) -> Measured:
     """Lesson 3: chelsea inside the mask that comes with the latents, the drawn face outside, and no seam between."""
     latents, x, y = read(path, noise=True), demo_cat(64), _drawn_face()
-    mask = load_state(path)[0].pictures.get("mask")
+    mask = load_state(path)[0].images.get("mask")
     if mask is None or tuple(mask.shape) != (1, 1, 64, 64) or not 0 <= mask.min() <= mask.max() <= 1:
         raise HandInError("expected a mask of shape (1, 1, 64, 64) in [0, 1] next to the latents")
     area = (mask >= 0.5).float().mean().item()

@@ -16,12 +16,12 @@ from staff.grading.manual import write_csv
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
-def page(row: dict, pictures: dict[str, dict]) -> str:
+def page(row: dict, images: dict[str, dict]) -> str:
     """A student's page, self-contained, with no script: the sum, then a card for everything that scores."""
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": "{:g}".format, "name": _name, "png": data_url}
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(row=row, scores=row["scores"], pictures=pictures)
+    return template.render(row=row, scores=row["scores"], images=images)
 
 
 def _name(stem: str) -> str:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "output" / "browser"
 OUT = ".jp-OutputArea-output:has(button:text-is('Stop'))"
 STAGE = ".drawing-canvas .stage"
-FINGERPRINT = """[panel.state().pictures['image'].sum().item(), panel.state().settings,
+FINGERPRINT = """[panel.state().images['image'].sum().item(), panel.state().settings,
     *[int(c.rgba().astype(int).sum()) for c in panel.canvases.values()],
     *([panel.state().latents.code.sum().item()] if panel.state().latents else [])]"""
 

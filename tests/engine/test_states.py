@@ -42,8 +42,8 @@ def test_a_state_comes_back_and_its_latents_are_latents(state, tmp_path):
     save_state(path, state, model="cats")
     again, metadata = load_state(path)
     assert again.settings == state.settings and metadata == {"model": "cats"}
-    assert set(again.pictures) == set(state.pictures)
-    assert all(torch.equal(again.pictures[name], state.pictures[name]) for name in state.pictures)
+    assert set(again.images) == set(state.images)
+    assert all(torch.equal(again.images[name], state.images[name]) for name in state.images)
     latents, metadata = load_latents(path)
     assert metadata["model"] == "cats"
     for found in (again.latents, latents):
@@ -55,10 +55,10 @@ def test_latents_alone_are_a_state_and_a_state_needs_no_latents(state, tmp_path)
     save_latents(path, state.latents, model="cats")
     again, metadata = load_state(path)
     assert_same(again.latents, state.latents)
-    assert (again.pictures, again.settings, metadata) == ({}, {}, {"model": "cats"})
-    save_state(path, State(None, state.pictures, {"steps": 3}))
+    assert (again.images, again.settings, metadata) == ({}, {}, {"model": "cats"})
+    save_state(path, State(None, state.images, {"steps": 3}))
     again, _ = load_state(path)
-    assert again.latents is None and torch.equal(again.pictures["image"], state.pictures["image"])
+    assert again.latents is None and torch.equal(again.images["image"], state.images["image"])
     with pytest.raises(ValueError, match="a.safetensors"):
         load_latents(path)
 
@@ -129,10 +129,10 @@ def test_a_panel_s_state_file_can_be_handed_in_and_opened(tmp_path, item):
     panel._frame()
     path = panel.save("safetensors")
     measured = HAND_INS[item].measure(path)
-    torch.testing.assert_close(measured.pictures["yours"], panel.result.images, atol=1e-4, rtol=0)
+    torch.testing.assert_close(measured.images["yours"], panel.result.images, atol=1e-4, rtol=0)
     assert measured.verdicts
     if item == "3.4":
-        assert torch.equal(measured.pictures["mask"][:, :1], panel.mask)
+        assert torch.equal(measured.images["mask"][:, :1], panel.mask)
     states.state(path, tmp_path / "out")  # without --model
     again = read_image(tmp_path / "out" / "latents.png")
     torch.testing.assert_close(again, quantize(panel.result.images), atol=0.01, rtol=0)

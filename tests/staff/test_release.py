@@ -252,7 +252,7 @@ def test_handed_in_latents_are_drawn_and_measured(tmp_path):
     for path, noise in zip(paths, (None, generator.fresh_noise(1, 5)), strict=True):
         save_latents(path, Latents("w+", generator.mean("w+"), noise))
     measured = handins.judge("1.6", paths)
-    assert set(measured.pictures) == {"yours", "photo"} and 0 <= measured.verdicts[0].right < 1
+    assert set(measured.images) == {"yours", "photo"} and 0 <= measured.verdicts[0].right < 1
     assert ["dB" in verdict.reason for verdict in handins.judge("2.4", paths).verdicts] == [True, True]
 
 
@@ -263,7 +263,7 @@ def test_a_blend_is_measured_under_the_mask_that_comes_with_it(tmp_path):
     half[..., :32] = 1
     save_state(path, State(latents, {"mask": half}))
     measured = handins.judge("3.4", [path])
-    assert set(measured.pictures) == {"yours", "chelsea", "the drawn face", "mask"} and len(measured.verdicts) == 2
+    assert set(measured.images) == {"yours", "chelsea", "the drawn face", "mask"} and len(measured.verdicts) == 2
     for masks, says in (({}, "a mask"), ({"mask": half * 0}, "covers 0 %"), ({"mask": half * 3}, "in [0, 1]")):
         save_state(path, State(latents, masks))
         (verdict,) = handins.judge("3.4", [path]).verdicts

@@ -74,7 +74,7 @@ def test_one_file_holds_picture_mask_photos_and_settings(make, generator, monkey
     assert torch.equal(other.x, X) and torch.equal(other.y, Y) and other.settings == panel.settings
     assert torch.equal(other.photos["a"], X.flip(-1)) and "restored" in other.view.html
     state, metadata = load_state(path)
-    assert torch.equal(state.pictures["image"], image) and torch.equal(state.pictures["mask"], mask)
+    assert torch.equal(state.images["image"], image) and torch.equal(state.images["mask"], mask)
     assert metadata["model"] == "tiny"
     assert torch.equal(generator.synthesize(state.latents).clamp(0, 1), image)
 

@@ -235,13 +235,13 @@ def test_the_state_file_loads_again_and_images_and_films_are_written(panel):
     path = panel.save("safetensors")
     assert path.name in panel.saved.value and "data:" in panel.saved.value
     state, _ = load_state(path)
-    assert torch.equal(state.pictures["mask"], canvas.mask())
+    assert torch.equal(state.images["mask"], canvas.mask())
     panel.set({"kind": "b", "steps": 3})
     canvas.clear()
     canvas.feather = 0.0
     panel._receive({"mine.safetensors": {"content": path.read_bytes()}})
     assert panel.settings["kind"] == "a" and panel.settings["steps"] == 20 and canvas.feather == 0.5
-    assert torch.equal(canvas.mask(), state.pictures["mask"]) and len(panel.history.entries) == 2
+    assert torch.equal(canvas.mask(), state.images["mask"]) and len(panel.history.entries) == 2
     again = panel.save("safetensors")
     assert torch.equal(load_state(again)[0].latents.code, state.latents.code)
     with pytest.raises(ValueError, match="expected a state"):
