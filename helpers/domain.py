@@ -77,9 +77,5 @@ def out_of_domain(generator: Generator, images: Tensor, features) -> list[str | 
     """For each image None, or one sentence that says that the model does not show such images."""
     what = f" ({generator.domain})" if generator.domain else ""
     fix = "crop or align it differently, or use another model"
-    return [
-        f"the photo is unlike what this model shows{what}, {far:.1f} times as far off as its own images: {fix}."
-        if far > FAR
-        else None
-        for far in domain_distance(generator, images, features).tolist()
-    ]
+    unlike, found = f"the photo is unlike what this model shows{what}", domain_distance(generator, images, features)
+    return [f"{unlike}, {far:.1f} times as far off as its own images: {fix}." if far > FAR else None for far in found]

@@ -70,10 +70,7 @@ class Cut:
 
 @torch.no_grad()
 def read_face(source: Source, generator: Generator, options: FaceOptions | None = None, name: str | None = None) -> Cut:
-    """Read the part of a photo (path or bytes) that a generator gets, or the image of a file of latents.
-
-    Raises NoFace where none is found, ImageError for a file that is not a photo and for a box outside of it.
-    """
+    """The part of a photo (path or bytes) that a generator gets, or the image of a file of latents. Raises NoFace."""
     options, size = options or FaceOptions(), generator.resolution
     is_path = isinstance(source, str | os.PathLike)
     name = name or (str(source) if is_path else "the uploaded file")
@@ -140,11 +137,9 @@ def framed(image: Tensor, corners: Sequence[tuple[float, float]]) -> Tensor:
 
 
 def ffhq_square(landmarks: Sequence[tuple[float, float]], size: int) -> tuple[complex, complex]:
-    """The transform that turns, scales and cuts a face as the photos of FFHQ were; see ``cut_square``.
+    """The transform that turns, scales and cuts a face as FFHQ was (Karras et al. 2019, app. A); see ``cut_square``.
 
     landmarks: (x, y) in pixels of left eye, right eye, nose, left and right corner of the mouth, as seen in the image.
-    From Karras et al., A Style-Based Generator Architecture for GANs, app. A: the half side is the larger of 2.0 times
-    the distance of the eyes and 1.8 times that from eyes to mouth, the centre a tenth of the latter below the eyes.
     """
     left, right, _, mouth_left, mouth_right = np.asarray(landmarks) @ [1, 1j]
     eyes, mouth = (left + right) / 2, (mouth_left + mouth_right) / 2
@@ -159,7 +154,7 @@ def find_faces(image: Tensor) -> list[np.ndarray]:
     """Landmarks of every face in a photo (1, 3, H, W), for ``ffhq_square``, the largest face first.
 
     By dlib, with which FFHQ itself was aligned (Kazemi and Sullivan 2014); without it by OpenCV's YuNet (Wu et al.
-    2023), which is downloaded once. Raises ImageError when neither is installed, WeightsError when YuNet is not there.
+    2023), which is downloaded once.
     """
     has = importlib.util.find_spec
     find = _faces_of_dlib if has("dlib") and has("face_recognition_models") else _faces_of_yunet if has("cv2") else None

@@ -138,10 +138,7 @@ class Features(nn.Module):
 
 
 def fast_copy(features: Features, precision: str = "auto") -> Features:
-    """The same network, laid out as is the fastest on its device: in float32 or bfloat16, channels last or not.
-
-    precision: float32 or bfloat16 keeps to that.
-    """
+    """The same network in the type and memory layout that are fastest on its device; ``precision`` keeps to a type."""
     way = fastest_way(features.convs[0].weight.device, features.config.widths[0], precision)
     return _laid_out(copy.deepcopy(features), way)
 
@@ -203,15 +200,14 @@ def _load_torchvision(name: str) -> dict[str, Tensor]:
     except weights.WeightsError as error:
         raise weights.WeightsError(f"{str(error).rstrip('.')}; or use vgg19-slim, which is bundled.") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        remedy = "delete it to download it again"
-        raise ValueError(f"{path} holds no tensors ({type(error).__name__}); {remedy}.") from error
+        reason = f"{path} holds no tensors ({type(error).__name__})"
+        raise ValueError(f"{reason}; delete it to download it again.") from error
 
 
 def load_features(
     name: str | Path | None = None, device: str | torch.device | None = None, pooling: str | None = None
 ) -> Features:
-    """A frozen feature network: "vgg19" or "vgg16" (torchvision's, downloaded once), "vgg19-slim" or "vgg19-half"
-    (bundled), or a file.
+    """A frozen network: "vgg19" or "vgg16" (downloaded once), "vgg19-slim" or "vgg19-half" (bundled), or a file.
 
     None or "auto" is vgg19 where its file is on disk, vgg19-slim elsewhere; pooling None is that of its training.
     """

@@ -60,8 +60,7 @@ def show_images(
     """Images side by side, each with its title above and its caption below; long text is wrapped.
 
     images: those of a list may differ in size, and be masks (1, 1, H, W). columns: at most 6 by default. scale: figure
-    pixels per image pixel of the largest image in a column, by default whole for small images. Raises ImageError for
-    other shapes, NaN, no images, or when there are not as many titles or captions as images.
+    pixels per image pixel of the largest image in a column, by default whole for small images.
     """
     pixels = _pixels(images)
     texts = _as_many(titles, pixels), _as_many(captions, pixels)
@@ -77,7 +76,7 @@ def labelled_grid(
     captions: Sequence[Sequence[str]] | None = None,
     scale: float | None = None,
 ) -> Figure:
-    """A table of images, in rows, with labels at its left and top, and captions below; raises as show_images does."""
+    """A table of images, in rows, with labels at its left and top, and captions below."""
     rows = [_pixels(row) for row in rows_of_images] or [_pixels([])]
     texts = [_as_many(row or None, pixels) for row, pixels in zip(_as_many(captions, rows), rows, strict=True)]
     cells = [[_Cell(p, caption=text) for p, text in zip(*row, strict=True)] for row in zip(rows, texts, strict=True)]
@@ -195,10 +194,7 @@ def _fit(figure: Figure, axes: np.ndarray, widths: list[int], heights: list[int]
 def plot_losses(
     history: Mapping[str, Sequence[float]], log: bool = True, suptitle: str | None = None, label: str = "loss"
 ) -> Figure:
-    """Curves over the steps, one per name, by default on a logarithmic axis, on which values of 0 or less are gaps.
-
-    history: name to one value per step; NaN is a gap. ImageError when it holds no finite value.
-    """
+    """Curves of name to one value per step; NaN is a gap, on the logarithmic axis also what is not above 0."""
     curves = {name: np.asarray(values, dtype=float) for name, values in history.items()}
     curves = {name: np.where(values > 0, values, np.nan) if log else values for name, values in curves.items()}
     if not any(np.isfinite(values).any() for values in curves.values()):
@@ -222,10 +218,7 @@ def plot_losses(
 
 
 def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of results as a Markdown table that also reads well as plain text; a missing value is a dash.
-
-    Numbers are right-aligned, with the same decimals throughout a column (about four digits in all).
-    """
+    """Rows of results as a Markdown table that also reads well as plain text: about four digits, a dash for None."""
     columns = []
     for name in dict.fromkeys(name for row in rows for name in row):
         values = [row.get(name) for row in rows]

@@ -53,9 +53,6 @@ def read_image(source: Source, size: int | None = None, name: str | None = None)
     source: path of a file in one of the formats of KNOWN, or its bytes (an upload). EXIF's orientation and the ICC
     profile are applied, grey becomes RGB, 16-bit grey is scaled by 1/65535, of an animation the first frame is taken.
     size: the central square is resized, antialiased, to (1, 3, size, size). name: what errors call the image.
-
-    Raises ImageError for what is missing, not an image or damaged, or has, by its header, a side below MIN_SIDE or more
-    than MAX_PIXELS pixels.
     """
     colours, alpha = read_rgba(source, name)
     image = colours if alpha.min() == 1 else torch.lerp(torch.ones(()), colours, alpha)
@@ -253,10 +250,7 @@ def grid(images: torch.Tensor, columns: int | None = None, padding: int = 2) -> 
 
 
 def write_image(path: str | os.PathLike, image: torch.Tensor) -> None:
-    """Write one image (1, 3, H, W) or mask (1, 1, H, W), rounded to 8 bits, atomically, to .png, .jpg or .webp.
-
-    Raises ImageError for another suffix, more than one image or NaN, WriteError where the file cannot be written.
-    """
+    """Write one image (1, 3, H, W) or mask (1, 1, H, W), rounded to 8 bits, atomically, to .png, .jpg or .webp."""
     file_format = Image.registered_extensions().get(Path(path).suffix.lower())
     if file_format not in WRITTEN:
         raise ImageError(f"expected a file name ending in .png, .jpg or .webp but got {Path(path).name!r}")

@@ -158,9 +158,7 @@ def optimize_noise(*arguments, **options) -> Result:
 
 
 def partly_fitted(generator: Generator, latents: Latents, amount: float = 1.0, levels: int | None = None) -> Latents:
-    """The code with part of its fitted noise: the coarsest maps, so many ``levels`` (None is all), on the way from the
-    fixed ones (amount 0) to its own (1).
-    """
+    """The code with the coarsest ``levels`` of its fitted maps (None: all), from the fixed ones (0) to its own (1)."""
     if latents.noise is None:
         raise ValueError("these latents have no noise maps; fit some with optimize_noise().")
     noise = generator.fixed_noise(len(latents))
@@ -170,10 +168,7 @@ def partly_fitted(generator: Generator, latents: Latents, amount: float = 1.0, l
 
 @torch.no_grad()
 def fresh_noise_psnr(generator: Generator, targets: Tensor, latents: Latents, draws: int = 8, seed: int = 0) -> Tensor:
-    """PSNR (B,) in dB of the code with new random noise, mean over ``draws``: what the code itself holds of the photo.
-
-    Each draw serves all B; noise maps in the latents are ignored.
-    """
+    """PSNR (B,) in dB of the code alone with new random noise, mean over ``draws``: what it holds of the photo."""
     if draws < 1:
         raise ValueError(f"at least one draw of noise is needed; got {draws}.")
     noise = [generator.fresh_noise(1, seed=seed + draw) for draw in range(draws)]

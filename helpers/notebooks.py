@@ -11,10 +11,7 @@ from helpers.weights import FOLDER, registry
 
 
 def describe_session() -> str:
-    """Two lines: the device with its free memory, and which bundled and official weights are on disk.
-
-    From now on a cell that is run again frees what its last run made: see Reruns.
-    """
+    """Two lines: the device and the weights on disk. From now on a cell that is run again frees what it made before."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None and not hasattr(shell, "course_reruns"):
         shell.course_reruns = Reruns(shell)
@@ -27,10 +24,7 @@ def describe_session() -> str:
 
 
 def describe_model(generator, minutes: float) -> str:
-    """What was loaded, how long the lesson takes with it, and whether its steps fit into memory.
-
-    ``minutes`` are the bundled model's on two CPU cores; another's are as many more as a step of it takes longer here.
-    """
+    """What was loaded, the minutes of the lesson with it (``minutes`` with the default), and whether it fits."""
     from helpers.features import load_features
     from helpers.generators import DEFAULT, load_generator
     from helpers.memory import step_memory
@@ -64,10 +58,7 @@ def step_seconds(generator, features, batch: int = 2) -> float:
 
 
 class Reruns:
-    """Watches the cells of an IPython shell. Runs are of one cell if they have one id, or without ids one text.
-
-    IPython keeps the value of every cell (from version 9 also what it displayed) and ipywidgets every widget, for ever.
-    """
+    """Frees what the last run of a cell (known by its id, or its text) made: IPython and ipywidgets keep all of it."""
 
     def __init__(self, shell):
         self.shell = shell

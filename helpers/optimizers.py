@@ -169,17 +169,15 @@ class Optimization:
         self.best = [torch.where(_like(better, p), p, best) for p, best in zip(self.parameters, self.best, strict=True)]
 
     def _freeze(self, lost: Tensor) -> None:
-        """Freeze samples (B,) bool. Raises ValueError when none is left."""
+        """Freeze samples (B,) bool; an error when none is left."""
         new = lost & ~self.frozen
         if not new.any():
             return
         self.frozen |= new
         self._hold()
         if self.frozen.all():
-            raise ValueError(
-                f"the loss became NaN or infinite at step {self.number + 1}; lower the learning rate "
-                f"(now {self.rates[0]:g}) or check the target for NaN. The best result so far is kept."
-            )
+            fix = f"lower the learning rate (now {self.rates[0]:g}) or check the target for NaN"
+            raise ValueError(f"the loss became NaN or infinite at step {self.number + 1}; {fix}. The best is kept.")
         names = f"{', '.join(str(i + 1) for i in new.nonzero().flatten().tolist())} of {len(new)}"
         sentence = f"the loss of sample {names} is NaN or infinite at step {self.number + 1}: it is frozen at its best."
         warnings.warn(sentence, OptimizationWarning, stacklevel=3)

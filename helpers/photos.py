@@ -46,9 +46,9 @@ def demo_cat(size: int = 64) -> torch.Tensor:
 def cut_square(
     image: torch.Tensor, scaled_turn: complex, shift: complex, size: int, outside: str = "reflection"
 ) -> torch.Tensor:
-    """The square (1, 3, size, size) onto whose point t = scaled_turn p + shift the photo's point p (x + iy) falls.
+    """The antialiased square (1, 3, size, size) onto whose t = scaled_turn p + shift the photo's point p (x + iy) falls.
 
-    Antialiased: the photo is sampled at least once per pixel and then averaged. outside: see grid_sample.
+    outside: see grid_sample.
     """
     factor = max(1, math.ceil(1 / abs(scaled_turn) - 0.01))  # photo pixels per output pixel; 1.001 are one
     centres = (np.arange(size * factor) + 0.5) / factor
@@ -74,7 +74,7 @@ def load_uint8(
 
     The names, sub-folders included, are sorted; "validation" is the last ``held_out`` of them (by default VALIDATION,
     or a tenth of a set below 5,000), "train" the others, "all" both. n: only the first n. Damaged photos are named on
-    stderr and left out. Raises ImageError where the path is missing, holds no photos or too few for the split.
+    stderr and left out.
     """
     with open_set(Path(path)) as (names, read):
         names = _split(names, split, path, held_out)[:n]

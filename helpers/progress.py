@@ -46,10 +46,7 @@ def load_run(path: str | Path, device: str | torch.device = "cpu") -> dict:
 
 @contextmanager
 def stopped_between_steps() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C, a closed terminal and a polite kill wait for the end of a step; gives a function that reports them.
-
-    In the middle of a step a state is only half updated. A second signal interrupts at once.
-    """
+    """Ctrl-C, a closed terminal and a polite kill wait for the end of a step, which a second signal interrupts."""
     received = []
 
     def note(number, frame):
@@ -110,10 +107,7 @@ class Progress:
         return rows
 
     def run(self, search, label: str, film: int = 0):
-        """Take all steps of a Chain from where it stopped, with a bar on the terminal; returns its ``result()``.
-
-        label: its name within the unit. film: keep about this many images along the way, as ``frames(label)``.
-        """
+        """Take all steps of a Chain from where it stopped, with a bar; ``film`` images on the way are ``frames``."""
         saved = self.states.setdefault(label, {"frames": []})
         if "search" in saved:
             search.load_state_dict(saved["search"])

@@ -25,10 +25,7 @@ def embed(
     steps: int = STEPS,
     rows: Sequence[int] | None = None,
 ) -> LatentSearch:
-    """Masked search of w+ for a criterion of ``batch`` samples, W_l of the paper; with a style term its M_st.
-
-    Without a start it goes from the mean through w, which moves all rows, to w+. ``rows`` of w+ are free, None: all.
-    """
+    """Masked search of w+, W_l of the paper, or M_st with a style term; without a start from the mean, through w."""
     phases = PHASES["w+"] if start is None and rows is None else PHASES["w+"][-1:]
     if start is None:
         mean = generator.mean(phases[0].space)

@@ -38,9 +38,8 @@ def photo_terms(photo: Tensor, mask: Tensor, name: str = "first") -> list[Term]:
 class MaskedCriterion(WeightedSum):
     """Weighted sum of masked terms, one value per sample; each is a mean over its mask, with no gradient outside.
 
-    The perceptual term replaces everything outside by the target before the network looks, as if the surroundings were
-    right already; the style term takes everything outside as given. Missing ``weights`` are 1. ``prior`` is a function
-    of the latents' offset (B, ...) from their start.
+    To the perceptual term the network sees the target outside the mask, to the style term what is there. Missing
+    ``weights`` are 1. ``prior`` is a function of the latents' offset (B, ...) from their start.
     """
 
     def __init__(

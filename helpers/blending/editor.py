@@ -142,9 +142,8 @@ class Editor:
     def crossover(self, x: Tensor, y: Tensor, mask: Tensor, **options) -> Edit:
         """Two-image blend: x inside the mask and y outside, in one face.
 
-        W_l with terms for both images, under the blurred mask and its inverse; then Mk_n, which restores both photos on
-        their sides, while their colours approach each other towards the edge (``harmonise``). The weight of "style" is
-        that of y's texture for what shows x.
+        W_l with terms for both images; then Mk_n, which restores both photos on their sides, while their colours
+        approach each other towards the edge (``harmonise``). "style" is y's texture for what shows x.
         """
         options, mask, feather, weights = self._settings("crossover", mask, **options)
         soft, (inside, outside) = masks.feather(mask, feather), transition(mask, 2 * feather)
@@ -164,8 +163,7 @@ class Editor:
         """Fill a hole, where the mask is 1, with what the generator finds likely: W_l on what is known, then Mk_n.
 
         Few rows of w+ are free (``inpainting_rows``), and a prior keeps them where the w of faces are. What is inside
-        the hole is never looked at. The noise restores the known part and fades out in a ring of twice ``feather``
-        pixels around the hole.
+        the hole is never looked at. The noise fades out in a ring of twice ``feather`` pixels around it.
         """
         options, hole, feather, weights = self._settings("inpaint", hole, **options)
         if not (0 < hole.mean() < 1):
@@ -208,8 +206,7 @@ class Editor:
     def transfer(self, x: Tensor, y: Tensor, mask: Tensor, layer="b16.conv0", amount: float = 1.0, **options) -> Edit:
         """Carry an attribute of x, e.g. its eyes, into y: W_l of both, activations copied in the region (I_att), Mk_n.
 
-        The copy (``copy_activations``) is made before any noise is fitted: maps fitted to one image's activations are
-        salt and pepper on another's. The noise restores y around the region.
+        The copy comes first: noise maps fitted to one image's activations are salt and pepper on another's.
         """
         check_copy(self.generator, layer, amount)  # now, not after the search
         options, mask, feather, weights = self._settings("transfer", mask, **options)

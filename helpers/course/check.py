@@ -1,7 +1,4 @@
-"""Checks that a student runs below each exercise; each prints one line, or raises CheckFailed with what is wrong.
-
-A lesson loads the checks of its own exercises only, from ``checks_LESSON``, when it first asks for one.
-"""
+"""Checks below each exercise, in checks_LESSON: each prints one line, or raises CheckFailed with what is wrong."""
 
 import functools
 import importlib

@@ -1,7 +1,4 @@
-"""What checks and hidden probes stand on: an error with a message, and tiny random networks.
-
-The networks have the interface of the real ones and none of their code, so nothing in here answers an exercise.
-"""
+"""What checks and hidden probes stand on: an error, and tiny networks without any code that answers an exercise."""
 
 import torch
 import torch.nn.functional as F
@@ -38,10 +35,7 @@ def random_images(seed: int, *batches: int, side: int = 8) -> list[Tensor]:
 
 
 class TinyGenerator(nn.Module):
-    """A style-based network of 16 px with random weights; ``spaces=("z",)`` has no mapping, as a DCGAN.
-
-    seed: of the weights. noise: strength of the first layer's noise; those of the others fall.
-    """
+    """A style-based network of 16 px with random weights; ``noise`` is the first layer's strength, the others' fall."""
 
     family, resolution, z_dim, w_dim, num_ws, device = "tiny", 16, 12, 8, 4, torch.device("cpu")
     noise_shapes = ((4, 4), (8, 8), (16, 16), (16, 16))

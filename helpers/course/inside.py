@@ -1,7 +1,4 @@
-"""The last steps inside a sandbox: ``python -I inside.py SETTINGS COMMAND...`` becomes the command.
-
-Standard library only and no import of the course, which is not to be seen here.
-"""
+"""The last steps inside a sandbox, where there is no course: ``python -I inside.py SETTINGS COMMAND...`` becomes it."""
 
 import contextlib
 import ctypes

@@ -1,7 +1,4 @@
-"""The lessons as data: which cell is an exercise, which may be changed, what scores how many points.
-
-A release holds them in its manifest; ``staff/grading/authoring.py`` reads them from the authored notebooks.
-"""
+"""The lessons as data, which a release holds in its manifest: what is an exercise, what scores how many points."""
 
 import json
 import re

@@ -1,7 +1,4 @@
-"""A submission is data: its cells are matched to those of the lesson, and a notebook to be graded is built from both.
-
-What is not an exercise comes from the lesson; what a student adds to it counts too.
-"""
+"""A submission is data: its cells are matched to the lesson's, and a notebook to be graded is built from both."""
 
 import ast
 import difflib
@@ -124,10 +121,7 @@ def _changes(original: str, theirs: str) -> str:
 
 
 def _added(original: str, theirs: str) -> list[str]:
-    """Imports, definitions and assignments that an edited locked cell has more than the lesson's.
-
-    Each runs on its own, as far as they are few: one that fails must not take the others with it.
-    """
+    """What an edited locked cell imports, defines or assigns more than the lesson's, each apart: one may fail."""
     known = {ast.dump(node) for node in parsed(original)}
     added = [ast.unparse(n) for n in parsed(theirs) if isinstance(n, KEPT) and ast.dump(n) not in known]
     return added if len(added) <= 20 else ["\n".join(added)]
@@ -187,10 +181,7 @@ def _runnable(source: str) -> str:
 
 
 def setup_cells(lesson: Lesson) -> dict[str, str]:
-    """Setup cells by id, the first whole, of the others imports, definitions and constants.
-
-    What else they do is to load networks and photos, which are not there while an exercise is checked or graded.
-    """
+    """Setup cells by id, the first whole, of the others imports, definitions and constants: networks are not there."""
     cells = {cell.id: cell.source for cell in lesson.of_kind("setup")}
     for name in list(cells)[1:]:
         kept = [node for node in parsed(cells[name]) if isinstance(node, KEPT) and not _computes(node)]

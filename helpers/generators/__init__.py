@@ -47,10 +47,7 @@ def load_generator(
 def load_discriminator(
     name_or_path: str | Path = DEFAULT, device: torch.device | str | None = None, label: int | None = None
 ) -> nn.Module:
-    """The frozen discriminator that was trained with a generator; higher scores are more real.
-
-    A ``label`` or "NAME@3" judges images as those of class 3. Raises NoDiscriminator, a WeightsError.
-    """
+    """The frozen discriminator trained with a generator: higher scores are more real. Raises NoDiscriminator."""
     name_or_path, label = _split_label(name_or_path, label)
     part = read_checkpoint(checkpoint_path(name_or_path), "discriminator")
     try:
@@ -62,10 +59,7 @@ def load_discriminator(
 
 
 def load_critic(name_or_path: str | Path = DEFAULT, device: torch.device | str | None = None) -> nn.Module:
-    """The discriminator of a checkpoint, or with a warning the bundled one of cats, which sees all images at 64 pixels.
-
-    Many published files hold the generator alone.
-    """
+    """The discriminator of a checkpoint, or with a warning the bundled one, as many files hold the generator alone."""
     try:
         return load_discriminator(name_or_path, device)
     except NoDiscriminator as error:

@@ -89,10 +89,7 @@ class Generator(nn.Module):
         return self.mean("z") + 1 if self.check_space(space) == "z" else self.convert(self.w_std[None], "w", space)
 
     def set_label(self, label: int) -> None:
-        """Choose the class of a conditional generator, 0 to c_dim - 1, and set the deviation of w to that of the class.
-
-        The mean of w, to which truncation pulls, remains that of all classes if the checkpoint had one.
-        """
+        """Choose the class of a conditional generator; a mean of w from the checkpoint remains that of all classes."""
         if not self.c_dim:
             raise ValueError(f"this {self.family} generator has no classes, so label {label} cannot be chosen.")
         if not isinstance(label, int) or not 0 <= label < self.c_dim:
@@ -132,10 +129,9 @@ class Generator(nn.Module):
             return
         shapes, sizes = [tuple(m.shape) for m in noise], list(self.noise_shapes)
         if [s[2:] for s in shapes] != sizes or not all(s[:2] in ((n, 1), (1, 1)) for s in shapes):
-            raise ValueError(
-                f"this generator takes {len(sizes)} noise maps of sizes {sizes} for {n} latents, got {len(shapes)} of "
-                f"shapes {shapes}; take them from fixed_noise() or fresh_noise()."
-            )
+            takes = f"this generator takes {len(sizes)} noise maps of sizes {sizes} for {n} latents"
+            found = f"got {len(shapes)} of shapes {shapes}"
+            raise ValueError(f"{takes}, {found}; take them from fixed_noise() or fresh_noise().")
 
     def compute_statistics(self, n: int = 10_000, keep_mean: bool = False) -> None:
         """Set mean (unless it is to be kept) and standard deviation of w, where there is one, from ``n`` mapped z."""
@@ -203,10 +199,8 @@ def unpack(generator: Generator, latents) -> tuple[str, Tensor, list[Tensor] | N
         space = "w" if "w" in generator.spaces else "z"
     expected = generator.code_shape(space)
     if tuple(code.shape[1:]) != expected:
-        raise ValueError(
-            f"{space} latents of this generator have the shape (B, {', '.join(map(str, expected))}), "
-            f"got {tuple(code.shape)}; take them from this generator's own spaces."
-        )
+        wanted = f"{space} latents of this generator have the shape (B, {', '.join(map(str, expected))})"
+        raise ValueError(f"{wanted}, got {tuple(code.shape)}; take them from this generator's own spaces.")
     return space, code, noise
 
 

@@ -60,8 +60,7 @@ class DiscriminatorBlock(nn.Module):
 def minibatch_stddev(x: Tensor, group_size: int = 4) -> Tensor:
     """Append one channel with the mean standard deviation over groups of samples (Karras et al. 2018, sec. 3).
 
-    A group has ``min(group_size, batch)`` samples as in the official release, or the next smaller divisor of the batch,
-    which the release refuses. 0 is the whole batch.
+    A group has ``min(group_size, batch)`` samples, or the next smaller divisor of the batch; 0 is the whole batch.
     """
     batch, channels, height, width = x.shape
     group = next(g for g in range(min(group_size or batch, batch), 0, -1) if batch % g == 0)

@@ -16,20 +16,6 @@ from helpers.generators.base import StyleBased, at_least_float32, settings
 from helpers.generators.stylegan2 import LRELU_GAIN, FullyConnected, MappingNetwork, channels_last, depthwise
 
 
-def repeat_and_convolve(x: Tensor, weight: Tensor) -> Tensor:
-    """Each pixel four times, then a 3x3 convolution: (B, I, H, W), (O, I, 3, 3) -> (B, O, 2H, 2W).
-
-    Repeated pixels share taps, so each of the four output phases is a 2x2 convolution of the small image.
-    """
-    first, middle, last = weight.unbind(2)
-    rows = torch.stack([first + middle, last, first, middle + last], 2)  # taps of the odd row, then of the even one
-    first, middle, last = rows.unbind(3)
-    taps = torch.stack([first + middle, last, first, middle + last], 3)
-    phases = taps.reshape(*weight.shape[:2], 2, 2, 2, 2).permute(0, 2, 4, 1, 3, 5)
-    phases = channels_last(phases.reshape(-1, weight.shape[1], 2, 2))
-    return F.pixel_shuffle(F.conv2d(x, phases, padding=1), 2)[:, :, 1:-1, 1:-1]
-
-
 def adaptive_instance_norm(x: Tensor, style: Tensor, eps: float) -> Tensor:
     """Every channel of x (B, C, H, W) to mean 0 and variance 1, then scaled and shifted by its style (B, 2C)."""
     scale, shift = style.chunk(2, 1)
@@ -56,11 +42,11 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
         if hasattr(self, "weight"):
             weight = (self.weight * self.weight_gain).to(x.dtype)
+            x = F.interpolate(x, scale_factor=2.0) if self.up else x  # each pixel four times
+            x = F.conv2d(x, weight, padding=1)
             if self.up:
                 row = x.new_tensor([0.25, 0.5, 0.25])
-                x = depthwise(repeat_and_convolve(x, weight), torch.outer(row, row), padding=1)
-            else:
-                x = F.conv2d(x, weight, padding=1)
+                x = depthwise(x, torch.outer(row, row), padding=1)
         noise = self.noise_const if noise is None else noise
         x = x + (noise * self.noise_strength[:, None, None] + self.bias[:, None, None]).to(x.dtype)
         return adaptive_instance_norm(F.leaky_relu(x, 0.2), self.style(w), self.eps)

@@ -29,10 +29,7 @@ def _one_hot(choices: Sequence[Layers], repeat: int = 1, tile: int = 1) -> dict[
 def reconstructions(
     features, content: Tensor, layers: Sequence[str | int], seeds=(0,), run: Run = StyleTransfer.run, **options
 ) -> Result:
-    """The image that has the features of content (1, 3, H, W) at one layer, for each layer and noise: one batch.
-
-    Images (len(layers) * len(seeds), 3, H, W), the seeds of the first layer first.
-    """
+    """The image with the features of content (1, 3, H, W) at one layer: a batch of layers × seeds, seeds fastest."""
     table, noise = _one_hot(layers, len(seeds)), list(seeds) * len(layers)
     options = {"content_layers": table, "init": "noise", "seed": noise, "pyramid": None} | options
     return run(StyleTransfer(features, content, **options))
@@ -47,10 +44,7 @@ def textures(
     run: Run = StyleTransfer.run,
     **options,
 ) -> Result:
-    """Textures from noise: each style (1, 3, h, w) with each group of style layers and each noise, one batch.
-
-    Images (styles * groups * seeds, 3, size, size), the last index fastest.
-    """
+    """Textures from noise: one batch of styles (1, 3, h, w) × groups of style layers × seeds, the last fastest."""
     count, rows = len(styles), len(groups) * len(seeds)
     mixture, layers = torch.eye(count).repeat_interleave(rows, 0), _one_hot(groups, len(seeds), count)
     noise = list(seeds) * (len(groups) * count)
@@ -69,10 +63,7 @@ def layer_grid(
     run: Run = StyleTransfer.run,
     **options,
 ) -> Tensor:
-    """Transfers for every content layer (rows) and group of style layers (columns): (rows, columns, 3, H, W).
-
-    At most ``batch`` run together: 16 × 11 images of 256 pixels would need some 60 GB with vgg19.
-    """
+    """Transfers for content layers × groups of style layers, (rows, columns, 3, H, W), at most ``batch`` together."""
     columns, parts = len(style_groups), []
     per_run = max(1, batch // columns)
     for first in range(0, len(content_layers), per_run):
@@ -120,10 +111,7 @@ def stylize_frames(
 
 
 def follow(photo: Tensor, frame: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Move ``image`` (1, 3, H, W), made from ``photo``, as the photo moves to become ``frame``.
-
-    Returns it and a mask (1, 1, H, W): 1 where the moved photo is the frame, 0 where something new comes into view.
-    """
+    """Move ``image``, made from ``photo``, as the photo moves to become ``frame``; its mask is 0 where that fails."""
     levels, (height, width) = [grey(shot)[0, 0].cpu().numpy() for shot in (frame, photo)], photo.shape[-2:]
     flow = torch.from_numpy(np.stack(optical_flow_ilk(*levels, radius=5))).to(photo)
     y, x = torch.meshgrid(torch.arange(height).to(flow), torch.arange(width).to(flow), indexing="ij")

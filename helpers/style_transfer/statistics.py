@@ -23,10 +23,7 @@ def _relative(ours: Tensor, target: Tensor, floor: float | Tensor = 1e-8) -> Ten
 
 
 class Statistic:
-    """``describe`` turns activations into numbers, ``distance`` compares them with those of a style.
-
-    The distance (B,) is 0 for the same texture and about 1 for an unrelated one in every layer of every network.
-    """
+    """A description of activations, and a distance (B,) of two: 0 is the same texture, about 1 an unrelated one."""
 
     def describe(self, activations: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, ...) of activations (B, C, h, w), within a mask (B or 1, 1, H, W)."""

@@ -17,14 +17,9 @@ DRAWN = "drawn"
 
 
 class BlendingPanel(RunPanel):
-    """A panel that blends two photos: choose them and a mask, or draw it; start, stop, keep, compare, save, load.
+    """A panel that blends two of the photos, ``.x`` inside and ``.y`` outside of a mask that is chosen or drawn.
 
-    generator: with noise maps. features: network of ``load_features``. photos: name to photo (1, 3, H, W) in [0, 1],
-    at least two (else ValueError), resized to the generator. out: folder for what is saved. values: first values of
-    controls by name, e.g. ``shape="ellipse", feather=2``.
-
-    ``.x`` and ``.y`` are the photos inside and outside. The same run without widgets:
-    ``Editor(generator, features).crossover(panel.x, panel.y, panel.mask, **panel.settings).run()``.
+    generator: with noise maps. features: network of ``load_features``.
     """
 
     function, then = "helpers.blending.Editor(panel.generator, panel.features).crossover", ".run()"

@@ -120,10 +120,7 @@ def decibel(images: Tensor, reference: Tensor | None) -> list[str]:
 def loss_curve(
     history: Sequence[Mapping[str, float]], width: int = 400, height: int = 180, labels: Mapping[str, str] | None = None
 ) -> str:
-    """Losses over the steps: one line on a logarithmic axis (SVG) and its last value for each.
-
-    history: name to value of every step; a missing name, a zero and NaN leave a gap. labels: other names to show.
-    """
+    """Losses over the steps (name to value): a line each on a logarithmic axis (SVG), with gaps, and its last value."""
     steps = np.unique(np.linspace(0, len(history) - 1, POINTS).round().astype(int)) if history else []
     names = list(dict.fromkeys(name for step in steps for name in history[step]))
     values = np.array([[history[step].get(name, math.nan) for step in steps] for name in names], float)

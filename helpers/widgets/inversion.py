@@ -30,13 +30,10 @@ def starts_of(generator: Generator, space: str) -> tuple[str, ...]:
 
 
 class InversionPanel(RunPanel):
-    """A panel that inverts a photo and shows how: controls, start / pause / stop, live image, loss curve.
+    """A panel that inverts a photo and shows how.
 
     generators: by name. features: network of ``load_features`` for the perceptual loss; None leaves that loss out.
-    photos: name to photo (1, 3, H, W) in [0, 1], resized to the generator. out: folder for what is saved. values:
-    first values of controls by name, e.g. ``space="w", steps=200``.
-
-    The same run without widgets: ``project(panel.generator, panel.target, **panel.settings)``.
+    values: e.g. ``space="w", steps=200``.
     """
 
     function, choosers, aside = "helpers.inversion.project", ("target",), ("model", "convs")

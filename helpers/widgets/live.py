@@ -1,7 +1,4 @@
-"""A view of something that runs: the browser asks for the next frame once it has painted the last one.
-
-No thread touches a widget, so nothing piles up on a slow link.
-"""
+"""A view of something that runs: the browser asks for a frame once it has painted the last, so that none pile up."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +13,7 @@ def source(name: str) -> str:
 
 
 class LiveView(AnyWidget):
-    """Shows ``html``; while ``running`` it asks for frames instead, as fast as the browser paints.
-
-    frame: returns the HTML of the next frame, None if there is none yet, and seconds to wait before the one after it.
-    """
+    """Shows ``html``; while ``running``, what ``frame()`` returns: HTML or None, and seconds until it asks again."""
 
     _esm = source("live.js")
     html = traitlets.Unicode().tag(sync=True)

@@ -20,10 +20,7 @@ from helpers.widgets.sliders import Explorer
 
 
 def noise_slider(generator: Generator, latents: Latents, target: Tensor) -> Explorer:
-    """Two sliders, the amount of the fitted noise and the finest map that takes part, and the image of both.
-
-    latents: with fitted noise maps; the first of a batch is used. target: (1, 3, R, R) in [0, 1].
-    """
+    """Sliders for the amount of the fitted noise, of the first of the latents, and the finest map that takes part."""
 
     def draw(amount: float, level: int) -> tuple[Latents, dict[str, Tensor]]:
         partly = noise.partly_fitted(generator, latents[0], amount, level)
@@ -38,11 +35,7 @@ def noise_slider(generator: Generator, latents: Latents, target: Tensor) -> Expl
 class NoisePanel(RunPanel):
     """A panel that fits noise maps to a photo, and reports what the latents hold without them.
 
-    photos: name to a photo (1, 3, R, R) in [0, 1] and the latents of one image to start from, e.g. in w+. out: folder
-    for what is saved. values: first values of controls by name, e.g. ``steps=600``.
-
-    The same run without widgets:
-    ``optimize_noise(generator, panel.target, panel.latents, where=panel.where, **panel.settings)``.
+    photos: name to a photo and the latents of one image to start from, e.g. in w+.
     """
 
     function, choosers, grouped = "helpers.noise.optimize_noise", ("photo",), False

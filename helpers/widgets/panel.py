@@ -51,8 +51,8 @@ class RunPanel(widgets.VBox):
     labels of weights, if not their names; powers, lowest and highest power of ten of each weight.
 
     controls: name to widget with a ``value``; disabled during a run. weights: name to first value of the loss weights:
-    log sliders that stay enabled. out: folder for what is saved. values: first values of controls by name; raises
-    ValueError for an unknown name.
+    log sliders that stay enabled. out: folder for what is saved. values: first values of controls by name. photos of
+    any panel are (1, 3, H, W) in [0, 1] by name, and are resized to the generator.
 
     Attributes: job, the last run, None before; result, the best so far while it runs; before, the reference when it
     started; frames, the images that were shown, for a film.
@@ -294,10 +294,7 @@ class RunPanel(widgets.VBox):
             self.view.html = page_html(title, images, self.title, self.reference(), below)
 
     def _frame(self) -> tuple[str | None, float]:
-        """The next frame, None if a long step keeps it, and the seconds until it makes sense to ask for another.
-
-        Drawn between two steps by the job's thread: in parallel, both are slower.
-        """
+        """The next frame, None if a long step keeps it, and the seconds until it makes sense to ask for another."""
         job = self.job
         if job is None or self._drawn == (now := (job, job.state, len(job.history))):
             return self._html, PACE
@@ -305,6 +302,7 @@ class RunPanel(widgets.VBox):
             if job.latest is None or not job.alive:
                 self._html = self._draw(job)
             else:
+                # between two steps, by the job's thread: in parallel, both are slower
                 self._coming = self._coming or job.call(functools.partial(self._draw, job))
                 if not wait([self._coming], PATIENCE).done:
                     return None, AGAIN
@@ -408,10 +406,7 @@ class RunPanel(widgets.VBox):
             self.load(path)
 
     def save(self, kind: str) -> Path:
-        """Write the result to the folder ``out`` and offer it for download; returns the path.
-
-        kind: "png", "gif" or "mp4" (the images that were shown along the way), "safetensors" (the state).
-        """
+        """Write the result ("png"), the images on the way ("gif", "mp4") or the state ("safetensors") to ``out``."""
         path, state = self.out / f"{datetime.now():%Y%m%d-%H%M%S}.{kind}", self.state()
         if kind == "safetensors":
             self._write(path, state)

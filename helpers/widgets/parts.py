@@ -87,10 +87,7 @@ def columns(*children: widgets.Widget, reverse: bool = False) -> widgets.HBox:
 
 
 class Gallery(widgets.HBox):
-    """Thumbnails with a button each: a history to go back to, candidates to choose from.
-
-    on_click: called with what was passed to ``add`` with the image.
-    """
+    """Thumbnails with a button each; ``on_click`` is called with the entry that came with the image."""
 
     def __init__(self, on_click: Callable[[Any], None]):
         self.on_click, self.entries = on_click, []

@@ -25,12 +25,8 @@ PALETTE = (  # fur: black, white, greys, browns; nose; eyes
 class SketchPanel(RunPanel):
     """A panel that looks for images that follow a drawing: canvas, controls, live candidates.
 
-    discriminator: from ``load_discriminator``; None leaves realism out. sketch: first drawing on the canvas. features:
-    network of ``load_features``; None leaves the perceptual constraint out. out: folder for what is saved. values:
-    first values of controls by name, e.g. ``space="w+", starts=4``.
-
-    ``picked`` are the latents of the candidate that was clicked last, None before. The same run without widgets:
-    ``search(generator, panel.sketch, **panel.settings)``.
+    discriminator and features: None leaves realism or the perceptual constraint out. sketch: first drawing on the
+    canvas. ``picked`` are the latents of the candidate that was clicked last, None before.
     """
 
     function, title, aside = "helpers.sketch.search", "sketch", ("go_on",)

@@ -14,10 +14,9 @@ from helpers.widgets.parts import control, seed_box
 
 
 class Explorer(widgets.VBox):
-    """Controls over images that are drawn at every move.
+    """Controls over images, each ``width`` pixels wide, that are drawn at every move.
 
-    draw: takes the controls' values; returns latents and images (1, 3, R, R) in [0, 1] by title, which are then
-    ``.latents`` and ``.images``. width: pixels on the screen of each image.
+    draw: from the controls' values to latents and images by title, which are then ``.latents`` and ``.images``.
     """
 
     def __init__(self, draw: Callable[..., tuple[Latents, dict[str, Tensor]]], *controls, width: int = RESULT):

@@ -25,8 +25,7 @@ GROUPS = {
 class StylePanel(RunPanel):
     """Choose content, style, layers, size and colours, press Start, and move the weights while it runs.
 
-    features: network of ``load_features``. photos: name to a square photo (1, 3, H, H) in [0, 1]. styles: name to an
-    image (1, 3, h, w). out: folder for what is saved. values: first values of controls by name.
+    photos are square; styles: name to an image (1, 3, h, w).
     """
 
     function, title, choosers = "helpers.style_transfer.stylize", "content", ("content",)

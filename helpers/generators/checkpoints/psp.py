@@ -4,6 +4,7 @@ pSp: Richardson et al., "Encoding in Style", CVPR 2021; e4e: Tov et al., SIGGRAP
 2021. All have the residual network with squeeze and excitation of ArcFace (IR-SE50) and a head for each row of w+.
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -74,8 +75,9 @@ class PSPEncoder(nn.Module):
         fine, middle, coarse = maps[6], maps[20], maps[23]
         levels = [coarse] * 3
         if "latlayer1.weight" in self.names:  # heads see three sizes of features
-            levels[1] = _up(coarse, middle.shape) + self.convolved("latlayer1", middle)
-            levels[2] = _up(levels[1], fine.shape) + self.convolved("latlayer2", fine)
+            up = partial(F.interpolate, scale_factor=2.0, mode="bilinear", align_corners=True)
+            levels[1] = up(coarse) + self.convolved("latlayer1", middle)
+            levels[2] = up(levels[1]) + self.convolved("latlayer2", fine)
         seen = [levels[(row >= COARSE) + (row >= MIDDLE)] for row in range(self.average.shape[1])]
         rows = [self.head(f"styles.{row}", features) for row, features in enumerate(seen)]
         return torch.stack([rows[0], *(row + rows[0] * self.deltas for row in rows[1:])], 1)
@@ -94,10 +96,6 @@ class PSPEncoder(nn.Module):
                 x = torch.cat([target, F.adaptive_avg_pool2d(former, SIZE) * 2 - 1], 1)
             code = code + self(x)
         return Latents("w", code.mean(1)) if space == "w" else Latents("w+", code)
-
-
-def _up(x: Tensor, shape: torch.Size) -> Tensor:
-    return F.interpolate(x, shape[-2:], mode="bilinear", align_corners=True)
 
 
 def read_encoder(path: str | Path) -> PSPEncoder:
