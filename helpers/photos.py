@@ -46,7 +46,7 @@ def demo_cat(size: int = 64) -> torch.Tensor:
 def cut_square(
     image: torch.Tensor, scaled_turn: complex, shift: complex, size: int, outside: str = "reflection"
 ) -> torch.Tensor:
-    """The antialiased square (1, 3, size, size) onto whose t = scaled_turn p + shift the photo's point p (x + iy) falls.
+    """The antialiased square (1, 3, size, size) onto whose t = scaled_turn p + shift the photo's p (x + iy) falls.
 
     outside: see grid_sample.
     """
