@@ -26,12 +26,12 @@ setup:
 	@bash tools/setup.sh
 
 run: setup
-	@$(python) -m helpers $(if $(PHOTO),invert "$(PHOTO)" --model stylegan2-cats-128 --noise --out output/photos,demo --out output/demo)
+	@$(python) -m helpers $(if $(PHOTO),invert "$(PHOTO)" --noise --out output/photos,demo --out output/demo)
 
 # All three parts run even if an earlier one fails; two processes of one thread each are faster than one of two.
 # A notebook's cells must stay together: loadscope.
 test: setup
-	@status=0; export OMP_NUM_THREADS=1; \
+	@status=0; export OMP_NUM_THREADS=1 COURSE_MODEL=stylegan2-cats-64; \
 	$(python) -m ruff check . || status=1; \
 	$(python) -m pytest -n 2 --dist loadfile || status=1; \
 	if ls notebooks/*.ipynb >/dev/null 2>&1; then \

@@ -24,8 +24,6 @@ SURE = 0.7  # most faces are at least this sure
 UNSURE = 0.6  # of the surest face's confidence: what lies below is not another cat
 # of each stage: expansion, channels, blocks, stride, side of the kernel
 STAGES = (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5)
-# Where whole faces have the middle of the left eye, the right eye and the nose; (x, y), sides of length 1.
-WITH_EARS = ((0.356, 0.534), (0.643, 0.534), (0.500, 0.722))
 
 
 class CatFace(NamedTuple):

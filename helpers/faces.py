@@ -15,7 +15,7 @@ from helpers import images, weights
 from helpers.generators import Generator
 from helpers.images import Box, ImageError, Source, crop, read_image, resize
 from helpers.latents import SUFFIXES, load_latents
-from helpers.photos import FACE_LANDMARKS, cut_square, fit_similarity
+from helpers.photos import WITH_EARS, cut_square, fit_similarity
 from helpers.search import option
 
 DETECTOR = "face-detector"  # YuNet's name in the registry
@@ -103,7 +103,7 @@ def find_place(image: Tensor, generator: Generator, options: FaceOptions) -> Box
 
 
 def _cat_square(image: Tensor, face: int, generator: Generator) -> tuple[complex, complex]:
-    from helpers.cat_faces import WITH_EARS, find_cats
+    from helpers.cat_faces import find_cats
 
     found = find_cats(image)
     if not found:
@@ -111,8 +111,8 @@ def _cat_square(image: Tensor, face: int, generator: Generator) -> tuple[complex
         raise NoFace(f"shows no cat's face with both eyes that can be found; {advice}", image)
     if face > len(found):
         raise ImageError(f"--face must be from 1 to {len(found)}, the faces found; got {face}")
-    template = FACE_LANDMARKS if "without ears" in generator.domain else WITH_EARS
-    return fit_similarity(found[face - 1].landmarks, np.array(template) * generator.resolution)
+    template = np.array(generator.landmarks or WITH_EARS)
+    return fit_similarity(found[face - 1].landmarks, template * generator.resolution)
 
 
 def _way_to(place: Box | tuple[complex, complex], size: int) -> tuple[Callable[[Tensor], Tensor], list]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from helpers.files import atomic_path
+
+SAMPLES = Path(__file__).resolve().parent.parent / "data" / "generated"
 
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".pkl")  # of files that may hold latents
 
@@ -101,6 +103,15 @@ def save_latents(path: str | Path, latents: Latents, *, extra: dict | None = Non
     named = {"code": latents.code} | {f"noise.{i:02d}": noise for i, noise in enumerate(latents.noise or [])}
     tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in named.items()}
     save_tensors(path, (extra or {}) | tensors, {"space": latents.space, **metadata})
+
+
+def chosen_samples(generator) -> Latents:
+    """Twelve faces of a bundled generator that pass for photos, chosen by eye; samples of truncation 0.7 of another."""
+    path = SAMPLES / getattr(generator, "name", "") / "latents.safetensors"
+    if path.is_file():
+        latents = load_latents(path)[0]
+        return replace(latents, code=latents.code.to(generator.device))
+    return Latents("w", generator.map(generator.sample("z", 12, seed=0), truncation=0.7))
 
 
 def load_latents(path: str | Path) -> tuple[Latents, dict[str, str]]:

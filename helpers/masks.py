@@ -12,6 +12,7 @@ from skimage.draw import polygon2mask
 from torch import Tensor
 
 from helpers.images import Source, from_uint8, in_range, read_rgba, resize, square_crop
+from helpers.photos import FACE_LANDMARKS
 
 Size = int | tuple[int, int]  # side or (height, width) in pixels
 SUPERSAMPLING = 8  # samples per pixel and axis, for the edges of shapes
@@ -123,14 +124,32 @@ def _pooled(samples: Tensor) -> Tensor:
     return torch.nn.functional.avg_pool2d(samples.float()[None, None], SUPERSAMPLING)
 
 
-# name to (size) -> mask; the faces' places are those of photos.FACE_LANDMARKS
-SHAPES: dict[str, Callable[[Size], Tensor]] = {
-    "half": half,
-    **{side: partial(half, side=side) for side in ("left", "right", "top", "bottom")},
-    "ellipse": partial(ellipse, centre=(0.5, 0.52), radii=(0.28, 0.34)),  # eyes, nose and mouth
-    "eyes": lambda size: union(*(ellipse(size, (x, 0.41), (0.16, 0.13)) for x in (0.29, 0.73))),
-    "mouth": partial(box, edges=(0.25, 0.6, 0.75, 1.0)),
-}
+def on_face(landmarks: Sequence | None, x: float, y: float) -> tuple[float, float]:
+    """A tight crop's point (x, y) on faces with these landmarks, as photos.FACE_LANDMARKS; fractions of the sides."""
+    (left, *_), scale = landmarks or FACE_LANDMARKS, face_scale(landmarks)
+    return left[0] + scale * (x - FACE_LANDMARKS[0][0]), left[1] + scale * (y - FACE_LANDMARKS[0][1])
+
+
+def face_scale(landmarks: Sequence | None) -> float:
+    """How large faces with these landmarks are, as a share of a tight crop's."""
+    left, right = (landmarks or FACE_LANDMARKS)[:2]
+    return (right[0] - left[0]) / (FACE_LANDMARKS[1][0] - FACE_LANDMARKS[0][0])
+
+
+def shapes(landmarks: Sequence | None = None) -> dict[str, Callable[[Size], Tensor]]:
+    """Named masks, name to (size) -> mask; parts of a face are where ``landmarks`` say, or as in a tight crop."""
+    at, scale = partial(on_face, landmarks), face_scale(landmarks)
+    eyes = [partial(ellipse, centre=at(x, 0.41), radii=(0.16 * scale, 0.13 * scale)) for x in (0.29, 0.73)]
+    return {
+        "half": half,
+        **{side: partial(half, side=side) for side in ("left", "right", "top", "bottom")},
+        "ellipse": partial(ellipse, centre=at(0.5, 0.52), radii=(0.28 * scale, 0.34 * scale)),  # eyes, nose and mouth
+        "eyes": lambda size: union(*(eye(size) for eye in eyes)),
+        "mouth": partial(box, edges=(*at(0.25, 0.6), *at(0.75, 1.0))),
+    }
+
+
+SHAPES = shapes()
 DESCRIBED = {  # what numbers, fractions of the sides, describe
     "box": box,
     "ellipse": lambda size, numbers: ellipse(size, numbers[:2], numbers[2:4], *numbers[4:]),
@@ -138,7 +157,7 @@ DESCRIBED = {  # what numbers, fractions of the sides, describe
 }
 
 
-def mask_from_text(text: str, size: int) -> Tensor:
+def mask_from_text(text: str, size: int, landmarks: Sequence | None = None) -> Tensor:
     """A mask (1, 1, size, size) from what a command line says: a name, a description, or an image file.
 
     That is a name of ``SHAPES``; "box:LEFT,TOP,RIGHT,BOTTOM", "ellipse:X,Y,RADIUS,RADIUS[,DEGREES]" or
@@ -146,7 +165,7 @@ def mask_from_text(text: str, size: int) -> Tensor:
     """
     kind, _, numbers = text.partition(":")
     if text in SHAPES:
-        mask = SHAPES[text](size)
+        mask = shapes(landmarks)[text](size)
     elif kind in DESCRIBED and numbers:
         try:
             values = [float(number) for number in numbers.split(",")]

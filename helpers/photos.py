@@ -23,6 +23,7 @@ PHOTO_SUFFIXES += (".avif", ".heic", ".heif")
 # Where the average training face has the middle of its left eye, right eye and nose leather; (x, y), sides of length 1.
 # The eyes are fixed within about 0.01 there, the nose moves by 0.05 with the pose: faces are aligned by their eyes.
 FACE_LANDMARKS = ((0.287, 0.412), (0.727, 0.412), (0.505, 0.720))
+WITH_EARS = ((0.356, 0.534), (0.643, 0.534), (0.500, 0.722))  # the same in whole faces
 
 # Photos in scikit-image's package; origin and licence in data/SOURCES.md.
 DEMO_PHOTOS = ("chelsea", "astronaut", "coffee", "rocket", "hubble_deep_field", "brick", "grass", "gravel")
@@ -37,10 +38,21 @@ def demo_photos(size: int | None = 256, names: Sequence[str] = DEMO_PHOTOS) -> d
     return {name: read_image(next(folder.glob(f"{name}.*g")), size) for name in names}
 
 
-def demo_cat(size: int = 64) -> torch.Tensor:
-    """scikit-image's photo "chelsea" (CC0), which no model has seen, aligned; above and below a tenth is mirrored."""
+def demo_cat(size: int = 64, landmarks: Sequence | None = None) -> torch.Tensor:
+    """scikit-image's photo "chelsea" (CC0), which no model has seen, aligned to a generator's ``landmarks``.
+
+    As a tight crop, the default, a tenth above and below is mirrored. As a whole face, what the
+    photo does not show (ears, chest, background) was drawn by a model: tools/complete_chelsea.py.
+    """
+    if has_ears(landmarks):
+        return read_image(Path(__file__).parents[1] / "data" / "chelsea-whole.png", size)
     photo = demo_photos(None, ["chelsea"])["chelsea"]
     return cut_square(photo, *fit_similarity(CHELSEA_EYES, np.array(FACE_LANDMARKS[:2]) * size), size)
+
+
+def has_ears(landmarks: Sequence | None) -> bool:
+    """Whether a generator with these landmarks shows whole faces, the eyes in the middle of the image."""
+    return landmarks is not None and tuple(landmarks[0]) == WITH_EARS[0]
 
 
 def cut_square(

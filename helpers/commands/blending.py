@@ -95,7 +95,7 @@ def _run(
     generator, network = generators.load_generator(run.model, device), features.load_features(device=device)
     photos, region = {key: image.to(device) for key, image in _read(files, generator, run).items()}, None
     if (name, mask) != ("scribble", "auto"):
-        region = masks.mask_from_text(mask, generator.resolution).to(device)
+        region = masks.mask_from_text(mask, generator.resolution, generator.landmarks).to(device)
         region = masks.invert(region) if invert else region
     edit = getattr(Editor(generator, network, options), name)(*photos.values(), region, **more, **weights)
     settings = {"mask": f"not {mask}" if invert else mask, **more, **asdict(options), **weights}

@@ -14,7 +14,7 @@ from helpers.faces import FaceOptions
 from helpers.features import load_features
 from helpers.figures import result_sheet, save_figure
 from helpers.files import unique_stems, write_json
-from helpers.generators import DEFAULT, Generator, load_generator
+from helpers.generators import DEFAULT, Generator, load_generator, vanilla
 from helpers.images import quantize, read_image, write_image
 from helpers.inversion import Inversion, InversionOptions
 from helpers.latents import SUFFIXES, Latents, load_latents, save_latents
@@ -23,22 +23,22 @@ from helpers.photos import demo_cat
 from helpers.progress import Progress
 from helpers.video import check_fps, write_gif, write_mp4
 
-DEMO = (("dcgan-cats-64", "z"), *(("stylegan2-cats-64", space) for space in ("z", "w", "w+")))
 Steps = Annotated[int, typer.Option(min=1, help="Optimisation steps.")]
 
 
 @app.command()
-def demo(out: Out = Path("output/demo"), steps: Steps = 300, device: Device = None, log: Log = "jsonl") -> None:
-    """Invert one real photo with every bundled model in every space: table and figure."""
-    device = device_of(device)
-    features, rows, shown = load_features(device=device), [], []
-    target, search = demo_cat(64).to(device), InversionOptions(steps=steps, features=features)
-    with Progress(out, {"command": "demo", "steps": steps, "device": str(device)}, log=log) as progress:
-        for model, space in DEMO:
-            stem = f"{model}-{space}".replace("+", "plus")
+def demo(out: Out = Path("output/demo"), steps: Steps = 150, device: Device = None, log: Log = "jsonl") -> None:
+    """Invert one real photo with a DCGAN and the StyleGAN2 in every space: table and figure."""
+    generator = load_generator(device=device_of(device))
+    features, rows, shown = load_features(device=generator.device), [], []
+    target = demo_cat(generator.resolution, generator.landmarks).to(generator.device)
+    search = InversionOptions(steps=steps, features=features)
+    with Progress(out, {"command": "demo", "steps": steps, "device": str(generator.device)}, log=log) as progress:
+        for network, space in ((vanilla(generator), "z"), *((generator, space) for space in ("z", "w", "w+"))):
+            model, stem = network.name, f"{network.name}-{space}".replace("+", "plus")
             done = progress.done(stem)
             if done is None:
-                result = progress.run(Inversion(load_generator(model, device), target, space, search), stem)
+                result = progress.run(Inversion(network, target, space, search), stem)
                 runs.write_results(out, [stem], result, model)
                 facts = {"file": "chelsea (scikit-image)", "model": model, "space": space}
                 done = [facts | row | {"image": f"{stem}.png"} for row in runs.measure(result, target, features)]

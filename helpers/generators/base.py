@@ -1,6 +1,7 @@
 """The one interface behind which every generator family stands."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +46,7 @@ class Generator(nn.Module):
     c_dim: int = 0  # number of classes, 0 without
     label: int | None = None  # the class that z is mapped to; see set_label
     domain: str = ""  # what the model shows, in words, where the registry says
+    landmarks: Sequence | None = None  # where its faces have left eye, right eye, nose; (x, y), sides of length 1
     has_mean = False  # whether the mean of w came with the weights
 
     @property

@@ -77,12 +77,15 @@ class BlendingPanel(RunPanel):
         shape = self.controls["shape"].value
         self.canvas.set_background(self.y)
         if shape != DRAWN:
-            self.canvas.set_mask(masks.SHAPES[shape](self.generator.resolution))
+            self.canvas.set_mask(self._shape(shape))
         self.show()
+
+    def _shape(self, name: str) -> Tensor:
+        return masks.shapes(self.generator.landmarks)[name](self.generator.resolution)
 
     def _drew(self) -> None:
         """After a stroke the mask is no longer the shape that was chosen."""
         shape, mask = self.controls["shape"].value, self.mask.cpu()
-        if shape != DRAWN and not torch.allclose(mask, masks.SHAPES[shape](self.generator.resolution), atol=1 / 255):
+        if shape != DRAWN and not torch.allclose(mask, self._shape(shape), atol=1 / 255):
             self.controls["shape"].value = DRAWN
         self.show()

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from helpers.blending import region_psnr, seam
 from helpers.generators import Generator, load_generator
-from helpers.latents import Latents, load_latents
+from helpers.latents import Latents, chosen_samples, load_latents
 from helpers.metrics import psnr, ssim
 from helpers.photos import demo_cat
 from helpers.states import load_state
 from staff.grading.probe import Verdict, ramp
 
-MODEL = "stylegan2-cats-64"
+MODELS = {10: "stylegan2-cats-64", 12: "stylegan2-cats-128"}  # by the rows of w+, which say what was handed in
 MOST_BYTES = 4_000_000
+SECOND = 0  # of the chosen samples, lesson 3's second photo
 
 
 class HandInError(ValueError):
@@ -45,38 +46,44 @@ class HandIn:
 
 
 @functools.cache
-def _generator() -> Generator:
-    return load_generator(MODEL, "cpu")
+def _generator(rows: int) -> Generator:
+    return load_generator(MODELS[rows], "cpu")
 
 
-def read(path: Path, noise: bool) -> Latents:
-    """w+ latents of one image that fit the reference generator. HandInError for anything else."""
+def read(path: Path, noise: bool) -> tuple[Latents, Generator]:
+    """w+ latents of one image that fit one of the course's generators, and that. HandInError for anything else."""
     if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_BYTES:
         raise HandInError(f"{path.name} is not a plain file of at most {MOST_BYTES / 1e6:.0f} MB")
-    generator = _generator()
     latents, _ = load_latents(path)
-    shape = (1, *generator.code_shape("w+"))
-    if latents.space != "w+" or tuple(latents.code.shape) != shape:
-        raise HandInError(f"expected one w+ code of shape {shape}, got {tuple(latents.code.shape)}")
+    shapes = [(1, *_generator(rows).code_shape("w+")) for rows in MODELS]
+    if latents.space != "w+" or tuple(latents.code.shape) not in shapes:
+        expected = " or ".join(map(str, shapes))
+        raise HandInError(f"expected one w+ code of shape {expected}, got {tuple(latents.code.shape)}")
+    generator = _generator(latents.code.shape[1])
     if not all(t.dtype == torch.float32 and t.isfinite().all() for t in [latents.code, *(latents.noise or [])]):
         raise HandInError("the latents hold NaN or are not float32")
     if not noise:
-        return Latents("w+", latents.code)
+        return Latents("w+", latents.code), generator
     generator.check_noise(latents.noise, 1)
     if latents.noise is None:
         raise HandInError("the noise maps are missing")
-    return latents
+    return latents, generator
 
 
 @torch.no_grad()
-def render(latents: Latents, noise: list[Tensor] | None = None) -> Tensor:
-    """Image (1, 3, 64, 64) in [0, 1] by the reference generator."""
-    return _generator().synthesize(latents, noise).clamp(0, 1)
+def render(generator: Generator, latents: Latents, noise: list[Tensor] | None = None) -> Tensor:
+    """Image (1, 3, R, R) in [0, 1]."""
+    return generator.synthesize(latents, noise).clamp(0, 1)
+
+
+def chelsea(generator: Generator) -> Tensor:
+    return demo_cat(generator.resolution, generator.landmarks)
 
 
 def measure_inversion(path: Path) -> Measured:
     """Lesson 1: chelsea in w+, without noise maps of its own."""
-    target, image = demo_cat(64), render(read(path, noise=False))
+    latents, generator = read(path, noise=False)
+    target, image = chelsea(generator), render(generator, latents)
     value, structure = psnr(image, target).item(), ssim(image, target).item()
     reason = f"PSNR {value:.1f} dB, SSIM {structure:.2f}; full points from 27.5 dB and 0.75"
     right = min(ramp(value, 25, 27.5), ramp(structure, 0.6, 0.75))
@@ -85,8 +92,9 @@ def measure_inversion(path: Path) -> Measured:
 
 def measure_noise(path: Path) -> Measured:
     """Lesson 2: chelsea with fitted noise maps, and a code that is still a cat without them."""
-    latents, target = read(path, noise=True), demo_cat(64)
-    image, draws = render(latents), [render(latents, _generator().fresh_noise(1, seed)) for seed in range(8)]
+    latents, generator = read(path, noise=True)
+    target, image = chelsea(generator), render(generator, latents)
+    draws = [render(generator, latents, generator.fresh_noise(1, seed)) for seed in range(8)]
     fitted, fresh = psnr(image, target).item(), sum(psnr(draw, target).item() for draw in draws) / len(draws)
     structure = ssim(image, target).item()
     near = min(ramp(fitted, 38, 48), ramp(structure, 0.95, 0.99))
@@ -97,25 +105,22 @@ def measure_noise(path: Path) -> Measured:
     return Measured({"yours": image, "fresh noise": draws[0], "photo": target}, verdicts)
 
 
-@functools.cache
-@torch.no_grad()
-def _drawn_face() -> Tensor:
+def drawn_face(generator: Generator) -> Tensor:
     """Lesson 3's second photo: a face of the generator, with noise maps of its own."""
-    generator = _generator()
-    code = generator.map(generator.sample("z", 1, seed=20), truncation=0.7)
-    return generator.synthesize(code, generator.fresh_noise(1, seed=5)).clamp(0, 1)
+    return render(generator, chosen_samples(generator)[SECOND], generator.fresh_noise(1, seed=5))
 
 
 def measure_blend(path: Path) -> Measured:
     """Lesson 3: chelsea inside the mask that comes with the latents, the drawn face outside, and no seam between."""
-    latents, x, y = read(path, noise=True), demo_cat(64), _drawn_face()
+    latents, generator = read(path, noise=True)
+    x, y, side = chelsea(generator), drawn_face(generator), generator.resolution
     mask = load_state(path)[0].images.get("mask")
-    if mask is None or tuple(mask.shape) != (1, 1, 64, 64) or not 0 <= mask.min() <= mask.max() <= 1:
-        raise HandInError("expected a mask of shape (1, 1, 64, 64) in [0, 1] next to the latents")
+    if mask is None or tuple(mask.shape) != (1, 1, side, side) or not 0 <= mask.min() <= mask.max() <= 1:
+        raise HandInError(f"expected a mask of shape {(1, 1, side, side)} in [0, 1] next to the latents")
     area = (mask >= 0.5).float().mean().item()
     if not 0.2 <= area <= 0.8:
         raise HandInError(f"the mask covers {100 * area:.0f} %; take one of 20 to 80 % of the image")
-    image = render(latents)
+    image = render(generator, latents)
     sides = [region_psnr(image, photo, m).item() for photo, m in ((x, mask), (y, 1 - mask))]
     structure, edge = ssim(image, torch.lerp(y, x, (mask >= 0.5).float())).item(), seam(image, x, y, mask).item()
     fidelity = min(ramp(min(sides), 28, 38), ramp(structure, 0.75, 0.93))
@@ -123,7 +128,7 @@ def measure_blend(path: Path) -> Measured:
     verdicts = [Verdict("photos", 0.6, fidelity, reason)]
     reason = f"seam {edge:.2f}; full points to 1.05"
     verdicts.append(Verdict("seam", 0.4, min(fidelity, ramp(edge, 1.5, 1.05)), reason))
-    return Measured({"yours": image, "chelsea": x, "the drawn face": y, "mask": mask.expand(1, 3, 64, 64)}, verdicts)
+    return Measured({"yours": image, "chelsea": x, "the drawn face": y, "mask": mask.expand(1, 3, -1, -1)}, verdicts)
 
 
 HAND_INS: dict[str, HandIn] = {  # by the item's id

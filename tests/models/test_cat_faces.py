@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.cat_faces import WITH_EARS, Convolution, FinderNetwork, find_cats
-from helpers.photos import CHELSEA_EYES, FACE_LANDMARKS, cut_square, demo_photos, fit_similarity
+from helpers.cat_faces import Convolution, FinderNetwork, find_cats
+from helpers.photos import CHELSEA_EYES, FACE_LANDMARKS, WITH_EARS, cut_square, demo_photos, fit_similarity
 from helpers.weights import weights_path
 
 EYES = np.array(CHELSEA_EYES)

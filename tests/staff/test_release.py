@@ -10,6 +10,7 @@ import nbformat
 import pytest
 import torch
 
+from helpers import masks
 from helpers.commands import check as student_check
 from helpers.course.check_notebook import check_notebook
 from helpers.course.closed import close
@@ -246,32 +247,34 @@ def test_the_self_check_says_where_there_is_no_sandbox(kinds, warned, monkeypatc
     assert said.err.count("your code runs with your own rights") == warned and "5 of 5 points" in said.out
 
 
-def test_handed_in_latents_are_drawn_and_measured(tmp_path):
-    generator = handins._generator()
+@pytest.mark.parametrize("rows", handins.MODELS)
+def test_handed_in_latents_are_drawn_and_measured(rows, tmp_path):
+    generator = handins._generator(rows)
     paths = [tmp_path / "01_inversion.safetensors", tmp_path / "02_noise.safetensors"]
     for path, noise in zip(paths, (None, generator.fresh_noise(1, 5)), strict=True):
         save_latents(path, Latents("w+", generator.mean("w+"), noise))
     measured = handins.judge("1.6", paths)
     assert set(measured.images) == {"yours", "photo"} and 0 <= measured.verdicts[0].right < 1
+    assert all(image.shape[2:] == (generator.resolution,) * 2 for image in measured.images.values())
     assert ["dB" in verdict.reason for verdict in handins.judge("2.4", paths).verdicts] == [True, True]
 
 
-def test_a_blend_is_measured_under_the_mask_that_comes_with_it(tmp_path):
-    generator, path = handins._generator(), tmp_path / "03_blending.safetensors"
+@pytest.mark.parametrize("rows", handins.MODELS)
+def test_a_blend_is_measured_under_the_mask_that_comes_with_it(rows, tmp_path):
+    generator, path = handins._generator(rows), tmp_path / "03_blending.safetensors"
     latents = Latents("w+", generator.mean("w+"), generator.fixed_noise(1))
-    half = torch.zeros(1, 1, 64, 64)
-    half[..., :32] = 1
+    half = masks.half(generator.resolution)
     save_state(path, State(latents, {"mask": half}))
     measured = handins.judge("3.4", [path])
     assert set(measured.images) == {"yours", "chelsea", "the drawn face", "mask"} and len(measured.verdicts) == 2
-    for masks, says in (({}, "a mask"), ({"mask": half * 0}, "covers 0 %"), ({"mask": half * 3}, "in [0, 1]")):
-        save_state(path, State(latents, masks))
+    for kept, says in (({}, "a mask"), ({"mask": half * 0}, "covers 0 %"), ({"mask": half * 3}, "in [0, 1]")):
+        save_state(path, State(latents, kept))
         (verdict,) = handins.judge("3.4", [path]).verdicts
         assert verdict.right == 0 and says in verdict.reason
 
 
 def test_what_cannot_be_measured_scores_nothing(tmp_path):
-    path, code, reasons = tmp_path / "01_inversion.safetensors", handins._generator().mean("w+"), []
+    path, code, reasons = tmp_path / "01_inversion.safetensors", handins._generator(10).mean("w+"), []
 
     def judge(*files):
         (verdict,) = handins.judge("1.6", list(files)).verdicts
