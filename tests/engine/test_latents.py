@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from helpers.latents import Latents, interpolate, join, load_latents, save_latents
+from helpers.generators import load_generator
+from helpers.images import read_image
+from helpers.latents import SAMPLES, Latents, chosen_samples, interpolate, join, load_latents, save_latents
 from tests.support import tiny
 
 
@@ -113,6 +115,16 @@ def test_only_latents_of_one_kind_are_interpolated_and_joined():
     for parts in ([latents, Latents("w", latents.code)], [latents, Latents("z", latents.code, latents.noise)], []):
         with pytest.raises(ValueError, match="only latents of one space"):
             join(parts)
+
+
+@pytest.mark.parametrize("model", ["stylegan2-cats-64", "stylegan2-cats-128"])
+def test_the_chosen_samples_are_the_images_next_to_them_and_a_model_without_any_draws_some(model):
+    generator = load_generator(model)
+    image = generator.synthesize(chosen_samples(generator)[4]).clamp(0, 1)
+    assert (image - read_image(SAMPLES / model / "0004.png")).abs().max() < 2 / 255
+    generator.name = "another"
+    drawn = chosen_samples(generator)
+    assert drawn.space == "w" and drawn.code.shape == (12, generator.w_dim)
 
 
 @pytest.mark.parametrize(("space", "with_noise"), [("z", False), ("w", True), ("w+", True)])

@@ -10,6 +10,7 @@ from PIL import Image
 from helpers import masks
 from helpers.images import ImageError, write_image
 from helpers.masks import as_mask, mask_from_file, mask_from_text
+from helpers.photos import FACE_LANDMARKS, WITH_EARS
 
 SIZE = 64
 
@@ -214,6 +215,16 @@ def test_a_text_names_describes_or_points_to_a_mask(tmp_path):
     for text, message in wrong.items():
         with pytest.raises(ValueError, match=message):
             mask_from_text(text, 8)
+
+
+def test_parts_of_a_face_are_where_the_generator_has_them():
+    whole = masks.shapes(WITH_EARS)
+    for x, y in WITH_EARS[:2]:
+        assert whole["eyes"](64)[0, 0, int(y * 64), int(x * 64)] == 1
+    assert masks.on_face(WITH_EARS, *FACE_LANDMARKS[0]) == pytest.approx(WITH_EARS[0])
+    share = whole["eyes"](64).mean() / masks.SHAPES["eyes"](64).mean()
+    assert share == pytest.approx((0.287 / 0.44) ** 2, rel=0.02)
+    assert torch.equal(mask_from_text("mouth", 64, WITH_EARS), whole["mouth"](64))
 
 
 def test_named_shapes_fit_every_size():

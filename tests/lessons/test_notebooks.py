@@ -11,7 +11,7 @@ import pytest
 import torch.nn.functional as F
 
 from helpers import notebooks as module
-from helpers.generators import enlarged
+from helpers.generators import enlarged, load_generator, vanilla
 from helpers.notebooks import describe_session
 from tests.support import tiny
 
@@ -86,8 +86,7 @@ def test_a_notebook_starts_with_the_first_cell_takes_its_model_from_one_constant
     assert "widgets" not in notebook.metadata and notebook.metadata.kernelspec.name == "python3"
     code = "\n".join(cell.source for cell in cells)
     loads = re.findall(r"load_(?:generator|discriminator|critic)\((.*?)\)", code)
-    assert set(loads) <= {"MODEL", '"dcgan-cats-64"'}  # lesson 5 has no generator
-    assert code.count('MODEL = "') == bool(loads)
+    assert set(loads) <= {"MODEL"} and code.count("MODEL = DEFAULT ") == bool(loads)  # lesson 5 has no generator
 
 
 def test_a_size_follows_from_the_model():
@@ -98,3 +97,10 @@ def test_a_size_follows_from_the_model():
     assert again.synthesize(z).shape == large.synthesize(large.sample("w", 2)).shape == (2, 3, 256, 256)
     assert (F.avg_pool2d(again.synthesize(z), 4) - small.synthesize(z)).abs().mean() < 0.05
     assert enlarged(large, 256) is large
+
+
+@pytest.mark.parametrize("name", ["stylegan2-cats-64", "stylegan2-cats-128"])
+def test_the_dcgan_shows_the_same_kind_of_faces(name):
+    generator = load_generator(name)
+    dcgan = vanilla(generator)
+    assert dcgan.landmarks == generator.landmarks and dcgan.resolution == generator.resolution

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from helpers.cat_faces import Convolution, FinderNetwork, find_cats
-from helpers.photos import CHELSEA_EYES, FACE_LANDMARKS, WITH_EARS, cut_square, demo_photos, fit_similarity
+from helpers.photos import CHELSEA_EYES, FACE_LANDMARKS, WITH_EARS, cut_square, demo_cat, demo_photos, fit_similarity
 from helpers.weights import weights_path
 
 EYES = np.array(CHELSEA_EYES)
@@ -72,3 +72,8 @@ def test_a_crop_has_the_landmarks_where_the_model_wants_them(template):
     for channel, (x, y) in enumerate(np.array(template) * 128):
         mass = cut[0, channel] / cut[0, channel].sum()
         assert abs((mass.sum(0) @ grid).item() - x) < 9 and abs((mass.sum(1) @ grid).item() - y) < 9
+
+
+def test_the_demo_cat_as_a_whole_face_lies_where_the_training_faces_do():
+    (face,) = find_cats(demo_cat(256, WITH_EARS))
+    assert np.abs(face.landmarks / 256 - WITH_EARS).max() < 0.05
