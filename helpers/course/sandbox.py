@@ -156,6 +156,16 @@ def remove(place: Path) -> None:
         subprocess.run([*clean, str(place)], capture_output=True)
 
 
+def end_leftovers(folder: Path) -> None:
+    """Kill sandboxes of this folder whose grader was killed before bubblewrap could bind their lives to its own."""
+    for process in psutil.process_iter(["name", "cmdline"]):
+        named = any(part.startswith(f"{folder.resolve()}/") for part in process.info["cmdline"] or ())
+        if named and process.info["name"] == "bwrap":
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+                process.wait(10)
+
+
 def _groups(limits: Limits) -> list[Path]:
     """New control groups of version 2 or 1 for one run, where they may be made; what is counted bounds it anyway."""
     own, memory, made = {}, str(limits.memory), []

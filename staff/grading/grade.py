@@ -120,7 +120,8 @@ class Grading:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise LessonError(f"another grading is at work in {self.out}; wait for it.") from error
-            sandbox.remove(running)  # of a run that was killed
+            sandbox.end_leftovers(running)  # of a run that was killed
+            sandbox.remove(running)
             self._run_all(Runner(close(self.root, running / "course"), kind, self.limits, self.cell_seconds))
             sandbox.remove(running)
 
