@@ -10,7 +10,7 @@ from torch import Tensor
 
 from helpers import colours
 from helpers.features import Features, fast_copy
-from helpers.images import in_range, resize
+from helpers.images import in_range, longer_side, resize
 from helpers.losses import Loss
 from helpers.masks import as_mask
 from helpers.optimizers import Optimization, Step
@@ -107,7 +107,7 @@ class StyleTransfer(Chain):
     def _begin(self, phase: Scale, steps: int) -> Optimization:
         size, short = phase.size, max(1, round(self.options.style_scale * min(phase.size)))
         start = resize(self.runs[-1].best[0], size).contiguous() if self.runs else self._start(size)
-        styles = [_fitted(image, short) for image in self.shown_styles]
+        styles = [longer_side(s, round(short * max(s.shape[-2:]) / min(s.shape[-2:]))) for s in self.shown_styles]
         masks = None if self.masks is None else resize(self.masks, size)
         self.shown = None if masks is None else masks.sum(0, keepdim=True).clamp(0, 1)
         self.criterion = StyleCriterion(self.features, resize(self.photos, size), styles, masks, self.options)
@@ -146,7 +146,14 @@ class StyleTransfer(Chain):
         loss = self._loss(best, slice(None))
         return Result(resize(self.images(best[0]), self.phases[-1].size), loss.total, loss.parts, **facts)
 
+    def state_dict(self) -> dict:
+        return super().state_dict() | {"size": [self.batch, *self.phases[-1].size]}
+
     def load_state_dict(self, state: dict) -> None:
+        """Continue; StyleError for a state of other images."""
+        ours = [self.batch, *self.phases[-1].size]
+        if (theirs := state.get("size", ours)) != ours:
+            raise StyleError(f"the state is of {theirs} (images, height, width), not {ours}; keep --size and photos.")
         self.runs.clear()  # the first scale is open already
         super().load_state_dict(state)
 
@@ -154,12 +161,6 @@ class StyleTransfer(Chain):
 def stylize(features, contents: Tensor, styles: Sequence[Tensor] = (), **options) -> Result:
     """Run a style transfer and return its result; the options are those of ``StyleTransfer``."""
     return StyleTransfer(features, contents, styles, **options).run()
-
-
-def _fitted(image: Tensor, short: int) -> Tensor:
-    """An image resized to that short side."""
-    factor = short / min(image.shape[-2:])
-    return resize(image, tuple(max(1, round(side * factor)) for side in image.shape[-2:]))
 
 
 def scales(size: tuple[int, int], base: int | None) -> list[tuple[int, int]]:

@@ -6,7 +6,7 @@ import torch
 from helpers import colours
 from helpers.features import load_features
 from helpers.masks import half
-from helpers.style_transfer import StyleCriterion, StyleTransfer, stylize
+from helpers.style_transfer import StyleCriterion, StyleError, StyleTransfer, stylize
 from helpers.style_transfer.criterion import total_variation
 from tests.support import tiny
 
@@ -192,6 +192,9 @@ def test_a_resumed_run_is_an_uninterrupted_one(tmp_path, optimizer, stop):
     expected, found = whole.run(), second.run()
     assert torch.equal(expected.images, found.images)
     assert torch.equal(expected.history["total"], found.history["total"])
+    other = StyleTransfer(NETWORK, pictures(2)[..., :20, :], [STYLE], **options)
+    with pytest.raises(StyleError, match=r"state is of \[2, 24, 24\] .*, not \[2, 20, 24\]"):
+        other.load_state_dict(first.state_dict())
 
 
 @pytest.mark.parametrize(
