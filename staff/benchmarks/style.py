@@ -1,6 +1,7 @@
 """Style transfer measured: speed against the tutorial's loop, ten pairs, their judge, lattice of the pooling."""
 
 import functools
+import json
 from collections.abc import Iterator
 
 import torch
@@ -9,11 +10,13 @@ from torch import Tensor
 
 from helpers.features import CONFIGS, POOLS, Features, load_features, torchvision_file
 from helpers.figures import labelled_grid, save_figure
-from helpers.images import resize
+from helpers.files import write_json
+from helpers.images import read_image, resize, square_crop, write_image
 from helpers.paintings import fetched
 from helpers.photos import demo_photos
 from helpers.style_transfer import StyleCriterion, StyleTransfer, stylize
 from helpers.styles import own_styles
+from helpers.trials import clock
 from staff.benchmarks.common import PeakMemory, Settings, in_turns
 from staff.training.pretrained import load_efficientnet
 
@@ -31,6 +34,18 @@ MIXED = (  # content and style of the ten pairs that one default has to suit
     *(("astronaut", style) for style in ("strokes", "glass", "waves")),
     *(("chelsea", style) for style in ("dots", "hatching", "marble")),
     *(("coffee", style) for style in ("waves", "strokes", "glass", "dots")),
+)
+PAINTED = (  # photo and painting of the ten pairs of ``--data``, a folder with photos/ and paintings/
+    ("cat_birman_120", "vangogh_starry_night_1889"),
+    ("cat_sphynx_93", "hokusai_great_wave_c1831"),
+    ("tfflowers_building_with_tulips", "monet_san_giorgio_maggiore_at_dusk_1908"),
+    ("cat_bengal_152", "munch_the_scream_1893"),
+    ("cat_siamese_117", "kandinsky_composition_vii_1913"),
+    ("cat_persian_140", "delaunay_portrait_1906"),
+    ("cat_maine_coon_16", "turner_shipwreck_of_the_minotaur_c1810"),
+    ("tfflowers_green_shed_bicycle", "vangogh_starry_night_1889"),
+    ("tfflowers_statue", "hokusai_great_wave_c1831"),
+    ("cat_ragdoll_126", "munch_the_scream_1893"),
 )
 PERIODS = (2, 4, 8)  # px: where the lattice of pooling shows
 STAGES = 4  # EfficientNet's first ones, whose Gram matrices are compared
@@ -119,23 +134,41 @@ def speed(settings: Settings) -> Iterator[dict]:
 # --- quality ---------------------------------------------------------------------------------------------------------
 
 
+def subjects(settings: Settings, size: int) -> Iterator[tuple[str, str, Tensor, Tensor]]:
+    """Names and images of the content, ``size`` pixels square, and of the style for each of the ten pairs."""
+    if settings.data is None:
+        photos, styles = demo_photos(size, ["astronaut", "chelsea", "coffee"]), own_styles() | fetched()
+        yield from ((content, style, photos[content], styles[style]) for content, style in MIXED)
+        return
+    for content, style in PAINTED:
+        photo = read_image(settings.data / "photos" / f"{content}.jpg", size)
+        yield content, style, photo, read_image(settings.data / "paintings" / f"{style}.jpg")
+
+
 @functools.cache
 def stylized(settings: Settings, size: int) -> list[dict]:
-    """For each of the ten pairs and way: photo, style and result, the latter two of ``size`` pixels."""
+    """For each of the ten pairs and way: photo, style and result, the latter two of ``size`` pixels.
+
+    What OUT/pairs holds of an earlier run is not painted again; delete it after a change of the settings.
+    """
     network, _ = network_of(settings.network, settings.device, "blur")
-    photos, styles = demo_photos(size, ["astronaut", "chelsea", "coffee"]), own_styles() | fetched()
-    found = []
-    for content, style in MIXED[:1] if settings.quick else MIXED:
-        photo, image = photos[content].to(settings.device), styles[style].to(settings.device)
-        criterion = StyleCriterion(network, photo, [resize(image, size)])
+    found, now = [], clock(settings.device)
+    for content, style, photo, image in list(subjects(settings, size))[: 1 if settings.quick else None]:
+        photo, image = photo.to(settings.device), image.to(settings.device)
+        painting = resize(square_crop(image), size)
         for way, options in WAYS.items():
-            options = options | ({"steps": 2} if settings.quick else {})
-            result = stylize(network, photo, [image], **options)
-            row = {"size": size, "content": content, "style": style, "settings": way, "seconds": result.seconds}
-            with torch.no_grad():
-                parts = criterion(result.images).parts
-            row |= {f"{part}_loss": parts[part].item() for part in ("content", "style")}
-            found.append({"row": row, "photo": photo, "painting": resize(image, size), "image": result.images})
+            file = settings.out / "pairs" / f"{content}-{style}-{way}-{settings.network}-{size}.png"
+            if not file.with_suffix(".json").exists():
+                options, started = options | ({"steps": 2} if settings.quick else {}), now()
+                result = stylize(network, photo, [image], **options)
+                row = {"size": size, "content": content, "style": style, "settings": way, "seconds": now() - started}
+                with torch.no_grad():
+                    parts = StyleCriterion(network, photo, [painting])(result.images).parts
+                row |= {f"{part}_loss": parts[part].item() for part in ("content", "style")}
+                write_image(file, result.images)
+                write_json(file.with_suffix(".json"), row)
+            row = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+            found.append({"row": row, "photo": photo, "painting": painting, "image": read_image(file).to(photo)})
     return found
 
 

@@ -13,7 +13,7 @@ from staff.benchmarks import BENCHES
 def bench(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(BENCHES)}; or all, one after the other.")],
     out: Out = Path("output/bench"),
-    data: Annotated[Path | None, typer.Option(help="Zip or folder of aligned face photos.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Aligned face photos, or photos/ and paintings/.")] = None,
     held_out: Annotated[int | None, typer.Option(min=1, help="Last photos that are for validation.")] = None,
     models: Annotated[list[str] | None, typer.Option("--model", help="Models of the face photos.")] = None,
     parts: Annotated[str, typer.Option(help="What to measure, with commas between.")] = "",
