@@ -150,7 +150,6 @@ class StyleTransfer(Chain):
         return super().state_dict() | {"size": [self.batch, *self.phases[-1].size]}
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue; StyleError for a state of other images."""
         ours = [self.batch, *self.phases[-1].size]
         if (theirs := state.get("size", ours)) != ours:
             raise StyleError(f"the state is of {theirs} (images, height, width), not {ours}; keep --size and photos.")
