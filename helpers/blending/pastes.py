@@ -109,11 +109,11 @@ def _closing(x: Tensor, y: Tensor, hard: Tensor, reach: float) -> Tensor:
 
 
 def _continued(values: Tensor, side: Tensor, radius: float) -> Tensor:
-    """Values (B, C, H, W) on a side, continued smoothly beyond it."""
+    """Values (B, C, H, W) on a side, smoothed there and continued beyond it: a step at the edge would be seen."""
     if radius <= 0:
         return values
     blurred = [
         ndimage.gaussian_filter(given.cpu().numpy(), (0, 0, radius, radius), mode="nearest", truncate=6)
         for given in (values * side, side)
     ]
-    return torch.where(side > 0.5, values, torch.from_numpy(blurred[0] / blurred[1].clip(1e-4)).to(values))
+    return torch.from_numpy(blurred[0] / blurred[1].clip(1e-4)).to(values)

@@ -10,25 +10,24 @@ from torch import Tensor
 from helpers import masks
 from helpers.blending import Editor, feather_of, hard_paste, measure, poisson_blend
 from helpers.figures import labelled_grid, save_figure
-from helpers.generators import load_discriminator
+from helpers.generators import Generator, load_discriminator
 from helpers.images import resize
 from staff.benchmarks.cats import described, frechet_distance
-from staff.benchmarks.common import MODEL, Settings
+from staff.benchmarks.common import Settings
 from staff.training.pretrained import load_efficientnet
 
 PAIRS = 16
-JUDGED = 256  # photos that the blends are compared with
+JUDGED = 256  # photos, of the training part, that the blends are compared with
 EXACT = 60.0  # dB counted for pixels that are equal, near the limit of 8-bit rounding
 
 
-def bench_masks(size: int) -> dict[str, Tensor]:
-    """Half of the face, an ellipse around eyes and nose, two painted strokes."""
+def bench_masks(generator: Generator) -> dict[str, Tensor]:
+    """Half of the image, an ellipse around eyes and nose, two painted strokes over the face."""
+    size, landmarks = generator.resolution, generator.landmarks
     strokes = [[(0.15, 0.2), (0.4, 0.45), (0.3, 0.75)], [(0.62, 0.3), (0.82, 0.42), (0.7, 0.8)]]
-    return {
-        "half": masks.half(size),
-        "ellipse": masks.SHAPES["ellipse"](size),
-        "painted": masks.union(*(masks.brush(size, points, 0.24) for points in strokes)),
-    }
+    strokes = [[masks.on_face(landmarks, *point) for point in points] for points in strokes]
+    painted = masks.union(*(masks.brush(size, points, 0.24 * masks.face_scale(landmarks)) for points in strokes))
+    return {"half": masks.half(size), "ellipse": masks.shapes(landmarks)["ellipse"](size), "painted": painted}
 
 
 def laplacian_blend(x: Tensor, y: Tensor, mask: Tensor, levels: int = 4) -> Tensor:
@@ -46,8 +45,8 @@ def laplacian_blend(x: Tensor, y: Tensor, mask: Tensor, levels: int = 4) -> Tens
 def found(settings: Settings) -> tuple[list[dict], dict[str, dict[str, Tensor]], Tensor]:
     """Rows of figures; images (N, 3, R, R) by mask and method, the two photos first; other photos."""
     (generator, features), pairs = settings.networks(), 1 if settings.quick else PAIRS
-    critic, editor = load_discriminator(MODEL, settings.device), Editor(generator, features)
-    photos = settings.faces(2 * pairs + JUDGED, generator.resolution)
+    critic, editor = load_discriminator(generator.name, settings.device), Editor(generator, features)
+    photos = settings.faces(2 * pairs, generator.resolution)
     x, y, rows, images = photos[:pairs], photos[pairs : 2 * pairs], [], {}
     ways = {
         "hard paste": hard_paste,
@@ -56,7 +55,7 @@ def found(settings: Settings) -> tuple[list[dict], dict[str, dict[str, Tensor]],
         "Poisson": poisson_blend,
         "ours": lambda x, y, mask: editor.crossover(x, y, mask).run().images,
     }
-    for name, mask in bench_masks(generator.resolution).items():
+    for name, mask in bench_masks(generator).items():
         mask, images[name] = mask.to(settings.device), {"x": x, "y": y}
         for method, way in ways.items():
             started = time.perf_counter()
@@ -69,7 +68,7 @@ def found(settings: Settings) -> tuple[list[dict], dict[str, dict[str, Tensor]],
             rows.append({"mask": name, "method": method, **row, "seconds_per_pair": seconds / pairs})
     with torch.no_grad():
         rows.append({"mask": "none", "method": "photos", "realism": critic(photos).mean().item()})
-    return rows, images, photos[2 * pairs :]
+    return rows, images, settings.faces(1 if settings.quick else JUDGED, generator.resolution, "train")
 
 
 def blends(settings: Settings) -> Iterator[dict]:

@@ -43,8 +43,8 @@ class Settings:
     quick: bool = False
 
     def networks(self) -> tuple[Generator, Features]:
-        """The generator that most benches measure, and the bundled feature network."""
-        return load_generator(MODEL, self.device), load_features("vgg19-slim", self.device)
+        """The first of ``models``, by default the one that most benches measure, and the bundled feature network."""
+        return load_generator((*self.models, MODEL)[0], self.device), load_features("vgg19-slim", self.device)
 
     def faces(self, n: int | None = None, size: int = 64, split: str = "validation") -> torch.Tensor:
         """Aligned faces (N, 3, size, size) of ``data``."""

@@ -251,6 +251,9 @@ def test_details_come_from_each_side_and_coats_approach_each_other_as_far_as_the
         steps.append(beside.item())
     assert steps[0] - 0.01 > steps[1] > steps[2] + 0.01 and steps[2] > 0.1
     assert blending.harmonise(paste, x, y, 0 * mask, 4.0, 24.0).equal(paste)  # no edge, nothing to close
+    soft = torch.lerp(y, x, masks.feather(mask, 8.0))
+    even = blending.harmonise(soft, x, y, mask, 4.0, 15.0)
+    assert blending.seam(even, x, y, mask) <= blending.seam(soft, x, y, mask)  # the field itself has no step
 
 
 def test_the_seam_is_the_step_over_the_photos_gradient():
