@@ -203,7 +203,7 @@ def test_pause(lab):
     assert lab.kernel("panel.job.state == 'stopped' and panel.result.steps == len(panel.job.history) < 1000")
 
 
-def test_interpolation(lab):
+def test_interpolation_and_a_log_slider_that_is_read_to_a_screen_reader(lab):
     image = lab.page.locator(".between img").nth(1)
     before = image.get_attribute("src")
     lab.drag("t", 0.9)
@@ -212,6 +212,11 @@ def test_interpolation(lab):
     until(lambda: image.get_attribute("alt") == title, "the image is of another t")
     assert image.get_attribute("src") != before, "the image stays"
     lab.screenshot(OUTPUT / "slider.png", ".between")
+    handle = lab.control("perceptual").locator(".noUi-handle")
+    until(lambda: handle.get_attribute("aria-valuetext") == "0.1", "it is not read")
+    handle.press("ArrowRight")
+    until(lambda: handle.get_attribute("aria-valuetext") == "0.2", "the new value is not read")
+    lab.press("Reset")
 
 
 @pytest.mark.parametrize("width", [1280, 800])
@@ -226,14 +231,6 @@ def test_the_page_is_tidy(lab, width):
     button.scroll_into_view_if_needed()
     place, image = button.bounding_box(), lab.page.locator(f"{AREA} img").first.bounding_box()
     assert abs(image["y"] - place["y"]) + image["height"] < 500 and image["width"] >= 256
-
-
-def test_a_log_slider_reads_its_value_to_a_screen_reader(lab):
-    handle = lab.control("perceptual").locator(".noUi-handle")
-    until(lambda: handle.get_attribute("aria-valuetext") == "0.1", "it is not read")
-    handle.press("ArrowRight")
-    until(lambda: handle.get_attribute("aria-valuetext") == "0.2", "the new value is not read")
-    lab.press("Reset")
 
 
 def test_a_photo_is_uploaded_and_cropped(lab, tmp_path):
@@ -269,16 +266,13 @@ def test_mouse_touch_and_pen(page, action, kind):
     assert page.lab.page.evaluate("kind") == kind and page.iou(ideal(ZIGZAG)) >= 0.98
 
 
-def test_opacity(page):
+def test_opacity_eraser_and_dot(page):
     """The slider lets the photo shine through; the mask stays what it is."""
     page.stroke(ZIGZAG)
     page.slide("Opacity", 0.25)
     assert float(page.find("canvas.layer").evaluate("e => getComputedStyle(e).opacity")) == 0.25
     assert page.iou(ideal(ZIGZAG)) >= 0.98
     page.slide("Opacity", 0.6)
-
-
-def test_eraser_and_dot(page):
     page.stroke([(0.5, 0.5)])
     assert page.iou(ideal([(0.5, 0.5)])) >= 0.9  # small, so its edge counts
     page.stroke(ZIGZAG)

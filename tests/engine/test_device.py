@@ -91,9 +91,8 @@ def test_free_memory_counts_what_torch_keeps_and_is_compared_with_what_is_needed
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card here")
 def test_a_real_card_is_usable():
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA card here")
     device = pick_device("cuda")
     assert torch.ones(3, device=device).sum().item() == 3
     assert torch.cuda.get_device_name(device) in describe_device(device)

@@ -1,4 +1,4 @@
-"""Alignment of faces as in FFHQ, the detector, and photos that a model cannot show."""
+"""Faces: alignment as in FFHQ, the detectors, and photos that a model cannot show."""
 
 import importlib.util
 import sys
@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from helpers import faces, weights
+from helpers.cat_faces import Convolution, FinderNetwork, find_cats
 from helpers.domain import domain_distance, out_of_domain
 from helpers.faces import FaceOptions, NoFace, ffhq_square, find_faces, read_face
 from helpers.features import load_features
 from helpers.generators import load_generator
 from helpers.images import ImageError, crop, read_image, resize, write_image
 from helpers.latents import Latents, save_latents
-from helpers.photos import cut_square, demo_cat, demo_photos
+from helpers.photos import CHELSEA_EYES, FACE_LANDMARKS, WITH_EARS, cut_square, demo_cat, demo_photos, fit_similarity
+from helpers.weights import weights_path
 from tests.support import tiny
 
 FIVE = [(110.0, 120.0), (150.0, 124.0), (131.0, 146.0), (114.0, 166.0), (147.0, 169.0)]
@@ -66,7 +68,7 @@ def face_at(x, y):
     return types.SimpleNamespace(landmarks=np.array([(x - 10.0, y), (x + 10, y), (x, y + 12.5)]))
 
 
-def test_a_cats_face_is_found_cut_and_framed(cats, tmp_path):
+def test_a_cats_face_is_found_cut_and_framed_and_one_that_was_cut_out_before_is_taken_as_it_is(cats, tmp_path):
     generator, found = cats
     found += [face_at(60, 50), face_at(20, 20)]
     write_image(tmp_path / "cat.png", coordinates(100, 120))
@@ -81,6 +83,13 @@ def test_a_cats_face_is_found_cut_and_framed(cats, tmp_path):
             cut.again(coordinates(120, 100))
     with pytest.raises(ImageError, match="cat.png: --face must be from 1 to 2, the faces found; got 3"):
         read_face(tmp_path / "cat.png", generator, FaceOptions(face=3))
+    generator, _ = cats
+    for side in (16, 32):
+        write_image(tmp_path / "cut.png", coordinates(side, side))
+        assert torch.equal(read_face(tmp_path / "cut.png", generator).target, read_image(tmp_path / "cut.png", size=16))
+    save_latents(tmp_path / "a.safetensors", Latents("w+", generator.mean("w+")))
+    target = read_face(tmp_path / "a.safetensors", generator).target
+    assert torch.equal(target, generator.synthesize(generator.mean("w+")).clamp(0, 1))
 
 
 def test_without_a_face_there_is_a_sentence_and_the_photo_that_was_looked_at(cats, tmp_path):
@@ -93,16 +102,6 @@ def test_without_a_face_there_is_a_sentence_and_the_photo_that_was_looked_at(cat
     box = read_face(tmp_path / "dog.png", cats[0], FaceOptions(box="10,20,40,50"))
     part = crop(read_image(tmp_path / "dog.png"), (10, 20, 40, 50))
     assert torch.equal(box.target, resize(part, 16))
-
-
-def test_faces_that_were_cut_out_before_and_latents_are_taken_as_they_are(cats, tmp_path):
-    generator, _ = cats
-    for side in (16, 32):
-        write_image(tmp_path / "cut.png", coordinates(side, side))
-        assert torch.equal(read_face(tmp_path / "cut.png", generator).target, read_image(tmp_path / "cut.png", size=16))
-    save_latents(tmp_path / "a.safetensors", Latents("w+", generator.mean("w+")))
-    target = read_face(tmp_path / "a.safetensors", generator).target
-    assert torch.equal(target, generator.synthesize(generator.mean("w+")).clamp(0, 1))
 
 
 def test_yunets_faces_are_given_with_the_largest_first_or_what_to_install(tmp_path, monkeypatch):
@@ -176,3 +175,68 @@ def test_samples_of_a_large_model_are_few_and_drawn_once(tmp_path, monkeypatch):
     assert torch.equal(domain_distance(generator, images, features), first) and len(seen) == 1 + 33
     generator.synthesis.b8.torgb.bias.add_(0.3)
     assert not torch.equal(domain_distance(generator, images, features), first)
+
+
+EYES = np.array(CHELSEA_EYES)
+APART = np.linalg.norm(EYES[1] - EYES[0])
+
+
+def whole_chelsea():
+    """The demo photo as it is, 451 x 300 pixels."""
+    return demo_photos(None, ["chelsea"])["chelsea"]
+
+
+def test_the_network_is_small_and_has_a_score_and_three_landmarks_for_every_eighth_pixel():
+    assert weights_path("cat-face-finder").stat().st_size < 2e6
+    for side, stride in ((1, 1), (3, 1), (5, 2)):
+        assert Convolution(3, 2, side, stride)(torch.rand(1, 3, 32, 48)).shape == (1, 2, 32 // stride, 48 // stride)
+    scores, offsets = FinderNetwork(width=8)(torch.rand(2, 3, 64, 96))
+    assert scores.shape == (2, 1, 8, 12) and offsets.shape == (2, 6, 8, 12)
+
+
+def test_the_eyes_of_the_demo_cat_are_found_mirrored_too_and_of_two_cats_the_larger_comes_first():
+    face = find_cats(whole_chelsea())[0]
+    assert face.confidence > 0.5
+    assert np.linalg.norm(face.landmarks[:2] - EYES, axis=1).max() < 0.12 * APART
+    assert face.landmarks[2, 1] > EYES[:, 1].max()  # the nose is below
+    photo = whole_chelsea()
+    plain, mirrored = find_cats(photo)[0].landmarks, find_cats(photo.flip(3))[0].landmarks
+    assert np.abs(mirrored[[1, 0, 2], 0] + plain[:, 0] - photo.shape[3]).max() < 0.12 * APART
+    small, photo = torch.nn.functional.avg_pool2d(whole_chelsea(), 2), torch.full((1, 3, 420, 700), 0.5)
+    photo[:, :, :300, :451] = whole_chelsea()
+    photo[:, :, 270:, 475:] = small[:, :, :150, :225]
+    first, second = find_cats(photo)
+    assert first.landmarks[:, 0].max() < 451 and second.landmarks[:, 0].min() > 475
+
+
+@pytest.mark.parametrize("angle", [-25, 25])
+def test_a_turned_and_smaller_cat_is_found(angle):
+    border = 400  # grey: what lies outside would be mirrored, cats too
+    photo = torch.nn.functional.pad(whole_chelsea(), (border,) * 4, value=0.5)
+    turn = 0.6 * np.exp(1j * np.deg2rad(angle))
+    eyes = (EYES + border) @ [1, 1j]
+    shift = 160 * (1 + 1j) - turn * eyes.mean()
+    face = find_cats(cut_square(photo, turn, shift, 320))[0]
+    expected = eyes * turn + shift
+    assert np.abs(face.landmarks[:2] @ [1, 1j] - expected).max() < 0.22 * APART * 0.6
+
+
+@pytest.mark.parametrize("name", ["astronaut", "rocket", "hubble_deep_field", "brick", "grass", "gravel"])
+def test_where_there_is_no_cat_none_is_found(name):
+    assert find_cats(demo_photos(256, [name])[name]) == []
+
+
+@pytest.mark.parametrize("template", [WITH_EARS, FACE_LANDMARKS])
+def test_a_crop_has_the_landmarks_where_the_model_wants_them(template):
+    marked, landmarks = torch.zeros(1, 3, 300, 400), np.array([[150.0, 140.0], [210.0, 120.0], [190.0, 165.0]])
+    for channel, (x, y) in enumerate(landmarks.astype(int)):
+        marked[0, channel, y - 3 : y + 3, x - 3 : x + 3] = 1
+    cut, grid = cut_square(marked, *fit_similarity(landmarks, np.array(template) * 128), 128), torch.arange(128) + 0.5
+    for channel, (x, y) in enumerate(np.array(template) * 128):
+        mass = cut[0, channel] / cut[0, channel].sum()
+        assert abs((mass.sum(0) @ grid).item() - x) < 9 and abs((mass.sum(1) @ grid).item() - y) < 9
+
+
+def test_the_demo_cat_as_a_whole_face_lies_where_the_training_faces_do():
+    (face,) = find_cats(demo_cat(256, WITH_EARS))
+    assert np.abs(face.landmarks / 256 - WITH_EARS).max() < 0.05

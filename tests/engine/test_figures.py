@@ -82,7 +82,7 @@ def test_sizes_of_images():
     assert np.ptp(rows) in (191, 192, 193) and np.ptp(columns) in (191, 192, 193)  # a white image has an edge
 
 
-def test_columns_are_balanced_and_texts_are_taken_literally():
+def test_columns_are_balanced_texts_are_taken_literally_and_stand_where_they_belong():
     for columns, expected in ((None, (4, 2)), (3, (3, 3))):
         shown = boxes(show_images(noise(8), columns=columns))[1]
         assert len(shown) == 8
@@ -90,9 +90,6 @@ def test_columns_are_balanced_and_texts_are_taken_literally():
     figure = show_images(noise(1), [r"$\frac{$"])  # as mathematics it could not be drawn
     assert [text.get_text() for text in texts_of(figure)] == [r"$\frac{$"] and pixels(figure).shape[2] == 3
     assert figure._repr_png_().startswith(b"\x89PNG") and pyplot.get_fignums() == []
-
-
-def test_captions_stand_below_their_images_and_titles_above():
     figure = result_sheet(noise(1), [{"image": noise(1), "label": ["w+", "PSNR 24.1 dB", "SSIM 0.81"]}])
     texts, (target, result) = boxes(figure)
     by_name = {text.get_text(): box for text, box in zip(texts_of(figure), texts, strict=True)}
@@ -100,9 +97,6 @@ def test_captions_stand_below_their_images_and_titles_above():
     caption = by_name["PSNR 24.1 dB\nSSIM 0.81"]
     assert by_name["w+"].y0 > result.y1 and caption.y1 < result.y0
     assert all(abs((box.x0 + box.x1 - result.x0 - result.x1) / 2) < 1 for box in (by_name["w+"], caption))
-
-
-def test_empty_cells_are_left_out_and_masks_are_shown_as_grey():
     figure = labelled_grid([[noise(1), None], [None, noise(1)]], ["a", "b"], ["c", "d"])
     assert len(boxes(figure)[1]) == 2
     assert_well_laid_out(figure)
@@ -130,7 +124,7 @@ def test_refused(what):
         REFUSED[what]()
 
 
-def test_plot_losses_draws_each_curve():
+def test_curves_and_tables():
     history = {"total": [1.0, 0.5, 0.25], "L1": [0.5, 0.0, 0.1]}
     axes = plot_losses(history).axes[0]
     total, l1 = axes.lines
@@ -138,9 +132,6 @@ def test_plot_losses_draws_each_curve():
     assert math.isnan(l1.get_ydata()[1])  # a logarithmic axis has no 0
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["total", "L1"]
     assert plot_losses(history, log=False).axes[0].lines[1].get_ydata()[1] == 0
-
-
-def test_results_table():
     rows = [
         {"file": "a.png", "steps": 500, "psnr": 21.234, "ssim": 0.7123, "delta": 1.5e-6},
         {"file": "b|c.png", "steps": 1000, "psnr": math.inf, "ssim": math.nan, "seconds": 3.14159},

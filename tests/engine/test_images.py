@@ -1,11 +1,14 @@
-"""Images: every format and mode that people have, what is refused, geometry, files."""
+"""Images and films: every format and mode that people have, what is refused, geometry, files."""
 
 import os
 import random
 import resource
 import struct
+import subprocess
 import zlib
 
+import imageio.v3 as iio
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
@@ -14,6 +17,7 @@ from PIL import Image, ImageCms, ImageFile
 from helpers import images
 from helpers.images import ImageError, crop, from_uint8, grid, quantize, read_image, read_rgba, resize
 from helpers.masks import mask_from_file
+from helpers.video import read_film, write_gif, write_mp4
 from tests.support.spoil import KINDS, chunk, encoded, picture, png, seeds, smooth, spoiled
 
 
@@ -129,22 +133,16 @@ def test_modes_give_the_same_image_as_a_conversion(mode):
 RAMP, FEW = np.linspace(0, 65535, 64 * 8).reshape(8, 64), 4 * np.arange(64).reshape(8, 8)
 
 
-@pytest.mark.parametrize(
-    ("values", "file_format", "peak"),
-    [
+def test_deep_grey_and_16_bit_colour_are_scaled_not_clipped():
+    for values, file_format, peak in (
         (RAMP.astype(np.uint16), "PNG", 65535),
         (RAMP.astype(np.uint16), "TIFF", 65535),
         (FEW.astype(np.uint16), "TIFF", 255),  # 8-bit values in a larger file
         (FEW.astype(np.int32), "TIFF", 255),
         (np.full((8, 8), 0.25, np.float32), "TIFF", 1),
-    ],
-)
-def test_deep_grey_is_scaled_not_clipped(values, file_format, peak):
-    image = read_image(encoded(Image.fromarray(values), file_format))
-    assert torch.allclose(image, torch.from_numpy(values.astype(np.float32) / peak).expand_as(image))
-
-
-def test_16_bit_colour_is_scaled_not_clipped():
+    ):
+        image = read_image(encoded(Image.fromarray(values), file_format))
+        assert torch.allclose(image, torch.from_numpy(values.astype(np.float32) / peak).expand_as(image))
     values = np.linspace(0, 65535, 8 * 8 * 3).astype(">u2").reshape(8, 24)
     image = read_image(png(8, 8, 16, 2, b"".join(b"\0" + row.tobytes() for row in values)))
     expected = torch.from_numpy(values.astype(np.float32).reshape(8, 8, 3)).permute(2, 0, 1)[None] / 65535
@@ -178,7 +176,7 @@ def refused(source, *words, **options):
     assert "\n" not in message and all(word in message for word in words), message
 
 
-def test_paths_that_are_refused(tmp_path):
+def test_paths_that_are_refused_and_huge_files_before_reading(tmp_path, monkeypatch):
     (tmp_path / "empty.png").touch()
     os.mkfifo(tmp_path / "pipe.png")
     refused(tmp_path / "none.png", "there is no", "none.png")
@@ -186,6 +184,12 @@ def test_paths_that_are_refused(tmp_path):
     refused("a\0b.png", "path")
     for path in (tmp_path, "/dev/zero", tmp_path / "pipe.png"):
         refused(path, "is a folder, a device or a pipe")
+    monkeypatch.setattr("pathlib.Path.read_bytes", lambda self: pytest.fail("read"))
+    with open(tmp_path / "big.png", "wb") as file:
+        file.truncate(images.MAX_BYTES + 1)  # sparse
+    refused(tmp_path / "big.png", "to 200 MB")
+    monkeypatch.setattr(images, "MAX_BYTES", 100)
+    refused(encoded(picture(), "PNG"), "image file of 1 byte to")
 
 
 @pytest.mark.parametrize(
@@ -216,15 +220,6 @@ def test_huge_headers_are_refused_before_decoding(monkeypatch, recwarn):
         monkeypatch.setattr(owner, "load", lambda self: pytest.fail("decoded"))
     for side in (7100, 50_000, 2**31 - 1):
         refused(png(side, side, 8, 2, b"\0" * 100), "at most 50 million pixels")
-
-
-def test_huge_files_and_uploads_are_refused_before_reading(tmp_path, monkeypatch):
-    monkeypatch.setattr("pathlib.Path.read_bytes", lambda self: pytest.fail("read"))
-    with open(tmp_path / "big.png", "wb") as file:
-        file.truncate(images.MAX_BYTES + 1)  # sparse
-    refused(tmp_path / "big.png", "to 200 MB")
-    monkeypatch.setattr(images, "MAX_BYTES", 100)
-    refused(encoded(picture(), "PNG"), "image file of 1 byte to")
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
@@ -273,7 +268,7 @@ def test_to_uint8_rounds_and_clamps_and_back_is_exact_and_wrong_shapes_are_refus
             from_uint8(array)
 
 
-def test_resize_is_antialiased_differentiable_and_stays_in_range():
+def test_resize_crop_and_grid():
     lines = (torch.arange(64) % 4 == 0).float().expand(1, 3, 64, 64).clone().requires_grad_()
     small = resize(lines, 16)
     assert small.shape == (1, 3, 16, 16)
@@ -286,9 +281,6 @@ def test_resize_is_antialiased_differentiable_and_stays_in_range():
     assert large.shape == (1, 3, 20, 40) and large.min() >= 0 and large.max() <= 1 and resize(edge, 16) is edge
     with pytest.raises(ImageError):
         resize(edge, 0)
-
-
-def test_crops_and_the_central_square():
     image, wide = noise(10, 20), torch.zeros(1, 3, 16, 48)
     assert torch.equal(crop(image, (3, 1, 12, 9)), image[:, :, 1:9, 3:12])
     assert torch.equal(images.square_crop(image), image[..., 5:15])
@@ -299,9 +291,6 @@ def test_crops_and_the_central_square():
     for box in ((0, 0, 0, 5), (5, 0, 4, 5), (-1, 0, 8, 8), (0, 0, 21, 8), (4, 4, 5, 5)):
         with pytest.raises(ImageError, match="expected a box .*within 20 x 10|at least 8 x 8 pixels but got 1 x 1"):
             crop(image, box)
-
-
-def test_grid_places_images_row_by_row_as_square_as_possible():
     batch = noise(4, 6, count=5)
     joined = grid(batch, columns=2, padding=1)
     assert joined.shape == (1, 3, 3 * 5 - 1, 2 * 7 - 1) and torch.equal(joined[0, :, 5:9, 7:13], batch[3])
@@ -331,3 +320,54 @@ def test_what_is_written_is_read_back(tmp_path):
         with pytest.raises(ImageError, match=message):
             images.write_image(tmp_path / name, wrong)
     assert not (tmp_path / "b.png").exists()
+
+
+def test_gif_and_mp4_have_their_frames_and_a_film_with_sound_leaves_the_next_as_it_is(tmp_path):
+    frames = smooth(count=5)
+    write_gif(tmp_path / "a.gif", (frame[None] for frame in frames), fps=30)
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.n_frames == 5 and gif.info["loop"] == 0 and gif.size == (288, 288)
+        durations = []
+        for index in range(5):
+            gif.seek(index)
+            durations.append(gif.info["duration"])
+            shown = from_uint8(np.asarray(gif.convert("RGB")))[..., 3::6, 3::6]
+            assert (shown - frames[index]).square().mean().sqrt() < 0.02
+    assert sum(durations) == 170  # 5 / 30 s in hundredths
+    write_gif(tmp_path / "large.gif", noise(256, 300, count=2), fps=10)
+    with Image.open(tmp_path / "large.gif") as gif:
+        assert gif.size == (300, 256) and gif.info["duration"] == 100
+    frames = smooth(count=4)[..., :47]
+    write_mp4(tmp_path / "a.mp4", (frame[None] for frame in frames), fps=24)
+    video = iio.imread(tmp_path / "a.mp4")
+    assert video.shape == (4, 288, 282, 3)
+    for shown, frame in zip(video, frames, strict=True):
+        error = from_uint8(shown)[0, :, 3::6, 3::6] - frame
+        assert error.square().mean().sqrt() < 0.02
+    assert iio.immeta(tmp_path / "a.mp4")["fps"] == 24
+    asked = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", tmp_path / "a.mp4"]
+    shown = subprocess.run(asked, capture_output=True, text=True).stderr
+    assert "h264" in shown and "yuv420p(tv, bt709" in shown  # without the tag players guess the colours
+    silent, film = tmp_path / "silent.mp4", tmp_path / "film.mp4"
+    tone = [imageio_ffmpeg.get_ffmpeg_exe(), "-f", "lavfi", "-i", "sine=d=0.2", tmp_path / "tone.wav"]
+    subprocess.run(tone, check=True, capture_output=True)
+    write_mp4(film, torch.rand(4, 3, 32, 32), sound=tmp_path / "tone.wav")
+    write_mp4(silent, torch.rand(4, 3, 32, 32))
+    assert [read_film(path, 32)[1] for path in (film, silent)] == [True, False]
+
+
+@pytest.mark.parametrize(("write", "name"), [(write_gif, "a.gif"), (write_mp4, "a.mp4")])
+def test_animations_refuse(write, name, tmp_path):
+    wrong = {"at least one frame": [], "frames of one size": [noise(), noise(16, 16)]}
+    wrong |= {"NaN": [noise(), noise() * float("nan")], "frames per second": noise(), "ending in": noise()}
+    for message, frames in wrong.items():
+        with pytest.raises(ImageError, match=message):
+            write(tmp_path / ("a.avi" if message == "ending in" else name), frames, 0 if "second" in message else 9)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("folder", ["12:30", "-x"])
+def test_folders_that_ffmpeg_would_misread_and_odd_sides(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_mp4(f"{folder}/-a.mp4", noise(257, 301, count=2))
+    assert iio.imread(tmp_path / folder / "-a.mp4").shape == (2, 258, 302, 3)

@@ -2,18 +2,16 @@
 
 import json
 import struct
-import time
 
 import pytest
 import torch
 
 from helpers.images import read_image, write_image
 from helpers.logs import open_log
+from tests.support.waiting import until
 
 IMAGE = torch.linspace(0, 1, 3 * 8 * 8).reshape(1, 3, 8, 8)
 SETTINGS = {"space": "w+", "steps": 3}
-
-
 ROW = {
     "key": "a", "photo": "b.png", "psnr": 20.0, "ok": True, "losses": {"l1": 0.5},
     "files": {"image.png": "files/a-image.png", "latents.safetensors": "x"},
@@ -31,7 +29,7 @@ def fill(kind, folder):
     return folder / "log"
 
 
-def test_json_lines_are_there_while_the_run_continues_and_after_the_next(tmp_path):
+def test_json_lines_are_there_while_the_run_continues_and_no_log_writes_nothing(tmp_path):
     with open_log("jsonl", tmp_path / "log", SETTINGS) as log:
         log.scalars(1, {"loss": 0.5})
         assert len((tmp_path / "log" / "log.jsonl").read_text().splitlines()) == 2
@@ -46,6 +44,9 @@ def test_json_lines_are_there_while_the_run_continues_and_after_the_next(tmp_pat
         {"step": 1, "psnr": 20.0, "losses/l1": 0.5},
         {"step": 1, "image": "../files/a-image.png"},
     ]
+    assert not fill("none", tmp_path / "none").exists()
+    with pytest.raises(ValueError, match="jsonl, tensorboard, wandb"):
+        open_log("paper", tmp_path, {})
 
 
 def test_tensorboard_reads_what_was_logged(tmp_path):
@@ -58,14 +59,6 @@ def test_tensorboard_reads_what_was_logged(tmp_path):
     assert [event.value for event in events.Scalars("losses/l1")] == [0.5]
     for name, words in (("settings", "w+"), ("row", WORDS)):
         assert words in events.Tensors(f"{name}/text_summary")[0].tensor_proto.string_val[0].decode()
-
-
-def what_is_in(file, lines):
-    """Settings and so many lines of the history; wandb's own process writes the last of them when the run has ended."""
-    deadline = time.monotonic() + 60
-    while len((found := records_of(file))[1]) < lines and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return found
 
 
 def records_of(file):
@@ -98,16 +91,11 @@ def test_weights_and_biases_write_a_run_without_a_network(tmp_path, monkeypatch)
         pytest.importorskip(package, reason=f"{package} is not installed: pip install {package}")
     monkeypatch.delenv("WANDB_MODE", raising=False)
     (file,) = fill("wandb", tmp_path).glob("wandb/offline-run-*/*.wandb")
-    settings, history = what_is_in(file, 3)
+    until(lambda: len(records_of(file)[1]) >= 3)  # wandb's own process writes the last when the run has ended
+    settings, history = records_of(file)
     assert settings["space"] == "w+"
     assert [(line["global_step"], line["loss"]) for line in history if "loss" in line] == [(10, 0.5), (20, 0.25)]
     (row,) = [line for line in history if "psnr" in line]
     assert (row["global_step"], row["psnr"], row["losses/l1"]) == (1, 20.0, 0.5)
     (image,) = [line["image/filenames"] for line in history if "image/filenames" in line]
     assert (read_image(file.parent / "files" / image[0]) - IMAGE).abs().max() <= 0.5 / 255 + 1e-6
-
-
-def test_no_log_writes_nothing_and_an_unknown_kind_names_the_known_ones(tmp_path):
-    assert not fill("none", tmp_path).exists()
-    with pytest.raises(ValueError, match="jsonl, tensorboard, wandb"):
-        open_log("paper", tmp_path, {})

@@ -19,11 +19,14 @@ def area(mask):
     return mask.mean().item()
 
 
-def test_half_covers_its_side():
+def test_half_covers_its_side_and_named_shapes_fit_every_size():
     for side, corner in {"left": (0, 0), "right": (0, -1), "top": (0, 0), "bottom": (-1, 0)}.items():
         mask = masks.half(SIZE, side)
         assert mask.shape == (1, 1, SIZE, SIZE) and area(mask) == 0.5 and mask[0, 0][corner] == 1
         assert area(masks.half((10, 20), side, at=0.3)) == pytest.approx(0.3 if side in ("left", "top") else 0.7)
+    for shape in masks.SHAPES.values():
+        small, large = shape(64), shape(256)
+        assert small.shape == (1, 1, 64, 64) and 0.05 < small.mean() < 0.6 and abs(small.mean() - large.mean()) < 0.005
 
 
 DISC = math.pi * 0.125**2
@@ -151,7 +154,7 @@ def test_masks_that_select_nothing_or_everything_are_refused_with_their_range(me
         mask_from_file(tmp_path / "mask.png", SIZE)
 
 
-def test_a_drawing_counts_where_something_was_drawn():
+def test_a_drawing_counts_where_something_was_drawn_and_the_overlay_tints_only_the_region():
     paper = np.full((128, 128, 3), 255, np.uint8)
     paper[:, :64] = 0
     canvas = np.zeros((128, 128, 4), np.uint8)
@@ -160,9 +163,15 @@ def test_a_drawing_counts_where_something_was_drawn():
         assert torch.equal(masks.mask_from_drawing(drawing), masks.half(128))
     with pytest.raises(ImageError, match="uint8"):
         masks.mask_from_drawing(np.ones((4, 4)))
+    image = torch.full((2, 3, 8, 8), 0.5)
+    shown = masks.overlay(image, masks.half(8), opacity=0.5)
+    assert torch.equal(shown[..., 4:], image[..., 4:])
+    assert shown[1, :, 0, 0].tolist() == pytest.approx([0.25 + value / 2 for value in masks.OVERLAY])
+    with pytest.raises(ValueError, match="size"):
+        masks.overlay(image, masks.half(16))
 
 
-def test_algebra_and_growth_of_halves():
+def test_algebra_growth_and_feathering():
     left, top = masks.half(SIZE, "left"), masks.half(SIZE, "top")
     assert area(masks.union(left, top)) == 0.75 and area(masks.intersect(left, top)) == 0.25
     assert torch.equal(masks.invert(left), masks.half(SIZE, "right")) and torch.equal(masks.grow(left, 0.5), left)
@@ -170,9 +179,6 @@ def test_algebra_and_growth_of_halves():
     assert torch.equal(masks.grow(left, -4), masks.half(SIZE, at=28 / 64))
     grown = masks.grow(masks.ellipse(SIZE, radii=(0.25, 0.25)), 4)
     assert area(grown) == pytest.approx(math.pi * (20 / 64) ** 2, rel=0.03)
-
-
-def test_feather_is_a_gaussian_edge_and_the_edge_band_lies_on_both_sides():
     mask = masks.feather(masks.half(SIZE), 4)
     row = mask[0, 0, 10].double()
     expected = 0.5 * torch.erfc((torch.arange(SIZE) + 0.5 - 32) / (4 * math.sqrt(2)))
@@ -190,15 +196,6 @@ def test_the_pyramid_keeps_area_and_averages_what_a_cell_covers(size):
     mask = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     level, same = masks.mask_pyramid(mask, [4, (8, 8)])
     assert torch.allclose(level, torch.nn.functional.avg_pool2d(mask, 2), atol=1e-6) and torch.equal(same, mask)
-
-
-def test_the_overlay_tints_only_the_region():
-    image = torch.full((2, 3, 8, 8), 0.5)
-    shown = masks.overlay(image, masks.half(8), opacity=0.5)
-    assert torch.equal(shown[..., 4:], image[..., 4:])
-    assert shown[1, :, 0, 0].tolist() == pytest.approx([0.25 + value / 2 for value in masks.OVERLAY])
-    with pytest.raises(ValueError, match="size"):
-        masks.overlay(image, masks.half(16))
 
 
 def test_a_text_names_describes_or_points_to_a_mask(tmp_path):
@@ -225,9 +222,3 @@ def test_parts_of_a_face_are_where_the_generator_has_them():
     share = whole["eyes"](64).mean() / masks.SHAPES["eyes"](64).mean()
     assert share == pytest.approx((0.287 / 0.44) ** 2, rel=0.02)
     assert torch.equal(mask_from_text("mouth", 64, WITH_EARS), whole["mouth"](64))
-
-
-def test_named_shapes_fit_every_size():
-    for shape in masks.SHAPES.values():
-        small, large = shape(64), shape(256)
-        assert small.shape == (1, 1, 64, 64) and 0.05 < small.mean() < 0.6 and abs(small.mean() - large.mean()) < 0.005

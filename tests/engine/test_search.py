@@ -31,7 +31,6 @@ def start():
 
 
 def run(optimization):
-    """All steps; the losses (steps, B)."""
     return torch.stack([step.total for step in optimization])
 
 
@@ -47,7 +46,7 @@ def test_a_batch_gives_what_its_samples_give(kind):
         assert torch.allclose(together.best_total[i], alone.best_total[0], atol=1e-4)
 
 
-def test_the_minimum_is_found_and_parameters_have_their_own_rates():
+def test_the_minimum_is_found_by_rates_that_follow_the_schedule():
     adam = optimize([start()], bowl, steps=150)
     lbfgs = optimize([start()], banana, steps=80, lr=0.5, optimizer="lbfgs")
     for optimization, minimum in ((adam, TARGETS), (lbfgs, TARGETS + 1)):
@@ -61,9 +60,16 @@ def test_the_minimum_is_found_and_parameters_have_their_own_rates():
     pair = [torch.zeros(2, 3), torch.zeros(2, 1, 4, 4)]
     optimize(pair, loss, steps=5, lr=[0.1, 0.01], schedule=constant()).step()
     assert all(torch.allclose(p, torch.tensor(rate)) for p, rate in zip(pair, (0.1, 0.01), strict=True))  # Adam's first
+    factor = cosine(ramp=0.1, decay=0.4)
+    assert [factor(t) for t in (0, 0.05, 0.1, 0.3, 0.6, 0.8, 1)] == pytest.approx([0, 0.5, 1, 1, 1, 0.5, 0])
+    assert cosine(ramp=0, decay=0)(0) == cosine(ramp=0, decay=0)(1) == constant()(0.3) == 1
+    rates = [step.lr for step in optimize([start()], bowl, steps=10, lr=0.5, schedule=lambda progress: progress)]
+    assert rates == pytest.approx([0.5 * (i + 0.5) / 10 for i in range(10)])
+    rates = [step.lr for step in optimize([start()], bowl, steps=50, lr=0.5)]
+    assert min(rates) > 0 and max(rates) == 0.5 and rates[0] < 0.5 > rates[-1]  # none is lost on a rate of 0
 
 
-def test_a_step_reports_the_loss_before_its_update_and_the_last_update_counts():
+def test_a_step_reports_the_loss_before_its_update_and_the_best_of_each_sample_is_kept():
     parameter = start()
     expected = banana([parameter]).total
     optimization = optimize([parameter], banana, steps=4, lr=0.01, schedule=constant())
@@ -75,9 +81,6 @@ def test_a_step_reports_the_loss_before_its_update_and_the_last_update_counts():
     assert number == len(optimization) == 4
     assert {name: len(values) for name, values in optimization.history.items()} == {"total": 4, "x": 4}
     assert torch.equal(optimization.best_total, expected) and torch.equal(optimization.best[0], parameter)
-
-
-def test_the_best_of_each_sample_is_kept_when_the_loss_rises():
     totals, seen = torch.tensor([[3.0, 2, 9], [1, 4, 8], [2, 1, 7], [5, 6, 6]]), []
 
     def loss(parameters, index):
@@ -237,16 +240,6 @@ def test_a_run_that_was_left_or_saved_continues_bitwise_and_its_state_is_not_tou
             assert torch.equal(a, b)
 
 
-def test_the_rate_follows_the_schedule():
-    factor = cosine(ramp=0.1, decay=0.4)
-    assert [factor(t) for t in (0, 0.05, 0.1, 0.3, 0.6, 0.8, 1)] == pytest.approx([0, 0.5, 1, 1, 1, 0.5, 0])
-    assert cosine(ramp=0, decay=0)(0) == cosine(ramp=0, decay=0)(1) == constant()(0.3) == 1
-    rates = [step.lr for step in optimize([start()], bowl, steps=10, lr=0.5, schedule=lambda progress: progress)]
-    assert rates == pytest.approx([0.5 * (i + 0.5) / 10 for i in range(10)])
-    rates = [step.lr for step in optimize([start()], bowl, steps=50, lr=0.5)]
-    assert min(rates) > 0 and max(rates) == 0.5 and rates[0] < 0.5 > rates[-1]  # none is lost on a rate of 0
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -260,7 +253,7 @@ def test_bad_options_are_one_sentence(options, message):
         optimize([start()], bowl, **options)
 
 
-def test_steps_of_lbfgs_are_no_longer_than_the_rate():
+def test_steps_of_lbfgs_are_bounded_and_a_flat_place_and_a_saddle_do_not_break_them():
     optimization = optimize([start()], banana, steps=20, lr=0.05, optimizer="lbfgs")
     before, lengths = start(), []
     for _ in optimization:
@@ -268,9 +261,6 @@ def test_steps_of_lbfgs_are_no_longer_than_the_rate():
         before = optimization.parameters[0].clone()
     assert max(length.max().item() for length in lengths) <= 0.05 * 1.0001
     assert lengths[0].min().item() == pytest.approx(0.05, rel=1e-4)  # nothing is known of the curvature yet
-
-
-def test_a_flat_place_and_a_saddle_do_not_break_the_steps_of_lbfgs():
     def loss(parameters, index):
         (p,) = parameters
         return Loss(torch.stack([p[0].sum() * 0, p[1].cos().sum(), p[2].square().sum()]), {})
@@ -329,16 +319,13 @@ def test_a_chain_counts_through_its_phases_and_continues_where_it_was_left(kind)
     assert torch.equal(again.facts()["history"]["total"], whole.facts()["history"]["total"])
 
 
-def test_a_phase_starts_from_the_best_of_the_one_before_and_a_chain_may_be_done_early():
+def test_a_phase_starts_from_the_best_of_the_one_before_takes_its_share_and_marks_what_froze():
     search = Descent()
     result = search.run()
     assert torch.equal(result.history["total"][2], search.runs[0].best_total)
     assert result.steps == 8 and result.history["total"].shape == (8, 3) and not result.frozen.any()
     early = Descent(stop=4)
     assert len(list(early)) == 4 and list(early) == [] and early.result().steps == 4
-
-
-def test_what_freezes_in_one_phase_is_marked_in_the_result():
     class Spoilt(Descent):
         def _begin(self, phase, steps):
             return optimize([start()], walled if not self.runs else bowl, steps=steps)
@@ -346,9 +333,6 @@ def test_what_freezes_in_one_phase_is_marked_in_the_result():
     with pytest.warns(OptimizationWarning, match="sample 2 of 3"):
         result = Spoilt().run()
     assert result.frozen.tolist() == [False, True, False] and marks(result) == marks(result, 1) == {"frozen": 1}
-
-
-def test_steps_are_divided_by_the_shares():
     for steps, shares, expected in (
         (10, (0.3, 0.7), [3, 7]),
         (7, (1,), [7]),

@@ -165,7 +165,7 @@ def test_strokes_are_found_and_the_prior_holds_a_scribble_near_the_photo():
         EDITOR.scribble(X, X + 0.01)
 
 
-def test_local_style_moves_the_texture_of_its_region_towards_the_style():
+def test_local_style_moves_the_texture_of_its_region_and_transfer_a_part_of_the_first_photo():
     style = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(7))
     judge, losses = criterion(Term("style", "style", style, HALF)), {}
     for weight in (0.0, 1.0):
@@ -173,9 +173,6 @@ def test_local_style_moves_the_texture_of_its_region_towards_the_style():
         edit = EDITOR.local_style(X, style, HALF, weights=weights, feather=0, steps=25, noise_steps=0)
         losses[weight] = judge(edit.run().images).total.item()
     assert losses[1.0] < 0.85 * losses[0.0]
-
-
-def test_transfer_gives_the_second_photo_with_a_part_of_the_first():
     image = EDITOR.transfer(X, Y, HALF, "b16.conv1", feather=0, steps=30, noise_steps=50).run().images
     right, left = image[..., RIGHT], image[..., LEFT]
     assert image.shape == X.shape and close(right, Y[..., RIGHT]) < 0.2 * close(right, X[..., RIGHT])
@@ -256,7 +253,7 @@ def test_details_come_from_each_side_and_coats_approach_each_other_as_far_as_the
     assert blending.seam(even, x, y, mask) <= blending.seam(soft, x, y, mask)  # the field itself has no step
 
 
-def test_the_seam_is_the_step_over_the_photos_gradient():
+def test_the_seam_is_the_step_over_the_photos_gradient_and_measures_name_the_side_that_is_wrong():
     ramp = torch.linspace(0, 0.15, SIZE).expand(1, 3, SIZE, SIZE)  # 0.01 a pixel in every channel
     other = ramp + 0.1
     paste = blending.hard_paste(ramp, other, HALF)
@@ -273,9 +270,6 @@ def test_the_seam_is_the_step_over_the_photos_gradient():
     for seam in (blending.seam, blending.worst_seam):
         assert seam(paste, black, white, HALF).item() == pytest.approx(255 * math.sqrt(3), rel=1e-4)
         assert seam(white, black, white, HALF).item() == 0
-
-
-def test_measures_name_the_side_that_is_wrong():
     shifted = blending.hard_paste((X + 0.1).clamp(0, 1), Y, HALF)
     values = blending.measure(shifted, X, Y, HALF, FEATURES)
     assert values["psnr_y"].item() == math.inf and values["feature_distance_y"].item() == pytest.approx(0, abs=1e-6)

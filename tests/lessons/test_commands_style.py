@@ -114,14 +114,11 @@ def test_two_styles_of_one_name_give_two_images_and_patches_need_more_than_one_c
         paint(photos[:1], [tmp_path / "flat.png"], tmp_path / "out", "--statistic", "patches")
 
 
-def test_every_option_of_the_search_is_an_option_of_the_command_and_layers_are_written_as_in_the_literature():
+def test_every_option_of_the_search_is_one_of_the_command_and_paintings_are_listed_with_a_link(program, capsys):
     assert module._named("4_2,relu3_1, 7,conv1_1") == ["conv4_2", "relu3_1", 7, "conv1_1"]
     shown = {flag for p in typer.main.get_command(app).commands["style"].params for flag in p.opts}
     fields = [field.name for field in dataclasses.fields(StyleOptions) if field.name != "style_weights"]
     assert {f"--{name.replace('_', '-')}" for name in fields} <= shown
-
-
-def test_paintings_are_listed_with_painter_year_and_a_link_to_wikimedia_commons(program, capsys):
     assert program("data", "list") == 0
     text = capsys.readouterr().out
     for painting in paintings.PAINTINGS.values():
@@ -176,7 +173,7 @@ def test_a_failed_download_leaves_nothing_and_names_the_painting_and_fetch_conti
     assert program("data", "fetch", "scream") == 0 and (folder / "scream.jpg").is_file()
 
 
-def test_the_plain_loop_minimises_what_the_tutorial_says():
+def test_the_plain_loop_is_the_tutorials_speeds_are_ratios_to_it_and_a_lattice_is_seen(monkeypatch, tmp_path):
     network = load_features("vgg19-slim", pooling="max")
     content, style = pictures(1, (32, 32)), pictures(1, (32, 32), 1)
     loop, first = bench.plain_loop(network, content, style), 0
@@ -185,39 +182,30 @@ def test_the_plain_loop_minimises_what_the_tutorial_says():
         found, goal = (rows @ rows.T / rows.numel() for rows in (values[0].flatten(1) for values in pair))
         first += 1e6 * (found - goal).square().mean().item()
     assert losses[0] == pytest.approx(first, rel=1e-3) and losses[-1] < losses[0]
-
-
-def test_the_table_of_speeds_has_ratios_to_the_plain_loop(monkeypatch, tmp_path):
     monkeypatch.setitem(CONFIGS, "vgg19", CONFIGS["vgg19-slim"])
     rows = list(bench.speed(Settings(tmp_path, sizes=(32,), quick=True)))
     assert [row["size"] for row in rows] == [32] * 3 and rows[0]["ratio"] == 1
     assert all(row["ratio"] == pytest.approx(rows[0]["ms"] / row["ms"]) for row in rows)
-
-
-def test_a_lattice_is_seen_and_strokes_are_not():
     grain = 0.5 + 0.05 * torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(0)).expand(1, 3, -1, -1)
     grid = grain + 0.03 * torch.cos(2 * torch.pi * torch.arange(128) / 4)
     assert max(bench.lattice(grain).values()) < 2 and bench.lattice(grid)[4] > 5 and bench.lattice(grid)[8] < 2
 
 
-def test_our_own_styles_are_stored_and_differ():
+def test_our_own_styles_are_stored_and_differ_and_their_seed_decides():
     stored = own_styles(64)
     assert tuple(stored) == NAMES and {path.stem for path in FOLDER.glob("*.jpg")} == set(NAMES)
     flat = torch.cat(list(stored.values()))
     assert ((flat[:, None] - flat[None]).square().mean((2, 3, 4)) + torch.eye(len(flat))).min() > 0.01
-
-
-@pytest.mark.parametrize("name", ["glass", "marble", "waves"])  # the others take seconds each
-def test_a_stored_image_is_what_the_script_paints(name):
-    assert psnr(resize(tool.paint(name, 100), 50), own_styles(50)[name]).item() > 20
-
-
-def test_the_seed_decides_and_unknown_styles_and_sizes_are_refused():
     first, again, other = (tool.paint("glass", 32, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
     for arguments, message in ((("oil",), "strokes, dots"), (("glass", 8), "at least 32")):
         with pytest.raises(ImageError, match=message):
             tool.paint(*arguments)
+
+
+@pytest.mark.parametrize("name", ["glass", "marble", "waves"])  # the others take seconds each
+def test_a_stored_image_is_what_the_script_paints(name):
+    assert psnr(resize(tool.paint(name, 100), 50), own_styles(50)[name]).item() > 20
 
 
 def test_a_film_becomes_a_film_with_its_sound(tmp_path, photos):

@@ -63,7 +63,7 @@ def test_the_estimate_is_what_a_step_takes():
         assert estimate == pytest.approx(measured, rel=0.25)
 
 
-def test_what_lives_at_once_is_counted():
+def test_what_lives_at_once_is_counted_and_a_batch_is_halved_until_it_fits(monkeypatch):
     with PeakOfTensors() as tensors:
         x = torch.zeros(1000)  # 4 kB
         for _ in range(5):
@@ -72,6 +72,13 @@ def test_what_lives_at_once_is_counted():
     assert tensors.peak == 8000
     del x
     assert tensors.now == 0
+    made = generator(resolution=16)
+    monkeypatch.setattr(memory, "SMALL", 0)
+    two, four = (step_memory(made, batch=n) for n in (2, 4))
+    monkeypatch.setattr(memory, "free_memory", lambda device: (two + four) / 2)
+    assert [chunk_that_fits(made, batch=n) for n in (1, 2, 8)] == [1, 2, 2]
+    monkeypatch.setattr(memory, "free_memory", lambda device: 0)
+    assert chunk_that_fits(made, batch=8) == 1
 
 
 @pytest.mark.parametrize("family", [StyleGAN1, StyleGAN2])
@@ -101,16 +108,6 @@ def test_a_run_that_will_not_fit_is_one_sentence(monkeypatch, native, options, w
     check_memory(generator(**options))
     monkeypatch.setattr(memory, "free_memory", lambda device: pytest.fail("counted"))
     check_memory(tiny.stylegan2())
-
-
-def test_a_batch_is_halved_until_it_fits(monkeypatch):
-    made = generator(resolution=16)
-    monkeypatch.setattr(memory, "SMALL", 0)
-    two, four = (step_memory(made, batch=n) for n in (2, 4))
-    monkeypatch.setattr(memory, "free_memory", lambda device: (two + four) / 2)
-    assert [chunk_that_fits(made, batch=n) for n in (1, 2, 8)] == [1, 2, 2]
-    monkeypatch.setattr(memory, "free_memory", lambda device: 0)
-    assert chunk_that_fits(made, batch=8) == 1
 
 
 def test_a_search_of_many_goes_through_in_chunks_that_fit_and_says_so(monkeypatch):

@@ -53,22 +53,16 @@ def test_the_noise_adds_many_decibels_and_leaves_the_code(generator, targets, st
     assert fitted.steps == 80 and fitted.history["l2"].shape == (80, 2)
 
 
-def test_without_scaling_a_step_is_the_rate_in_every_map(generator, targets, start):
+def test_the_gradient_is_that_of_the_sum_scaled_by_the_strength_of_each_layer(generator, targets, start):
     result = optimize_noise(generator, targets, start, steps=1, lr=0.25, per_layer=False, schedule=constant())
     for map_, fixed in zip(result.latents.noise, generator.fixed_noise(2), strict=True):
         assert (map_ - fixed).abs().median().item() == pytest.approx(0.25, rel=1e-2)
-
-
-def test_the_gradient_is_that_of_the_sum_and_the_loss_is_the_mean(generator, targets, start):
     search = noise_inversion(generator, targets, start, steps=2)
     first, maps = next(iter(search)), [m.requires_grad_() for m in generator.fixed_noise(2)]
     (generator.synthesize(start.code, maps) - targets).square().sum().backward()
     expected = maps[0].grad / generator.noise_strengths[0].abs()  # the map moves by as much for a unit of activations
     assert torch.allclose(search.runs[-1].parameters[0].grad, expected, rtol=1e-3)
     assert torch.allclose(first.total, first.parts["l2"])
-
-
-def test_a_layer_without_strength_does_no_harm(targets):
     network = tiny.stylegan2()
     network.noise_strengths[1].data.fill_(0.0)
     result = optimize_noise(network, targets, Latents("w+", network.mean("w+")), steps=5)
@@ -119,14 +113,11 @@ def test_an_alternation_takes_as_many_steps_as_it_says(generator, targets, start
     assert len(search) == len(taken) == taken[-1].number == max(steps, 8)
 
 
-def test_joint_hides_the_image_in_the_noise(generator, targets, fitted):
+def test_joint_hides_the_image_in_the_noise_and_regularised_maps_stay_white(generator, targets, fitted, start):
     mean = Latents("w+", generator.mean("w+"))
     joint = optimize_noise(generator, targets, mean, order="joint", steps=30, code_lr=1e-4)
     fresh = noise.fresh_noise_psnr(generator, targets, joint.latents)
     assert (noise.fresh_noise_psnr(generator, targets, fitted.latents) > fresh + 3).all()
-
-
-def test_regularised_maps_keep_unit_variance_and_stay_white(generator, targets, start, fitted):
     tied = optimize_noise(generator, targets, start, steps=30, regularise=100.0)
     for map_ in tied.latents.noise:
         assert torch.allclose(map_.mean((1, 2, 3)), torch.zeros(2), atol=1e-4)
@@ -157,7 +148,7 @@ def test_fresh_noise_psnr_is_the_mean_of_its_draws_and_ignores_fitted_maps(gener
     assert (psnr(fitted.images, targets) > value).all()
 
 
-def test_the_residual_report_adds_up_and_knows_colour_and_frequency():
+def test_the_residual_report_adds_up_and_the_autocorrelation_is_small_for_white_noise(generator):
     targets = torch.full((1, 3, SIZE, SIZE), 0.5)
     checker = (torch.arange(SIZE)[:, None] + torch.arange(SIZE)[None]) % 2 * 0.2 - 0.1
     grey, red_green = torch.ones(3), torch.tensor([1.0, -1.0, 0.0])
@@ -168,9 +159,6 @@ def test_the_residual_report_adds_up_and_knows_colour_and_frequency():
             mse = (images - targets).square().mean().item()
             assert parts[f"{name}_{band}"].item() == pytest.approx(mse, rel=1e-4)
             assert sum(value.item() for value in parts.values()) == pytest.approx(mse, rel=1e-4)
-
-
-def test_the_autocorrelation_is_small_for_white_noise_and_large_for_an_image(generator):
     white = noise.noise_autocorrelation([torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))])
     smooth = torch.linspace(-1, 1, 64).expand(1, 1, 64, 64)
     image = noise.noise_autocorrelation([noise.normalised(smooth)])

@@ -51,7 +51,7 @@ def test_the_first_cell_works_inside_the_repository_and_twice(published, folder)
     assert lines == ["Device", "Weights", "Device", "Weights", f"{published} 1"]
 
 
-def test_the_first_cell_clones_the_repository_once(tmp_path, published):
+def test_the_first_cell_clones_the_repository_once_and_refuses_other_helpers(tmp_path, published):
     assert len([line for line in FIRST_CELL.splitlines() if line]) <= 15
     lines = run(FIRST_CELL * 2 + "print(helpers.__file__)", tmp_path, GAN_COURSE_REPO=published.as_uri())
     clone = tmp_path / "gan-photo-editing"
@@ -59,15 +59,12 @@ def test_the_first_cell_clones_the_repository_once(tmp_path, published):
     (clone / "mine.txt").touch()
     again = run(FIRST_CELL, tmp_path, GAN_COURSE_REPO="nowhere")  # a clone that is there is used as it is
     assert len(again) == 2 and (clone / "mine.txt").exists()
-
-
-def test_the_first_cell_refuses_other_helpers():
     code = f"import sys, types\nsys.modules['helpers'] = types.SimpleNamespace(__file__='/helpers.py')\n{FIRST_CELL}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert "AssertionError: restart the kernel" in done.stderr
 
 
-def test_the_weights_on_disk_are_listed(monkeypatch, tmp_path):
+def test_the_weights_on_disk_are_listed_and_a_size_follows_from_the_model(monkeypatch, tmp_path):
     entries = {"a": {"file": "a.x"}, "b": {"file": "b.x", "url": "https://"}, "c": {"file": "c.x", "url": "https://"}}
     monkeypatch.setattr(module, "registry", lambda: entries)
     monkeypatch.setattr(module, "FOLDER", tmp_path)
@@ -75,6 +72,13 @@ def test_the_weights_on_disk_are_listed(monkeypatch, tmp_path):
     assert describe_session().endswith("\nWeights  bundled: a; official: none")
     (tmp_path / "c.x").touch()
     assert describe_session().endswith("\nWeights  bundled: a; official: c")
+    # Lesson 1 compares two generators, of which one is enlarged; both then show images of one size.
+    small, large = tiny.dcgan(), tiny.stylegan2(resolution=256, channel_base=256)
+    again = enlarged(small, large.resolution)
+    z = again.sample("z", 2)
+    assert again.synthesize(z).shape == large.synthesize(large.sample("w", 2)).shape == (2, 3, 256, 256)
+    assert (F.avg_pool2d(again.synthesize(z), 4) - small.synthesize(z)).abs().mean() < 0.05
+    assert enlarged(large, 256) is large
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -87,16 +91,6 @@ def test_a_notebook_starts_with_the_first_cell_takes_its_model_from_one_constant
     code = "\n".join(cell.source for cell in cells)
     loads = re.findall(r"load_(?:generator|discriminator|critic)\((.*?)\)", code)
     assert set(loads) <= {"MODEL"} and code.count("MODEL = DEFAULT ") == bool(loads)  # lesson 5 has no generator
-
-
-def test_a_size_follows_from_the_model():
-    """Lesson 1 compares two generators, of which one is enlarged; both then show images of one size."""
-    small, large = tiny.dcgan(), tiny.stylegan2(resolution=256, channel_base=256)
-    again = enlarged(small, large.resolution)
-    z = again.sample("z", 2)
-    assert again.synthesize(z).shape == large.synthesize(large.sample("w", 2)).shape == (2, 3, 256, 256)
-    assert (F.avg_pool2d(again.synthesize(z), 4) - small.synthesize(z)).abs().mean() < 0.05
-    assert enlarged(large, 256) is large
 
 
 @pytest.mark.parametrize("name", ["stylegan2-cats-64", "stylegan2-cats-128"])

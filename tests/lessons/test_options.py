@@ -65,15 +65,12 @@ def test_the_list_of_commands_needs_no_torch():
     assert done.stdout.splitlines()[-1] == "False" and "interpolate" in done.stdout, done.stderr
 
 
-def test_every_command_of_the_list_is_in_its_module():
+def test_every_command_of_the_list_is_in_its_module_and_any_name_can_be_printed(monkeypatch):
     commands = program.COMMANDS | importlib.import_module("staff.commands").COMMANDS
     for module, _ in commands.values():
         importlib.import_module(module)
     given = {entry.name or entry.callback.__name__ for entry in app.registered_commands if entry.callback.__doc__}
     assert given | {entry.name for entry in app.registered_groups} == set(commands)
-
-
-def test_a_name_that_the_terminals_code_page_lacks_is_escaped(monkeypatch):
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setattr(sys, "argv", ["helpers", "--help"])

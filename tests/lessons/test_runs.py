@@ -1,25 +1,33 @@
-"""What the command line writes for photos: images, latents and figures that belong together."""
+"""What the command line writes for photos; what a stop, a full disk or a closed folder leaves behind."""
 
 import dataclasses
+import errno
 import json
+import os
+import signal
+from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from helpers import progress
 from helpers.commands import inversion, runs
 from helpers.commands.inversion import interpolation_frames
+from helpers.commands.runs import RunError
 from helpers.faces import FaceOptions
-from helpers.files import unique_stems
+from helpers.files import WriteError, unique_stems
 from helpers.images import ImageError, quantize, read_image, write_image
 from helpers.inversion import InversionOptions
 from helpers.latents import Latents, load_latents, save_latents
 from helpers.metrics import psnr
 from helpers.noise import fresh_noise_psnr
-from helpers.optimizers import OptimizationWarning
+from helpers.optimizers import Optimization, OptimizationWarning
+from helpers.progress import FILE, Progress, load_run
 from tests.support import tiny
 
 SIZE = 16
+FOUR = {"steps": 4, "batch": 1}
 
 
 def options(**given):
@@ -143,7 +151,7 @@ def test_latents_are_ends_of_a_way_too_and_the_frames_are_checked_before_anythin
         interpolate(ends[:1] * 2, tmp_path / "out", model="other")
 
 
-def test_equal_names_get_results_and_rows_of_their_own(photos, tmp_path):
+def test_equal_names_get_results_of_their_own_and_long_ones_are_shortened(photos, tmp_path):
     paths = [tmp_path / "a" / "1.png", tmp_path / "b" / "1.PNG", tmp_path / "1-2.png"]
     for path, value in zip(paths, (0.2, 0.5, 0.8), strict=True):
         write_image(path, torch.full((1, 3, SIZE, SIZE), value))
@@ -151,9 +159,6 @@ def test_equal_names_get_results_and_rows_of_their_own(photos, tmp_path):
     assert [row["file"] for row in rows] == [str(path) for path in paths]
     assert len({row["image"] for row in rows}) == 3
     assert len(list((tmp_path / "out").glob("*.png"))) == len(list((tmp_path / "out").glob("*.safetensors"))) == 3
-
-
-def test_names_are_shortened_before_anything_is_run(photos, tmp_path):
     path = tmp_path / f"{'猫' * 80}.png"  # 240 bytes, of 255 that a file system allows
     photos[0].rename(path)
     (row,) = invert([path], tmp_path / "out", steps=2)
@@ -163,7 +168,7 @@ def test_names_are_shortened_before_anything_is_run(photos, tmp_path):
     assert len({stem.casefold() for stem in stems}) == 6 and max(len(stem.encode()) for stem in stems) <= 84
 
 
-def test_a_box_that_is_none_is_one_sentence_and_one_outside_of_one_photo_names_it(photos, tmp_path):
+def test_a_box_that_is_none_is_one_sentence_and_so_is_a_seed_of_23_digits(photos, tmp_path):
     for box in ("0,0,16", "a,b,c,d"):
         with pytest.raises(ImageError, match=f"auto, none or LEFT,TOP,RIGHT,BOTTOM in pixels; got '{box}'"):
             FaceOptions(box=box)
@@ -171,9 +176,6 @@ def test_a_box_that_is_none_is_one_sentence_and_one_outside_of_one_photo_names_i
     with pytest.raises(runs.RunError, match="1 of 2 photos done; not these: .*two.png: expected a box") as error:
         invert(photos, tmp_path / "out", steps=2, box="20,20,40,40")
     assert len(error.value.rows) == 1
-
-
-def test_a_seed_of_23_digits_is_one_sentence():
     for seed in ("9" * 23, "-" + "9" * 23):
         printed = CliRunner().invoke(inversion.app, ["sample", "--out", "nowhere", "--seed", seed])
         assert printed.exit_code == 2 and "expected a whole number below 2^63" in printed.output
@@ -187,3 +189,129 @@ def test_a_sheet_shows_the_photo_with_its_box_and_what_became_of_it(photos, tmp_
     red = (sheet[0, 0] > 0.75) & (sheet[0, 1] < 0.1) & (sheet[0, 2] < 0.4)  # the frame
     rows, columns = red.nonzero().unbind(1)
     assert len(rows) > 150 and columns.max() < 340
+
+
+TINY = ["--model", "tiny", "--device", "cpu"]
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """A state on disk after every step."""
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    monkeypatch.setattr(progress, "SHARE", 0)
+
+
+def at_step(monkeypatch, number, action):
+    """Do something at the start of a step of a search."""
+    plain = Optimization.step
+
+    def step(self):
+        if self.number == number:
+            action()
+        return plain(self)
+
+    monkeypatch.setattr(Optimization, "step", step)
+
+
+def images_of(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.png")}
+
+
+def test_a_disk_that_fills_up_keeps_what_was_done_and_the_next_call_continues(photos, tmp_path, monkeypatch, capfd):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    invert(photos, whole, **FOUR)
+    plain, written = runs.write_image, []
+
+    def full(path, image):
+        if len(written) == 1:
+            raise WriteError(f"cannot write {path}: the disk is full; free some space")
+        written.append(path)
+        plain(path, image)
+
+    monkeypatch.setattr(runs, "write_image", full)
+    with pytest.raises(WriteError, match="the disk is full; free some space"):
+        invert(photos, out, **FOUR)
+    assert len(json.loads((out / "results.json").read_text())) == 1 and len(images_of(out)) == 1
+    monkeypatch.setattr(runs, "write_image", plain)
+    assert len(invert(photos, out, **FOUR)) == 2 and images_of(out) == images_of(whole)
+    assert "1 done before" in capfd.readouterr().err and not (out / FILE).exists()
+
+
+def test_a_state_that_finds_no_room_stops_the_run_with_the_last_one(photos, tmp_path, monkeypatch, often):
+    plain, states = torch.save, []
+
+    def full(state, path):
+        states.append(path)
+        if len(states) == 4:
+            Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        plain(state, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(WriteError, match=f"{FILE}: the disk is full"):
+        invert(photos, tmp_path / "out", **FOUR)
+    (state,) = load_run(tmp_path / "out" / FILE)["states"].values()
+    assert state["search"]["runs"][-1]["number"] > 0
+    assert len(list((tmp_path / "out").iterdir())) == 1  # no half files
+
+
+def test_a_folder_that_may_not_be_written_to_is_known_before_anything_is_computed(photos, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    at_step(monkeypatch, 0, lambda: pytest.fail("it was computed all the same"))
+    with pytest.raises(WriteError, match="the disk is read-only; choose another folder"):
+        invert(photos, tmp_path / "out", **FOUR)
+
+
+@pytest.mark.parametrize("change", ["steps", "photo", "nothing"])
+def test_other_settings_or_other_photos_start_again_and_say_so(photos, tmp_path, monkeypatch, capfd, often, change):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        at_step(patch, 2, interrupt)
+        invert(photos, tmp_path, **FOUR)
+    if change == "photo":
+        write_image(photos[0], read_image(photos[1]))
+    steps = 6 if change == "steps" else 4
+    assert invert(photos, tmp_path, **FOUR | {"steps": steps})[0]["steps"] == steps
+    said = capfd.readouterr().err
+    assert ("continuing at step" in said) == (change == "nothing")
+    assert ("belongs to other settings; starting again" in said) == (change != "nothing")
+
+
+def test_a_progress_that_cannot_be_read_is_no_obstacle(tmp_path):
+    for content in (b"", b"garbage", b"PK\x03\x04 half a zip"):
+        (tmp_path / FILE).write_bytes(content)
+        with pytest.raises(ValueError, match="is not a saved state"):
+            load_run(tmp_path / FILE)
+        with Progress(tmp_path, {"a": 1}) as ours:
+            assert ours.done("x") is None
+            ours.finish("x", [{"file": "x"}])
+        assert not (tmp_path / FILE).exists()
+
+
+def test_rows_of_good_photos_are_shown_although_others_could_not_be_read(photos, tmp_path, program, capsys):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    paths = [*photos, tmp_path / "bad.png"]
+    with pytest.raises(RunError) as error:
+        invert(paths, tmp_path / "out", **FOUR)
+    assert len(error.value.rows) == 2
+    assert program("invert", *paths, *TINY, "--out", tmp_path / "again", "--steps", "2") == 2
+    said = capsys.readouterr()
+    assert said.err.strip().splitlines()[-1].startswith("error: 2 of 3 photos done; not these")
+    assert "one.png" in said.out and "two.png" in said.out
+
+
+@pytest.mark.parametrize("name", [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)])
+def test_a_command_that_is_stopped_keeps_its_state_and_says_so(photos, tmp_path, monkeypatch, program, capsys, name):
+    before = signal.getsignal(getattr(signal, name))
+    at_step(monkeypatch, 2, lambda: signal.raise_signal(getattr(signal, name)))
+    assert program("invert", *photos, *TINY, "--out", tmp_path, "--steps", "9") == 130
+    said = capsys.readouterr().err.strip()
+    assert said.endswith("Stopped. Finished results are on disk; run the same command again to continue.")
+    (state,) = load_run(tmp_path / FILE)["states"].values()
+    assert state["search"]["runs"][0]["number"] == 3  # the step was finished
+    assert signal.getsignal(getattr(signal, name)) == before

@@ -65,7 +65,7 @@ def save_rgba(path, colour, alpha):
     return path
 
 
-def test_cell_histograms_are_those_of_scikit_image():
+def test_cell_histograms_are_those_of_scikit_image_and_their_gradients_finite():
     drawn = load_generator().synthesize(load_generator().sample("w", 1, seed=3)).clamp(0, 1)
     for image in (demo_cat(64), drawn):
         ours = module.hog(image)[0]
@@ -75,9 +75,6 @@ def test_cell_histograms_are_those_of_scikit_image():
         found = reference_hog(grey, **cells, block_norm="L1", feature_vector=False)
         theirs = torch.from_numpy(found[:, :, 0, 0]).permute(2, 0, 1).float()
         assert torch.corrcoef(torch.stack([ours.flatten(), theirs.flatten()]))[0, 1] >= 0.95
-
-
-def test_gradients_of_histograms_are_finite_on_flat_paper_and_right_elsewhere():
     flat = torch.full((1, 3, 16, 16), 0.5, requires_grad=True)
     module.normalised(module.hog(flat)).sum().backward()
     assert flat.grad.isfinite().all()
@@ -122,16 +119,13 @@ def test_a_constraint_is_met_by_its_target_and_by_what_lies_outside_the_mask(kin
     assert constraint(random_images(1, seed=6), None).item() > 0.01
 
 
-def test_small_and_large_masks_weigh_the_same_and_weights_of_settings_make_a_table():
+def test_masks_weigh_the_same_and_every_constraint_measures_what_it_says(generator, discriminator):
     target, images = torch.zeros(1, 3, 16, 16), torch.full((2, 3, 16, 16), 0.3)
     for width in (0.1, 0.5):
         value = Colour(brush(16, [(0.2, 0.5), (0.8, 0.5)], width), target=target)(images, None)
         torch.testing.assert_close(value, torch.tensor([0.3, 0.3]))
     loss = Constraints([Colour(None, torch.tensor([1.0, 3.0]), target=target)])(images, None)
     torch.testing.assert_close(torch.stack([loss.total, loss.parts["colour"]]), torch.tensor([[0.3, 0.9], [0.3, 0.3]]))
-
-
-def test_edges_ask_for_directions_and_warp_for_the_region_at_its_new_place():
     stripes = (0.5 + 0.4 * torch.sin(torch.arange(16.0))).expand(1, 3, 16, 16)
     edge = Edge(None, target=stripes)
     assert edge(0.5 + (stripes - 0.5) * 0.3, None).item() < 0.1
@@ -146,9 +140,6 @@ def test_edges_ask_for_directions_and_warp_for_the_region_at_its_new_place():
     assert warp(moved, None).item() < 1e-5 < warp(source, None).item()
     with pytest.raises(ValueError, match="out of the image"):
         Warp(source=source, region=region, shift=(40, 0))
-
-
-def test_the_prior_counts_standard_deviations_and_realism_judges_each_image_by_itself(generator, discriminator):
     for space in generator.spaces:
         mean, std = generator.mean(space), generator.std(space)
         value = Prior(None, generator=generator, space=space)(None, torch.cat([mean, mean + 2 * std]))
@@ -178,7 +169,7 @@ def test_constraints_that_ask_for_nothing_are_refused(make, message, generator):
         Constraints(make(random_images(1), generator))
 
 
-def test_a_sketch_keeps_its_colours_and_partly_transparent_strokes_are_weights(tmp_path):
+def test_a_sketch_keeps_its_colours_its_strokes_are_weights_and_a_mask_replaces_transparency(tmp_path):
     colour, alpha = np.zeros((64, 64, 3)), np.zeros((64, 64))  # the paper is black under its transparency
     colour[16:48, 16:48], alpha[16:48, 16:48] = (200, 100, 50), 255
     sketch = read_sketch(save_rgba(tmp_path / "a.png", colour, alpha), 16)
@@ -191,6 +182,14 @@ def test_a_sketch_keeps_its_colours_and_partly_transparent_strokes_are_weights(t
     sketch = read_sketch(save_rgba(tmp_path / "a.png", np.full((16, 16, 3), 90), alpha), 16)
     torch.testing.assert_close(sketch.mask[0, 0, :4], torch.full((4, 16), 128 / 255))
     assert sketch.mask[0, 0, 4:].max() == 0
+    Image.new("RGB", (16, 16), (10, 20, 30)).save(tmp_path / "a.png")
+    white = np.zeros((16, 16), np.uint8)
+    white[:5] = 255
+    Image.fromarray(white).save(tmp_path / "mask.png")
+    sketch = read_sketch(tmp_path / "a.png", 16, tmp_path / "mask.png")
+    assert sketch.mask.sum() == 80
+    again = read_sketch(np.asarray(Image.open(tmp_path / "a.png")), 16, torch.from_numpy(white))
+    assert torch.equal(again.mask, sketch.mask) and torch.equal(again.image, sketch.image)
 
 
 @pytest.mark.parametrize("size", [200, 500, 1000])
@@ -202,17 +201,6 @@ def test_a_drawing_of_any_size_is_accepted_whatever_its_resizing_rounds(tmp_path
         sketch = read_sketch(tmp_path / "a.png", resolution)
         assert 1 - 1e-5 < sketch.mask.max() <= 1 and sketch.image.max() <= 1
         assert len(ask(sketch, generator, weights={"colour": 1.0, "edge": 0.1})) == 2
-
-
-def test_a_mask_is_used_instead_of_transparency(tmp_path):
-    Image.new("RGB", (16, 16), (10, 20, 30)).save(tmp_path / "a.png")
-    white = np.zeros((16, 16), np.uint8)
-    white[:5] = 255
-    Image.fromarray(white).save(tmp_path / "mask.png")
-    sketch = read_sketch(tmp_path / "a.png", 16, tmp_path / "mask.png")
-    assert sketch.mask.sum() == 80
-    again = read_sketch(np.asarray(Image.open(tmp_path / "a.png")), 16, torch.from_numpy(white))
-    assert torch.equal(again.mask, sketch.mask) and torch.equal(again.image, sketch.image)
 
 
 PAPER, EMPTY = Image.new("RGB", (16, 16)), Image.new("RGBA", (16, 16))
@@ -274,7 +262,7 @@ def test_a_batch_of_starts_equals_single_runs(space, generator, discriminator, d
     torch.testing.assert_close(together.images, single, rtol=0, atol=5e-3)
 
 
-def test_candidates_are_ranked_and_are_what_their_latents_give(generator, drawing, terms):
+def test_candidates_are_ranked_and_a_table_of_weights_is_one_batch(generator, drawing, terms):
     found = run(generator, ask(drawing, generator, "w", {"colour": 1.0, "prior": 0.1}), starts=4, candidates=8)
     assert found.total.tolist() == sorted(found.total.tolist())
     images = generator.synthesize(found.latents)
@@ -287,9 +275,6 @@ def test_candidates_are_ranked_and_are_what_their_latents_give(generator, drawin
         base = SketchSearch(generator, terms, start=start, starts=4, candidates=64).base
         losses[start] = terms[0](generator.synthesize(base), base.code).mean()
     assert losses["best"] < losses["sample"]
-
-
-def test_a_table_of_weights_is_one_batch(generator, drawing):
     table = {"colour": torch.tensor([1.0, 1.0]), "prior": torch.tensor([0.0, 5.0])}
     found = run(generator, ask(drawing, generator, "w", table), starts=3, candidates=8)
     assert len(found.images) == 6

@@ -54,12 +54,25 @@ def test_the_gradient_is_right(statistic):
     assert torch.autograd.gradcheck(lambda x: distance(statistic, x, THEIRS), ours, eps=1e-7)
 
 
-def test_gram_is_its_definition_and_a_style_of_one_colour_has_a_floor():
+def test_gram_is_its_definition_octaves_halve_and_what_is_unknown_or_small_is_refused():
     for sample, gram in zip(OURS, statistic_of("gram").describe(OURS), strict=True):
         assert torch.allclose(gram, sum(torch.outer(v, v) for v in sample.flatten(1).T) / 30)
     assert distance(statistic_of("moments"), OURS, 0.5 + 1e-4 * THEIRS).max() < 1e7  # without a floor 1e14
     with pytest.raises(StyleError, match="gram, mean-variance.*'grim'"):
         statistic_of("grim")
+    bank = PatchBank(IMAGE, filters=8, octaves=3)
+    found = bank(IMAGE, [1, "octave2", 3])
+    assert [tuple(value.shape) for value in found.values()] == [(1, 8, 90, 90), (1, 8, 42, 42), (1, 8, 18, 18)]
+    assert all((value >= 0).all() for value in found.values())
+    assert torch.equal(bank(IMAGE, ["octave3"])["octave3"], found[3])
+    expected = {(10,): 1, (47, 300): 1, (48,): 2, (96,): 3, (192,): 4, (999,): 4}
+    assert {sides: octaves_of(sides) for sides in expected} == expected
+    bank = PatchBank(IMAGE)
+    for image, layers, message in ((IMAGE, ["conv1_1"], "octave1"), (IMAGE[..., :10, :10], [2], "at least 24x24")):
+        with pytest.raises(ValueError, match=message):
+            bank(image, layers)
+    with pytest.raises(ValueError, match="at least 96x96 pixels, got 40x96"):
+        PatchBank(IMAGE[..., :40, :])
 
 
 def test_a_patch_answers_to_itself_most_and_the_linear_filters_are_white():
@@ -74,22 +87,3 @@ def test_a_patch_answers_to_itself_most_and_the_linear_filters_are_white():
     assert (sources.argmax(1) == torch.arange(40)).float().mean() > 0.8
     assert linear.mean(0).abs().max() < 0.05  # the mean patch answers 0
     assert 0.3 < linear.std(0).mean() < 1.2  # unit variance, less what was noise
-
-
-def test_octaves_halve_and_layers_have_numbers_and_names():
-    bank = PatchBank(IMAGE, filters=8, octaves=3)
-    found = bank(IMAGE, [1, "octave2", 3])
-    assert [tuple(value.shape) for value in found.values()] == [(1, 8, 90, 90), (1, 8, 42, 42), (1, 8, 18, 18)]
-    assert all((value >= 0).all() for value in found.values())
-    assert torch.equal(bank(IMAGE, ["octave3"])["octave3"], found[3])
-    expected = {(10,): 1, (47, 300): 1, (48,): 2, (96,): 3, (192,): 4, (999,): 4}
-    assert {sides: octaves_of(sides) for sides in expected} == expected
-
-
-def test_unknown_layers_and_small_images_are_refused():
-    bank = PatchBank(IMAGE)
-    for image, layers, message in ((IMAGE, ["conv1_1"], "octave1"), (IMAGE[..., :10, :10], [2], "at least 24x24")):
-        with pytest.raises(ValueError, match=message):
-            bank(image, layers)
-    with pytest.raises(ValueError, match="at least 96x96 pixels, got 40x96"):
-        PatchBank(IMAGE[..., :40, :])

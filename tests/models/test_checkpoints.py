@@ -95,7 +95,7 @@ def test_official_discriminators(tmp_path, form, changes):
     assert same_scores(critic, loaded) and same_scores(critic, again) and again.config == loaded.config
 
 
-def test_rosinalitys_discriminator(tmp_path):
+def test_rosinalitys_discriminator_and_one_that_judges_the_class_that_was_chosen(tmp_path):
     original = tiny.discriminator()
     extra = {"d": files.rosinality_discriminator(original)}
     path = files.rosinality_pt(tmp_path / "a.pt", tiny.stylegan2(), extra=extra)
@@ -105,9 +105,6 @@ def test_rosinalitys_discriminator(tmp_path):
     assert load_generator(path)
     with pytest.raises(NoDiscriminator, match="b16.skip.weight is missing"):
         load_discriminator(path)
-
-
-def test_a_discriminator_judges_the_class_that_was_chosen(tmp_path):
     original = tiny.discriminator(c_dim=3, mapping_layers=2)
     path = str(files.official_pickle(tmp_path / "a.pkl", tiny.stylegan2(c_dim=3), original))
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -241,7 +238,7 @@ def test_stylegan_in_half_precision_and_with_checkpointing():
     assert half.dtype == torch.float32 and (half - images).abs().mean() < 0.05
 
 
-def test_labels(tmp_path):
+def test_labels_are_chosen_and_a_file_is_known_by_its_content(tmp_path):
     path = str(files.official_pickle(tmp_path / "cifar10.pkl", tiny.stylegan2(c_dim=3)))
     with pytest.raises(ValueError, match="knows 3 classes; choose one: .*@0 to .*@2"):
         load_generator(path)
@@ -252,6 +249,10 @@ def test_labels(tmp_path):
     assert not torch.allclose(zero.map(z), one.map(z), rtol=0.1)
     with pytest.raises(ValueError, match="has no classes"):
         load_generator("stylegan2-cats-64@0")
+    path = files.rosinality_pt(tmp_path / "weights.pkl", tiny.stylegan2())
+    assert read_checkpoint(path).format == "rosinality .pt (StyleGAN2)"
+    path = files.official_pickle(tmp_path / "stylegan.ckpt", tiny.stylegan2())  # the course's
+    assert read_checkpoint(path).format.startswith("official PyTorch pickle")
 
 
 def changed(change, *part):
@@ -295,13 +296,6 @@ def test_networks_of_another_kind_are_one_sentence(tmp_path, kind):
     with pytest.raises(WeightsError, match=message) as error:
         load_generator(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
-
-
-def test_a_file_is_known_by_its_content_not_by_its_name(tmp_path):
-    path = files.rosinality_pt(tmp_path / "weights.pkl", tiny.stylegan2())
-    assert read_checkpoint(path).format == "rosinality .pt (StyleGAN2)"
-    path = files.official_pickle(tmp_path / "stylegan.ckpt", tiny.stylegan2())  # the course's
-    assert read_checkpoint(path).format.startswith("official PyTorch pickle")
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -41,14 +41,11 @@ def random_images(n=2, size=16):
     return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(4))
 
 
-def test_what_the_mask_covers_is_not_seen(generator, encoder):
+def test_codes_are_offsets_in_standard_deviations_of_what_the_mask_leaves_one_by_one(generator, encoder):
     images, mask = random_images(), (ellipse(16, (0.5, 0.5), (0.3, 0.3)) > 0.5).float()
     code = encoder.encode(generator, images, mask).code
     torch.testing.assert_close(code, encoder.encode(generator, images * mask, mask).code)
     assert (code - encoder.encode(generator, images).code).abs().max() > 1e-3
-
-
-def test_codes_are_offsets_from_the_mean_in_standard_deviations(generator, encoder):
     images = random_images()
     expected = generator.mean("w+") + generator.std("w+") * encoder(images, torch.ones(2, 1, 16, 16))
     torch.testing.assert_close(encoder.encode(generator, images).code, expected)
@@ -57,9 +54,6 @@ def test_codes_are_offsets_from_the_mean_in_standard_deviations(generator, encod
     torch.testing.assert_close(narrow.code, expected.mean(1))
     fresh = Encoder("w+", generator.code_shape("w+"), 16, (16, 16, 16)).encode(generator, images).code
     assert ((fresh - generator.mean("w+")) / generator.std("w+")).abs().max() < 0.1  # nearly the mean
-
-
-def test_a_batch_gives_what_single_images_give_at_any_size(generator, encoder):
     images = random_images(3, 32)
     together = encoder.encode(generator, images).code
     torch.testing.assert_close(together, torch.cat([encoder.encode(generator, i[None]).code for i in images]))
@@ -79,7 +73,7 @@ def test_what_does_not_fit_is_refused(generator, encoder):
             call()
 
 
-def test_an_inversion_starts_at_the_prediction(generator, encoder, monkeypatch):
+def test_an_inversion_starts_at_the_prediction_and_a_sketch_search_halfway_to_it(generator, encoder, monkeypatch):
     targets = random_images(2)
     with pytest.raises(ValueError, match="no encoder"):
         Inversion(generator, targets, start="encoder")
@@ -90,9 +84,6 @@ def test_an_inversion_starts_at_the_prediction(generator, encoder, monkeypatch):
         assert [phase.space for phase in inversion.phases] == [space]
     with pytest.raises(ValueError, match="cannot become z"):
         Inversion(generator, targets, "z", start="encoder")
-
-
-def test_a_sketch_search_starts_halfway_to_the_prediction(generator, encoder):
     sketch = Sketch(random_images(1), ellipse(16))
     terms, options = [Colour(sketch.mask, target=sketch.image)], {"starts": 4, "sketch": sketch, "encoder": encoder}
     samples, halfway = (SketchSearch(generator, terms, start=s, **options).base.code for s in ("sample", "encoder"))
@@ -166,16 +157,13 @@ def test_a_loss_that_is_not_a_number_sends_a_training_back_to_other_samples(smal
     assert "after 4 steps; going back to 4 steps with 0.5 times the rates." in capsys.readouterr().err
 
 
-def test_random_codes_part_at_a_row_in_half_of_the_cases(generator):
+def test_random_codes_part_at_a_row_in_half_of_the_cases_and_views_keep_some_images_whole(generator):
     space, codes = random_codes(generator, 400, torch.Generator().manual_seed(1))
     assert space == "w+" and codes.shape == (400, generator.num_ws, 16)
     whole = (codes == codes[:, :1]).flatten(1).all(1)
     assert 0.4 < whole.float().mean() < 0.65
     spread = ((codes - generator.mean("w+")) / generator.std("w+")).square().mean()
     assert spread.item() == pytest.approx(0.58, rel=0.15)  # the mean square of a truncation of 0.5 … 1
-
-
-def test_views_keep_some_images_whole_and_cover_the_others():
     images = random_images(64, 32)
     seen, mask = random_view(images, 0.5, torch.Generator().manual_seed(0))
     whole = mask.flatten(1).all(1)

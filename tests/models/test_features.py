@@ -69,7 +69,7 @@ def test_activations_are_those_of_torchvision(name, letter, count):
         network(image, count + 1)
 
 
-def test_layers_of_the_slim_network(slim, images):
+def test_layers_of_the_slim_network_what_is_run_and_where_gradients_go(slim, images):
     assert slim.layers[:3] == ("conv1_1", "conv1_2", "conv2_1")
     assert slim.layers[8:] == tuple(f"conv{b}_{i}" for b in (4, 5) for i in (1, 2, 3, 4))
     assert sum(p.numel() for p in slim.parameters()) == 1_252_880
@@ -83,9 +83,6 @@ def test_layers_of_the_slim_network(slim, images):
     assert torch.equal(found["relu3_2"], slim(images, "relu3_2")["relu3_2"])
     for asked, keys in (([np.int64(3), "relu1_1", 3], [3, "relu1_1"]), ("conv1_1", ["conv1_1"]), (4, [4]), ([], [])):
         assert list(slim(images, asked)) == keys
-
-
-def test_only_layers_up_to_the_last_are_run(slim, images):
     calls, network = [], fast_copy(slim)
     for i, conv in enumerate(network.convs):
         conv.register_forward_hook(lambda *_, i=i: calls.append(i))
@@ -93,9 +90,6 @@ def test_only_layers_up_to_the_last_are_run(slim, images):
         calls.clear()
         network(images, asked)
         assert calls == list(range(runs))
-
-
-def test_gradients_reach_the_images_and_no_weight_and_a_batch_is_its_single_images(slim, images):
     images.requires_grad_()
     found = slim(images, ["conv4_1", 9])
     found["conv4_1"].square().sum().backward()
@@ -217,7 +211,7 @@ def test_the_fast_copy_gives_the_same_features(quick, slim, images, precision, t
         assert (found.float() - expected).norm() < tolerance * expected.norm()
 
 
-def test_half_precision_is_taken_where_it_was_found_to_be_faster(quick):
+def test_half_precision_is_taken_where_it_was_faster_and_the_command_overrides_it(quick, monkeypatch, capsys):
     assert fast_dtype("cpu") == torch.bfloat16
     trials.known("cpu").clear()
     quick["bfloat16 channels last"] = 20.0
@@ -225,9 +219,6 @@ def test_half_precision_is_taken_where_it_was_found_to_be_faster(quick):
     assert fastest_way("cpu", 16) == "float32 channels last" and fastest_way("cpu", 16, "bfloat16").startswith("bf")
     quick["float32"] = 2.1  # not worth another layout
     assert fastest_way("cpu", 32) == "float32"
-
-
-def test_the_command_shows_and_overrides_what_is_the_fastest(quick, monkeypatch, capsys):
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["helpers", "device", "--device", "cpu", *words])
         with pytest.raises(SystemExit) as stop:

@@ -52,7 +52,7 @@ def test_gradient_of_a_layer_with_a_limit():
     assert gradcheck(layer, [t.requires_grad_() for t in (x, w, noise)])
 
 
-def test_changed_weights_are_prepared_again_and_never_copied():
+def test_changed_weights_are_prepared_again_never_copied_and_go_with_the_generator():
     frozen = tiny.stylegan2()
     code, keys = frozen.sample("w+", 1), set(frozen.state_dict())
     before = frozen.synthesize(code)
@@ -64,9 +64,6 @@ def test_changed_weights_are_prepared_again_and_never_copied():
     frozen.load_state_dict(tiny.stylegan2().state_dict())
     assert set(frozen.state_dict()) == keys
     assert all(torch.equal(network.synthesize(code), before) for network in (frozen, *twins))
-
-
-def test_prepared_weights_go_with_the_generator():
     gc.collect()
     known, generator = len(PREPARED), tiny.stylegan2()
     generator.synthesize(generator.sample("w", 1))

@@ -154,7 +154,7 @@ def test_gradient_of_both_generators():
     assert gradcheck(dcgan.synthesize, [random(1, 8).requires_grad_()], fast_mode=True)
 
 
-def test_stylegan2_is_its_definition():
+def test_stylegan2_and_its_discriminator_are_their_definitions():
     generator = tiny.stylegan2()
     state = {name: value.double() for name, value in generator.state_dict().items()}
     z, noise = random(2, 16), generator.fresh_noise(2, seed=1)
@@ -166,9 +166,6 @@ def test_stylegan2_is_its_definition():
     for trainable in (False, True):
         images = generator.double().requires_grad_(trainable).render(ws, "w+", noise64, torch.float64)
         assert_close(images, reference, 1e-10)
-
-
-def test_discriminator_is_its_definition():
     discriminator = tiny.discriminator(channel_base=128, channel_max=12)
     images = random(3, 3, 16, 16, dtype=torch.float32)[:2] * 0.2 + 0.5
     state = {name: value.double() for name, value in discriminator.state_dict().items()}
@@ -223,7 +220,7 @@ def test_names_of_the_official_release(official, count):
     assert [name for name in found if not any(re.fullmatch(pattern, name) for pattern in official)] == []
 
 
-def test_checkpointing_keeps_less_and_gives_the_same_gradient():
+def test_checkpointing_keeps_less_with_the_same_gradient_and_bfloat16_gives_nearly_the_same_image():
     generator = tiny.stylegan2(resolution=32)
     code, noise = generator.sample("w+", 2, seed=3), generator.fresh_noise(2, seed=4)
     gradients, kept = [], []
@@ -237,9 +234,6 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradient():
     assert kept[1] < kept[0] / 3
     for plain, again in zip(*gradients, strict=True):
         assert_close(again, plain, 1e-5)
-
-
-def test_activations_in_bfloat16_give_nearly_the_same_float32_image():
     generator = tiny.stylegan2()
     code = generator.sample("w+", 2, seed=3)
     plain, dtypes = generator.synthesize(code), set()
@@ -260,7 +254,7 @@ def test_a_batch_gives_what_its_samples_give(family, space):
     assert (together - torch.cat([generator.synthesize(one) for one in latents])).abs().max() < 1e-5
 
 
-def test_minibatch_stddev_sees_groups_of_four():
+def test_minibatch_stddev_sees_groups_of_four_of_which_scores_depend():
     x = random(8, 3, 4, 4)
     y = minibatch_stddev(x)
     assert torch.equal(y[:, :3], x)
@@ -268,17 +262,7 @@ def test_minibatch_stddev_sees_groups_of_four():
         group = x[first::2]
         expected = ((group - group.mean(0)).square().mean(0) + 1e-8).sqrt().mean()
         assert torch.allclose(y[first::2, 3], expected)
-
-
-@pytest.mark.parametrize(("batch", "size", "groups"), [(3, 4, 1), (5, 8, 1), (6, 8, 1), (6, 4, 2), (6, 0, 1)])
-def test_a_small_batch_is_one_group(batch, size, groups):
-    """min(size, batch) samples as in the official release; where that does not divide the batch, fewer."""
-    assert minibatch_stddev(random(batch, 3, 4, 4), size)[:, 3].unique().numel() == groups
-    assert gradcheck(lambda x: minibatch_stddev(x, size), [random(batch, 2, 2, 2).requires_grad_()])
-
-
-def test_scores_of_a_batch():
-    """The StyleGAN2 discriminator looks at groups of samples, so that only whole groups can be compared."""
+    # The StyleGAN2 discriminator looks at groups of samples, so that only whole groups can be compared.
     discriminator, images = tiny.discriminator(), random(8, 3, 16, 16, dtype=torch.float32)
     scores = discriminator(images)
     assert scores.shape == (8,)
@@ -286,6 +270,13 @@ def test_scores_of_a_batch():
     assert not torch.allclose(scores[:1], discriminator(images[:1]), rtol=1e-3)
     vanilla, images = DCGANDiscriminator(conv_dim=4).requires_grad_(False), random(3, 3, 64, 64, dtype=torch.float32)
     assert_close(vanilla(images), torch.cat([vanilla(image[None]) for image in images]), 1e-4)
+
+
+@pytest.mark.parametrize(("batch", "size", "groups"), [(3, 4, 1), (5, 8, 1), (6, 8, 1), (6, 4, 2), (6, 0, 1)])
+def test_a_small_batch_is_one_group(batch, size, groups):
+    """min(size, batch) samples as in the official release; where that does not divide the batch, fewer."""
+    assert minibatch_stddev(random(batch, 3, 4, 4), size)[:, 3].unique().numel() == groups
+    assert gradcheck(lambda x: minibatch_stddev(x, size), [random(batch, 2, 2, 2).requires_grad_()])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -298,7 +289,7 @@ def test_the_same_code_is_always_the_same_image(family, training):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_noise_is_the_generators_own_unless_given():
+def test_noise_is_the_generators_own_unless_given_and_follows_its_seed():
     generator = tiny.stylegan2()
     w = generator.sample("w", 2)
     images, fixed = generator.synthesize(w), generator.fixed_noise(2)
@@ -309,10 +300,6 @@ def test_noise_is_the_generators_own_unless_given():
         assert not torch.equal(generator.synthesize(w, noise=other), images)
     fixed[0].zero_()
     assert torch.equal(generator.synthesize(w), images)  # fixed_noise gives copies
-
-
-def test_fresh_noise_follows_its_seed():
-    generator = tiny.stylegan2()
     first, again, other = (generator.fresh_noise(3, seed=seed) for seed in (0, 0, 1))
     assert [tuple(m.shape) for m in first] == [(3, 1, *shape) for shape in generator.noise_shapes]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
@@ -374,7 +361,7 @@ def test_mean_and_deviation_of_w_and_truncation():
     assert torch.equal(generator.map(z, truncation=1), w)
 
 
-def test_a_code_goes_to_known_wider_spaces_only():
+def test_a_code_goes_to_known_wider_spaces_only_and_a_bare_one_is_known_by_its_shape():
     generator, dcgan = tiny.stylegan2(), tiny.dcgan()
     w = generator.sample("w", 2)
     assert torch.equal(generator.convert(w, "w", "w+"), torch.stack([w] * generator.num_ws, 1))
@@ -389,10 +376,6 @@ def test_a_code_goes_to_known_wider_spaces_only():
             getattr(generator, call)("s")
     with pytest.raises(ValueError, match="only space is z"):
         dcgan.map(torch.zeros(1, 8))
-
-
-def test_a_bare_code_is_known_by_its_shape():
-    generator, dcgan = tiny.stylegan2(), tiny.dcgan()
     for space in ("w", "w+"):
         code = random(2, *generator.code_shape(space), dtype=torch.float32)
         assert torch.equal(generator.synthesize(code), generator.synthesize(Latents(space, code)))

@@ -32,14 +32,11 @@ def test_hostile_file_is_refused_in_one_sentence(tmp_path, monkeypatch, data, me
     assert not (tmp_path / hostile.MARK).exists()
 
 
-def test_python_would_have_run_them(tmp_path, monkeypatch):
+def test_python_would_have_run_them_and_source_text_is_never_executed(tmp_path, monkeypatch):
     """What the first file of the catalogue holds is executed by pickle itself."""
     monkeypatch.chdir(tmp_path)
     pickle.loads(CATALOGUE[0][1])
     assert (tmp_path / hostile.MARK).is_dir()
-
-
-def test_source_text_of_a_file_is_never_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     load_generator(files.official_pickle(tmp_path / "a.pkl", hostile.smallest()))
     load_generator(files.tensorflow_pickle(tmp_path / "b.pkl", hostile.smallest()))

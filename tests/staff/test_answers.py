@@ -1,8 +1,10 @@
-"""Every exercise's probe at five seeds: right answers score full, plausible wrong ones their part and never full."""
+"""Every exercise's probe and visible check: what is right scores full, what is plausibly wrong its part, never full."""
 
+import ast
 import importlib
 import inspect
 import os
+import re
 from contextlib import redirect_stderr
 from io import StringIO
 
@@ -10,14 +12,20 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.course import check
 from helpers.course.closed import KEPT
+from helpers.course.expect import CheckFailed
 from staff.grading.authoring import read_course, stub
 from staff.grading.probe import unpack
 from staff.grading.probes import probes_of
 from tests.support.answers import answers_of, changed, namespace_of
 
-EXERCISES = {e.item: (lesson, e) for lesson in read_course() for e in lesson.exercises}
-SEEDS = range(5)
+EXERCISES = {
+    exercise.item: (lesson, exercise, below)
+    for lesson in read_course()
+    for exercise, below in zip(lesson.exercises, lesson.of_kind("check"), strict=True)
+}
+SEEDS, FEW = range(5), {"1.4": 2, "2.2": 3}  # whose probes are searches
 
 
 @pytest.fixture
@@ -50,17 +58,17 @@ def share(verdicts):
 
 @pytest.mark.parametrize("item", EXERCISES)
 def test_answers_get_the_points_that_they_must_get(item, emitted):
-    lesson, exercise = EXERCISES[item]
+    lesson, exercise, _ = EXERCISES[item]
     probe, namespace = probes_of(lesson)[item], namespace_of(lesson)
     right = [low == 1 for low, *_ in answers_of(item)]
     assert probe.name == exercise.name and right.count(True) >= 5 and right.count(False) >= 8
-    inputs = {seed: probe.draw(seed) for seed in SEEDS}
-    want = {seed: emitted(probe, dict(namespace), inputs[seed], fails=False) for seed in SEEDS}
+    inputs = {seed: probe.draw(seed) for seed in SEEDS[: FEW.get(item)]}
+    want = {seed: emitted(probe, dict(namespace), drawn, fails=False) for seed, drawn in inputs.items()}
     off = []
     for low, high, changes, _ in answers_of(item):
         scope, said = dict(namespace), {}
         exec(compile(changed(exercise.source, changes), item, "exec"), scope)
-        for seed in SEEDS if low is not None else ():
+        for seed in inputs if low is not None else ():
             verdicts = probe.verdicts(emitted(probe, scope, inputs[seed]), want[seed], inputs[seed])
             got = share(verdicts)
             if not low - 0.02 <= got <= high + 0.02 or (high < 1 and got > 0.99):
@@ -84,7 +92,7 @@ def allowed():
 
 @pytest.mark.parametrize("item", EXERCISES)
 def test_made_up_numbers_and_stubs_score_nothing(item, emitted):
-    lesson, exercise = EXERCISES[item]
+    lesson, exercise, _ = EXERCISES[item]
     probe, namespace = probes_of(lesson)[item], namespace_of(lesson)
     inputs = probe.draw(3)
     torch.set_grad_enabled(False)  # as a student may have left it
@@ -113,7 +121,7 @@ def test_made_up_numbers_and_stubs_score_nothing(item, emitted):
         emitted(probe, namespace, inputs, fails=False)
 
 
-def test_inputs_are_drawn_from_generators_of_their_own():
+def test_inputs_are_drawn_from_generators_of_their_own_and_unknown_checks_are_named():
     """Nothing global is asked or set: threads cannot disturb each other, and a student's seed cannot matter."""
     probes = [probe for lesson in read_course() for probe in probes_of(lesson).values()]
     before = torch.get_rng_state()
@@ -121,6 +129,30 @@ def test_inputs_are_drawn_from_generators_of_their_own():
     assert torch.equal(torch.get_rng_state(), before) and os.environ.get("PYTHONHASHSEED") is None
     torch.manual_seed(1)
     for probe, inputs, another in zip(probes, first, (probe.draw(7, attempt=1) for probe in probes), strict=True):
-        again = probe.draw(7)
+        again, other = probe.draw(7), probe.draw(8)
+        assert any(not np.array_equal(other[name], value) for name, value in inputs.items()), probe.item
         assert all(np.array_equal(again[name], value) for name, value in inputs.items()), probe.item
         assert any(not np.array_equal(another[name], value) for name, value in inputs.items()), probe.item
+    with pytest.raises(AttributeError, match="no check 'gram'; the checks are sample_noise, .*transfer"):
+        check.gram  # noqa: B018
+
+
+@pytest.mark.parametrize("item", EXERCISES)
+def test_a_check_tells_right_from_wrong_and_says_why(item, capsys):
+    lesson, exercise, below = EXERCISES[item]
+    assert exercise.source.count("### BEGIN SOLUTION") == exercise.source.count("### END SOLUTION") == 1
+    call, namespace, off = ast.parse(below.source).body[0].value, namespace_of(lesson), []
+    assert below.source.startswith("check.") and call.args[0].id == exercise.name
+    namespace["tqdm"] = lambda iterable, **_: iterable
+    for *_, changes, expected in answers_of(item):
+        scope = dict(namespace)
+        exec(compile(changed(exercise.source, changes), item, "exec"), scope)
+        try:
+            getattr(check, call.func.attr)(scope[exercise.name])
+            said = ""
+        except (CheckFailed, TypeError) as error:  # the latter where a mistake ends an answer itself
+            said = str(error)
+        if bool(said) != bool(expected) or not re.search(expected, said):
+            off.append((changes, said, expected))
+    assert not off, "\n".join(map(str, off))
+    assert set(capsys.readouterr().out.splitlines()) == {f"{call.func.attr}: passed"}

@@ -5,7 +5,6 @@ import json
 import socket
 from types import SimpleNamespace
 
-import numpy as np
 import psutil
 import pytest
 
@@ -13,7 +12,6 @@ from helpers.course import sandbox
 from helpers.course.lessons import LessonError
 from helpers.course.sandbox import MEBI, Limits
 from staff.grading import run as run_module
-from staff.grading.authoring import read_course
 from staff.grading.grade import grade
 from tests.support import tiny_course
 from tests.support.cheats import LOUD, QUIET, TOGETHER
@@ -96,13 +94,10 @@ def write_links(root, folder):
     return {name: (name, "1.1") for name in ("linked_folder", "linked_notebook", "nested")}
 
 
-def test_cheats_score_nothing(graded):
+def test_cheats_score_nothing_and_harm_nothing(graded, server):
     assert len(graded.attacked) >= 30
     scored = {name: points(graded.rows[student])[item] for name, (student, item) in graded.attacked.items()}
     assert {name: value for name, value in scored.items() if value != 0} == {}
-
-
-def test_cheats_harm_nothing(graded, server):
     with pytest.raises(BlockingIOError):
         server.accept()  # nobody reached the network
     assert graded.changed == []
@@ -112,15 +107,16 @@ def test_cheats_harm_nothing(graded, server):
     assert lost <= set(graded.attacked.values())
 
 
-def test_right_submissions_score_full(graded):
+def test_right_submissions_score_full_in_a_gradebook_of_every_student_and_item(graded):
     assert len(HONEST) >= 12
     scored = {name: sum(points(graded.rows[name]).values()) for name in HONEST}
     assert {name: value for name, value in scored.items() if value != FULL} == {}
-
-
-def test_a_dead_kernel_is_named(graded):
     run = json.loads((graded.out / "raw" / "kernel_is_killed" / "01_tiny" / "cells.jsonl").read_text().splitlines()[3])
     assert run["error"] == "the kernel died"
+    table = list(csv.DictReader((graded.out / "grades.csv").open(encoding="utf-8-sig")))
+    assert [row["student"] for row in table] == sorted(graded.rows)
+    row = next(row for row in table if row["student"] == "as_it_was_handed_out")
+    assert float(row["total"]) == FULL and row["1.10"] == "2" and (row["open"], row["1.Q"]) == ("", "0")
 
 
 def test_pages_tell_why_and_run_no_script(graded):
@@ -131,13 +127,6 @@ def test_pages_tell_why_and_run_no_script(graded):
     assert "what was added (+) counts" in pages["quiet0"]
     reasons = {s["item"]: s["reason"] for s in graded.rows["quiet0"]["scores"]}
     assert reasons["1.1"].startswith("not done") and "code cell is not there" in reasons["1.7"]
-
-
-def test_the_gradebook_holds_every_student_and_item(graded):
-    table = list(csv.DictReader((graded.out / "grades.csv").open(encoding="utf-8-sig")))
-    assert [row["student"] for row in table] == sorted(graded.rows)
-    row = next(row for row in table if row["student"] == "as_it_was_handed_out")
-    assert float(row["total"]) == FULL and row["1.10"] == "2" and (row["open"], row["1.Q"]) == ("", "0")
 
 
 def test_a_second_grading_runs_nothing_and_points_by_hand_are_kept(graded, root, monkeypatch):
@@ -155,10 +144,3 @@ def test_a_second_grading_runs_nothing_and_points_by_hand_are_kept(graded, root,
     manual.write_text(lines.replace('"2,5"', "9"))
     with pytest.raises(LessonError, match="number from 0 to most"):
         run(folder, graded.out, root, regrade=True)
-
-
-def test_another_seed_asks_for_other_numbers(root):
-    probe, other, *_ = tiny_course.probes_for(read_course(root)[0]).values()
-    assert not np.allclose(probe.draw(1)["a"], probe.draw(2)["a"])
-    assert not np.allclose(probe.draw(1)["a"], other.draw(1)["a"])
-    assert np.array_equal(probe.draw(1)["a"], probe.draw(1)["a"])

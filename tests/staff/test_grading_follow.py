@@ -149,15 +149,11 @@ def test_what_took_all_its_time_is_not_run_again(root, tmp_path, monkeypatch, en
     assert len(calls) == runs
 
 
-def test_an_exercise_is_never_run_beside_its_own_solution(root, tmp_path):
+def test_what_an_exercise_uses_is_found_and_it_is_never_run_beside_its_own_solution(root, tmp_path):
     (lesson,) = read_course(root)
     probes = {item: (probe, {}) for item, probe in probes_for(lesson).items()}
     with pytest.raises(ValueError, match="1.2 cannot be graded next to its own solution"):
         Runner(tmp_path, "unsafe").run(lesson, Submission(), probes, ["1.2"])
-
-
-def test_what_an_exercise_uses_is_found_through_other_cells(root):
-    (lesson,) = read_course(root)
     parts = {"1.1": "def twice(a): pass", "1.2": "def shifted(a): return twice(a)", "1.3": "def halved(a): return x(a)"}
     plain = Submission([Part(source, (item,)) for item, source in parts.items()])
     assert used_exercises(lesson, plain) == {"1.1": set(), "1.2": {"1.1"}, "1.3": set()}

@@ -53,7 +53,7 @@ def test_a_stub_is_its_solution_without_the_answer(exercise):
     compile("\n".join(lines), exercise.item, "exec")
 
 
-def test_ids_are_unique_points_follow_the_rubric_and_heads_with_a_cap_on_bonus_items():
+def test_ids_are_unique_points_follow_the_rubric_and_a_graded_notebook_loads_nothing():
     items = [cell.item for lesson in LESSONS for cell in lesson.items]
     assert len(items) == len(set(items))
     parts = Counter()
@@ -69,6 +69,10 @@ def test_ids_are_unique_points_follow_the_rubric_and_heads_with_a_cap_on_bonus_i
         assert 3 <= len(found) <= 5
     scores = [Score("1", str(i), "", "manual", 8, 7.0, part="a", bonus=i > 0) for i in range(3)]
     assert (totals(scores)["total"], totals(scores)["bonus"], totals(scores)["of"]) == (7 + BONUS_CAP, BONUS_CAP, 8)
+    for lesson in LESSONS:
+        first, *others = setup_cells(lesson).values()
+        assert "describe_session" in first
+        assert not re.search(r"^\w+ = .*\(", "\n".join(others), re.MULTILINE) and "import torch" in "\n".join(others)
 
 
 def test_a_release_holds_no_solution_no_staff_and_no_output(released):
@@ -85,7 +89,7 @@ def test_a_release_holds_no_solution_no_staff_and_no_output(released):
         assert not re.search(r"^\s*(from|import) staff", path.read_text(), re.MULTILINE), path
 
 
-def test_a_release_points_at_its_own_repository_and_branch(released):
+def test_a_release_points_at_its_own_repository_and_branch_or_where_the_course_does(released, tmp_path):
     readme = (released / "README.md").read_text()
     for text in (path.read_text() for path in (released / "notebooks").glob("*.ipynb")):
         assert "https://github.com/school/course" in text and "--branch=autumn" in text
@@ -93,9 +97,6 @@ def test_a_release_points_at_its_own_repository_and_branch(released):
     badges = re.findall(r"colab\.research\.google\.com/github/(\S+?)\)", readme)
     assert badges == [f"school/course/blob/autumn/notebooks/{lesson.stem}.ipynb" for lesson in LESSONS]
     assert "git clone --branch=autumn https://github.com/school/course" in readme and "{" not in readme
-
-
-def test_without_an_address_a_release_points_where_the_course_does(tmp_path):
     release(tmp_path / "course")
     assert "https://github.com/gan-photo-editing/gan-photo-editing" in (tmp_path / "course" / "README.md").read_text()
 
@@ -220,13 +221,6 @@ def test_changed_missing_and_written_cells_are_told(tiny):
         match([{"type": "code", "id": "", "source": "1", "metadata": {}}] * 501, lesson)
 
 
-def test_a_graded_notebook_sets_up_names_and_loads_nothing():
-    for lesson in LESSONS:
-        first, *others = setup_cells(lesson).values()
-        assert "describe_session" in first
-        assert not re.search(r"^\w+ = .*\(", "\n".join(others), re.MULTILINE) and "import torch" in "\n".join(others)
-
-
 def test_the_self_check_says_what_passes_and_what_does_not(tiny):
     book = Notebook(tiny)
     book.answer(2, 'raise NotImplementedError("Exercise 1.2")')
@@ -248,7 +242,7 @@ def test_the_self_check_says_where_there_is_no_sandbox(kinds, warned, monkeypatc
 
 
 @pytest.mark.parametrize("rows", handins.MODELS)
-def test_handed_in_latents_are_drawn_and_measured(rows, tmp_path):
+def test_handed_in_latents_are_measured_and_a_blend_under_the_mask_that_comes_with_it(rows, tmp_path):
     generator = handins._generator(rows)
     paths = [tmp_path / "01_inversion.safetensors", tmp_path / "02_noise.safetensors"]
     for path, noise in zip(paths, (None, generator.fresh_noise(1, 5)), strict=True):
@@ -257,11 +251,7 @@ def test_handed_in_latents_are_drawn_and_measured(rows, tmp_path):
     assert set(measured.images) == {"yours", "photo"} and 0 <= measured.verdicts[0].right < 1
     assert all(image.shape[2:] == (generator.resolution,) * 2 for image in measured.images.values())
     assert ["dB" in verdict.reason for verdict in handins.judge("2.4", paths).verdicts] == [True, True]
-
-
-@pytest.mark.parametrize("rows", handins.MODELS)
-def test_a_blend_is_measured_under_the_mask_that_comes_with_it(rows, tmp_path):
-    generator, path = handins._generator(rows), tmp_path / "03_blending.safetensors"
+    path = tmp_path / "03_blending.safetensors"
     latents = Latents("w+", generator.mean("w+"), generator.fixed_noise(1))
     half = masks.half(generator.resolution)
     save_state(path, State(latents, {"mask": half}))

@@ -210,15 +210,12 @@ def test_an_engine_is_asked_to_run_and_to_remove_a_container(attempt, then, ende
     assert ended == "done" or last == f"rm --force {run.partition('--name=')[2].split()[0]}"
 
 
-def test_the_command_line_of_a_container_names_every_bound(tmp_path):
+def test_a_container_has_every_bound_and_without_a_sandbox_grading_needs_a_word(tmp_path, monkeypatch):
     for name in ("work", "output"):
         (tmp_path / name).mkdir()
     command = sandbox._container(tmp_path, tmp_path / "one", Limits(processes=7), ["python"], {"A": "b"})
     bounds = {"--network=none", "--read-only", "--cap-drop=ALL", "--pids-limit=7", "--name=one", "--env=A=b"}
     assert bounds | {f"--volume={tmp_path}:/course:ro"} <= {*command}
-
-
-def test_without_a_sandbox_grading_needs_to_be_told(monkeypatch):
     monkeypatch.setattr(sandbox, "available", lambda: ["unsafe"])
     with pytest.raises(ValueError, match="apt install bubblewrap"):
         sandbox.choose()

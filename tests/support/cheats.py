@@ -55,8 +55,6 @@ def asks_the_network(book, number, address, **_):
     )
 
 
-# --- quiet ----------------------------------------------------------------------------------------------------------
-
 QUIET = {
     "check_deleted": check_deleted,
     "check_edited": answered(STUB, check={"source": 'print("passed")'}),
@@ -108,8 +106,6 @@ QUIET["looks_for_the_solution"] = answered("""
     raise LookupError('no solution here')
 """)
 
-
-# --- loud -----------------------------------------------------------------------------------------------------------
 
 LOUD = {}
 
@@ -211,12 +207,9 @@ LOUD["results_are_a_link"] = spoiled("""
     shutil.move("results", "old")
     os.symlink("/proc/1", "results")
 """)
-LOUD["kernel_exits"] = spoiled("import os; os._exit(0)")
 LOUD["kernel_is_killed"] = spoiled("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-LOUD["segmentation_fault"] = spoiled("import ctypes; ctypes.string_at(0)")
 LOUD["quits"] = spoiled("get_ipython().ask_exit(); exit()")
 LOUD["kills_the_runner"] = spoiled("import os; os.kill(os.getppid(), 9)")
-LOUD["stops_the_runner"] = spoiled("import os, signal; os.kill(os.getppid(), signal.SIGSTOP)")
 LOUD["kills_everybody"] = spoiled("import os; os.kill(-1, 9)")
 LOUD["fork_bomb"] = spoiled("""
     import os
@@ -225,18 +218,6 @@ LOUD["fork_bomb"] = spoiled("""
             os.fork()
         except OSError:
             pass
-""")
-LOUD["thread_bomb"] = spoiled("""
-    import threading, time
-    while True:
-        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
-""")
-LOUD["shared_memory"] = spoiled("""
-    import os
-    for _ in range(30):
-        os.write(os.memfd_create("x"), bytes(40 * 2**20))
-    import time
-    time.sleep(30)
 """)
 LOUD["fills_the_disk"] = spoiled("""
     import tempfile
@@ -249,7 +230,6 @@ LOUD["fills_the_disk"] = spoiled("""
             break
 """)
 LOUD["prints_200_mb"] = spoiled('for _ in range(200): print("x" * 2**20)')
-LOUD["endless_loop"] = spoiled("while True: pass")
 LOUD["ignores_interrupts"] = spoiled("""
     import time
     while True:
@@ -268,4 +248,6 @@ LOUD["sleeping_function"] = answered("import time; time.sleep(1000)")
 TOGETHER = (
     ("patched_asserts", "display_hooks", "own_conftest", "own_helpers", "forged_records", "fills_the_disk"),
     ("input_transformer", "ast_transformer"),
+    ("child_rewrites_results", "forged_inputs"),
+    ("forged_saving", "traces_the_first_process"),
 )

@@ -22,16 +22,13 @@ def colours(height=8, width=8):
     return np.dstack([rows * 20, columns * 20, rows * 0 + 90, np.where(columns < 4, 255, 0)]).astype(np.uint8)
 
 
-def test_a_new_canvas_is_empty_and_of_the_photo_s_size(photo):
+def test_a_new_canvas_is_empty_and_a_mask_comes_back_as_it_went_in(photo):
     canvas = DrawingCanvas(photo)
     assert canvas.rgba().shape == (24, 32, 4) and canvas.rgba().dtype == np.uint8
     assert canvas.mask().shape == (1, 1, 24, 32) and canvas.mask().dtype == torch.float32
     assert canvas.mask().max() == 0 and canvas.palette == ["#000000", "#ffffff", "#000080", "#ff0000"]
     assert DrawingCanvas(photo, size=(8, 10)).mask().shape == (1, 1, 8, 10)
     assert DrawingCanvas().mask().shape == (1, 1, 256, 256)
-
-
-def test_a_mask_comes_back_as_it_went_in_feathered_and_averaged_to_another_size():
     canvas, mask = DrawingCanvas(size=32), masks.ellipse(32, (0.4, 0.6), (0.3, 0.2), 30)
     canvas.set_mask(mask)
     assert (canvas.mask() - mask).abs().max() <= 0.5 / 255 + 1e-6

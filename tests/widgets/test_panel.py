@@ -104,7 +104,7 @@ def test_the_browser_is_answered_with_the_reference_the_psnr_and_the_curve(panel
     assert "PSNR 20." in answer["html"]  # 0.2 against 0.3, in 8 bits
 
 
-def test_few_frames_of_the_whole_run_are_kept(bare):
+def test_few_frames_of_the_whole_run_are_kept_and_a_long_step_does_not_hold_the_page(bare):
     run = Run(5 * FRAMES)
     job = SimpleNamespace(state="running", alive=True, error=None, iterator=run, seconds=1.0, history=[{}])
     for step in run:
@@ -113,9 +113,6 @@ def test_few_frames_of_the_whole_run_are_kept(bare):
     assert FRAMES // 2 <= len(bare.frames) <= FRAMES
     levels = [frame.mean().item() for frame in bare.frames]
     assert levels == sorted(levels) and levels[0] < 0.05 and levels[-1] > 5 * FRAMES / 100 - 0.2
-
-
-def test_a_long_step_does_not_hold_the_page(bare):
     proceed = threading.Event()
 
     class Slow(Run):
