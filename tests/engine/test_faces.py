@@ -92,7 +92,7 @@ def test_a_cats_face_is_found_cut_and_framed_and_one_that_was_cut_out_before_is_
     assert torch.equal(target, generator.synthesize(generator.mean("w+")).clamp(0, 1))
 
 
-def test_without_a_face_there_is_a_sentence_and_the_photo_that_was_looked_at(cats, tmp_path):
+def test_without_a_face_there_is_a_sentence_and_yunets_faces_come_largest_first(cats, tmp_path, monkeypatch):
     write_image(tmp_path / "dog.png", coordinates(100, 120))
     with pytest.raises(NoFace, match="dog.png shows no cat's face .* --box none for its central square") as error:
         read_face(tmp_path / "dog.png", cats[0])
@@ -102,9 +102,6 @@ def test_without_a_face_there_is_a_sentence_and_the_photo_that_was_looked_at(cat
     box = read_face(tmp_path / "dog.png", cats[0], FaceOptions(box="10,20,40,50"))
     part = crop(read_image(tmp_path / "dog.png"), (10, 20, 40, 50))
     assert torch.equal(box.target, resize(part, 16))
-
-
-def test_yunets_faces_are_given_with_the_largest_first_or_what_to_install(tmp_path, monkeypatch):
     rows = np.zeros((2, 15), np.float32)
     rows[:, 2:4], rows[:, 4:14] = [(10, 10), (40, 50)], [np.zeros(10), np.ravel(FIVE)]
 
@@ -147,7 +144,7 @@ def test_a_face_in_a_photo_is_found_and_aligned():
     assert find_faces(demo_photos(128)["brick"]) == []
 
 
-def test_photos_of_another_kind_are_distinguished_and_own_images_lie_at_one():
+def test_photos_of_another_kind_are_distinguished_and_samples_of_a_large_model_drawn_once(tmp_path, monkeypatch):
     generator, features = load_generator(), load_features()
     others = torch.cat(list(demo_photos(64, ["coffee", "rocket", "brick"]).values()))
     found = out_of_domain(generator, torch.cat([demo_cat(64), others]), features)
@@ -155,9 +152,6 @@ def test_photos_of_another_kind_are_distinguished_and_own_images_lie_at_one():
     assert all("unlike what this model shows (faces of cats" in text and "\n" not in text for text in found[1:])
     own = generator.synthesize(generator.sample("w", 8, seed=5)).clamp(0, 1)
     assert 0.7 < domain_distance(generator, own, features).mean() < 1.3 and tiny.dcgan().domain == ""
-
-
-def test_samples_of_a_large_model_are_few_and_drawn_once(tmp_path, monkeypatch):
     monkeypatch.setattr("helpers.weights.FOLDER", tmp_path)
     monkeypatch.setattr("helpers.domain.LARGE", 32)
     monkeypatch.setattr("helpers.domain.SIZE", 16)

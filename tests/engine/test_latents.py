@@ -136,7 +136,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path, space, with_noise):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_noise_maps_keep_their_order_and_a_result_with_gradient_and_another_layout_is_saved(tmp_path):
+def test_noise_maps_keep_their_order_and_projections_of_the_official_release_are_read(tmp_path):
     maps = [torch.full((1, 1, 4, 4), float(i)) for i in range(11)]  # more than one digit
     code = random(8, 1).double().t().requires_grad_()  # not contiguous
     save_latents(tmp_path / "cat.safetensors", Latents("w", code, maps))
@@ -145,6 +145,12 @@ def test_noise_maps_keep_their_order_and_a_result_with_gradient_and_another_layo
     assert loaded.code.dtype == torch.float32 and torch.equal(loaded.code, code.float())
     with pytest.raises(ValueError, match=r"w latents of this generator have the shape \(B, 16\), got \(1, 8\)"):
         tiny.stylegan2().synthesize(loaded)
+    codes = torch.randn(1, 6, 16)
+    np.savez(tmp_path / "projected_w.npz", w=codes.numpy())
+    torch.save(codes, tmp_path / "0.pt")
+    for name in ("projected_w.npz", "0.pt"):
+        latents, metadata = load_latents(tmp_path / name)
+        assert (latents.space, latents.noise, metadata) == ("w+", None, {}) and torch.equal(latents.code, codes)
 
 
 OTHERS = {
@@ -166,15 +172,6 @@ def test_other_files_are_one_sentence(tmp_path, kind):
     with pytest.raises(ValueError, match="expected latents that this project wrote .*cat.safetensors") as error:
         load_latents(path)
     assert "\n" not in str(error.value)
-
-
-def test_a_projection_of_the_official_release_and_a_saved_pivot(tmp_path):
-    codes = torch.randn(1, 6, 16)
-    np.savez(tmp_path / "projected_w.npz", w=codes.numpy())
-    torch.save(codes, tmp_path / "0.pt")
-    for name in ("projected_w.npz", "0.pt"):
-        latents, metadata = load_latents(tmp_path / name)
-        assert (latents.space, latents.noise, metadata) == ("w+", None, {}) and torch.equal(latents.code, codes)
 
 
 @pytest.mark.parametrize("space", ["w", "w+"])
@@ -269,15 +266,12 @@ def test_files_without_a_state_are_refused(tmp_path, name, value, said):
     assert not (tmp_path / "out").exists()
 
 
-def test_other_files_and_folders_are_refused(tmp_path):
+def test_other_files_are_no_states_and_the_command_line_writes_what_is_in_one(tmp_path, monkeypatch):
     (tmp_path / "text.safetensors").write_text("no state")
     save_file({"state.image": IMAGE}, tmp_path / "settings.safetensors", metadata={"settings": "{"})
     for name, said in ("missing", ""), ("text", ""), ("settings", ""), ("", "got the folder .*; name a file"):
         with pytest.raises(ValueError, match=said or "expected a state"):
             load_state(tmp_path / f"{name}.safetensors" if name else tmp_path)
-
-
-def test_the_command_line_writes_what_is_in_it(tmp_path, monkeypatch):
     generator = tiny.stylegan2()
     monkeypatch.setattr("helpers.generators.load_generator", lambda name, device: {"tiny": generator}[name])
     latents = Latents("w", generator.sample("w", 1, 3))

@@ -65,7 +65,7 @@ def criterion_of(targets, weights=None, **options):
     return Criterion(targets, features, weights, layers=features.layers, **options)
 
 
-def test_total_is_the_weighted_sum_of_its_parts():
+def test_total_is_the_weighted_sum_of_its_parts_for_each_sample():
     images, target, delta = random(2, 3, 8, 8), random(2, 3, 8, 8, seed=1), random(2, 5, 4, seed=2)
     weights = {"l1": 2.0, "l2": 0.5, "perceptual": 3.0, "delta": 0.1}
     for mask in (left_half(), None):
@@ -81,9 +81,6 @@ def test_total_is_the_weighted_sum_of_its_parts():
         for name, value in expected.items():
             assert torch.allclose(loss.parts[name], value, rtol=1e-5), name
         assert torch.allclose(loss.total, sum(weights[name] * value for name, value in expected.items()), rtol=1e-5)
-
-
-def test_weights_per_sample_are_separate_criteria_and_one_target_serves_all():
     images, target, delta = random(3, 3, 8, 8), random(1, 3, 8, 8, seed=1), random(3, 4, seed=2)
     table = {"l1": [1.0, 0.0, 2.0], "perceptual": [0.0, 1.0, 0.5], "delta": [0.0, 0.1, 0.0]}
     together = criterion_of(target, {name: torch.tensor(w) for name, w in table.items()})(images, delta)

@@ -198,7 +198,7 @@ def test_the_pyramid_keeps_area_and_averages_what_a_cell_covers(size):
     assert torch.allclose(level, torch.nn.functional.avg_pool2d(mask, 2), atol=1e-6) and torch.equal(same, mask)
 
 
-def test_a_text_names_describes_or_points_to_a_mask(tmp_path):
+def test_a_text_names_describes_or_points_to_a_mask_and_parts_are_where_the_face_has_them(tmp_path):
     write_image(tmp_path / "mask.png", masks.half(8).expand(-1, 3, -1, -1))
     right = {"half": masks.half(8), "bottom": masks.half(8, "bottom"), str(tmp_path / "mask.png"): masks.half(8)}
     right["box:0.25,0,0.5,1"] = masks.box(8, (0.25, 0, 0.5, 1))
@@ -212,9 +212,6 @@ def test_a_text_names_describes_or_points_to_a_mask(tmp_path):
     for text, message in wrong.items():
         with pytest.raises(ValueError, match=message):
             mask_from_text(text, 8)
-
-
-def test_parts_of_a_face_are_where_the_generator_has_them():
     whole = masks.shapes(WITH_EARS)
     for x, y in WITH_EARS[:2]:
         assert whole["eyes"](64)[0, 0, int(y * 64), int(x * 64)] == 1

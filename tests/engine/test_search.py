@@ -95,7 +95,7 @@ def test_a_step_reports_the_loss_before_its_update_and_the_best_of_each_sample_i
     assert len({tuple(p[0].tolist()) for p in seen}) == 4
 
 
-def test_a_loss_may_change_under_way():
+def test_a_loss_may_change_under_way_and_smaller_parts_go_through_where_memory_runs_out():
     parameter, goal = torch.zeros(1, 2), {"at": 1.0}
 
     def loss(parameters, index):
@@ -109,6 +109,20 @@ def test_a_loss_may_change_under_way():
             optimization.forget_best()
             assert optimization.best_total.isinf().all()
     assert all(torch.allclose(p, torch.tensor(3.0), atol=0.05) for p in (parameter, optimization.best[0]))
+    room = 2
+
+    def crowded(parameters, index):
+        if len(parameters[0]) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return bowl(parameters, index)
+
+    free, short = (optimize([start()], loss, steps=5) for loss in (bowl, crowded))
+    with pytest.warns(OptimizationWarning, match="too short for all 3 at once: now 2 at a time"):
+        run(free), run(short)
+    assert torch.allclose(short.best_total, free.best_total, rtol=1e-5)
+    room, short = 0, optimize([start()], crowded, steps=5)
+    with pytest.warns(OptimizationWarning), pytest.raises(ValueError, match="too short for one sample alone"):
+        run(short)
 
 
 @both_kinds
@@ -186,23 +200,6 @@ def test_in_chunks_the_result_is_the_same(kind):
     assert sizes == [2, 1] * 6
     for ours, theirs in zip([*short.best, *short.parameters], [*free.best, *free.parameters], strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-5)
-
-
-def test_where_a_cards_memory_runs_out_smaller_parts_go_through():
-    room = 2
-
-    def crowded(parameters, index):
-        if len(parameters[0]) > room:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return bowl(parameters, index)
-
-    free, short = (optimize([start()], loss, steps=5) for loss in (bowl, crowded))
-    with pytest.warns(OptimizationWarning, match="too short for all 3 at once: now 2 at a time"):
-        run(free), run(short)
-    assert torch.allclose(short.best_total, free.best_total, rtol=1e-5)
-    room, short = 0, optimize([start()], crowded, steps=5)
-    with pytest.warns(OptimizationWarning), pytest.raises(ValueError, match="too short for one sample alone"):
-        run(short)
 
 
 def make(kind, sample=banana):

@@ -72,11 +72,21 @@ def test_no_term_sends_a_gradient_outside_its_mask_and_an_empty_one_costs_nothin
         assert images.grad[inside].abs().max() > 0 if inside.any() else loss.total.item() == 0
 
 
-def test_what_is_not_a_mask_is_refused():
+def test_what_is_not_a_mask_is_refused_and_the_transition_leaves_room_on_both_sides():
     small = torch.ones(1, 1, 8, 8)
     for make in (lambda: EDITOR.crossover(X, Y, small), lambda: criterion(Term("first", "pixel", X, small))):
         with pytest.raises(ValueError, match="16 x 16"):
             make()
+    inside, outside = blending.transition(masks.half(64), 8)
+    assert (inside + outside <= 1).all() and (inside * outside == 0).all()
+    row = inside[0, 0, 0]
+    assert (row[:24] == 1).all() and row[28] == pytest.approx(0.5 - 0.5 * math.cos(math.pi * 3.5 / 8), abs=1e-5)
+    assert row[31] < 0.02 and torch.equal(outside, inside.flip(3))
+    hard = blending.transition(masks.half(64), 0)
+    assert torch.equal(hard[0], masks.half(64)) and torch.equal(hard[0] + hard[1], torch.ones(1, 1, 64, 64))
+    stroke = masks.box(64, (0, 0.4375, 1, 0.5625))  # 8 pixels high, thinner than the transition
+    inside, _ = blending.transition(stroke, 20)
+    assert inside[0, 0, :, 30].max() == 1 and (inside[stroke == 0] == 0).all()
 
 
 @pytest.mark.parametrize("value, target", [(1.0, X), (0.0, Y)])
@@ -90,19 +100,6 @@ def test_a_mask_of_ones_or_zeros_is_the_plain_inversion(value, target):
     assert not torch.allclose(plain.images, GENERATOR.synthesize(GENERATOR.mean("w+")), atol=1e-2)
     same = EDITOR.crossover(X, Y, (full * 255).to(torch.uint8), steps=10, noise_steps=0)  # 8 bits are the float mask
     assert torch.equal(same.run().images, blend.images)
-
-
-def test_the_transition_leaves_room_on_both_sides():
-    inside, outside = blending.transition(masks.half(64), 8)
-    assert (inside + outside <= 1).all() and (inside * outside == 0).all()
-    row = inside[0, 0, 0]
-    assert (row[:24] == 1).all() and row[28] == pytest.approx(0.5 - 0.5 * math.cos(math.pi * 3.5 / 8), abs=1e-5)
-    assert row[31] < 0.02 and torch.equal(outside, inside.flip(3))
-    hard = blending.transition(masks.half(64), 0)
-    assert torch.equal(hard[0], masks.half(64)) and torch.equal(hard[0] + hard[1], torch.ones(1, 1, 64, 64))
-    stroke = masks.box(64, (0, 0.4375, 1, 0.5625))  # 8 pixels high, thinner than the transition
-    inside, _ = blending.transition(stroke, 20)
-    assert inside[0, 0, :, 30].max() == 1 and (inside[stroke == 0] == 0).all()
 
 
 def test_reconstruct_is_w_plus_then_noise_and_the_loop_may_be_left():
@@ -179,7 +176,7 @@ def test_local_style_moves_the_texture_of_its_region_and_transfer_a_part_of_the_
     assert close(left, X[..., LEFT]) < close(left, Y[..., LEFT])
 
 
-def test_activations_are_copied_at_their_layer_alone():
+def test_activations_are_copied_at_their_layer_alone_and_poisson_takes_gradients_from_inside():
     first, second = (Latents("w+", GENERATOR.sample("w+", 1, seed)) for seed in (0, 1))
     images = [GENERATOR.synthesize(latents).clamp(0, 1) for latents in (first, second)]
 
@@ -197,9 +194,6 @@ def test_activations_are_copied_at_their_layer_alone():
     for layer, amount, message in (("b99.conv1", 1, "b4.conv1, b8.conv0"), ("b8.conv1", 2, r"\[0, 1\]")):
         with pytest.raises(ValueError, match=message):
             copy(HALF, layer, amount)
-
-
-def test_poisson_takes_gradients_from_inside_and_colours_from_outside():
     shifted = (Y * 0.5 + 0.3).clamp(0, 1)
     blend = blending.poisson_blend(Y * 0.5 + 0.1, shifted, HOLE)
     assert torch.allclose(blend, shifted, atol=1e-5)  # the gradients of x are those of y: nothing is seen

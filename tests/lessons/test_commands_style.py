@@ -147,18 +147,13 @@ def commons(monkeypatch):
     return server
 
 
-def test_a_painting_is_fetched_once(commons, tmp_path, photos):
+def test_a_painting_is_fetched_once_and_a_failure_names_it(commons, tmp_path, photos, monkeypatch, program, capsys):
     commons.answer = 200, photos[2].read_bytes()
     assert [paintings.fetch("kiss", tmp_path) for _ in range(2)] == [tmp_path / "kiss.jpg"] * 2
     ((asked, agent),) = commons.asked
     file = "The%20Kiss%20-%20Gustav%20Klimt%20-%20Google%20Cultural%20Institute.jpg"
     assert asked == f"https://commons.wikimedia.org/wiki/Special:FilePath/{file}?width=1024" and "course" in agent
     assert list(paintings.fetched(16, tmp_path)) == ["kiss"]
-
-
-def test_a_failed_download_leaves_nothing_and_names_the_painting_and_fetch_continues(
-    commons, monkeypatch, program, tmp_path, capsys, photos
-):
     folder = tmp_path / "paintings"
     monkeypatch.setattr(paintings, "FOLDER", folder)
     for commons.answer in ((429, b"slow down"), (200, b"<html>sign in</html>"), (404, b"")):

@@ -73,7 +73,7 @@ def test_a_table_of_weights_or_masks_gives_what_its_rows_give(start):
     assert_like_alone(together, lambda i: project(GENERATOR, photo, "w", **options(mask=masks[i : i + 1], start=start)))
 
 
-def test_the_result_reports_its_losses():
+def test_the_result_reports_its_losses_whose_weights_may_change_under_way():
     photos = targets()
     result = project(GENERATOR, photos, "w", **options(steps=5))
     delta = result.latents.code - GENERATOR.mean("w")
@@ -85,6 +85,15 @@ def test_the_result_reports_its_losses():
     assert result.steps == 5 and result.seconds > 0
     assert result.history.keys() == {"total", "l2", "perceptual", "delta"}
     assert {tuple(values.shape) for values in result.history.values()} == {(5, 2)}
+    inversion = Inversion(GENERATOR, targets(), "w", **options(weights={"l2": 1.0, "delta": 0.0}, steps=60))
+    mean, lengths = GENERATOR.mean("w"), []
+    for step in inversion:
+        lengths.append((step.latents.code - mean).norm().item())
+        if step.number == 20:
+            inversion.criterion.weights.update(l2=1e-6, delta=1.0)
+            inversion.forget_best()
+    assert lengths[-1] < 0.3 * lengths[19]  # pulled back to the start
+    assert (inversion.result().latents.code - mean).norm() < 0.3 * lengths[19]
 
 
 def test_pixels_beyond_white_still_pull_and_richer_spaces_come_closer():
@@ -125,16 +134,13 @@ def test_steps_are_counted_through_the_phases_and_the_second_starts_from_the_bes
     assert steps[-1].latents.code.std(1).amax() > 1e-3  # the rows have parted
 
 
-def test_a_search_ends_where_its_loss_has_settled():
+def test_a_search_ends_where_its_loss_has_settled_and_one_that_was_left_continues():
     inversion = Inversion(GENERATOR, targets(), "w+", **options(steps=40, weights={"l2": 1.0}, until=1.0))
     steps = list(inversion)  # 20 are watched in the last phase, after the 12 of the first
     assert len(steps) == 12 + 21 and list(inversion) == []
     run, now = inversion.runs[-1], inversion.runs[-1].best_total
     share = (1 - now / torch.stack(run.history["total"][:-20]).amin(0)).max().item()  # of the slower sample
     assert run.settled(share + 1e-3) and not run.settled(share - 1e-3)
-
-
-def test_a_loop_that_was_left_in_its_first_phase_has_a_result_and_continues():
     whole = project(GENERATOR, targets(), "w+", **options())
     inversion = Inversion(GENERATOR, targets(), "w+", **options())
     with pytest.raises(ValueError, match="has not taken a step yet"):
@@ -145,18 +151,6 @@ def test_a_loop_that_was_left_in_its_first_phase_has_a_result_and_continues():
     assert torch.equal(early.images, GENERATOR.synthesize(early.latents).clamp(0, 1))
     assert [step.number for step in inversion] == list(range(2, 9))
     assert_same_result(inversion.result(), whole, tolerance=0)
-
-
-def test_weights_may_change_under_way():
-    inversion = Inversion(GENERATOR, targets(), "w", **options(weights={"l2": 1.0, "delta": 0.0}, steps=60))
-    mean, lengths = GENERATOR.mean("w"), []
-    for step in inversion:
-        lengths.append((step.latents.code - mean).norm().item())
-        if step.number == 20:
-            inversion.criterion.weights.update(l2=1e-6, delta=1.0)
-            inversion.forget_best()
-    assert lengths[-1] < 0.3 * lengths[19]  # pulled back to the start
-    assert (inversion.result().latents.code - mean).norm() < 0.3 * lengths[19]
 
 
 @pytest.mark.parametrize(("family", "space"), CASES)
@@ -229,7 +223,7 @@ def test_found_latents_are_a_start_and_its_noise_is_kept():
     assert torch.allclose(result.history["l2"][0], first, rtol=1e-5)
 
 
-def test_what_is_left_out_follows_from_the_rest(monkeypatch):
+def test_what_is_left_out_follows_from_the_rest_and_a_loss_of_nan_leaves_the_best_so_far(monkeypatch):
     photo, encoder = targets(n=1), Encoder("w+", GENERATOR.code_shape("w+"), 16, (16, 16), 8)
     monkeypatch.setattr("helpers.encoder.load_encoder", lambda _: encoder)
     quasi = {"start": "encoder", "optimizer": "lbfgs"}, module.LBFGS_STEPS
@@ -243,6 +237,18 @@ def test_what_is_left_out_follows_from_the_rest(monkeypatch):
     quick = {"start": "encoder", "optimizer": "lbfgs", "steps": module.FAST_LBFGS_STEPS}
     assert fast_options(generator, "w+") == fast_options(generator, "w") == quick
     assert fast_options(generator, "z") == fast
+    class Breaking(tiny.Features):
+        def forward(self, images, layers):
+            features = super().forward(images, layers)
+            return {k: v * math.nan for k, v in features.items()} if self.calls > 2 + 5 else features  # 2 targets
+
+    inversion = Inversion(GENERATOR, targets(), "w", **options(features=Breaking()))
+    with pytest.raises(ValueError, match="NaN or infinite at step 6"):
+        list(inversion)
+    result = inversion.result()
+    assert result.images.isfinite().all() and result.steps == 5
+    assert torch.equal(result.images, GENERATOR.synthesize(result.latents).clamp(0, 1))
+    assert (result.images - GENERATOR.synthesize(GENERATOR.mean("w"))).abs().max() > 1e-3
 
 
 def test_only_what_the_mask_marks_is_inverted_and_no_weight_gets_a_gradient():
@@ -259,21 +265,6 @@ def test_only_what_the_mask_marks_is_inverted_and_no_weight_gets_a_gradient():
     result = project(generator, targets(generator, 1).detach(), "w+", **options(steps=4))
     assert all(parameter.grad is None for parameter in generator.parameters())
     assert not result.images.requires_grad and not result.latents.code.requires_grad
-
-
-def test_a_loss_of_nan_leaves_the_best_so_far():
-    class Breaking(tiny.Features):
-        def forward(self, images, layers):
-            features = super().forward(images, layers)
-            return {k: v * math.nan for k, v in features.items()} if self.calls > 2 + 5 else features  # 2 targets
-
-    inversion = Inversion(GENERATOR, targets(), "w", **options(features=Breaking()))
-    with pytest.raises(ValueError, match="NaN or infinite at step 6"):
-        list(inversion)
-    result = inversion.result()
-    assert result.images.isfinite().all() and result.steps == 5
-    assert torch.equal(result.images, GENERATOR.synthesize(result.latents).clamp(0, 1))
-    assert (result.images - GENERATOR.synthesize(GENERATOR.mean("w"))).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(

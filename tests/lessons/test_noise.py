@@ -126,7 +126,7 @@ def test_joint_hides_the_image_in_the_noise_and_regularised_maps_stay_white(gene
     assert fitted.latents.noise[1].std() > 3
 
 
-def test_partly_fitted_maps_go_from_the_fixed_to_the_fitted_ones_coarse_first(generator, start, fitted):
+def test_partly_fitted_maps_go_coarse_first_and_fresh_noise_psnr_is_a_mean_of_draws(generator, start, fitted, targets):
     fixed, latents = generator.fixed_noise(2), fitted.latents
     none, half, all_ = (noise.partly_fitted(generator, latents, amount).noise for amount in (0.0, 0.5, 1.0))
     two = noise.partly_fitted(generator, latents, levels=2).noise
@@ -136,9 +136,6 @@ def test_partly_fitted_maps_go_from_the_fixed_to_the_fitted_ones_coarse_first(ge
         assert torch.equal(two[i], own if i < 2 else theirs)
     with pytest.raises(ValueError, match="no noise maps"):
         noise.partly_fitted(generator, start)
-
-
-def test_fresh_noise_psnr_is_the_mean_of_its_draws_and_ignores_fitted_maps(generator, targets, start, fitted):
     value = noise.fresh_noise_psnr(generator, targets, start, draws=2, seed=5)
     by_hand = [psnr(generator.synthesize(start.code, generator.fresh_noise(1, seed=seed)), targets) for seed in (5, 6)]
     assert torch.allclose(value, (by_hand[0] + by_hand[1]) / 2)

@@ -221,7 +221,7 @@ def test_a_sketch_that_says_nothing_is_refused_in_one_sentence(tmp_path, message
         read_sketch(tmp_path / "drawing.png", 16, mask)
 
 
-def test_the_shipped_sketches_are_read_at_both_sizes():
+def test_the_shipped_sketches_are_read_and_one_cut_out_of_an_image_is_found_again():
     names = [sorted(path.name for path in folder.glob("*.png")) for folder in SIZES]
     assert len(names[0]) >= 6 and names[0] == names[1]
     for name in names[0]:
@@ -229,9 +229,6 @@ def test_the_shipped_sketches_are_read_at_both_sizes():
         assert (small.mask - large.mask).abs().mean() < 0.05
         assert lp_loss(small.image, large.image, 1, torch.minimum(small.mask, large.mask)) < 0.06
         assert small.is_line_drawing == (name == "outline.png") == ("colour" not in default_weights(small))
-
-
-def test_a_sketch_cut_out_of_an_image_is_found_again():
     generator = load_generator()
     with torch.no_grad():
         image = generator.synthesize(Latents("w", generator.sample("w", 1, seed=5))).clamp(0, 1)
@@ -285,7 +282,7 @@ def test_candidates_are_ranked_and_a_table_of_weights_is_one_batch(generator, dr
     assert found.parts["prior"][3:].max() < found.parts["prior"][:3].min()
 
 
-def test_a_search_stops_when_enough_candidates_are_met_and_continues_near_one(generator, terms, monkeypatch):
+def test_a_search_stops_when_enough_are_met_continues_near_one_and_takes_a_dcgan(generator, terms, monkeypatch):
     monkeypatch.setattr(Colour, "met_at", 10.0)
     assert run(generator, terms, starts=2, enough=0.5).steps == 1
     monkeypatch.setattr(Colour, "met_at", 0.0)
@@ -300,9 +297,6 @@ def test_a_search_stops_when_enough_candidates_are_met_and_continues_near_one(ge
     assert len(again.images) == 3 and again.total[0] <= found.total[2] + 1e-6
     with pytest.raises(ValueError, match="pick one"):
         near(generator, found.latents)
-
-
-def test_a_dcgan_is_searched_in_z_and_a_search_that_cannot_start_says_why(generator, terms):
     sketch, weights = Sketch(torch.full((1, 3, 64, 64), 0.4), ellipse(64)), {"colour": 1.0, "prior": 0.01}
     found = search(tiny.dcgan(), sketch, weights=weights, starts=2, steps=3, candidates=4)
     assert found.latents.space == "z" and found.images.shape == (2, 3, 64, 64)

@@ -26,7 +26,7 @@ def slim():
     return load_features("vgg19-slim")
 
 
-def test_the_loss_is_zero_where_the_image_is_the_target_and_targets_are_computed_once():
+def test_the_loss_is_zero_at_the_target_and_weights_mean_the_same_for_any_layers():
     network = tiny.Features()
     criterion = StyleCriterion(network, PHOTO, [PHOTO], **LAYERS)
     loss = criterion(PHOTO)
@@ -36,6 +36,17 @@ def test_the_loss_is_zero_where_the_image_is_the_target_and_targets_are_computed
     assert network.calls == 1 and (other.parts["content"] > 0.01).all() and (other.parts["style"] > 0.001).all()
     image = torch.tensor([[0.0, 1.0], [0.5, 0.5]]).expand(1, 3, 2, 2)
     assert total_variation(image).item() == pytest.approx((0.25 + 0.25) / 2 + (1 + 0) / 2)
+
+    def style_part(layers=LAYERS["style_layers"], styles=(STYLE,), weights=None):
+        options = {"content_layers": "conv1_1", "style_layers": layers, "style_weights": weights}
+        return StyleCriterion(network, PHOTO, styles, **options)(IMAGE).parts["style"]
+
+    first, second, both = map(style_part, (["conv1_1"], ["conv2_1"], ["conv1_1", "conv2_1"]))
+    assert torch.allclose(both, (first + second) / 2)
+    mixed = style_part(styles=[STYLE, OTHER], weights=[3.0, 1.0])
+    assert torch.allclose(mixed, 0.75 * both + 0.25 * style_part(styles=[OTHER]))
+    network.second *= 50
+    assert torch.allclose(style_part(["conv2_1"]), second, rtol=1e-4)
 
 
 @pytest.mark.parametrize("statistic", ["gram", "mean-variance", "moments", "patches"])
@@ -53,21 +64,6 @@ def test_the_gradient_is_right_in_float64(statistic):
             rise = criterion(image + 1e-6 * direction).total - criterion(image - 1e-6 * direction).total
         expected = (gradient * direction).sum().item()
         assert rise.item() / 2e-6 == pytest.approx(expected, rel=1e-3, abs=1e-3 * gradient.norm().item())
-
-
-def test_weights_mean_the_same_for_any_layers_and_styles_count_by_theirs():
-    network = tiny.Features()
-
-    def style_part(layers=LAYERS["style_layers"], styles=(STYLE,), weights=None):
-        options = {"content_layers": "conv1_1", "style_layers": layers, "style_weights": weights}
-        return StyleCriterion(network, PHOTO, styles, **options)(IMAGE).parts["style"]
-
-    first, second, both = map(style_part, (["conv1_1"], ["conv2_1"], ["conv1_1", "conv2_1"]))
-    assert torch.allclose(both, (first + second) / 2)
-    mixed = style_part(styles=[STYLE, OTHER], weights=[3.0, 1.0])
-    assert torch.allclose(mixed, 0.75 * both + 0.25 * style_part(styles=[OTHER]))
-    network.second *= 50
-    assert torch.allclose(style_part(["conv2_1"]), second, rtol=1e-4)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])

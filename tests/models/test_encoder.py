@@ -114,11 +114,15 @@ def trainer_of(settings):
     return EncoderTrainer(settings, (random_images(6) * 255).to(torch.uint8), torch.device("cpu"))
 
 
-def test_training_lowers_the_latent_loss(small):
+def test_training_lowers_the_latent_loss_and_its_result_is_an_encoder_that_is_loaded(small, tmp_path, generator):
     settings = dataclasses.replace(small, steps=60, latent_share=1.0, batch=16, whole=1.0, rate=3e-3)
     trainer = EncoderTrainer(settings, None, torch.device("cpu"))
     losses = [trainer.step()["latent"] for _ in range(60)]
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+    path = training.train_encoder(tmp_path, small, save_every=0)
+    encoder = load_encoder(path)
+    assert encoder.encode(generator, random_images()).code.shape == (2, *generator.code_shape("w+"))
+    assert training.train_encoder(tmp_path, small) == path  # nothing is left to do
 
 
 def test_the_second_part_uses_photos_and_a_run_that_was_killed_continues_exactly(small, tmp_path):
@@ -133,13 +137,6 @@ def test_the_second_part_uses_photos_and_a_run_that_was_killed_continues_exactly
         assert torch.equal(ours, theirs)
     with pytest.raises(TrainingError, match="made with another rate;"):
         trainer_of(dataclasses.replace(small, rate=0.1)).load(trainer.state())
-
-
-def test_the_result_is_an_encoder_that_is_loaded(small, tmp_path, generator):
-    path = training.train_encoder(tmp_path, small, save_every=0)
-    encoder = load_encoder(path)
-    assert encoder.encode(generator, random_images()).code.shape == (2, *generator.code_shape("w+"))
-    assert training.train_encoder(tmp_path, small) == path  # nothing is left to do
 
 
 def test_a_loss_that_is_not_a_number_sends_a_training_back_to_other_samples(small, tmp_path, monkeypatch, capsys):

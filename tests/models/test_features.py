@@ -100,7 +100,7 @@ def test_layers_of_the_slim_network_what_is_run_and_where_gradients_go(slim, ima
     torch.testing.assert_close(found[9], singles, atol=1e-5, rtol=1e-5)
 
 
-def test_pooling(slim, images):
+def test_pooling_unknown_layers_small_images_and_what_is_not_an_image(slim, images):
     first = slim(images, "relu1_2")["relu1_2"]
     kernel = torch.tensor([1.0, 2.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 2.0, 1.0])).expand(16, 1, 4, 4) / 36
     pooled = {
@@ -116,9 +116,6 @@ def test_pooling(slim, images):
         torch.testing.assert_close(found[inside], slim.convs[2](expected)[inside])
     with pytest.raises(ValueError, match="pooling max, avg, blur"):
         Features(CONFIGS["vgg19-slim"], pooling="median")
-
-
-def test_unknown_layers_small_images_and_what_is_not_an_image(slim, images):
     for layer in (0, 17, -1, "conv3_5", "conv6_1", "relu", "", "conv1_1 ", "relurelu1_1", True, 2.0, None):
         with pytest.raises(ValueError, match=r"no layer .*1…16, conv1_1…conv5_4 or relu1_1…relu5_4 \(2 in block 1"):
             slim(images, [layer])

@@ -44,12 +44,25 @@ def test_frozen_and_trainable_layers_agree(clamp, maps):
     assert_same(gradients(frozen, code, noise), gradients(trainable, code, noise))
 
 
-def test_gradient_of_a_layer_with_a_limit():
+def test_a_layer_with_a_limit_has_the_right_gradient_and_keeps_only_input_and_output():
     layer = stylegan2.SynthesisLayer(3, 2, 4, 4, up=True, clamp=0.5).double().requires_grad_(False)
     layer.noise_strength.fill_(0.3)
     x, w, noise = random(2, 3, 2, 2), random(2, 4, seed=1), random(2, 1, 4, 4, seed=2)
     assert (layer(x, w, noise).abs() == 0.5).any()
     assert gradcheck(layer, [t.requires_grad_() for t in (x, w, noise)])
+    kept = []
+    for generator in both(resolution=32):
+        storages = {}
+
+        def keep(tensor, storages=storages):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        code = generator.sample("w+", 4).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            generator.synthesize(Latents("w+", code))
+        kept.append(sum(storages.values()))
+    assert kept[0] < 0.6 * kept[1]
 
 
 def test_changed_weights_are_prepared_again_never_copied_and_go_with_the_generator():
@@ -85,19 +98,3 @@ def test_a_batch_in_parts_gives_the_same(monkeypatch, maps, checkpointing):
     block.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
     assert_same(gradients(generator, code, noise), whole)
     assert set(sizes) == {1, 2}
-
-
-def test_a_layer_keeps_only_its_input_and_output():
-    kept = []
-    for generator in both(resolution=32):
-        storages = {}
-
-        def keep(tensor, storages=storages):
-            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        code = generator.sample("w+", 4).requires_grad_()
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            generator.synthesize(Latents("w+", code))
-        kept.append(sum(storages.values()))
-    assert kept[0] < 0.6 * kept[1]

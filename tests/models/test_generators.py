@@ -140,7 +140,7 @@ def test_downsampling_is_filter_and_every_other_pixel(height, width, size, activ
     assert_close(layer(x, gain=0.5), reference, 1e-10)
 
 
-def test_gradient_of_both_generators():
+def test_gradients_of_both_generators_and_the_definition_of_dcgan():
     generator, dcgan = tiny.stylegan2(dtype=torch.float64, w_dim=4, channel_max=4), tiny.dcgan(dtype=torch.float64)
     ws, z = random(2, *generator.code_shape("w+")).requires_grad_(), random(2, 16).requires_grad_()
     noise = [random(2, 1, *shape, seed=i).requires_grad_() for i, shape in enumerate(generator.noise_shapes)]
@@ -152,6 +152,17 @@ def test_gradient_of_both_generators():
     assert gradcheck(images, [ws, *noise], fast_mode=True)
     assert gradcheck(lambda z: generator.render(z, "z", None, torch.float64), [z], fast_mode=True)
     assert gradcheck(dcgan.synthesize, [random(1, 8).requires_grad_()], fast_mode=True)
+    generator = tiny.dcgan(dtype=torch.float64)
+    weights, z = generator.state_dict(), random(3, 8)
+    x = F.conv2d(z[:, :, None, None], weights["up_conv1.0.weight"], padding=3)
+    for i in range(2, 6):
+        mean, variance = x.mean((2, 3), keepdim=True), x.var((2, 3), unbiased=False, keepdim=True)
+        x = ((x - mean) / (variance + 1e-5).sqrt()).clamp_min(0)
+        x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        x = F.conv2d(x, weights[f"up_conv{i}.1.weight"], padding=1)
+    x = torch.tanh(x + weights["up_conv5.1.bias"][:, None, None])
+    assert_close(generator.synthesize(z), x / 2 + 0.5, 1e-10)
+    assert generator.noise_shapes == () and generator.fixed_noise() == [] and generator.fresh_noise() == []
 
 
 def test_stylegan2_and_its_discriminator_are_their_definitions():
@@ -386,20 +397,6 @@ def test_a_code_goes_to_known_wider_spaces_only_and_a_bare_one_is_known_by_its_s
     for shape in ((2, 15), (2, 5, 16), (16,), (2, 1, 6, 16)):
         with pytest.raises(ValueError, match="have the shape \\(B, (16|6, 16)\\), got"):
             generator.synthesize(torch.zeros(shape))
-
-
-def test_dcgan_is_its_definition():
-    generator = tiny.dcgan(dtype=torch.float64)
-    weights, z = generator.state_dict(), random(3, 8)
-    x = F.conv2d(z[:, :, None, None], weights["up_conv1.0.weight"], padding=3)
-    for i in range(2, 6):
-        mean, variance = x.mean((2, 3), keepdim=True), x.var((2, 3), unbiased=False, keepdim=True)
-        x = ((x - mean) / (variance + 1e-5).sqrt()).clamp_min(0)
-        x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
-        x = F.conv2d(x, weights[f"up_conv{i}.1.weight"], padding=1)
-    x = torch.tanh(x + weights["up_conv5.1.bias"][:, None, None])
-    assert_close(generator.synthesize(z), x / 2 + 0.5, 1e-10)
-    assert generator.noise_shapes == () and generator.fixed_noise() == [] and generator.fresh_noise() == []
 
 
 @pytest.mark.parametrize(

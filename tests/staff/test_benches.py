@@ -95,7 +95,7 @@ def settings(tmp_path, monkeypatch):
     return Settings(tmp_path, quick=True)
 
 
-def test_the_stages_are_measured_on_the_images_that_are_shown(settings, monkeypatch):
+def test_the_stages_are_measured_on_what_is_shown_and_each_starts_from_the_earlier(settings, monkeypatch):
     found, figures = {}, noise.figures
     monkeypatch.setattr(noise, "figures", lambda *given: found.setdefault(len(found), given[3]) and figures(*given))
     named = {row["method"]: row for row in noise.stages(settings)}
@@ -107,9 +107,6 @@ def test_the_stages_are_measured_on_the_images_that_are_shown(settings, monkeypa
     both, code = named["w+ then noise"], named["w+"]
     assert both["psnr_fresh_noise"] == pytest.approx(code["psnr_fresh_noise"], abs=0.01)
     assert both["psnr"] > code["psnr"] and both["seconds_per_face"] > code["seconds_per_face"]
-
-
-def test_a_later_stage_starts_from_its_part_of_the_earlier_and_counts_its_time(settings):
     starts, faces = [], settings.faces()
 
     def search(targets, start):
@@ -132,7 +129,7 @@ def bench_settings(tmp_path):
     return Settings(tmp_path / "bench")
 
 
-def test_every_row_is_on_disk_when_the_next_is_measured(bench_settings, monkeypatch):
+def test_every_row_is_on_disk_when_the_next_is_measured_in_turns(bench_settings, monkeypatch):
     path, seen = bench_settings.out / "style.json", []
 
     def rows(_):
@@ -147,6 +144,17 @@ def test_every_row_is_on_disk_when_the_next_is_measured(bench_settings, monkeypa
     assert "n" in [*common.run("style", bench_settings, ["other"])][1]  # what other parts found stays
     report = json.loads(path.read_text())
     assert list(report) == ["speed", "other"] and report["speed"]["circumstances"]["threads"]
+    order = []
+    found = in_turns({name: lambda name=name: order.append(name) for name in "ab"}, CPU, rounds=2, calls=2)
+    assert "".join(order) == "aabbaabb" and set(found) == {"a", "b"} and min(found.values()) >= 0
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert circumstances("cpu")["processor"].endswith("oneDNN held to AVX2")
+    before = torch.ones(2**27 // 4)  # 128 MB that are gone before the block
+    del before
+    with PeakMemory(CPU) as peak:
+        kept = torch.ones(2**28 // 4)
+        del kept
+    assert 0.2 < peak.more < 0.35
 
 
 @pytest.mark.parametrize(
@@ -163,20 +171,6 @@ def test_what_cannot_be_measured_is_one_sentence(tmp_path, program, capsys, word
     assert program("bench", *words, "--out", tmp_path) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and re.match(f"error: {message}", error)
-
-
-def test_the_median_of_turns_the_instruction_set_and_the_peak_of_the_block(monkeypatch):
-    order = []
-    found = in_turns({name: lambda name=name: order.append(name) for name in "ab"}, CPU, rounds=2, calls=2)
-    assert "".join(order) == "aabbaabb" and set(found) == {"a", "b"} and min(found.values()) >= 0
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    assert circumstances("cpu")["processor"].endswith("oneDNN held to AVX2")
-    before = torch.ones(2**27 // 4)  # 128 MB that are gone before the block
-    del before
-    with PeakMemory(CPU) as peak:
-        kept = torch.ones(2**28 // 4)
-        del kept
-    assert 0.2 < peak.more < 0.35
 
 
 @pytest.fixture

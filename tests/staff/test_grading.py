@@ -107,7 +107,7 @@ def test_cheats_score_nothing_and_harm_nothing(graded, server):
     assert lost <= set(graded.attacked.values())
 
 
-def test_right_submissions_score_full_in_a_gradebook_of_every_student_and_item(graded):
+def test_right_submissions_score_full_and_the_gradebook_and_pages_hold_all(graded):
     assert len(HONEST) >= 12
     scored = {name: sum(points(graded.rows[name]).values()) for name in HONEST}
     assert {name: value for name, value in scored.items() if value != FULL} == {}
@@ -117,9 +117,6 @@ def test_right_submissions_score_full_in_a_gradebook_of_every_student_and_item(g
     assert [row["student"] for row in table] == sorted(graded.rows)
     row = next(row for row in table if row["student"] == "as_it_was_handed_out")
     assert float(row["total"]) == FULL and row["1.10"] == "2" and (row["open"], row["1.Q"]) == ("", "0")
-
-
-def test_pages_tell_why_and_run_no_script(graded):
     pages = {path.stem: path.read_text() for path in (graded.out / "students").glob("*.html")}
     assert set(pages) == set(graded.rows)
     assert not any("<script" in page for page in pages.values())

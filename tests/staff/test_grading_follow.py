@@ -96,14 +96,11 @@ def graded(root, tmp_path_factory):
     return points, {row["student"]: row for row in rows}, out, lambda: grade(folder, out, **options)
 
 
-def test_a_wrong_exercise_costs_its_own_points_only(graded):
+def test_a_wrong_exercise_costs_its_own_points_only_and_no_solution_gets_out(graded):
     points, rows, *_ = graded
     assert points["first_is_wrong"] == [0, 4, 4] and points["stub_and_wrong"] == [0, 0, 4]
     reason = rows["stub_and_wrong"]["scores"][2]["reason"]
     assert reason == "graded with the solution of 1.1 twice, 1.2 shifted instead of yours"
-
-
-def test_a_solution_that_stands_in_can_neither_be_handed_in_nor_carried_out(graded):
     points, _, out, _ = graded
     assert points["steals"] == [0, 0, 0]
     kept = out / "raw" / "steals" / "01_chain" / "beside-1.1"

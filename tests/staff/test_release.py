@@ -201,7 +201,7 @@ def test_wrong_mark_up_is_refused(tmp_path, source, points, says):
         read_course(tmp_path)
 
 
-def test_changed_missing_and_written_cells_are_told(tiny):
+def test_changed_missing_and_written_cells_are_reported_and_the_self_check_says_what_passes(tiny):
     (lesson,) = read_course(tiny)
     book = Notebook(tiny)
     changed = book.find("lesson-1")
@@ -219,10 +219,6 @@ def test_changed_missing_and_written_cells_are_told(tiny):
     assert [p.items for p in found.order if not p.setup] == [(f"1.{n}",) for n in (1, *range(3, 11))]
     with pytest.raises(LessonError, match="500"):
         match([{"type": "code", "id": "", "source": "1", "metadata": {}}] * 501, lesson)
-
-
-def test_the_self_check_says_what_passes_and_what_does_not(tiny):
-    book = Notebook(tiny)
     book.answer(2, 'raise NotImplementedError("Exercise 1.2")')
     book.answer(3, "return a")
     book.cells.remove(book.find("exercise-4"))

@@ -136,7 +136,7 @@ def test_a_state_of_other_settings_and_settings_that_cannot_be_are_refused(data,
             training.train_features(data, tmp_path, **SETTINGS | wrong)
 
 
-def test_test_photos_are_centre_squares_of_photos_that_are_stored_squeezed(data):
+def test_photos_are_centre_squares_split_by_class_and_crops_keep_their_colours_about(data):
     photos = sets.load_labelled(data)
     assert photos.pixels.shape == (24, 3, 128, 128) and photos.pixels.dtype == torch.uint8
     assert photos.ratios[[3, 17]].tolist() == pytest.approx([43 / 30, 45 / 30])
@@ -145,15 +145,22 @@ def test_test_photos_are_centre_squares_of_photos_that_are_stored_squeezed(data)
     wide = sets.LabelledPhotos(row[None], torch.tensor([2.0]), torch.tensor([0]), ["a"])
     square = wide.crops(torch.tensor([0]), 64) * 255
     assert torch.allclose(square[0, 0, 0], torch.arange(64) + 32.0)  # the middle half of a photo twice as wide as high
-
-
-def test_split_takes_a_tenth_of_every_class():
     labels = torch.tensor([0] * 30 + [1] * 50 + [2] * 3)
     photos = sets.LabelledPhotos(torch.zeros(83), torch.ones(83), labels, ["a", "b", "c"])
     train, held_out = photos.split()
     assert sorted(torch.cat([train, held_out]).tolist()) == list(range(83))
     assert labels[held_out].bincount().tolist() == [3, 5, 1]
     assert torch.equal(photos.split()[1], held_out) and not torch.equal(photos.split(seed=1)[1], held_out)
+    grey = torch.full((80, 3, 128, 128), 120, dtype=torch.uint8)
+    photos = sets.LabelledPhotos(grey, torch.tensor([1.0, 1.6]).repeat(40), torch.zeros(80), ["a"])
+    random = generator()
+    crops = sets.recoloured(photos.crops(torch.arange(80), 32, random), random)
+    assert crops.shape == (80, 3, 32, 32) and 0 <= crops.min() <= crops.max() <= 1
+    assert (crops - crops.mean(1, keepdim=True)).abs().max() < 0.02  # grey stays grey
+    assert 0.03 < crops[:, 0, 16, 16].std() < 0.2 and abs(crops.mean() - 0.47) < 0.1
+    stripes = torch.arange(128).fmod(16).mul(16).to(torch.uint8).expand(80, 3, 128, 128)
+    crops = sets.LabelledPhotos(stripes, photos.ratios, photos.labels, ["a"]).crops(torch.arange(80), 32, random)
+    assert crops.std(0).min() > 0.1  # another part in each
 
 
 def test_data_that_cannot_be_used(data, tmp_path, capsys):
@@ -170,19 +177,6 @@ def test_data_that_cannot_be_used(data, tmp_path, capsys):
     photos = sets.load_labelled(tmp_path / "photos")
     assert "left out: " in (said := capsys.readouterr().err) and "blue/00.jpg" in said
     assert len(photos.pixels) == len(photos.ratios) == len(photos.labels) == 23
-
-
-def test_crops_keep_their_colours_about_and_differ():
-    grey = torch.full((80, 3, 128, 128), 120, dtype=torch.uint8)
-    photos = sets.LabelledPhotos(grey, torch.tensor([1.0, 1.6]).repeat(40), torch.zeros(80), ["a"])
-    random = generator()
-    crops = sets.recoloured(photos.crops(torch.arange(80), 32, random), random)
-    assert crops.shape == (80, 3, 32, 32) and 0 <= crops.min() <= crops.max() <= 1
-    assert (crops - crops.mean(1, keepdim=True)).abs().max() < 0.02  # grey stays grey
-    assert 0.03 < crops[:, 0, 16, 16].std() < 0.2 and abs(crops.mean() - 0.47) < 0.1
-    stripes = torch.arange(128).fmod(16).mul(16).to(torch.uint8).expand(80, 3, 128, 128)
-    crops = sets.LabelledPhotos(stripes, photos.ratios, photos.labels, ["a"]).crops(torch.arange(80), 32, random)
-    assert crops.std(0).min() > 0.1  # another part in each
 
 
 EYES_NOSE = np.array([[60.0, 50.0], [90.0, 46.0], [77.0, 70.0]])

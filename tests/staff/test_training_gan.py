@@ -244,7 +244,7 @@ def test_gradients_of_a_step_are_those_of_the_non_saturating_loss(family):
     assert losses["real"] == pytest.approx(discriminator(real).mean().item(), rel=1e-4, abs=1e-6)
 
 
-def test_the_average_follows_the_generator():
+def test_the_average_follows_the_generator_and_a_sure_discriminator_gets_more_augmentation():
     trainer = trainer_of("stylegan2", ema_images=2)
     for seen, half_life in ((0, 1.0), (4, 1.0), (10**6, 2.0)):  # a twentieth of the images seen, at least 1, at most 2
         before, trainer.seen = copy.deepcopy(trainer.average), seen
@@ -254,6 +254,15 @@ def test_the_average_follows_the_generator():
             assert torch.allclose(average, keep * old + (1 - keep) * new, atol=1e-6)
         assert trainer.seen == seen + 4
     assert not any(parameter.requires_grad for parameter in trainer.average.parameters())
+    assert adapt(0.2, TARGET + 0.1, 0.01) == pytest.approx(0.21) and adapt(0.0, -1.0, 0.01) == 0
+    assert adapt(0.2, TARGET - 0.1, 0.01) == pytest.approx(0.19) and adapt(0.7999, 1.0, 20.0) == 0.8
+    trainer = trainer_of("stylegan2")
+    for _ in range(8):
+        trainer._after_step(4, torch.ones(4))
+    assert trainer.p == pytest.approx(32 / trainer.settings.augment_images) and trainer.signs == []
+    for _ in range(16):
+        trainer._after_step(4, -torch.ones(4))
+    assert trainer.p == 0
 
 
 def images(n=4, side=16, dtype=torch.float32):
@@ -297,18 +306,6 @@ def test_probability_translation_and_cutout_are_what_they_say():
     for one in grey:
         rows, columns = one.any(1), one.any(0)
         assert torch.equal(one, rows[:, None] & columns)
-
-
-def test_a_sure_discriminator_gets_more_augmentation_within_limits():
-    assert adapt(0.2, TARGET + 0.1, 0.01) == pytest.approx(0.21) and adapt(0.0, -1.0, 0.01) == 0
-    assert adapt(0.2, TARGET - 0.1, 0.01) == pytest.approx(0.19) and adapt(0.7999, 1.0, 20.0) == 0.8
-    trainer = trainer_of("stylegan2")
-    for _ in range(8):
-        trainer._after_step(4, torch.ones(4))
-    assert trainer.p == pytest.approx(32 / trainer.settings.augment_images) and trainer.signs == []
-    for _ in range(16):
-        trainer._after_step(4, -torch.ones(4))
-    assert trainer.p == 0
 
 
 def test_folding_keeps_what_the_network_says(efficientnet):

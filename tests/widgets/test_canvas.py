@@ -58,7 +58,7 @@ def test_a_drawing_comes_back_as_it_went_in(enlarge):
     assert (canvas.rgba()[..., 3] == 255).all()
 
 
-def test_callbacks_hear_of_drawings_and_feathers_and_what_they_raise_is_shown():
+def test_callbacks_hear_of_drawings_and_other_arrays_are_not_a_drawing():
     canvas, heard = DrawingCanvas(size=8), []
     canvas.on_change(lambda canvas: heard.append(canvas.mask().sum().item()))
     canvas.on_change(lambda canvas: 1 / canvas.mask().sum().item())
@@ -69,19 +69,6 @@ def test_callbacks_hear_of_drawings_and_feathers_and_what_they_raise_is_shown():
     assert heard == pytest.approx([32, 32, 0], abs=0.1) and "ZeroDivisionError" in canvas.message
     canvas.set_mask(masks.half(8))
     assert canvas.message == ""
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [({"mode": "paint"}, "mask or sketch"), ({"size": 4000}, "2 to 1024"), ({"size": (1, 8)}, "2 to 1024"),
-     ({"feather": -1.0}, "0 or more")],
-)  # fmt: skip
-def test_a_canvas_that_cannot_be_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        DrawingCanvas(**options)
-
-
-def test_a_stroke_of_the_browser_arrives_and_other_arrays_are_not_a_drawing():
     canvas = DrawingCanvas(mode="sketch", size=8)
     for pixels in (np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4)), np.zeros((8, 8, 2), np.uint8)):
         with pytest.raises(ValueError, match="uint8"):
@@ -93,3 +80,13 @@ def test_a_stroke_of_the_browser_arrives_and_other_arrays_are_not_a_drawing():
     canvas.set_state({"layer": data_url(colours(4, 4), "PNG")})
     with pytest.raises(ValueError, match="8 x 8 pixels"):
         canvas.rgba()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [({"mode": "paint"}, "mask or sketch"), ({"size": 4000}, "2 to 1024"), ({"size": (1, 8)}, "2 to 1024"),
+     ({"feather": -1.0}, "0 or more")],
+)  # fmt: skip
+def test_a_canvas_that_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        DrawingCanvas(**options)

@@ -26,7 +26,7 @@ def counting():
     return job
 
 
-def test_a_job_runs_to_its_end_in_another_thread():
+def test_a_job_runs_in_another_thread_and_calls_are_made_between_its_steps():
     threads = []
     job = Job(lambda: (threads.append(threading.current_thread()) or step for step in steps(5)))
     assert (job.state, job.latest, job.alive) == ("ready", None, False)
@@ -34,6 +34,22 @@ def test_a_job_runs_to_its_end_in_another_thread():
     assert job.wait(PATIENCE) and job.state == "finished" and job.latest.number == 5 and job.seconds > 0
     assert job.history == [{"total": number} for number in (1, 2, 3, 4, 5)]  # the mean of the batch
     assert threading.current_thread() not in threads and len(set(threads)) == 1
+    state = {"in step": False}
+
+    def run():
+        for step in steps():
+            state["in step"] = False
+            yield step
+            state["in step"] = True
+
+    job = Job(run)
+    job.start()
+    calls = [job.call(lambda i=i: (state["in step"], i)) for i in range(20)]
+    assert [call.result(PATIENCE) for call in calls] == [(False, i) for i in range(20)]
+    job.stop(PATIENCE)
+    assert job.call(lambda: "late").result(PATIENCE) == "late"
+    with pytest.raises(ZeroDivisionError):
+        job.call(lambda: 1 / 0).result(PATIENCE)
 
 
 @pytest.mark.parametrize("before", [lambda job: None, Job.pause])
@@ -71,22 +87,3 @@ def test_an_exception_is_kept(count, ended):
     job.start()
     assert job.wait(PATIENCE) and job.state == "failed" and len(job.history) == count
     assert isinstance(job.error, ValueError if ended is list or not count else ZeroDivisionError)
-
-
-def test_calls_are_made_between_steps_in_order_and_after_the_end():
-    state = {"in step": False}
-
-    def run():
-        for step in steps():
-            state["in step"] = False
-            yield step
-            state["in step"] = True
-
-    job = Job(run)
-    job.start()
-    calls = [job.call(lambda i=i: (state["in step"], i)) for i in range(20)]
-    assert [call.result(PATIENCE) for call in calls] == [(False, i) for i in range(20)]
-    job.stop(PATIENCE)
-    assert job.call(lambda: "late").result(PATIENCE) == "late"
-    with pytest.raises(ZeroDivisionError):
-        job.call(lambda: 1 / 0).result(PATIENCE)

@@ -124,7 +124,7 @@ def noise_panel(generator, tmp_path):
     return NoisePanel(generator, photos, out=tmp_path, steps=10, photo="b")
 
 
-def test_the_panel_fits_under_the_paint_and_starts_an_uploaded_photo_from_the_mean(noise_panel, generator):
+def test_the_noise_panel_fits_under_the_paint_and_its_regularisation_reaches_the_fit(noise_panel, generator):
     noise_panel.canvas.set_mask(masks.half(16))
     finish(noise_panel)
     latents = noise_panel.result.latents
@@ -137,9 +137,6 @@ def test_the_panel_fits_under_the_paint_and_starts_an_uploaded_photo_from_the_me
     assert noise_panel.controls["photo"].value == "mine"
     assert torch.equal(noise_panel.latents.code, generator.mean("w"))
     finish(noise_panel)
-
-
-def test_the_regularisation_reaches_the_running_fit_and_a_panel_needs_noise_maps(noise_panel):
     with pytest.raises(ValueError, match="no noise maps"):
         NoisePanel(tiny.dcgan(), {})
     begin(noise_panel)
@@ -194,7 +191,7 @@ def test_the_panel_blends_by_the_mask_a_drawing_replaces_the_shape_and_a_mistake
     assert panel.job is None and 'role="alert"' in panel.message.value
 
 
-def test_weights_move_while_it_runs_and_the_mask_comes_back_with_the_result(make):
+def test_weights_move_while_it_runs_and_one_file_holds_it_all(make, generator, monkeypatch):
     panel = make()
     begin(panel)
     panel.controls["second"].value = 50.0
@@ -205,9 +202,6 @@ def test_weights_move_while_it_runs_and_the_mask_comes_back_with_the_result(make
     panel.set({"shape": "right"})
     panel.restore(panel.history.entries[0])
     assert panel.controls["shape"].value == "half" and torch.equal(panel.mask, masks.half(SIZE))
-
-
-def test_one_file_holds_picture_mask_photos_and_settings(make, generator, monkeypatch):
     monkeypatch.setattr(generator, "name", "tiny", raising=False)
     panel = make(shape="eyes", style=0.5)
     panel.canvas.set_mask(masks.union(panel.mask, masks.box(SIZE, (0, 0.75, 1, 1))))
@@ -268,7 +262,7 @@ def style_panel(tmp_path):
     return StylePanel(features, contents, styles, out=tmp_path, size=64, steps=10)
 
 
-def test_the_reference_follows_content_and_size(style_panel):
+def test_the_reference_follows_content_and_size_and_weights_and_presets_the_controls(style_panel):
     before = style_panel.view.html
     style_panel.controls["content"].value = "second"
     assert style_panel.view.html != before
@@ -276,9 +270,6 @@ def test_the_reference_follows_content_and_size(style_panel):
     assert style_panel.controls["content"].value == "mine" and style_panel.reference().shape == (1, 3, 64, 64)
     finish(style_panel)
     assert style_panel.result.images.shape == (1, 3, 64, 64) and style_panel.result.steps == 10
-
-
-def test_weights_change_the_criterion_under_its_own_names_and_presets_are_texture_and_reconstruction(style_panel):
     begin(style_panel, 500)
     style_panel.controls["style_weight"].value = 100.0
     style_panel.job.call(lambda: None).result(PATIENCE)

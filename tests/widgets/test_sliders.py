@@ -42,7 +42,7 @@ def test_the_interpolation_slider_shows_the_latents_between_and_renders_each_sto
         interpolation_slider(generator, Latents("z", torch.zeros(1, 8)), ends[0])
 
 
-def test_the_truncation_slider_shows_the_samples(generator):
+def test_the_truncation_and_noise_sliders_show_what_they_say(generator):
     slider = truncation_slider(generator, n=3, seed=5)
     for truncation, seed in ((0.7, 5), (1.0, 6), (0.0, 5)):
         slider.controls[0].value, slider.controls[1].value = truncation, seed
@@ -54,9 +54,6 @@ def test_the_truncation_slider_shows_the_samples(generator):
     torch.testing.assert_close(images, mean.expand(3, -1, -1, -1))
     with pytest.raises(ValueError, match="only z"):
         truncation_slider(tiny.dcgan())
-
-
-def test_the_noise_sliders_show_the_part_of_the_noise_that_they_say(generator):
     latents = Latents("w", generator.sample("w", 2, seed=1), generator.fresh_noise(2, seed=4))
     target = generator.synthesize(latents[0]).clamp(0, 1)
     slider = noise_slider(generator, latents, target)
@@ -107,7 +104,7 @@ def test_an_uploaded_photo_is_cropped_to_its_centre_and_the_crop_follows_the_box
     torch.testing.assert_close(upload.image[0, 1, :, 0] * 255, 5.0 * torch.arange(20, 30))
 
 
-def test_a_face_that_is_found_gives_the_box_and_is_turned_upright():
+def test_a_face_that_is_found_gives_the_box_turned_upright_and_what_the_model_gets(generator, monkeypatch):
     """A stripe that points to the right is turned by 90 degrees and stands upright in the crop."""
     photo = torch.zeros(1, 3, 60, 80)
     photo[:, 0, 28:32, 50:60] = 1.0  # the arm points to the right
@@ -126,10 +123,7 @@ def test_a_face_that_is_found_gives_the_box_and_is_turned_upright():
     upload.set_photo(photo[..., :70], "a dog.png")
     assert upload.cropper.turn == 0 and upload.cropper.box == [5, 0, 65, 60]
     assert "No face was found in a dog.png" in upload.message.value
-
-
-def test_the_square_of_a_face_is_what_the_model_gets(generator, monkeypatch):
-    """A similarity transform as a box with a turn: the crop is the same."""
+    # A similarity transform as a box with a turn: the crop is the same.
     scaled_turn, shift = 0.4 * cmath.exp(-0.3j), 2 + 1j
     monkeypatch.setattr("helpers.faces.find_place", lambda *_: (scaled_turn, shift))
     photo = torch.nn.functional.interpolate(torch.rand(1, 3, 5, 6), (60, 80), mode="bilinear")
