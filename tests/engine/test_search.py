@@ -258,6 +258,7 @@ def test_steps_of_lbfgs_are_bounded_and_a_flat_place_and_a_saddle_do_not_break_t
         before = optimization.parameters[0].clone()
     assert max(length.max().item() for length in lengths) <= 0.05 * 1.0001
     assert lengths[0].min().item() == pytest.approx(0.05, rel=1e-4)  # nothing is known of the curvature yet
+
     def loss(parameters, index):
         (p,) = parameters
         return Loss(torch.stack([p[0].sum() * 0, p[1].cos().sum(), p[2].square().sum()]), {})
@@ -323,6 +324,7 @@ def test_a_phase_starts_from_the_best_of_the_one_before_takes_its_share_and_mark
     assert result.steps == 8 and result.history["total"].shape == (8, 3) and not result.frozen.any()
     early = Descent(stop=4)
     assert len(list(early)) == 4 and list(early) == [] and early.result().steps == 4
+
     class Spoilt(Descent):
         def _begin(self, phase, steps):
             return optimize([start()], walled if not self.runs else bowl, steps=steps)

@@ -237,6 +237,7 @@ def test_what_is_left_out_follows_from_the_rest_and_a_loss_of_nan_leaves_the_bes
     quick = {"start": "encoder", "optimizer": "lbfgs", "steps": module.FAST_LBFGS_STEPS}
     assert fast_options(generator, "w+") == fast_options(generator, "w") == quick
     assert fast_options(generator, "z") == fast
+
     class Breaking(tiny.Features):
         def forward(self, images, layers):
             features = super().forward(images, layers)

@@ -219,6 +219,7 @@ def test_changed_missing_and_written_cells_are_reported_and_the_self_check_says_
     assert [p.items for p in found.order if not p.setup] == [(f"1.{n}",) for n in (1, *range(3, 11))]
     with pytest.raises(LessonError, match="500"):
         match([{"type": "code", "id": "", "source": "1", "metadata": {}}] * 501, lesson)
+    book = Notebook(tiny)
     book.answer(2, 'raise NotImplementedError("Exercise 1.2")')
     book.answer(3, "return a")
     book.cells.remove(book.find("exercise-4"))
