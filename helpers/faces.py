@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from helpers import images, weights
 from helpers.generators import Generator
 from helpers.images import Box, ImageError, Source, crop, read_image, resize
 from helpers.latents import SUFFIXES, load_latents
-from helpers.photos import WITH_EARS, cut_square, fit_similarity
+from helpers.photos import WITH_EARS, cut_square, fit_similarity, photo_files
 from helpers.search import option
 
 DETECTOR = "face-detector"  # YuNet's name in the registry
@@ -85,6 +86,22 @@ def read_face(source: Source, generator: Generator, options: FaceOptions | None 
         raise NoFace(f"{name} {error}", images.longer_side(image, LOOK)) from None
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
+
+
+def load_cats(folder: str | os.PathLike | None, generator: Generator) -> list[Tensor]:
+    """The largest cat's face (1, 3, R, R) of every photo in a folder; one without a face is named and left out.
+
+    None gives none. Raises ImageError where nothing is left.
+    """
+    cats = []
+    for path in photo_files([folder]) if folder else ():
+        try:
+            cats.append(read_face(path, generator).target)
+        except ImageError as error:
+            warnings.warn(str(error), stacklevel=2)
+    if folder and not cats:
+        raise ImageError(f"expected photos of cats in {folder}, found none that can be used")
+    return cats
 
 
 def find_place(image: Tensor, generator: Generator, options: FaceOptions) -> Box | tuple[complex, complex]:

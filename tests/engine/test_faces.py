@@ -11,7 +11,7 @@ import torch
 from helpers import faces, weights
 from helpers.cat_faces import Convolution, FinderNetwork, find_cats
 from helpers.domain import domain_distance, out_of_domain
-from helpers.faces import FaceOptions, NoFace, ffhq_square, find_faces, read_face
+from helpers.faces import FaceOptions, NoFace, ffhq_square, find_faces, load_cats, read_face
 from helpers.features import load_features
 from helpers.generators import load_generator
 from helpers.images import ImageError, crop, read_image, resize, write_image
@@ -59,7 +59,7 @@ def cats(monkeypatch):
     """A tiny generator of cats, and a finder that finds the faces it is given."""
     found, generator = [], tiny.stylegan2()
     generator.domain = "faces of cats"
-    finder = types.SimpleNamespace(find_cats=lambda image: found, WITH_EARS=((0.3, 0.5), (0.7, 0.5), (0.5, 0.75)))
+    finder = types.SimpleNamespace(find_cats=lambda image: found)
     monkeypatch.setitem(sys.modules, "helpers.cat_faces", finder)
     return generator, found
 
@@ -90,6 +90,20 @@ def test_a_cats_face_is_found_cut_and_framed_and_one_that_was_cut_out_before_is_
     save_latents(tmp_path / "a.safetensors", Latents("w+", generator.mean("w+")))
     target = read_face(tmp_path / "a.safetensors", generator).target
     assert torch.equal(target, generator.synthesize(generator.mean("w+")).clamp(0, 1))
+
+
+def test_a_folder_of_cats_gives_a_face_of_each_and_names_what_shows_none(cats, tmp_path):
+    generator, found = cats
+    found.append(face_at(60, 50))
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / name, coordinates(100, 120))
+    (tmp_path / "c.jpg").write_bytes(b"nothing")
+    with pytest.warns(UserWarning, match="c.jpg"):
+        faces = load_cats(tmp_path, generator)
+    assert [face.shape for face in faces] == 2 * [(1, 3, 16, 16)] and load_cats(None, generator) == []
+    found.clear()
+    with pytest.warns(UserWarning, match="a.png shows no cat"), pytest.raises(ImageError, match="none that can be"):
+        load_cats(tmp_path, generator)
 
 
 def test_without_a_face_there_is_a_sentence_and_yunets_faces_come_largest_first(cats, tmp_path, monkeypatch):

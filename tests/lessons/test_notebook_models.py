@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 FIRST_SEARCH = {  # for each lesson with a generator: how the cell of its first search begins; the images then
     "01_inversion": ("def measured(", lambda of: of["stylegan"].synthesize(of["found"][f"{of['stylegan'].family} w+"])),
-    "02_noise_optimization": ("DATA = None", lambda of: of["inverted"].images),
+    "02_noise_optimization": ("CATS = None", lambda of: of["inverted"].images),
     "03_image2stylegan_pp_blending": ("FEATHER = ", lambda of: of["w_plus"].images),
     "04_sketch_to_image": ("@dataclass\nclass MyColour", lambda of: of["found"].images),
 }
