@@ -102,9 +102,8 @@ def test_an_index_takes_part_of_the_batch(index):
 
 def test_rows_of_several_starts_share_their_setting():
     images, targets = random(6, 3, 8, 8), random(2, 3, 8, 8, seed=1)
-    criterion = criterion_of(
-        targets, {"l1": torch.tensor([1.0, 2.0]), "perceptual": 1.0}, mask=random(2, 1, 8, 8, seed=2)
-    )
+    weights = {"l1": torch.tensor([1.0, 2.0]), "perceptual": 1.0}
+    criterion = criterion_of(targets, weights, mask=random(2, 1, 8, 8, seed=2))
     criterion.repeats = 3
     loss, part = criterion(images), criterion(images[[1, 4]], None, torch.tensor([1, 4]))
     criterion.repeats = 1

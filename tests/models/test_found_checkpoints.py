@@ -320,9 +320,8 @@ class Tensors(dict):
         return F.conv2d(x, weight, self.get(f"{name}.bias", out) if bias else None, stride, size // 2)
 
     def norm(self, name, x):
-        mean, variance, weight, bias = (
-            self.get(f"{name}.{part}", x.shape[1]) for part in ("running_mean", "running_var", "weight", "bias")
-        )
+        parts = ("running_mean", "running_var", "weight", "bias")
+        mean, variance, weight, bias = (self.get(f"{name}.{part}", x.shape[1]) for part in parts)
         self[f"{name}.num_batches_tracked"] = torch.tensor(7)
         return F.batch_norm(x, mean, variance, weight, bias)
 

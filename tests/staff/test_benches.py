@@ -121,15 +121,8 @@ def test_the_stages_are_measured_on_what_is_shown_and_each_starts_from_the_earli
     assert torch.equal(starts[3].code, first.latents.code[2:]) and torch.equal(second.images, faces * 0.5)
 
 
-CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def bench_settings(tmp_path):
-    return Settings(tmp_path / "bench")
-
-
-def test_every_row_is_on_disk_when_the_next_is_measured_in_turns(bench_settings, monkeypatch):
+def test_every_row_is_on_disk_when_the_next_is_measured_in_turns(tmp_path, monkeypatch):
+    bench_settings = Settings(tmp_path / "bench")
     path, seen = bench_settings.out / "style.json", []
 
     def rows(_):
@@ -217,9 +210,8 @@ def test_frechet_distance_agrees_with_the_matrix_square_root_and_samples_are_tru
     generator = torch.Generator().manual_seed(0)
     ours, theirs = (torch.randn(9, 6, generator=generator, dtype=torch.float64) for _ in range(2))
     first, second = (np.cov(vectors.numpy().T) for vectors in (ours, theirs))  # they do not commute
-    expected = (ours.mean(0) - theirs.mean(0)).square().sum() + np.trace(
-        first + second - 2 * sqrtm(first @ second).real
-    )
+    trace = np.trace(first + second - 2 * sqrtm(first @ second).real)
+    expected = (ours.mean(0) - theirs.mean(0)).square().sum() + trace
     assert frechet_distance(ours, theirs) == pytest.approx(expected.item(), rel=1e-6)
     assert frechet_distance(theirs, ours) == pytest.approx(expected.item(), rel=1e-6)
     assert frechet_distance(ours[:3], ours[:3]) == pytest.approx(0, abs=1e-6)  # fewer vectors than entries

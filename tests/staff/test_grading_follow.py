@@ -139,10 +139,8 @@ def test_runs_that_take_long_are_not_followed_without_end(root, tmp_path, ended,
 def test_what_took_all_its_time_is_not_run_again(root, tmp_path, monkeypatch, ended, runs):
     (lesson,), calls = read_course(root), []
     monkeypatch.setattr(Runner, "_once", lambda *arguments: calls.append(arguments) or run_module.Raw(ended=ended))
-    submission = Submission([Part("def twice(a): pass", ("1.1",))])
-    Runner(tmp_path, "unsafe").run(
-        lesson, submission, {item: (probe, {}) for item, probe in probes_for(lesson).items()}
-    )
+    probes = {item: (probe, {}) for item, probe in probes_for(lesson).items()}
+    Runner(tmp_path, "unsafe").run(lesson, Submission([Part("def twice(a): pass", ("1.1",))]), probes)
     assert len(calls) == runs
 
 

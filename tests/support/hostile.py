@@ -3,9 +3,11 @@
 import io
 import pickle
 import struct
+import tempfile
 import warnings
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -266,20 +268,14 @@ def misleading_zips():
 
     yield "two members in one place", patched(second + 42, struct.pack("<I", 0)), "overlap"
     yield "a member that reaches into the next", patched(first + 20, struct.pack("<II", 90, 90)), "overlap"
-    yield (
-        "a member larger than the file",
-        patched(second + 20, struct.pack("<II", 2**30, 2**30)),
-        "larger than the file",
-    )
+    large = patched(second + 20, struct.pack("<II", 2**30, 2**30))
+    yield "a member larger than the file", large, "larger than the file"
     broken = whole.replace(b"\0" * 64, b"\0" * 63 + b"\1").replace(pickle.dumps({}, 2), pickle.dumps([], 2))
     yield "another checksum", broken, "checksum"
 
 
 def whole_files():
     """Small whole files of each container, by kind."""
-    import tempfile
-    from pathlib import Path
-
     with tempfile.TemporaryDirectory() as folder:
         path, generator = Path(folder) / "file", smallest()
         found = {"official": files.official_pickle(path, generator).read_bytes()}

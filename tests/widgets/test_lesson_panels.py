@@ -149,10 +149,7 @@ def test_the_noise_panel_fits_under_the_paint_and_its_regularisation_reaches_the
     assert last["total"] == pytest.approx(last["l2"] + 10 * last["autocorrelation"], rel=1e-4)
 
 
-SIZE = 16
-
-
-X, Y = tiny.images(seed=0), tiny.images(seed=1)
+SIZE, X, Y = 16, tiny.images(seed=0), tiny.images(seed=1)
 
 
 @pytest.fixture
