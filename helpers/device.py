@@ -13,10 +13,7 @@ LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def pick_device(name: str | torch.device | None = None) -> torch.device:
-    """Device of that name ("cpu", "cuda", "cuda:1", "mps"), checked; without a name CUDA if it is usable, else the CPU.
-
-    A card that was not named is skipped with a warning. "mps", which lacks float64, is only taken by name.
-    """
+    """Device of that name, checked; without one a CUDA card that can be used, else the CPU ("mps" lacks float64)."""
     if name is not None:
         return check_device(name)
     if torch.cuda.is_available():

@@ -88,10 +88,7 @@ class Encoder(nn.Module):
 
 
 def load_encoder(generator: Generator | str | Path) -> Encoder:
-    """The encoder, frozen, of a generator or its name (in the registry "NAME-encoder"), or of a file.
-
-    A file is one of ours (safetensors), or a pSp, e4e or ReStyle ``.pt``, whose generator finds its encoder by itself.
-    """
+    """The frozen encoder of a generator, or of a name or file: ours, or the ``.pt`` of pSp, e4e or ReStyle."""
     source = str(generator) if isinstance(generator, str | Path) else getattr(generator, "name", "")
     path = Path(generator) if isinstance(generator, str | Path) else getattr(generator, "path", Path())
     if path.suffix in (".pt", ".pth"):

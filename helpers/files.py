@@ -41,10 +41,7 @@ def _sha256(path: str, *_: int) -> str:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary path to write to: moved to ``path`` when the block ends, removed when it fails.
-
-    Missing folders are made; the mode is the umask's. WriteError, one sentence, when the system refuses.
-    """
+    """A temporary path that is moved to ``path`` when the block ends, and removed when it fails. Raises WriteError."""
     path = Path(path)
     temporary = path.with_name(f".{uuid.uuid4().hex[:12]}{path.suffix[:20]}")  # same folder: the move is atomic
     try:

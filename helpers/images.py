@@ -209,10 +209,14 @@ def resize(images: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
     return F.interpolate(images, size=size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
 
 
-def longer_side(image: torch.Tensor, size: int) -> torch.Tensor:
+def scaled(images: torch.Tensor, factor: float) -> torch.Tensor:
+    """Images (B, C, H, W) resized by a factor."""
+    return resize(images, tuple(max(1, round(side * factor)) for side in images.shape[-2:]))
+
+
+def longer_side(images: torch.Tensor, size: int) -> torch.Tensor:
     """Images (B, C, H, W) resized so that the longer side has ``size`` pixels; the shape stays."""
-    factor = size / max(image.shape[-2:])
-    return resize(image, tuple(max(1, round(side * factor)) for side in image.shape[-2:]))
+    return scaled(images, size / max(images.shape[-2:]))
 
 
 def crop(images: torch.Tensor, box: Box) -> torch.Tensor:

@@ -52,10 +52,7 @@ def without_data(generator: Generator) -> Generator:
 
 
 def step_memory(generator: Generator, space: str = "w+", batch: int = 1, noise: bool = False) -> float:
-    """Estimated memory in GB (2^30 bytes) of an optimisation: the generator's weights, one step and Adam's two moments.
-
-    The step runs on tensors without data, and what lives at once is counted; with ``noise`` the maps are variables too.
-    """
+    """Estimated GB (2^30 bytes) of weights, one step and Adam's moments: the step runs on tensors without data."""
     weights = sum(p.numel() * p.element_size() for p in generator.parameters())
     twin = without_data(generator)
     code = torch.empty(batch, *generator.code_shape(space), device="meta", requires_grad=True)

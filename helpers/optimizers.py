@@ -35,10 +35,6 @@ def cosine(ramp: float = 0.05, decay: float = 0.5) -> Schedule:
     return factor
 
 
-class OptimizationWarning(UserWarning):
-    """A run continues without a sample whose loss is not finite, or in smaller parts."""
-
-
 @dataclass
 class Step:
     """One step of a search; ``latents`` (None for a search of pixels) and ``render`` are those after its update."""
@@ -122,7 +118,7 @@ class Optimization:
 
     def _warn_of_parts(self) -> None:
         sentence = f"the memory is too short for all {len(self.parameters[0])} at once: now {self.chunk} at a time."
-        warnings.warn(sentence, OptimizationWarning, stacklevel=3)
+        warnings.warn(sentence, stacklevel=3)
 
     def settled(self, share: float) -> bool:
         """Whether the best loss of every sample fell by less than this share of it in the last SETTLING steps."""
@@ -180,7 +176,7 @@ class Optimization:
             raise ValueError(f"the loss became NaN or infinite at step {self.number + 1}; {fix}. The best is kept.")
         names = f"{', '.join(str(i + 1) for i in new.nonzero().flatten().tolist())} of {len(new)}"
         sentence = f"the loss of sample {names} is NaN or infinite at step {self.number + 1}: it is frozen at its best."
-        warnings.warn(sentence, OptimizationWarning, stacklevel=3)
+        warnings.warn(sentence, stacklevel=3)
 
     @torch.no_grad()
     def _hold(self) -> None:

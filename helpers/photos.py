@@ -58,10 +58,7 @@ def has_ears(landmarks: Sequence | None) -> bool:
 def cut_square(
     image: torch.Tensor, scaled_turn: complex, shift: complex, size: int, outside: str = "reflection"
 ) -> torch.Tensor:
-    """The antialiased square (1, 3, size, size) onto whose t = scaled_turn p + shift the photo's p (x + iy) falls.
-
-    outside: see grid_sample.
-    """
+    """The antialiased square (1, 3, size, size) onto whose t = scaled_turn p + shift the photo's p (x + iy) falls."""
     factor = max(1, math.ceil(1 / abs(scaled_turn) - 0.01))  # photo pixels per output pixel; 1.001 are one
     centres = (np.arange(size * factor) + 0.5) / factor
     sources = (centres[None, :] + 1j * centres[:, None] - shift) / scaled_turn  # x + iy of every sample

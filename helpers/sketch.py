@@ -166,10 +166,7 @@ class SketchOptions:
 
 
 class SketchSearch(LatentSearch):
-    """Look for images that follow a sketch from N starts as one batch; iterate, leave to stop, ask for ``result()``.
-
-    Weights of shape (B,) in the constraints make a table: B settings with ``starts`` each.
-    """
+    """Look for images that follow a sketch from N starts as one batch; weights (B,) make a table of B settings of N."""
 
     def __init__(
         self, generator: Generator, constraints: Sequence[Constraint], options: SketchOptions | None = None, **changes

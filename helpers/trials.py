@@ -44,10 +44,7 @@ def known(device: str | torch.device) -> dict[str, dict]:
 
 
 def fastest(kind: str, device: str | torch.device, ways: Callable[[], Mapping[str, Callable]], only: str = "") -> str:
-    """The name of the fastest way of doing a kind of work; ``ways`` makes the functions to try, plainest first.
-
-    only: the beginning of the names that are asked for.
-    """
+    """The fastest way that begins with ``only`` of a kind of work; ``ways`` makes what is tried, plainest first."""
     kinds = known(device)
     if kind not in kinds:
         kinds[kind] = {"ms": trial(ways(), torch.device(device))}

@@ -42,10 +42,7 @@ def write_gif(path: str | os.PathLike, frames: Frames, fps: float = 20) -> None:
 
 
 def write_mp4(path: str | os.PathLike, frames: Frames, fps: float = 30, sound: str | os.PathLike | None = None) -> None:
-    """Write a video (H.264, yuv420p) that browsers play, frame by frame, atomically; raises as ``write_gif`` does.
-
-    sound: a film or sound file whose first sound track is added.
-    """
+    """Write a video (H.264, yuv420p) that browsers play, frame by frame, atomically, with the sound of another file."""
     options = H264 | {"output_params": [*H264["output_params"]]}  # imageio adds the sound's to this list
     if sound is not None:
         options |= {"audio_path": str(Path(sound).resolve()), "audio_codec": "aac"}
@@ -62,10 +59,7 @@ def write_mp4(path: str | os.PathLike, frames: Frames, fps: float = 30, sound: s
 
 
 def read_film(path: str | os.PathLike, size: int) -> tuple[float, bool, Iterator[torch.Tensor]]:
-    """Frames per second of a film, whether it has sound, and its frames (1, 3, H, W), one by one, ``size`` px long.
-
-    Raises ImageError for what is not a film.
-    """
+    """Frames per second of a film, whether it has sound, and its frames (1, 3, H, W), one by one, ``size`` px long."""
     try:
         reader = imageio.v2.get_reader(Path(path).resolve(), format="FFMPEG")
         facts = reader.get_meta_data()

@@ -60,10 +60,7 @@ def page_or_pointer(head: bytes) -> str | None:
 
 
 def download(url: str, path: Path, checksum: str = "", *, seconds: float = 30, tries: int = 4) -> Path:
-    """Fetch `url` to `path` unless the file is there; its SHA-256 must begin with `checksum` (hexadecimal).
-
-    The file gets its name once it is complete and checked; of several processes one fetches it and the others wait.
-    """
+    """Fetch `url` to `path` unless it is there; its SHA-256 must begin with `checksum`. Other processes wait."""
     if path.exists():
         return path
     shown = sys.stderr.isatty() or "ipykernel" in sys.modules

@@ -1,7 +1,4 @@
-"""How good a blend is: the seam at its edge, and its fidelity to the photo on each side.
-
-Images, x and y are (B, 3, H, W) in [0, 1], masks (B or 1, 1, H, W).
-"""
+"""How good a blend is: its seam, its two sides. x and y are (B, 3, H, W) in [0, 1], masks (B or 1, 1, H, W)."""
 
 import torch
 from torch import Tensor
@@ -61,10 +58,7 @@ def region_psnr(images: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measure(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, features=None) -> dict[str, Tensor]:
-    """Measures of a blend of x inside the mask (at least 0.5) and y outside, each (B,), by name.
-
-    The feature distances are those of the result on one side, continued by the photo beyond the edge, to the photo.
-    """
+    """Measures (B,) of a blend of x inside the mask (at least 0.5) and y outside, feature distances per side."""
     hard = (mask >= 0.5).to(x)
     sides = {"x": (x, hard), "y": (y, 1 - hard)}
     values = {"seam": seam(images, x, y, mask), "worst_seam": worst_seam(images, x, y, mask)}

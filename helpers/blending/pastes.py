@@ -1,7 +1,4 @@
-"""Edits without a generator, to compare with, and the soft edges that all edits share.
-
-Images, x and y are (B, 3, H, W) in [0, 1], masks (B or 1, 1, H, W).
-"""
+"""Edits without a generator, and the soft edges of all. x and y are (B, 3, H, W) in [0, 1], masks (B or 1, 1, H, W)."""
 
 import numpy as np
 import torch
@@ -62,10 +59,7 @@ def _rise(side: np.ndarray, radius: float) -> Tensor:
 
 
 def exchange_details(image: Tensor, x: Tensor, y: Tensor, mask: Tensor, radius: float) -> Tensor:
-    """The image with its fine details, below ``radius`` pixels, replaced by those of x under the mask and y elsewhere.
-
-    Two bands of a multi-band blend (Burt and Adelson 1983): the generator decides on colours and shapes.
-    """
+    """The image with details below ``radius`` pixels of x under the mask and y elsewhere (Burt and Adelson 1983)."""
     share = masks.feather((mask >= 0.5).to(x), radius / 2)
     details = torch.lerp(y - masks.blur(y, radius), x - masks.blur(x, radius), share)
     return (masks.blur(image, radius) + details).clamp(0, 1)

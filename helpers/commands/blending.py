@@ -1,7 +1,4 @@
-"""Commands of local edits: blend, inpaint, scribble, local-style, transfer.
-
-An edit writes what ``invert`` writes, and a sheet that compares it with a hard paste and with Poisson blending.
-"""
+"""Commands of local edits, which also compare with pastes: blend, inpaint, scribble, local-style, transfer."""
 
 from dataclasses import asdict, dataclass, field, make_dataclass
 from pathlib import Path

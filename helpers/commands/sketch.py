@@ -37,10 +37,7 @@ def sketch(
     device: Device = None,
     log: Log = "jsonl",
 ) -> None:
-    """Find images that follow a sketch; write all candidates, the best, their latents and results.json.
-
-    After a stop or a kill the same command continues where it was.
-    """
+    """Find images that follow a sketch; write candidates, latents, results. After a stop the same command continues."""
     weights, device, rows, bad = _weights(constraints), device_of(device), [], []
     sketches, generator = photo_files(sketches), generators.load_generator(model, device)
     options = replace(options, space=space_of(generator, options.space))

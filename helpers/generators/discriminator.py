@@ -58,10 +58,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 def minibatch_stddev(x: Tensor, group_size: int = 4) -> Tensor:
-    """Append one channel with the mean standard deviation over groups of samples (Karras et al. 2018, sec. 3).
-
-    A group has ``min(group_size, batch)`` samples, or the next smaller divisor of the batch; 0 is the whole batch.
-    """
+    """Append a channel, the mean deviation over groups (0: the batch) of samples (Karras et al. 2018, sec. 3)."""
     batch, channels, height, width = x.shape
     group = next(g for g in range(min(group_size or batch, batch), 0, -1) if batch % g == 0)
     y = at_least_float32(x).reshape(group, -1, channels, height, width)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from helpers import colours
 from helpers.features import Features, fast_copy
-from helpers.images import in_range, longer_side, resize
+from helpers.images import in_range, resize, scaled
 from helpers.losses import Loss
 from helpers.masks import as_mask
 from helpers.optimizers import Optimization, Step
@@ -107,7 +107,7 @@ class StyleTransfer(Chain):
     def _begin(self, phase: Scale, steps: int) -> Optimization:
         size, short = phase.size, max(1, round(self.options.style_scale * min(phase.size)))
         start = resize(self.runs[-1].best[0], size).contiguous() if self.runs else self._start(size)
-        styles = [longer_side(s, round(short * max(s.shape[-2:]) / min(s.shape[-2:]))) for s in self.shown_styles]
+        styles = [scaled(image, short / min(image.shape[-2:])) for image in self.shown_styles]
         masks = None if self.masks is None else resize(self.masks, size)
         self.shown = None if masks is None else masks.sum(0, keepdim=True).clamp(0, 1)
         self.criterion = StyleCriterion(self.features, resize(self.photos, size), styles, masks, self.options)

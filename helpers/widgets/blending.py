@@ -17,10 +17,7 @@ DRAWN = "drawn"
 
 
 class BlendingPanel(RunPanel):
-    """A panel that blends two of the photos, ``.x`` inside and ``.y`` outside of a mask that is chosen or drawn.
-
-    generator: with noise maps. features: network of ``load_features``.
-    """
+    """A panel that blends two of the photos, ``.x`` inside and ``.y`` outside of a mask that is chosen or drawn."""
 
     function, then = "helpers.blending.Editor(panel.generator, panel.features).crossover", ".run()"
     title, choosers, aside = "hard paste", ("x", "y"), ("shape",)

@@ -33,10 +33,7 @@ def noise_slider(generator: Generator, latents: Latents, target: Tensor) -> Expl
 
 
 class NoisePanel(RunPanel):
-    """A panel that fits noise maps to a photo, and reports what the latents hold without them.
-
-    photos: name to a photo and the latents of one image to start from, e.g. in w+.
-    """
+    """Fit noise maps to one of the photos, each given with latents to start from; and what the latents hold without."""
 
     function, choosers, grouped = "helpers.noise.optimize_noise", ("photo",), False
     presets = {

@@ -13,7 +13,7 @@ import ipywidgets as widgets
 import torch
 from torch import Tensor
 
-from helpers.images import resize
+from helpers.images import resize, scaled
 from helpers.widgets.html import CANDIDATE, jpeg_url
 
 WRAP = {"flex_flow": "row wrap", "align_items": "flex-start"}
@@ -95,8 +95,7 @@ class Gallery(widgets.HBox):
 
     def add(self, image: Tensor, text: str, entry: Any, hint: str = "") -> None:
         """One more image (1, 3, H, W) in [0, 1] with a button ``text``; the pointer over it shows ``hint``."""
-        shrink = min(1, 2 * CANDIDATE / max(image.shape[-2:]))
-        url = jpeg_url(resize(image, tuple(max(1, round(side * shrink)) for side in image.shape[-2:])))
+        url = jpeg_url(scaled(image, min(1, 2 * CANDIDATE / max(image.shape[-2:]))))
         thumbnail = widgets.HTML(f'<img src="{url}" alt="{escape(text)}" title="{escape(hint)}" style="{THUMB}">')
         button = widgets.Button(description=text, tooltip=hint, layout=widgets.Layout(width=f"{CANDIDATE}px"))
         button.on_click(lambda _: self.on_click(entry))

@@ -23,10 +23,7 @@ GROUPS = {
 
 
 class StylePanel(RunPanel):
-    """Choose content, style, layers, size and colours, press Start, and move the weights while it runs.
-
-    photos are square; styles: name to an image (1, 3, h, w).
-    """
+    """Choose content (square photos), style, layers, size and colours, and move the weights while it runs."""
 
     function, title, choosers = "helpers.style_transfer.stylize", "content", ("content",)
     aside, grouped = ("size", "style"), False

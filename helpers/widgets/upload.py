@@ -12,7 +12,7 @@ import traitlets
 from anywidget import AnyWidget
 from torch import Tensor
 
-from helpers.images import MIN_SIDE, crop, longer_side, read_image, resize
+from helpers.images import MIN_SIDE, central_box, crop, longer_side, read_image, resize
 from helpers.photos import cut_square
 from helpers.widgets.html import error_html, figure_html, jpeg_url
 from helpers.widgets.live import source
@@ -35,10 +35,7 @@ def uploaded_files(value) -> list[tuple[str, bytes]]:
 
 def central(photo: Tensor) -> Square:
     """The largest central square of a photo (1, 3, H, W)."""
-    height, width = photo.shape[-2:]
-    side = min(height, width)
-    left, top = (width - side) // 2, (height - side) // 2
-    return (left, top, left + side, top + side), 0.0
+    return central_box(photo), 0.0
 
 
 def face_square(photo: Tensor, generator: Generator) -> Square:

@@ -15,7 +15,6 @@ from helpers.generators.stylegan1 import StyleGAN1
 from helpers.inversion import Inversion, project
 from helpers.memory import PeakOfTensors, check_memory, chunk_that_fits, step_memory
 from helpers.noise import noise_inversion
-from helpers.optimizers import OptimizationWarning
 from tests.support import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,7 +118,7 @@ def test_a_search_of_many_goes_through_in_chunks_that_fit_and_says_so(monkeypatc
     monkeypatch.setattr(memory, "free_memory", lambda device: sum(needed) / 2)
     inversion, noise = Inversion(made, target, "w", steps=2), noise_inversion(made, target, together.latents, steps=1)
     for search in (inversion, noise):
-        with pytest.warns(OptimizationWarning, match="too short for all 16 at once: now 4 at a time"):
+        with pytest.warns(UserWarning, match="too short for all 16 at once: now 4 at a time"):
             search.run()
         assert search.runs[0].chunk == 4
     assert torch.allclose(inversion.result().total, together.total, rtol=1e-4)

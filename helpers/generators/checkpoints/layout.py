@@ -81,10 +81,7 @@ def to_tensor(value) -> Tensor:
 
 
 def translated(tensors: Mapping, rules: Sequence[tuple], usual: Callable = lambda t: t) -> dict[str, Tensor]:
-    """Tensors under our names, by rules of (pattern, our name, change of the tensor); what no rule knows is left out.
-
-    Our name is a template of the pattern's groups, or a function of its match. ``usual`` is the change by other rules.
-    """
+    """Tensors under our names, by rules: a pattern, a template or function of its match, a change of the tensor."""
     found = {}
     for name, value in tensors.items():
         for pattern, ours, *change in rules:

@@ -16,10 +16,7 @@ MAX_BYTES = 2**28
 
 
 def read_projection(path: str | Path) -> tuple[Tensor, list[Tensor] | None]:
-    """Codes (B, w_dim) of w or (B, num_ws, w_dim) of w+, and noise maps, each (B, 1, h, w). Raises CheckpointError.
-
-    rosinality's file is a dict from each photo to a dict with ``latent`` and ``noise``, a list of (1, 1, h, w).
-    """
+    """Codes (B, w_dim) of w or (B, num_ws, w_dim) of w+, and noise maps, each (B, 1, h, w), or None."""
     path = Path(path)
     with opened(path) as (file, _):
         codes, noise = (_numpy(path), None) if path.suffix == ".npz" else _projected(load(file))
