@@ -92,7 +92,7 @@ def load_encoder(generator: Generator | str | Path) -> Encoder:
     source = str(generator) if isinstance(generator, str | Path) else getattr(generator, "name", "")
     path = Path(generator) if isinstance(generator, str | Path) else getattr(generator, "path", Path())
     if path.suffix in (".pt", ".pth"):
-        from helpers.generators.checkpoints.psp import read_encoder
+        from helpers.found_encoders import read_encoder
 
         return read_encoder(path).to(getattr(generator, "device", "cpu"))
     if not source.endswith(".safetensors") and f"{source}-encoder" not in registry():

@@ -84,10 +84,8 @@ def choose(unsafe: bool = False) -> str:
     """The best sandbox there is. ValueError if there is none and ``unsafe`` was not asked for."""
     kind = available()[0]
     if kind == "unsafe" and not unsafe:
-        raise ValueError(
-            "no sandbox works here: install bubblewrap 0.8 or newer (apt install bubblewrap), or docker or podman with "
-            f"the image {IMAGE!r}; --unsafe would run the students' code with your own rights."
-        )
+        fix = f"install bubblewrap 0.8 or newer (apt install bubblewrap), or docker or podman with the image {IMAGE!r}"
+        raise ValueError(f"no sandbox works here: {fix}; --unsafe would run the students' code with your own rights.")
     return kind
 
 

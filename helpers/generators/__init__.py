@@ -27,14 +27,12 @@ LARGE = 256  # pixels, from which on the memory of activations is worth keeping
 NOISE_SEED = 0  # for fixed noise maps that a checkpoint lacks
 
 
-def load_generator(
-    name_or_path: str | Path = DEFAULT, device: torch.device | str | None = None, label: int | None = None
-) -> Generator:
+def load_generator(name_or_path: str | Path = DEFAULT, device: torch.device | str | None = None) -> Generator:
     """A frozen generator of a registered name or a file of any format in docs/models.md. No code in the file is run.
 
-    A conditional generator needs a ``label``, or "NAME@3"; ``set_label`` changes it.
+    "NAME@3" is class 3 of a conditional generator; ``set_label`` changes it.
     """
-    name_or_path, label = _split_label(name_or_path, label)
+    name_or_path, label = _split_label(name_or_path)
     path = checkpoint_path(name_or_path)
     generator = _generator(path, str(name_or_path))
     if generator.c_dim or label is not None:
@@ -53,11 +51,9 @@ def vanilla(generator: Generator) -> Generator:
     return enlarged(load_generator(name, generator.device), generator.resolution)
 
 
-def load_discriminator(
-    name_or_path: str | Path = DEFAULT, device: torch.device | str | None = None, label: int | None = None
-) -> nn.Module:
+def load_discriminator(name_or_path: str | Path = DEFAULT, device: torch.device | str | None = None) -> nn.Module:
     """The frozen discriminator trained with a generator: higher scores are more real. Raises NoDiscriminator."""
-    name_or_path, label = _split_label(name_or_path, label)
+    name_or_path, label = _split_label(name_or_path)
     part = read_checkpoint(checkpoint_path(name_or_path), "discriminator")
     try:
         network = _build(str(name_or_path), "discriminator", part)
@@ -83,12 +79,12 @@ def checkpoint_path(name_or_path: str | Path) -> Path:
     return Path(name_or_path)
 
 
-def _split_label(name_or_path: str | Path, label: int | None) -> tuple[str | Path, int | None]:
-    """ "NAME@3" into NAME and 3; a label given as an argument wins."""
+def _split_label(name_or_path: str | Path) -> tuple[str | Path, int | None]:
+    """ "NAME@3" into NAME and 3."""
     name, at, number = str(name_or_path).rpartition("@")
     if at and number.isdecimal() and not Path(name_or_path).exists():
-        return name, int(number) if label is None else label
-    return name_or_path, label
+        return name, int(number)
+    return name_or_path, None
 
 
 def _generator(path: Path, name: str) -> Generator:

@@ -61,7 +61,6 @@ class DrawingCanvas(AnyWidget):
         mode: str = "mask",
         size: Size | None = None,
         *,
-        feather: float = 0.0,
         width: int = WIDTH,
         softens: bool = True,
     ):
@@ -72,10 +71,8 @@ class DrawingCanvas(AnyWidget):
         size = [size, size] if isinstance(size, int) else list(size)
         if not all(1 < side <= MOST for side in size):
             raise ValueError(f"a canvas has 2 to {MOST} pixels a side; got {size}, give a size.")
-        if feather < 0:
-            raise ValueError(f"the feather must be 0 or more pixels; got {feather}.")
         self._callbacks: list[Callable] = []
-        super().__init__(size=size, mode=mode, feather=feather, softens=softens and mode == "mask", screen_width=width)
+        super().__init__(size=size, mode=mode, softens=softens and mode == "mask", screen_width=width)
         self.brush, self.opacity = max(1.0, round(min(size) / 12)), 0.6 if mode == "mask" else 1.0
         self.set_background(background)
         self.observe(self._changed, ["layer", "feather"])

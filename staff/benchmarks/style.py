@@ -14,7 +14,8 @@ from helpers.files import write_json
 from helpers.images import read_image, resize, square_crop, write_image
 from helpers.paintings import fetched
 from helpers.photos import demo_photos
-from helpers.style_transfer import StyleCriterion, StyleTransfer, stylize
+from helpers.style_transfer import StyleTransfer, stylize
+from helpers.style_transfer.criterion import StyleCriterion
 from helpers.styles import own_styles
 from helpers.trials import clock
 from staff.benchmarks.common import PeakMemory, Settings, in_turns
