@@ -1,7 +1,4 @@
-"""Constraints: what a sketch asks of an image, small losses with own masks and weights (Zhu et al. 2016, sec. 4).
-
-z* = argmin of the sum over i of ||f_i(G(z)) - v_i||; each is a mean over its mask and sends no gradient outside it.
-"""
+"""Constraints: what a sketch asks of an image, losses with masks and weights of their own (Zhu et al. 2016, sec. 4)."""
 
 import math
 from collections.abc import Sequence

@@ -67,10 +67,8 @@ def stopped_between_steps() -> Iterator[Callable[[], bool]]:
 class Progress:
     """The units of a command that are done, and the searches of the current one. Use it with ``with``.
 
-    The file is written when the block is entered, so that a folder that may not be written to is a WriteError before
-    anything is computed; after every unit; and every ``EVERY`` seconds of a search. It is removed when the block ends
-    well. ``settings`` are plain values, everything that decides the results; ``files``, by content, what the command
-    reads; ``log`` is the kind of the log in ``out/log``, see ``open_log``.
+    The file is written at the start (the folder may be closed), after every unit, every ``EVERY`` seconds of a search;
+    it is removed when the block ends well. ``settings``, plain values, and ``files``, by content, decide the results.
     """
 
     def __init__(self, out: str | Path, settings: dict, files: Iterable[str | Path] = (), log: str = "none"):

@@ -18,10 +18,7 @@ def hard_paste(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
 
 
 def poisson_blend(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
-    """Seamless cloning (Pérez et al., SIGGRAPH 2003): inside, the gradients of x with the border colours of y.
-
-    At the image's border nothing is prescribed; a region without an edge stays x.
-    """
+    """Seamless cloning (Pérez et al., SIGGRAPH 2003): inside, the gradients of x with the border colours of y."""
     inside = (as_mask(mask, tuple(x.shape[-2:])) >= 0.5).expand(len(x), -1, -1, -1)[:, 0]
     if len(x) > 1:
         samples = zip(x.split(1), y.split(1), inside[:, None].split(1), strict=True)
@@ -86,10 +83,7 @@ def harmonise(image: Tensor, x: Tensor, y: Tensor, mask: Tensor, feather: float,
 
 
 def _closing(x: Tensor, y: Tensor, hard: Tensor, reach: float) -> Tensor:
-    """Offsets, decaying within ``reach`` pixels, with which a paste crosses its edge with the mean gradient of both.
-
-    A screened Poisson equation (Bhat et al., ECCV 2008); with free borders the cosine transform solves it.
-    """
+    """Offsets within ``reach`` pixels that give a paste's edge the mean gradient of both (Bhat et al., ECCV 2008)."""
     paste, divergence = torch.lerp(y, x, hard), torch.zeros_like(x)
     for dim in (2, 3):
         x_slope, y_slope, slope, crossing = (values.diff(dim=dim) for values in (x, y, paste, hard))

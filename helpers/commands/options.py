@@ -4,9 +4,8 @@
     @with_options
     def invert(photos: Photos, out: Out, options: InversionOptions, device: Device = None) -> None:
 
-gives ``invert`` an option for every field of ``InversionOptions`` that has a help (see ``search.option``). A tuple or
-Sequence is a text with commas between, a dict of floats one option per key of its default (``--l1 1.0``). A parameter
-of the command with a field's name replaces the field's option.
+gives ``invert`` an option for every field of ``InversionOptions`` that has a help (see ``search.option``), unless the
+command has a parameter of its name. A Sequence is a text with commas, a dict of floats one option per key (``--l1``).
 """
 
 import dataclasses

@@ -112,8 +112,8 @@ def run(
 ) -> Outcome:
     """Run a command in a sandbox; a crash, a hang or too much of anything is an outcome, not an exception.
 
-    The command starts with the interpreter, and works where the files of the job are. The sandbox sees ``course``
-    read-only; files that come back lie next to it meanwhile. kind: one of ``available``. environment: more variables.
+    The command starts with the interpreter, and works where the files of the job are; ``course`` is read-only, and what
+    comes back lies next to it meanwhile. kind: one of ``available``.
     """
     course = Path(course).resolve()
     for name in ("work", "output"):  # covered by folders in memory

@@ -92,10 +92,7 @@ class StyledConvolution(torch.autograd.Function):
 
 
 class ToThreeChannels(torch.autograd.Function):
-    """1x1 convolution with weights per sample: x (B, C, H, W), weight (B, 3, C) to (B, 3, H, W).
-
-    As a matrix product; the memory layout of its three matrices makes a factor of four on a CPU.
-    """
+    """1x1 convolution of x (B, C, H, W) by weights (B, 3, C), a matrix product: its layout makes a factor of four."""
 
     @staticmethod
     def forward(ctx, x, weight):

@@ -35,8 +35,7 @@ class DrawingCanvas(AnyWidget):
 
     background: photo (1, 3, H, W) in [0, 1] under the drawing; the palette of a sketch comes from it. mode: "mask"
     paints a region, "sketch" colours. size: of the drawing in pixels, side or (height, width); by default the photo's,
-    else 256. feather: standard deviation in pixels of the blur of ``mask()``; a slider changes it, if ``softens``.
-    width: of the canvas on the screen, pixels.
+    else 256. softens: whether a slider blurs ``mask()``. width: of the canvas on the screen, pixels.
     """
 
     _esm, _css = source("canvas.js"), source("canvas.css")

@@ -17,14 +17,9 @@ def losses_of(step) -> dict[str, float]:
 
 
 class Job:
-    """Runs an iterator in a thread; the thread itself shows nothing.
+    """Runs an iterator in a thread; starting another job stops it, as two would share the cores.
 
-    Only one job of a process runs: starting another one stops it. Two would share the cores, and a panel whose cell
-    was run again would continue unseen.
-
-    make_iterator: returns the iterable of steps; called in the thread, because the start may take long. ended: called
-    in the thread with the iterator after every run that took a step.
-
+    make_iterator: called in the thread, because the start may take long; so is ended, after a run that took a step.
     Attributes: state, "ready", "running", "paused", then "finished", "stopped" or "failed"; iterator and latest, its
     last step, both None at first; history, the losses of every step; seconds spent in steps; error that was raised.
     """

@@ -66,11 +66,8 @@ class CropBox(AnyWidget):
 class PhotoUpload(widgets.VBox):
     """A button to upload a photo, a box on it to drag, and a preview of the crop.
 
-    size: side in pixels of the crop. find: returns the square of a photo to start from; NoFace is reported, and the
-    central square taken.
-
-    Attributes: photo, the whole photo (1, 3, H, W), None before the first; name of its file; image, the crop
-    (1, 3, size, size), a trait: ``upload.observe(handler, "image")``.
+    find: returns the square of a photo to start from; NoFace is reported, and the central square taken. photo: the
+    whole photo (1, 3, H, W), None before the first. image: the crop (1, 3, size, size), a trait to observe.
     """
 
     image = traitlets.Any(allow_none=True)

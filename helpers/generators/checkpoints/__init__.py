@@ -34,16 +34,13 @@ def shown(text: str, most: int = 60) -> str:
 
 @dataclass
 class Part:
-    """One network of a checkpoint: the arguments to build ours with, and its state dict (float32).
-
-    Noise maps and the mean of w may be missing. w_std: the standard deviation of w, (w_dim,), if the file has it.
-    """
+    """One network of a checkpoint: arguments of ours and a state dict (noise maps, mean of w may be missing)."""
 
     family: str
     config: dict
     tensors: dict[str, Tensor]
     format: str = ""
-    w_std: Tensor | None = None
+    w_std: Tensor | None = None  # standard deviation of w, (w_dim,), if the file has it
 
 
 def read_checkpoint(path: str | Path, kind: str = "generator") -> Part:

@@ -24,10 +24,7 @@ class Contents:
     modules: dict[str, dict]
 
     def network(self, marker: str) -> "Contents | None":
-        """The part in which a tensor ``marker`` lies, with the names that it has there; the averaged one of several.
-
-        It may be a module or a state dict, in any dict or module ("g_ema", "decoder.", DataParallel's "module.").
-        """
+        """The part of any dict or module in which a tensor ``marker`` lies, with its names; the averaged of several."""
         prefixes = [n.removesuffix(marker) for n in self.tensors if n == marker or n.endswith(f".{marker}")]
         if not prefixes:
             return None
@@ -39,10 +36,7 @@ class Contents:
 
 
 def contents_of(root) -> Contents:
-    """All tensors and modules in an object of dicts and pickled modules, level by level.
-
-    It ends after MAX_NODES, as a few levels of sharing make any number of names; larger groups are not networks.
-    """
+    """All tensors and modules in an object, level by level, to MAX_NODES: sharing can make any number of names."""
     if isinstance(root, tuple | list) and len(root) <= 3:  # of TensorFlow; the last is the averaged one
         root = dict(zip(("G", "D", "G_ema"), root, strict=False))
     contents, todo, left = Contents(root, {}, {}), deque([("", root, 0)]), MAX_NODES
