@@ -20,9 +20,8 @@ WISHES = ("colour", "edge", "perceptual", "warp")  # what ties an image to a ske
 def hog(images: Tensor, mask: Tensor | None = None) -> Tensor:
     """Histograms of oriented gradients (Dalal and Triggs 2005), differentiable: (B, 8, H / 8, W / 8).
 
-    Each pixel of images (B, 3, H, W) votes with the length of its gradient for its direction, modulo half a turn; the
-    vote is shared by the two nearest bins in proportion. A cell's value is the mean over its pixels, whose votes a mask
-    (B or 1, 1, H, W) weighs.
+    Each pixel votes with the length of its gradient for the two bins nearest to its direction, modulo half a turn. A
+    cell's value is the mean over its pixels, whose votes a mask (B or 1, 1, H, W) weighs.
     """
     if min(images.shape[-2:]) < CELL:
         raise ValueError(f"edges need images of at least {CELL} pixels a side; got {tuple(images.shape)}.")

@@ -168,11 +168,7 @@ def ffhq_square(landmarks: Sequence[tuple[float, float]], size: int) -> tuple[co
 
 
 def find_faces(image: Tensor) -> list[np.ndarray]:
-    """Landmarks of every face in a photo (1, 3, H, W), for ``ffhq_square``, the largest face first.
-
-    By dlib, with which FFHQ itself was aligned (Kazemi and Sullivan 2014); without it by OpenCV's YuNet (Wu et al.
-    2023), which is downloaded once.
-    """
+    """Landmarks of every face, the largest first, for ``ffhq_square``: by dlib, as in FFHQ, or else OpenCV's YuNet."""
     has = importlib.util.find_spec
     find = _faces_of_dlib if has("dlib") and has("face_recognition_models") else _faces_of_yunet if has("cv2") else None
     if find is None:

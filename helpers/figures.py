@@ -90,8 +90,7 @@ def labelled_grid(
 def result_sheet(target: torch.Tensor, rows: Sequence[Mapping[str, Any]], columns: int | None = None) -> Figure:
     """The target (1, 3, H, W) and results, each with what it is above and its numbers below.
 
-    rows: one dict per result: "image" (1, 3, H, W) and "label", a list of lines, such as ["StyleGAN2, w+", "PSNR 24.1
-    dB", "SSIM 0.81"]; the first is the title. columns: of results, at most 5 by default.
+    rows: a dict per result: "image" (1, 3, H, W), "label", a list of lines, first the title. columns: of results.
     """
     labels = [["target"], *(list(row["label"]) or [""] for row in rows)]
     titles, captions = zip(*((first, "\n".join(rest)) for first, *rest in labels), strict=True)

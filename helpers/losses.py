@@ -127,8 +127,7 @@ class Criterion(WeightedSum):
     """Weighted sum of an L1, an L2, a perceptual and a latent-offset loss against fixed targets.
 
     What is missing in ``weights`` is 0, None is ``WEIGHTS``. ``features``, a network of ``load_features``, is needed
-    where the perceptual weight is not 0; ``layers`` are its conv layers, numbers or names. Raises ValueError for bad
-    weights, missing features, or a mask that is of another size, outside [0, 1] or empty.
+    where the perceptual weight is not 0; ``layers`` are its conv layers, numbers or names.
     """
 
     def __init__(

@@ -1,8 +1,4 @@
-"""How close a result is to its target, and how diverse a set of images is.
-
-Images and targets are (B, 3, H, W) in [0, 1], measured as a file would show them, clamped and rounded to 8 bits. All
-raise ValueError for shapes that differ and for NaN.
-"""
+"""How close a result is to its target, and how diverse images are: (B, 3, H, W), clamped and rounded to 8 bits."""
 
 import torch
 import torch.nn.functional as F

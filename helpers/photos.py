@@ -82,8 +82,7 @@ def load_uint8(
     """Decode a zip or folder of photos once, into uint8 (N, 3, size, size), RGB: the central square of each.
 
     The names, sub-folders included, are sorted; "validation" is the last ``held_out`` of them (by default VALIDATION,
-    or a tenth of a set below 5,000), "train" the others, "all" both. n: only the first n. Damaged photos are named on
-    stderr and left out.
+    or a tenth of a set below 5,000), "train" the others, "all" both. Damaged photos are named on stderr and left out.
     """
     with open_set(Path(path)) as (names, read):
         names = _split(names, split, path, held_out)[:n]

@@ -60,8 +60,6 @@ class Sketch:
 def read_sketch(source, size: int, mask=None) -> Sketch:
     """Read a sketch from an image file with transparency, or from one without and a mask, resized to ``size``.
 
-    Where the alpha is below ``THRESHOLD`` nothing was drawn; above it, it is the weight of the pixel.
-
     source: path or bytes of an image file, or uint8 (H, W, 4) or (H, W, 3) of a canvas. mask: a file, white where the
     sketch counts, or what ``as_mask`` takes, of the sketch's size; used instead of alpha.
     """
@@ -110,11 +108,7 @@ def sketch_constraints(
     discriminator=None,
     features=None,
 ) -> list[Constraint]:
-    """The constraints of a sketch by the weights of their names; a weight of 0 may be raised while a search runs.
-
-    weights: numbers, or (B,) for a table of settings; None is ``default_weights(sketch)``, without realism where there
-    is no discriminator.
-    """
+    """The constraints of a sketch by name: weights are numbers or (B,), None the default with these networks."""
     if weights is None:
         weights = default_weights(sketch)
         weights = {k: v for k, v in weights.items() if k != "realism" or discriminator is not None}

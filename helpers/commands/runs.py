@@ -102,8 +102,7 @@ def invert_photos(
 ) -> list[dict]:
     """Invert photo files or folders of them; write each image, its latents, a sheet and ``results.json`` to a folder.
 
-    After a stop or a kill the same call continues. Returns the rows of ``results.json``. Raises RunError, which names
-    what could not be inverted, after all others are done.
+    After a stop or a kill the same call continues. RunError names what could not be inverted, after all others.
     """
     run = replace(run, device=device_of(run.device))
     generator, features = load_generator(run.model, run.device), load_features(device=run.device)

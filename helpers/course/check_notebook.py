@@ -29,8 +29,8 @@ finally:
 def check_notebook(path: str | Path, lessons: list[Lesson] | None = None, root: str | Path = ROOT) -> list[dict]:
     """Run setup, the student's cells and the visible checks, in this order, from a fresh kernel.
 
-    What is closed while a submission is graded is closed here too. Returns a row per exercise: exercise, title, points,
-    result ("passed" or what the check says). LessonError for a file that is not a lesson's notebook.
+    What is closed to a submission is closed here too. A row per exercise: exercise, title, points, result ("passed" or
+    what the check says).
     """
     path, lessons = Path(path), lessons or read_manifest(root)
     cells = read_cells(path)

@@ -76,8 +76,7 @@ class StyleCriterion(WeightedSum):
     """Weighted sum of content, style and total variation, one value per sample; targets are computed once, here.
 
     Content is the relative squared distance of feature maps, style that of a statistic of feature maps; both are
-    weighted means over their layers. ``features`` may be None where every style is a patch bank and content has weight
-    0. The other arguments: see StyleTransfer.
+    weighted means over their layers. ``features`` may be None for patch banks alone, without content.
     """
 
     def __init__(

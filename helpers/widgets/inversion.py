@@ -30,11 +30,7 @@ def starts_of(generator: Generator, space: str) -> tuple[str, ...]:
 
 
 class InversionPanel(RunPanel):
-    """A panel that inverts a photo and shows how.
-
-    generators: by name. features: network of ``load_features`` for the perceptual loss; None leaves that loss out.
-    values: e.g. ``space="w", steps=200``.
-    """
+    """Inverts a photo in one of the generators, given by name; features None leaves the perceptual loss out."""
 
     function, choosers, aside = "helpers.inversion.project", ("target",), ("model", "convs")
     powers = {"delta": (-6, 0)}

@@ -134,10 +134,9 @@ class BeforeAfter(widgets.VBox):
 
 
 def settings_code(function: str, arguments: str, settings: Mapping[str, Any], then: str = "") -> str:
-    """Code that runs in a cell of the lesson and does what the panel does, e.g. of "helpers.inversion.project".
+    """Code for a cell of the lesson that does what the panel does; what Python cannot write down is ``panel``'s.
 
-    The function is imported by its full name, which hides nothing that the reader has defined. Values that Python can
-    read back are written out; others, such as networks, are taken from ``panel``.
+    The function is imported by its full name, which hides nothing that the reader has defined.
     """
     lines = [arguments, *(f"{name}={_written(name, value)}" for name, value in settings.items())]
     module = function.partition("(")[0].rpartition(".")[0]
