@@ -9,7 +9,7 @@ import torch
 
 from helpers.losses import Loss
 from helpers.optimizers import Optimization as optimize
-from helpers.optimizers import OptimizationWarning, constant, cosine
+from helpers.optimizers import constant, cosine
 from helpers.search import Chain, Phase, Result, divide, marks
 
 TARGETS = torch.tensor([[1.0, -2.0], [0.3, 0.5], [-1.5, 0.0]])
@@ -117,11 +117,11 @@ def test_a_loss_may_change_under_way_and_smaller_parts_go_through_where_memory_r
         return bowl(parameters, index)
 
     free, short = (optimize([start()], loss, steps=5) for loss in (bowl, crowded))
-    with pytest.warns(OptimizationWarning, match="too short for all 3 at once: now 2 at a time"):
+    with pytest.warns(UserWarning, match="too short for all 3 at once: now 2 at a time"):
         run(free), run(short)
     assert torch.allclose(short.best_total, free.best_total, rtol=1e-5)
     room, short = 0, optimize([start()], crowded, steps=5)
-    with pytest.warns(OptimizationWarning), pytest.raises(ValueError, match="too short for one sample alone"):
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="too short for one sample alone"):
         run(short)
 
 
@@ -159,7 +159,7 @@ def others(parameters, index):
 def test_a_sample_without_a_finite_loss_is_frozen_and_no_other_notices(kind, loss):
     alone, held = (optimize([p], f, steps=8, optimizer=kind) for p, f in ((torch.zeros(2, 2), others), (start(), loss)))
     totals = run(alone)
-    with pytest.warns(OptimizationWarning, match=r"sample 2 of 3 is NaN or infinite at step \d+: it is frozen at its"):
+    with pytest.warns(UserWarning, match=r"sample 2 of 3 is NaN or infinite at step \d+: it is frozen at its"):
         assert torch.equal(run(held)[:, ::2], totals)
     assert held.frozen.tolist() == [False, True, False]
     assert not held.best[0][1].any() and not held.parameters[0][1].any()
@@ -194,7 +194,7 @@ def test_in_chunks_the_result_is_the_same(kind):
         return bowl(parameters, index)
 
     free = optimize([start()], bowl, steps=5, optimizer=kind)
-    with pytest.warns(OptimizationWarning, match="too short for all 3 at once: now 2 at a time"):
+    with pytest.warns(UserWarning, match="too short for all 3 at once: now 2 at a time"):
         short = optimize([start()], counted, steps=5, optimizer=kind, chunk=2)
     assert torch.allclose(run(short), run(free), rtol=1e-4)
     assert sizes == [2, 1] * 6
@@ -329,7 +329,7 @@ def test_a_phase_starts_from_the_best_of_the_one_before_takes_its_share_and_mark
         def _begin(self, phase, steps):
             return optimize([start()], walled if not self.runs else bowl, steps=steps)
 
-    with pytest.warns(OptimizationWarning, match="sample 2 of 3"):
+    with pytest.warns(UserWarning, match="sample 2 of 3"):
         result = Spoilt().run()
     assert result.frozen.tolist() == [False, True, False] and marks(result) == marks(result, 1) == {"frozen": 1}
     for steps, shares, expected in (

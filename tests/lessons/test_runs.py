@@ -22,7 +22,7 @@ from helpers.inversion import InversionOptions
 from helpers.latents import Latents, load_latents, save_latents
 from helpers.metrics import psnr
 from helpers.noise import fresh_noise_psnr
-from helpers.optimizers import Optimization, OptimizationWarning
+from helpers.optimizers import Optimization
 from helpers.progress import FILE, Progress, load_run
 from tests.support import tiny
 
@@ -96,7 +96,7 @@ def test_a_photo_that_cannot_be_inverted_is_marked_and_the_others_are_as_without
     code[1] = torch.nan
     options = {"steps": 6, "noise_steps": 4, "weights": {"l1": 1.0}}
     good = invert(photos, tmp_path / "one", start=Latents("w+", code[:1]), **options)
-    with pytest.warns(OptimizationWarning, match="sample 2 of 2 is NaN .* it is frozen at its best"):
+    with pytest.warns(UserWarning, match="sample 2 of 2 is NaN .* it is frozen at its best"):
         rows = invert(photos, tmp_path / "two", start=Latents("w+", code), log="jsonl", **options)
     assert [row["frozen"] for row in rows] == [0, 1] and "frozen" in runs.table(rows)
     assert rows[0] | {"seconds": 0} == good[0] | {"seconds": 0} and "frozen" not in runs.table(good)

@@ -6,8 +6,8 @@ import torch
 from helpers import colours
 from helpers.features import load_features
 from helpers.masks import half
-from helpers.style_transfer import StyleCriterion, StyleError, StyleTransfer, sheets, stylize
-from helpers.style_transfer.criterion import total_variation
+from helpers.style_transfer import StyleError, StyleTransfer, sheets, stylize
+from helpers.style_transfer.criterion import StyleCriterion, total_variation
 from tests.support import tiny
 
 LAYERS = {"content_layers": ["conv2_1"], "style_layers": ["conv1_1", "conv2_1"]}

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from helpers import found_encoders
 from helpers.encoder import load_encoder
 from helpers.generators import NoDiscriminator, convert_checkpoint, load_critic, load_discriminator, load_generator
-from helpers.generators.checkpoints import psp
 from helpers.inversion import Inversion
 from helpers.latents import Latents
 from helpers.weights import WeightsError
@@ -369,7 +369,7 @@ def faces():
 
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_the_encoder_of_a_file_gives_what_the_authors_layers_give(tmp_path, monkeypatch, faces, kind):
-    monkeypatch.setattr(psp, "ROUNDS", 2)  # instead of 5
+    monkeypatch.setattr(found_encoders, "ROUNDS", 2)  # instead of 5
     inputs, pyramid, deltas = ENCODERS[kind]
     original, layers = tiny.stylegan2(resolution=32, w_dim=8 * WIDTH), Tensors()
     average = torch.randn(original.num_ws, 8 * WIDTH) * 0.1

@@ -13,7 +13,7 @@ from helpers.masks import ellipse
 from helpers.noise import fresh_noise_psnr
 from helpers.sketch import Sketch
 from helpers.states import load_state
-from helpers.style_transfer import STYLE_WEIGHT
+from helpers.style_transfer.criterion import STYLE_WEIGHT
 from helpers.widgets.blending import DRAWN, BlendingPanel
 from helpers.widgets.inversion import RANGE, InversionPanel
 from helpers.widgets.noise import NoisePanel
