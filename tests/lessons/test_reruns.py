@@ -98,8 +98,6 @@ def test_a_lesson_run_many_times_does_not_grow(tmp_path, name):
     assert counts[-1]["rss"] < counts[1]["rss"] + 100
 
 
-pytestmark = pytest.mark.slow
-
 KILLING = Path(__file__).parents[1] / "support" / "killing.py"
 FAST = ["noise", "sketch", "stylegan2", "sweep"]
 SLOW = ["inversion", "interpolate", "demo", "blend", "inpainting", "local_style", "style", "dcgan", "grade"]
