@@ -88,10 +88,7 @@ def labelled_grid(
 
 
 def result_sheet(target: torch.Tensor, rows: Sequence[Mapping[str, Any]], columns: int | None = None) -> Figure:
-    """The target (1, 3, H, W) and results, each with what it is above and its numbers below.
-
-    rows: a dict per result: "image" (1, 3, H, W), "label", a list of lines, first the title. columns: of results.
-    """
+    """The target and results: dicts of "image" (1, 3, H, W) and "label", lines of text, the first on top."""
     labels = [["target"], *(list(row["label"]) or [""] for row in rows)]
     titles, captions = zip(*((first, "\n".join(rest)) for first, *rest in labels), strict=True)
     return show_images([target, *(row["image"] for row in rows)], titles, columns and columns + 1, captions=captions)

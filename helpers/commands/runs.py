@@ -100,10 +100,7 @@ class RunOptions:
 def invert_photos(
     photos: Sequence[str | Path], out: Path, run: RunOptions, search: InversionOptions, faces: FaceOptions
 ) -> list[dict]:
-    """Invert photo files or folders of them; write each image, its latents, a sheet and ``results.json`` to a folder.
-
-    After a stop or a kill the same call continues. RunError names what could not be inverted, after all others.
-    """
+    """Invert photos and write what is found; RunError names, after all others, what could not be inverted."""
     run = replace(run, device=device_of(run.device))
     generator, features = load_generator(run.model, run.device), load_features(device=run.device)
     generator.check_space(run.space)

@@ -27,11 +27,7 @@ finally:
 
 
 def check_notebook(path: str | Path, lessons: list[Lesson] | None = None, root: str | Path = ROOT) -> list[dict]:
-    """Run setup, the student's cells and the visible checks, in this order, from a fresh kernel.
-
-    What is closed to a submission is closed here too. A row per exercise: exercise, title, points, result ("passed" or
-    what the check says).
-    """
+    """Run setup, the student's cells and the visible checks, as graded, in a fresh kernel; a row per exercise."""
     path, lessons = Path(path), lessons or read_manifest(root)
     cells = read_cells(path)
     lesson = pick_lesson(cells, path.name, lessons)

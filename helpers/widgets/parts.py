@@ -134,10 +134,7 @@ class BeforeAfter(widgets.VBox):
 
 
 def settings_code(function: str, arguments: str, settings: Mapping[str, Any], then: str = "") -> str:
-    """Code for a cell of the lesson that does what the panel does; what Python cannot write down is ``panel``'s.
-
-    The function is imported by its full name, which hides nothing that the reader has defined.
-    """
+    """Code for a cell of the lesson that does what the panel does; what cannot be written down is ``panel``'s."""
     lines = [arguments, *(f"{name}={_written(name, value)}" for name, value in settings.items())]
     module = function.partition("(")[0].rpartition(".")[0]
     call = "".join(f"    {line},\n" for line in lines)

@@ -23,11 +23,7 @@ PALETTE = (  # fur: black, white, greys, browns; nose; eyes
 
 
 class SketchPanel(RunPanel):
-    """A panel that looks for images that follow a drawing: canvas, controls, live candidates.
-
-    discriminator and features: None leaves realism or the perceptual constraint out. sketch: first drawing on the
-    canvas. ``picked`` are the latents of the candidate that was clicked last, None before.
-    """
+    """Looks for images that follow a drawing; a network that is None leaves its constraint out."""
 
     function, title, aside = "helpers.sketch.search", "sketch", ("go_on",)
     powers = {"realism": (-3, 0), "prior": (-3, 1)}
