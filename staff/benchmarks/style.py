@@ -176,7 +176,8 @@ def stylized(settings: Settings, size: int) -> list[dict]:
 def pairs(settings: Settings) -> Iterator[dict]:
     """Ten pairs with the defaults and with the settings of the paper; a sheet of each size to look at.
 
-    Would a person name the style from the strokes, and the subject from the shapes?
+    Photos and paintings have a lattice of their own, from their JPEG blocks. Would a
+    person name the style from the strokes, and the subject from the shapes?
     """
     for size in settings.sizes or (256,):
         sheet, found = {}, stylized(settings, size)
@@ -184,7 +185,8 @@ def pairs(settings: Settings) -> Iterator[dict]:
             row = each["row"]
             cells = sheet.setdefault(f"{row['content']} + {row['style']}", [each["photo"], each["painting"]])
             cells.append(each["image"])
-            yield row | {"lattice": max(lattice(each["image"]).values())}
+            shown = {"lattice": "image", "lattice_photo": "photo", "lattice_painting": "painting"}
+            yield row | {name: max(lattice(each[what]).values()) for name, what in shown.items()}
         columns = ["content", "style", *(f"settings: {way}" for way in WAYS)]
         figure = labelled_grid([[cell.cpu() for cell in cells] for cells in sheet.values()], list(sheet), columns)
         save_figure(figure, settings.out / f"style-pairs-{settings.network}-{size}.png")
