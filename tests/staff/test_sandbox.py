@@ -172,13 +172,12 @@ def test_nothing_outlives_a_grader_that_is_killed(tmp_path):
 
 @pytest.mark.skipif("bubblewrap" not in sandbox.available(), reason="no bubblewrap here")
 def test_the_next_call_ends_a_sandbox_that_was_left_half_made(tmp_path):
-    def half_made(job):
-        """bwrap, which waits for its parent until the pipe is closed."""
+    started = []
+    for job in (tmp_path / "running" / "job", tmp_path / "other" / "job"):
         job.mkdir(parents=True)
-        bind = ["--ro-bind", "/", "/", "--ro-bind", str(job), "/mnt", "--block-fd", "0"]
-        return psutil.Popen(["bwrap", *bind, "true"], stdin=subprocess.PIPE)
-
-    ours, another = half_made(tmp_path / "running" / "job"), half_made(tmp_path / "other" / "job")
+        command = ["bwrap", "--ro-bind", "/", "/", "--ro-bind", str(job), "/mnt", "--block-fd", "0", "true"]
+        started.append(psutil.Popen(command, stdin=subprocess.PIPE))  # waits until the pipe is closed
+    ours, another = started
     sandbox.end_leftovers(tmp_path / "running")
     assert not ours.is_running() and another.is_running()
     another.kill()
