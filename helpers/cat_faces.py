@@ -4,6 +4,7 @@ It is the first five stages of EfficientNet-Lite0 (Tan and Le, 2019; batch norm 
 says how likely it is a face's middle and where eyes and nose lie from there ("Objects as Points", Zhou et al., 2019).
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers.images import resize
 from helpers.photos import cut_square
 from helpers.weights import load_weights, weights_path
 
@@ -133,15 +135,30 @@ def _look_closer(image: Tensor, face: CatFace) -> CatFace:
     scaled_turn = EYES_APART / max(_apart(face), 1.0) * (np.conj(points[1] - points[0]) / abs(points[1] - points[0]))
     shift = CLOSE / 2 * (1 + 1j) - scaled_turn * middle
     cut = cut_square(torch.cat([image, torch.ones_like(image[:, :1])], 1), scaled_turn, shift, CLOSE, "zeros")
-    crop = cut[:, :3] + (1 - cut[:, 3:]) / 2  # grey outside, as in training
-    likely, landmarks = _cells(torch.cat([crop, crop.flip(3)]))
-    mirrored = landmarks[1].flip(1)[..., [1, 0, 2], :] * torch.tensor([-1.0, 1.0]) + torch.tensor([CLOSE, 0.0])
-    likely, landmarks = likely[0] + likely[1].flip(1), torch.stack([landmarks[0], mirrored]).mean(0)
-    near = (landmarks.mean(2) - CLOSE / 2).norm(dim=-1) < EYES_APART / 2  # another face may be next to it
-    weights = (likely * near).square()
-    exact = (weights[..., None, None] * landmarks).sum((0, 1)) / weights.sum().clamp(min=1e-12)
-    back = (exact.numpy() @ [1, 1j] - shift) / scaled_turn
-    return CatFace(np.stack([back.real, back.imag], 1), float((likely * near).max() / 2 * face.confidence) ** 0.5)
+    exact, likely = _both_ways(cut[:, :3] + (1 - cut[:, 3:]) / 2)  # grey outside, as in training
+    back = (exact[0].numpy() @ [1, 1j] - shift) / scaled_turn
+    return CatFace(np.stack([back.real, back.imag], 1), float(likely[0] * face.confidence) ** 0.5)
+
+
+def aligned_landmarks(images: Tensor, template: Sequence) -> Tensor:
+    """Landmarks (B, 3, 2), x and y in pixels of 160, of faces in images (B, 3, R, R) that were cut with a template."""
+    points = torch.tensor(template)
+    size = round(EYES_APART / (points[1, 0] - points[0, 0]).item())
+    left, top = (round(CLOSE / 2 - middle * size) for middle in points.mean(0).tolist())
+    crops = F.pad(resize(images, size), (left, CLOSE - size - left, top, CLOSE - size - top), value=0.5)
+    return torch.cat([_both_ways(part)[0] for part in crops.split(16)])
+
+
+def _both_ways(crops: Tensor) -> tuple[Tensor, Tensor]:
+    """Landmarks (B, 3, 2) and confidence (B,) of the middle face in crops (B, 3, 160, 160) and their mirror images."""
+    likely, landmarks = _cells(torch.cat([crops, crops.flip(3)]))
+    (likely, other), (landmarks, mirrored) = likely.chunk(2), landmarks.chunk(2)
+    mirrored = mirrored.flip(2)[..., [1, 0, 2], :] * torch.tensor([-1.0, 1.0]) + torch.tensor([CLOSE, 0.0])
+    likely, landmarks = likely + other.flip(2), torch.stack([landmarks, mirrored]).mean(0)
+    near = (landmarks.mean(3) - CLOSE / 2).norm(dim=-1) < EYES_APART / 2  # another face may be next to it
+    weights = (likely * near).square()[..., None, None]
+    exact = (weights * landmarks).sum((1, 2)) / weights.sum((1, 2)).clamp(min=1e-12)
+    return exact, (likely * near).amax((1, 2)) / 2
 
 
 def _apart(face: CatFace) -> float:

@@ -1,4 +1,4 @@
-"""Sliders that render at once: between two inversions, and the truncation of samples."""
+"""Sliders that render at once: between two inversions, along directions, and the truncation of samples."""
 
 import functools
 from collections.abc import Callable
@@ -7,6 +7,7 @@ import ipywidgets as widgets
 import torch
 from torch import Tensor
 
+from helpers.directions import move
 from helpers.generators import Generator
 from helpers.latents import Latents, interpolate
 from helpers.widgets.html import RESULT, figure_html, row_html
@@ -46,6 +47,23 @@ def interpolation_slider(generator: Generator, a: Latents, b: Latents, steps: in
         return interpolate(*ends, t), {"a (t = 0)": image(0.0), f"t = {t:.2f}": image(t), "b (t = 1)": image(1.0)}
 
     return Explorer(draw, control("t", (0.0, 1.0, 1 / steps), 0.5), width=192)  # three fit side by side
+
+
+def direction_slider(
+    generator: Generator, latents: Latents, directions: dict[str, Tensor], rows: slice | None = None
+) -> Explorer:
+    """A slider, in standard deviations, for each named direction (w_dim,); the image moves along all of them at once.
+
+    The first of a batch is used; its noise maps stay. rows: of w+, which then move alone.
+    """
+    before = generator.synthesize(latents[0]).clamp(0, 1)
+
+    def draw(*strengths: float) -> tuple[Latents, dict[str, Tensor]]:
+        total = sum(by * direction for by, direction in zip(strengths, directions.values(), strict=True))
+        moved = move(generator, latents[0], total, 1.0, rows)
+        return moved, {"before": before, "moved": generator.synthesize(moved).clamp(0, 1)}
+
+    return Explorer(draw, *(control(name, (-4.0, 4.0, 0.25), 0.0) for name in directions))
 
 
 def truncation_slider(generator: Generator, truncation: float = 0.7, n: int = 6, seed: int = 0) -> Explorer:

@@ -1,0 +1,131 @@
+"""Directions in latent space: steps of w along which an image changes in a way that a person can name.
+
+Directions are rows (K, w_dim), each as long as one standard deviation of w along it, so that strengths compare.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from helpers.cat_faces import WITH_EARS, aligned_landmarks
+from helpers.colours import to_yiq
+from helpers.figures import Figure, labelled_grid
+from helpers.generators import Generator
+from helpers.latents import Latents, LatentsError
+from helpers.metrics import feature_distance
+from helpers.photos import FACE_LANDMARKS
+
+
+def principal_components(generator: Generator, count: int = 8) -> tuple[Tensor, Tensor]:
+    """The directions in which w varies most (GANSpace: Härkönen et al. 2020), and each one's share of the variance."""
+    directions, variances = _leading(generator, torch.cov(generator.sample("w", 10_000).double().T))
+    return directions[:count], (variances / variances.sum())[:count]
+
+
+def closed_form(generator: Generator, count: int = 8, layers: slice = slice(None)) -> Tensor:
+    """The directions to which the style layers respond most (SeFa: Shen and Zhou 2021); no image is drawn.
+
+    They are the eigenvectors of AᵀA, where A stacks the weights (channels, w_dim) that turn w into the styles.
+    layers: of which convolutions, coarse to fine.
+    """
+    generator.check_space("w")
+    networks = [layer for _, layer in generator.synthesis.layers()][layers]
+    weights = torch.cat([(net.affine if hasattr(net, "affine") else net.style).weight for net in networks]).double()
+    return _leading(generator, weights.T @ weights)[0][:count]
+
+
+def _leading(generator: Generator, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvectors of a symmetric matrix as directions, each with a positive largest component, and eigenvalues."""
+    values, vectors = torch.linalg.eigh(matrix)
+    vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+    return with_spread(generator, vectors.T.flip(0).float()), values.flip(0).float()
+
+
+def regression(w: Tensor, values: Tensor, ridge: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Slopes (A, w_dim) of a linear fit of attributes (N, A), scaled to a standard deviation of 1, to w (N, w_dim).
+
+    ridge: the penalty, relative to the mean variance of w; more of it holds directions that the samples hardly show.
+    Also returns what share of each attribute's variance the fit predicts in samples that it has not seen (A,), by
+    leaving out one at a time. Raises LatentsError for other shapes.
+    """
+    if w.ndim != 2 or values.ndim != 2 or len(w) != len(values) or len(w) < 3:
+        shapes = f"{tuple(w.shape)} and {tuple(values.shape)}"
+        raise LatentsError(f"expected w (N, w_dim) and values (N, attributes) of at least 3 samples; got {shapes}.")
+    x, y = (t.double() - t.double().mean(0) for t in (w, values))
+    y = y / y.std(0).clamp_min(1e-12)
+    solved = torch.linalg.solve(x.T @ x + ridge * len(x) * x.var(0).mean() * torch.eye(x.shape[1]).to(x), x.T)
+    slopes, leverage = solved @ y, (x * solved.T).sum(1, keepdim=True) + 1 / len(x)
+    left_out = (y - x @ slopes) / (1 - leverage)
+    return slopes.T.float(), (1 - left_out.square().sum(0) / y.square().sum(0)).float()
+
+
+def only_one(slopes: Tensor) -> Tensor:
+    """The shortest steps (A, w_dim) of which each changes its own attribute alone, as far as the slopes are right."""
+    return torch.linalg.pinv(slopes).T
+
+
+def with_spread(generator: Generator, directions: Tensor) -> Tensor:
+    """Directions (K, w_dim) of any length, each made as long as one standard deviation of w along it."""
+    unit = F.normalize(directions, dim=1)
+    return unit * (generator.sample("w", 10_000) @ unit.T).std(0)[:, None]
+
+
+def move(
+    generator: Generator, latents: Latents, direction: Tensor, strengths: float | Tensor, rows: slice | None = None
+) -> Latents:
+    """Latents along a direction (w_dim,), as w, or as w+ for w+ or with ``rows``, which then move alone.
+
+    strengths: in standard deviations; one for all, or (T,) with a batch of 1 or T. Noise maps stay.
+    """
+    if tuple(direction.shape) != (generator.w_dim,):
+        raise LatentsError(f"expected a direction of shape ({generator.w_dim},); got {tuple(direction.shape)}.")
+    space = "w+" if rows or latents.space == "w+" else "w"
+    step = torch.as_tensor(strengths, dtype=direction.dtype).reshape(-1, 1).to(direction.device) * direction
+    if space == "w+":
+        held = torch.zeros(generator.num_ws, 1, device=direction.device)
+        held[rows or slice(None)] = 1
+        step = step[:, None] * held
+    code = generator.convert(latents.code, latents.space, space) + step
+    noise = latents.noise and [m.expand(len(code), -1, -1, -1) for m in latents.noise]
+    return Latents(space, code, noise)
+
+
+@torch.no_grad()
+def direction_grid(generator: Generator, latents: Latents, directions: dict, strengths: Tensor, rows=None) -> Figure:
+    """A row for each named direction and a column for each strength; the other arguments are those of ``move``."""
+    moved = [move(generator, latents, direction, strengths, rows) for direction in directions.values()]
+    images = [generator.synthesize(each).clamp(0, 1) for each in moved]
+    heads = [f"{strength:+g}" for strength in strengths.tolist()]
+    return labelled_grid(images, list(directions), heads, scale=128 / generator.resolution)
+
+
+@torch.no_grad()
+def attributes(generator: Generator, images: Tensor) -> dict[str, Tensor]:
+    """What is measured on images (B, 3, R, R), a number (B,) for each name.
+
+    Brightness and warmth (red less blue) are means over the pixels. Of cats, the face finder says how far the nose lies
+    right of the middle between the eyes, and below it, in distances of the eyes: the turn and the length of the face.
+    """
+    values = {"brightness": to_yiq(images)[:, 0].mean((1, 2)), "warmth": (images[:, 0] - images[:, 2]).mean((1, 2))}
+    if "cats" in generator.domain:
+        template = FACE_LANDMARKS if "without ears" in generator.domain else WITH_EARS
+        left, right, nose = torch.view_as_complex(aligned_landmarks(images, template)).unbind(1)
+        place = (nose - (left + right) / 2) / (right - left)
+        values |= {"turn": place.real.float(), "length": place.imag.float()}
+    return values
+
+
+@torch.no_grad()
+def changes(generator: Generator, latents: Latents, directions: Tensor, spread: dict[str, Tensor], features):
+    """What one standard deviation along each direction changes: (K, A) and the identity (K,), means over the latents.
+
+    spread: standard deviation of each of the A attributes over samples, the unit of its changes. Identity: the feature
+    distance of the images one step forwards and back.
+    """
+    matrix, identity = [], []
+    for direction in directions:
+        ends = [generator.synthesize(move(generator, latents, direction, by)).clamp(0, 1) for by in (-1.0, 1.0)]
+        back, forth = (attributes(generator, images) for images in ends)
+        matrix.append([((forth[name] - back[name]).mean() / 2 / spread[name]).item() for name in spread])
+        identity.append(feature_distance(features, *ends).mean().item())
+    return torch.tensor(matrix), torch.tensor(identity)
