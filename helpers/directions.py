@@ -7,13 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers.cat_faces import WITH_EARS, aligned_landmarks
+from helpers.cat_faces import aligned_landmarks
 from helpers.colours import to_yiq
 from helpers.figures import Figure, labelled_grid
 from helpers.generators import Generator
 from helpers.latents import Latents, LatentsError
 from helpers.metrics import feature_distance
-from helpers.photos import FACE_LANDMARKS
 
 
 def principal_components(generator: Generator, count: int = 8) -> tuple[Tensor, Tensor]:
@@ -70,30 +69,24 @@ def with_spread(generator: Generator, directions: Tensor) -> Tensor:
     return unit * (generator.sample("w", 10_000) @ unit.T).std(0)[:, None]
 
 
-def move(
-    generator: Generator, latents: Latents, direction: Tensor, strengths: float | Tensor, rows: slice | None = None
-) -> Latents:
-    """Latents along a direction (w_dim,), as w, or as w+ for w+ or with ``rows``, which then move alone.
+def move(generator: Generator, latents: Latents, direction: Tensor, strengths, rows: slice = slice(None)) -> Latents:
+    """Latents of any space as w+, of which some rows are moved along a direction (w_dim,); noise maps stay.
 
-    strengths: in standard deviations; one for all, or (T,) with a batch of 1 or T. Noise maps stay.
+    strengths: in standard deviations; one for all, or (T,) with a batch of 1 or T.
     """
     if tuple(direction.shape) != (generator.w_dim,):
         raise LatentsError(f"expected a direction of shape ({generator.w_dim},); got {tuple(direction.shape)}.")
-    space = "w+" if rows or latents.space == "w+" else "w"
-    step = torch.as_tensor(strengths, dtype=direction.dtype).reshape(-1, 1).to(direction.device) * direction
-    if space == "w+":
-        held = torch.zeros(generator.num_ws, 1, device=direction.device)
-        held[rows or slice(None)] = 1
-        step = step[:, None] * held
-    code = generator.convert(latents.code, latents.space, space) + step
+    steps = torch.zeros(torch.as_tensor(strengths).numel(), generator.num_ws, generator.w_dim).to(direction)
+    steps[:, rows] = torch.as_tensor(strengths).to(direction).reshape(-1, 1, 1) * direction
+    code = generator.convert(latents.code, latents.space, "w+") + steps
     noise = latents.noise and [m.expand(len(code), -1, -1, -1) for m in latents.noise]
-    return Latents(space, code, noise)
+    return Latents("w+", code, noise)
 
 
 @torch.no_grad()
-def direction_grid(generator: Generator, latents: Latents, directions: dict, strengths: Tensor, rows=None) -> Figure:
-    """A row for each named direction and a column for each strength; the other arguments are those of ``move``."""
-    moved = [move(generator, latents, direction, strengths, rows) for direction in directions.values()]
+def direction_grid(generator: Generator, latents: Latents, directions: dict, strengths: Tensor, **options) -> Figure:
+    """A row for each named direction and a column for each strength; options are those of ``move``."""
+    moved = [move(generator, latents, direction, strengths, **options) for direction in directions.values()]
     images = [generator.synthesize(each).clamp(0, 1) for each in moved]
     heads = [f"{strength:+g}" for strength in strengths.tolist()]
     return labelled_grid(images, list(directions), heads, scale=128 / generator.resolution)
@@ -101,15 +94,14 @@ def direction_grid(generator: Generator, latents: Latents, directions: dict, str
 
 @torch.no_grad()
 def attributes(generator: Generator, images: Tensor) -> dict[str, Tensor]:
-    """What is measured on images (B, 3, R, R), a number (B,) for each name.
+    """What is measured on images (B, 3, R, R), a number (B,) for each name; of aligned cats by the face finder, too.
 
-    Brightness and warmth (red less blue) are means over the pixels. Of cats, the face finder says how far the nose lies
-    right of the middle between the eyes, and below it, in distances of the eyes: the turn and the length of the face.
+    Warmth is red less blue. Turn and length say how far right of and below the eyes' middle the nose is, in distances
+    of the eyes.
     """
     values = {"brightness": to_yiq(images)[:, 0].mean((1, 2)), "warmth": (images[:, 0] - images[:, 2]).mean((1, 2))}
-    if "cats" in generator.domain:
-        template = FACE_LANDMARKS if "without ears" in generator.domain else WITH_EARS
-        left, right, nose = torch.view_as_complex(aligned_landmarks(images, template)).unbind(1)
+    if generator.landmarks:
+        left, right, nose = torch.view_as_complex(aligned_landmarks(images, generator.landmarks)).unbind(1)
         place = (nose - (left + right) / 2) / (right - left)
         values |= {"turn": place.real.float(), "length": place.imag.float()}
     return values
@@ -117,10 +109,10 @@ def attributes(generator: Generator, images: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def changes(generator: Generator, latents: Latents, directions: Tensor, spread: dict[str, Tensor], features):
-    """What one standard deviation along each direction changes: (K, A) and the identity (K,), means over the latents.
+    """What one standard deviation along each direction changes, on average: attributes (K, A) and identity (K,).
 
-    spread: standard deviation of each of the A attributes over samples, the unit of its changes. Identity: the feature
-    distance of the images one step forwards and back.
+    spread: the unit of each attribute's changes, its standard deviation over samples. Identity is the feature distance
+    between one step forwards and one back.
     """
     matrix, identity = [], []
     for direction in directions:

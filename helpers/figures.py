@@ -213,18 +213,16 @@ def plot_losses(
     return figure
 
 
-def matrix_figure(values: torch.Tensor, rows: Sequence[str], columns: Sequence[str], suptitle: str) -> Figure:
-    """A table of numbers (R, C) on colours from blue (the lowest) over white (0) to red."""
-    figure = Figure(figsize=(2 + 0.9 * len(columns), 1.1 + 0.4 * len(rows)), dpi=DPI, layout="constrained")
-    axes, most = figure.add_subplot(), max(values.abs().max().item(), 1e-12)
-    axes.imshow(values.cpu().numpy(), cmap="RdBu_r", vmin=-1.5 * most, vmax=1.5 * most, aspect="auto")  # text is read
-    axes.set_xticks(range(len(columns)), columns, fontsize=9, color=INK)
-    axes.set_yticks(range(len(rows)), rows, fontsize=9, color=INK)
+def matrix_figure(values: torch.Tensor, rows: Sequence[str], columns: Sequence[str]) -> Figure:
+    """A table of numbers (R, C), blue below and red above 0."""
+    figure = Figure(figsize=(2 + 0.9 * len(columns), 0.5 + 0.4 * len(rows)), dpi=DPI, layout="constrained")
+    axes, most = figure.add_subplot(), 1.5 * values.abs().max().item()  # not so dark that the text cannot be read
+    axes.imshow(values.numpy(), cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
+    axes.set_xticks(range(len(columns)), columns, fontsize=9)
+    axes.set_yticks(range(len(rows)), rows, fontsize=9)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
-    axes.spines[:].set_visible(False)
-    for (row, column), value in np.ndenumerate(values.cpu().numpy()):
-        axes.text(column, row, f"{value:+.2f}", ha="center", va="center", fontsize=9, color=INK)
-    figure.suptitle(suptitle, x=0.01, ha="left", **STYLES["suptitle"])
+    for (row, column), value in np.ndenumerate(values.numpy()):
+        axes.text(column, row, f"{value:+.2f}", ha="center", va="center", fontsize=9)
     return figure
 
 

@@ -49,18 +49,13 @@ def interpolation_slider(generator: Generator, a: Latents, b: Latents, steps: in
     return Explorer(draw, control("t", (0.0, 1.0, 1 / steps), 0.5), width=192)  # three fit side by side
 
 
-def direction_slider(
-    generator: Generator, latents: Latents, directions: dict[str, Tensor], rows: slice | None = None
-) -> Explorer:
-    """A slider, in standard deviations, for each named direction (w_dim,); the image moves along all of them at once.
-
-    The first of a batch is used; its noise maps stay. rows: of w+, which then move alone.
-    """
+def direction_slider(generator: Generator, latents: Latents, directions: dict[str, Tensor]) -> Explorer:
+    """A slider, in standard deviations, for each named direction (w_dim,); the first of ``latents`` moves along all."""
     before = generator.synthesize(latents[0]).clamp(0, 1)
 
     def draw(*strengths: float) -> tuple[Latents, dict[str, Tensor]]:
         total = sum(by * direction for by, direction in zip(strengths, directions.values(), strict=True))
-        moved = move(generator, latents[0], total, 1.0, rows)
+        moved = move(generator, latents[0], total, 1.0)
         return moved, {"before": before, "moved": generator.synthesize(moved).clamp(0, 1)}
 
     return Explorer(draw, *(control(name, (-4.0, 4.0, 0.25), 0.0) for name in directions))
