@@ -11,7 +11,7 @@ from helpers.cat_faces import aligned_landmarks
 from helpers.colours import to_yiq
 from helpers.figures import Figure, labelled_grid
 from helpers.generators import Generator
-from helpers.latents import Latents, LatentsError
+from helpers.latents import Latents
 from helpers.metrics import feature_distance
 
 
@@ -45,11 +45,11 @@ def regression(w: Tensor, values: Tensor, ridge: float = 1.0) -> tuple[Tensor, T
 
     ridge: the penalty, relative to the mean variance of w; more of it holds directions that the samples hardly show.
     Also returns what share of each attribute's variance the fit predicts in samples that it has not seen (A,), by
-    leaving out one at a time. Raises LatentsError for other shapes.
+    leaving out one at a time. Raises ValueError for other shapes.
     """
     if w.ndim != 2 or values.ndim != 2 or len(w) != len(values) or len(w) < 3:
         shapes = f"{tuple(w.shape)} and {tuple(values.shape)}"
-        raise LatentsError(f"expected w (N, w_dim) and values (N, attributes) of at least 3 samples; got {shapes}.")
+        raise ValueError(f"expected w (N, w_dim) and values (N, attributes) of at least 3 samples; got {shapes}.")
     x, y = (t.double() - t.double().mean(0) for t in (w, values))
     y = y / y.std(0).clamp_min(1e-12)
     solved = torch.linalg.solve(x.T @ x + ridge * len(x) * x.var(0).mean() * torch.eye(x.shape[1]).to(x), x.T)
@@ -75,7 +75,7 @@ def move(generator: Generator, latents: Latents, direction: Tensor, strengths, r
     strengths: in standard deviations; one for all, or (T,) with a batch of 1 or T.
     """
     if tuple(direction.shape) != (generator.w_dim,):
-        raise LatentsError(f"expected a direction of shape ({generator.w_dim},); got {tuple(direction.shape)}.")
+        raise ValueError(f"expected a direction of shape ({generator.w_dim},); got {tuple(direction.shape)}.")
     steps = torch.zeros(torch.as_tensor(strengths).numel(), generator.num_ws, generator.w_dim).to(direction)
     steps[:, rows] = torch.as_tensor(strengths).to(direction).reshape(-1, 1, 1) * direction
     code = generator.convert(latents.code, latents.space, "w+") + steps
