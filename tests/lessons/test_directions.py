@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from helpers import directions
-from helpers.cat_faces import WITH_EARS, aligned_landmarks
+from helpers.cat_faces import aligned_landmarks
 from helpers.latents import Latents
-from helpers.photos import FACE_LANDMARKS, demo_cat
+from helpers.photos import FACE_LANDMARKS, WITH_EARS, demo_cat
 from helpers.widgets.sliders import direction_slider
 from tests.support import tiny
 
