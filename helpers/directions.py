@@ -88,7 +88,7 @@ def direction_grid(generator: Generator, latents: Latents, directions: dict, str
     """A row for each named direction and a column for each strength; options are those of ``move``."""
     moved = [move(generator, latents, direction, strengths, **options) for direction in directions.values()]
     images = [generator.synthesize(each).clamp(0, 1) for each in moved]
-    heads = [f"{strength:+g}" for strength in strengths.tolist()]
+    heads = [f"{strength:+g}" if strength else "0" for strength in strengths.tolist()]
     return labelled_grid(images, list(directions), heads, scale=128 / generator.resolution)
 
 
