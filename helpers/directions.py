@@ -21,15 +21,14 @@ def principal_components(generator: Generator, count: int = 8) -> tuple[Tensor, 
     return directions[:count], (variances / variances.sum())[:count]
 
 
-def closed_form(generator: Generator, count: int = 8, layers: slice = slice(None)) -> Tensor:
-    """The directions to which the style layers respond most (SeFa: Shen and Zhou 2021); no image is drawn.
+def closed_form(generator: Generator, count: int = 8) -> Tensor:
+    """The directions to which the styles of all convolutions respond most (SeFa: Shen and Zhou 2021), without samples.
 
     They are the eigenvectors of AᵀA, where A stacks the weights (channels, w_dim) that turn w into the styles.
-    layers: of which convolutions, coarse to fine.
     """
     generator.check_space("w")
-    networks = [layer for _, layer in generator.synthesis.layers()][layers]
-    weights = torch.cat([(net.affine if hasattr(net, "affine") else net.style).weight for net in networks]).double()
+    layers = [layer for _, layer in generator.synthesis.layers()]
+    weights = torch.cat([getattr(layer, "affine", getattr(layer, "style", None)).weight for layer in layers]).double()
     return _leading(generator, weights.T @ weights)[0][:count]
 
 
@@ -43,9 +42,8 @@ def _leading(generator: Generator, matrix: Tensor) -> tuple[Tensor, Tensor]:
 def regression(w: Tensor, values: Tensor, ridge: float = 1.0) -> tuple[Tensor, Tensor]:
     """Slopes (A, w_dim) of a linear fit of attributes (N, A), scaled to a standard deviation of 1, to w (N, w_dim).
 
-    ridge: the penalty, relative to the mean variance of w; more of it holds directions that the samples hardly show.
-    Also returns what share of each attribute's variance the fit predicts in samples that it has not seen (A,), by
-    leaving out one at a time. Raises ValueError for other shapes.
+    Also returns what share of each attribute's variance it predicts in samples left out, one at a time (A,). ridge: the
+    penalty, relative to the mean variance of w. Raises ValueError for other shapes.
     """
     if w.ndim != 2 or values.ndim != 2 or len(w) != len(values) or len(w) < 3:
         shapes = f"{tuple(w.shape)} and {tuple(values.shape)}"
@@ -84,9 +82,9 @@ def move(generator: Generator, latents: Latents, direction: Tensor, strengths, r
 
 
 @torch.no_grad()
-def direction_grid(generator: Generator, latents: Latents, directions: dict, strengths: Tensor, **options) -> Figure:
-    """A row for each named direction and a column for each strength; options are those of ``move``."""
-    moved = [move(generator, latents, direction, strengths, **options) for direction in directions.values()]
+def direction_grid(generator: Generator, latents: Latents, directions: dict, strengths: Tensor) -> Figure:
+    """A row for each named direction and a column for each strength of ``move``."""
+    moved = [move(generator, latents, direction, strengths) for direction in directions.values()]
     images = [generator.synthesize(each).clamp(0, 1) for each in moved]
     heads = [f"{strength:+g}" if strength else "0" for strength in strengths.tolist()]
     return labelled_grid(images, list(directions), heads, scale=128 / generator.resolution)
@@ -94,16 +92,15 @@ def direction_grid(generator: Generator, latents: Latents, directions: dict, str
 
 @torch.no_grad()
 def attributes(generator: Generator, images: Tensor) -> dict[str, Tensor]:
-    """What is measured on images (B, 3, R, R), a number (B,) for each name; of aligned cats by the face finder, too.
+    """What is measured on images (B, 3, R, R), a number (B,) for each name. Warmth is red less blue.
 
-    Warmth is red less blue. Turn and length say how far right of and below the eyes' middle the nose is, in distances
-    of the eyes.
+    Of cats, turn and length are how far right of and below the eyes' middle the nose lies, in distances of the eyes.
     """
     values = {"brightness": to_yiq(images)[:, 0].mean((1, 2)), "warmth": (images[:, 0] - images[:, 2]).mean((1, 2))}
     if generator.landmarks:
-        left, right, nose = torch.view_as_complex(aligned_landmarks(images, generator.landmarks)).unbind(1)
+        left, right, nose = torch.view_as_complex(aligned_landmarks(images.cpu(), generator.landmarks)).unbind(1)
         place = (nose - (left + right) / 2) / (right - left)
-        values |= {"turn": place.real.float(), "length": place.imag.float()}
+        values |= {"turn": place.real.to(images), "length": place.imag.to(images)}
     return values
 
 
