@@ -214,7 +214,7 @@ ANSWERS = {
         (1, (NORMS, "pow(2).sum(1, True) ** 0.5")),
         (1, ("return float(", "return 0.0 + float(")),
         (1, (BOTH, "torch.stack([crossing_gradient(x), crossing_gradient(y)]).mean()")),
-        (1, ("picture[..., 1:] - picture[..., :-1]", "picture[..., :-1] - picture[..., 1:]")),
+        (1, ("image[..., 1:] - image[..., :-1]", "image[..., :-1] - image[..., 1:]")),
         (0.2, (NORMS, "abs().sum(1, keepdim=True)")),
         (0.4, (f"({BOTH})", "(2 / (1 / crossing_gradient(x) + 1 / crossing_gradient(y)))")),
         (0, (", down[inside[..., 1:, :] != inside[..., :-1, :]]", ""), "horizontal and vertical"),
