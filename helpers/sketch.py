@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from helpers.inversion import LatentSearch
 from helpers.latents import Latents
 from helpers.losses import Loss
 from helpers.masks import as_mask, grow, mask_from_file
+from helpers.photos import has_ears
 from helpers.search import Phase, Result, option
 
 STARTS = ("sample", "best", "encoder")
@@ -55,6 +57,12 @@ class Sketch:
     def on_paper(self) -> Tensor:
         """The strokes on grey paper, to look at: (1, 3, R, R)."""
         return torch.lerp(torch.full_like(self.image, 0.85), self.image, self.mask)
+
+
+def sketch_folder(generator: Generator) -> Path:
+    """The folder of drawings of this generator's kind of faces: whole, or tight crops at 64 or 256 pixels."""
+    kind = "whole" if has_ears(generator.landmarks) else "64" if generator.resolution <= 64 else "256"
+    return Path(__file__).resolve().parents[1] / "data" / "sketches" / kind
 
 
 def read_sketch(source, size: int, mask=None) -> Sketch:

@@ -14,7 +14,7 @@ STEP = 1 / 255  # the smallest gradient that an 8-bit image can show: flatter ph
 def seam(images: Tensor, x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
     """How visible the edge is: mean gradient magnitude across it over that of the same pixels in x and y, (B,).
 
-    The gradient is the length of the difference in RGB of neighbours on both sides. Above 1 there is a seam.
+    The gradient is the length of the difference in RGB of neighbours on both sides. Above 1 is a seam, NaN is no edge.
     """
 
     def crossing(values: Tensor) -> Tensor:

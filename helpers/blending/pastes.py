@@ -18,7 +18,10 @@ def hard_paste(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
 
 
 def poisson_blend(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
-    """Seamless cloning (Pérez et al., SIGGRAPH 2003): inside, the gradients of x with the border colours of y."""
+    """Seamless cloning (Pérez et al., SIGGRAPH 2003): inside, the gradients of x with the border colours of y.
+
+    At the image's border nothing is prescribed; a region without an edge stays x.
+    """
     inside = (as_mask(mask, tuple(x.shape[-2:])) >= 0.5).expand(len(x), -1, -1, -1)[:, 0]
     if len(x) > 1:
         samples = zip(x.split(1), y.split(1), inside[:, None].split(1), strict=True)

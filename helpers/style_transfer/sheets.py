@@ -111,7 +111,10 @@ def stylize_frames(
 
 
 def follow(photo: Tensor, frame: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Move ``image``, made from ``photo``, as the photo moves to become ``frame``; its mask is 0 where that fails."""
+    """Move ``image`` (1, 3, H, W), made from ``photo``, as the photo moves to become ``frame``.
+
+    Also returns a mask (1, 1, H, W): 1 where the moved photo is the frame, 0 where something new comes into view.
+    """
     levels, (height, width) = [grey(shot)[0, 0].cpu().numpy() for shot in (frame, photo)], photo.shape[-2:]
     flow = torch.from_numpy(np.stack(optical_flow_ilk(*levels, radius=5))).to(photo)
     y, x = torch.meshgrid(torch.arange(height).to(flow), torch.arange(width).to(flow), indexing="ij")

@@ -1,7 +1,6 @@
 """Sketch to image measured: every shipped sketch with the defaults, and what the judges say of photos and samples."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +9,10 @@ from helpers.figures import labelled_grid, save_figure
 from helpers.generators import load_discriminator
 from helpers.losses import lp_loss
 from helpers.metrics import diversity
-from helpers.sketch import Sketch, read_sketch, search
+from helpers.sketch import Sketch, read_sketch, search, sketch_folder
 from staff.benchmarks.cats import samples
-from staff.benchmarks.common import MODEL, Settings
+from staff.benchmarks.common import Settings
 
-FOLDER = Path(__file__).resolve().parents[2] / "data" / "sketches"
 SHOWN = 64
 
 
@@ -27,8 +25,8 @@ def judged(images: Tensor, critic: nn.Module, features) -> dict:
 def sketches(settings: Settings) -> Iterator[dict]:
     """The best candidate's masked L1 and the mean's, realism, diversity, how many met, seconds. Writes a sheet."""
     (generator, features), device, sheet = settings.networks(), settings.device, {}
-    critic, options = load_discriminator(MODEL, device), {"steps": 2} if settings.quick else {}
-    paths = sorted((FOLDER / str(generator.resolution)).glob("*.png"))
+    critic, options = load_discriminator(generator.name, device), {"steps": 2} if settings.quick else {}
+    paths = sorted(sketch_folder(generator).glob("*.png"))
     for path in paths[:1] if settings.quick else paths:
         read = read_sketch(path, generator.resolution)
         sketch = Sketch(read.image.to(device), read.mask.to(device))
@@ -44,7 +42,8 @@ def sketches(settings: Settings) -> Iterator[dict]:
 
 def references(settings: Settings) -> Iterator[dict]:
     """The same of photos and of random samples."""
-    (generator, features), critic = settings.networks(), load_discriminator(MODEL, settings.device)
+    generator, features = settings.networks()
+    critic = load_discriminator(generator.name, settings.device)
     sets = {"photos": settings.faces(SHOWN, generator.resolution)}
     for psi in (1.0, 0.7):
         sets[f"random samples, truncation {psi:g}"] = torch.cat(list(samples(generator, SHOWN, psi)))
