@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from helpers.generators import Generator, load_generator
 from helpers.images import write_image
+from helpers.inversion import encoder_start
 from helpers.metrics import psnr
 from helpers.noise import fresh_noise_psnr
 from staff.benchmarks.cats import cat_rows
@@ -33,7 +34,7 @@ def inversion(settings: Settings) -> Iterator[dict]:
     for model, generator in generators(settings):
         faces = settings.faces(FACES, generator.resolution)
         for space in generator.spaces:
-            found = inverted(generator, faces, space, features)
+            found = inverted(generator, faces, space, features, **encoder_start(generator, space))
             values = {"psnr": psnr(found.images, faces)}
             if space == "w+":
                 found = fitted(generator, faces, found)
