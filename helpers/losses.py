@@ -45,12 +45,15 @@ def perceptual_loss(ours: dict[str, Tensor], theirs: dict[str, Tensor], mask: Te
 
 def gram_matrix(activations: Tensor, mask: Tensor | None = None) -> Tensor:
     """Gram matrix (Gatys et al., CVPR 2016) over the number of cells: (B, C, h, w) to (B, C, C)."""
-    rows = activations.flatten(2)
-    if mask is None:  # without a copy of the activations
-        return rows @ rows.transpose(1, 2) / rows.shape[2]
-    weight = F.adaptive_avg_pool2d(mask, activations.shape[-2:])
-    area = weight.sum((1, 2, 3)).clamp_min(1e-8)
-    return (activations * weight).flatten(2) @ rows.transpose(1, 2) / area[:, None, None]
+    rows, weight = activations.flatten(2), 1 / activations[0, 0].numel()
+    if mask is not None:
+        weight = F.adaptive_avg_pool2d(mask, activations.shape[-2:]).flatten(2)
+        weight = weight / weight.sum(2, keepdim=True).clamp_min(1e-8)
+    # one factor is fixed, and its share of the gradient comes by the transpose: a product less, and the gradient
+    # has the memory layout of the activations, without which adding it to others takes as long as a convolution
+    fixed = rows.detach() * weight
+    products = fixed @ rows.mT if rows.stride(1) == 1 else rows @ fixed.mT
+    return products + products.mT - products.detach()
 
 
 def style_loss(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> Tensor:

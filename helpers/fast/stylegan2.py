@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from helpers.winograd import convolve, input_gradient
+
 SLOPE = 0.2  # of the leaky ReLU
 PREPARED = WeakTensorKeyDictionary()  # from a weight to what was made of it, and what it was then
 
@@ -40,7 +42,7 @@ def per_channel(x: Tensor, like: Tensor) -> Tensor:
 def convolved(x: Tensor, weight: Tensor, blur: Tensor | None) -> Tensor:
     """3x3 convolution (O, I, 3, 3), or by (I, O, 3, 3) of pixels with zeros between, then a filter (O, 1, 4, 4)."""
     if blur is None:
-        return F.conv2d(x, weight, padding=1)
+        return channels_last(convolve(x, weight))
     return F.conv2d(F.conv_transpose2d(x, weight, stride=2), blur, padding=1, groups=len(blur))
 
 
@@ -83,7 +85,7 @@ class StyledConvolution(torch.autograd.Function):
         if for_x or for_styles:
             d_x = grad.mul_(per_channel(gains, y))
             if blur is None:
-                d_x = F.conv_transpose2d(d_x, weight, padding=1)
+                d_x = channels_last(input_gradient(d_x, weight))
             else:  # the filter is symmetric
                 d_x = F.conv2d(F.conv2d(d_x, blur, padding=2, groups=len(blur)), weight, stride=2)
             d_styles = _sums(d_x, x, styles)

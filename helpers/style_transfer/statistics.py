@@ -39,16 +39,12 @@ class Gram(Statistic):
         return gram_matrix(full(activations), mask)
 
 
-def _centred(activations: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Mean (B, C) over the mask, the rest (B, C, h w), and the weight of each cell, (B or 1, 1, h w) of sum 1."""
-    rows = full(activations).flatten(2)
-    if mask is None:  # every pass over the activations takes as long as a small convolution
-        mean = rows.mean(2)
-        return mean, rows - mean[..., None], None
+def _mean(activations: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean (B, C) over the mask."""
+    if mask is None:
+        return activations.sum((2, 3)) / activations[0, 0].numel()  # the gradient of mean() is a pass more
     weight = F.adaptive_avg_pool2d(mask, activations.shape[-2:])
-    weight = weight.flatten(2) / weight.sum((2, 3))[..., None].clamp_min(1e-8)
-    mean = (rows * weight).sum(2)
-    return mean, rows - mean[..., None], weight
+    return (activations * weight).sum((2, 3)) / weight.sum((2, 3)).clamp_min(1e-8)
 
 
 class MeanVariance(Statistic):
@@ -56,9 +52,9 @@ class MeanVariance(Statistic):
 
     def describe(self, activations: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, 2, C)."""
-        mean, centred, weight = _centred(activations, mask)
-        square = centred.square()
-        variance = square.mean(2) if weight is None else (square * weight).sum(2)
+        activations = full(activations)
+        mean = _mean(activations, mask)
+        variance = _mean((activations - mean[..., None, None]).square(), mask)
         return torch.stack([mean, (variance + 1e-8).sqrt()], 1)
 
 
@@ -67,9 +63,9 @@ class Moments(Statistic):
 
     def describe(self, activations: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, C + 1, C): the mean above the covariance."""
-        mean, centred, weight = _centred(activations, mask)
-        products = (centred if weight is None else centred * weight) @ centred.transpose(1, 2)
-        return torch.cat([mean[:, None], products / centred.shape[2] if weight is None else products], 1)
+        activations = full(activations)
+        mean = _mean(activations, mask)[:, None]
+        return torch.cat([mean, gram_matrix(activations, mask) - mean.mT @ mean], 1)
 
     def distance(self, ours: Tensor, target: Tensor) -> Tensor:
         flat = (0.01 * target[:, 0].square().sum(1)).square()  # a style of one colour has no covariance to divide by

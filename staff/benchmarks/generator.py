@@ -65,9 +65,12 @@ def needed_memory(generator: StyleGAN2, batch: int, grouped: bool) -> float:
 
 def speed(settings: Settings) -> Iterator[dict]:
     """Milliseconds, FLOP/s, share of the peak and times the grouped convolutions, by size and batch."""
-    device, grouped = settings.device, {}
+    device, grouped, peaks = settings.device, {}, {}
     for way, dtype in WAYS.items():  # first what is compared with: from then on the process keeps its memory
-        peak = convolution_peak(dtype, device)
+        peak = peaks[way] = convolution_peak(dtype, device)
+        if peak < peaks[GROUPED] / 2:
+            yield {"way": way, "not_run": "the processor does not multiply it, and is far slower"}
+            continue
         for resolution in settings.sizes or ((64,) if settings.quick else (64, 256, 1024)):
             generator = official_size(resolution, device, keep=way != GROUPED)
             generator.dtype = dtype

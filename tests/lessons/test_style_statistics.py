@@ -49,8 +49,9 @@ def test_the_place_of_pixels_does_not_matter_and_a_mask_leaves_only_its_cells(st
     assert torch.equal(found, statistic.describe(spoiled, mask))
 
 
-def test_the_gradient_is_right(statistic):
-    ours = OURS.clone().requires_grad_()
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_is_right(statistic, layout):
+    ours = OURS.clone(memory_format=layout).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: distance(statistic, x, THEIRS), ours, eps=1e-7)
 
 

@@ -6,8 +6,10 @@ import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.autograd import gradcheck
 
+from helpers import winograd
 from helpers.fast.stylegan2 import PREPARED
 from helpers.generators import stylegan2
 from helpers.latents import Latents
@@ -31,9 +33,20 @@ def gradients(generator, code, noise):
     return image.detach(), *torch.autograd.grad((image * torch.linspace(-1, 1, image.shape[-1])).sum(), inputs)
 
 
-def assert_same(ours, theirs):
+def assert_same(ours, theirs, tolerance=1e-5):
     for a, b in zip(ours, theirs, strict=True):
-        assert (a - b).abs().max() < 1e-5 * b.abs().max().clamp_min(1)
+        assert (a - b).abs().max() < tolerance * b.abs().max().clamp_min(1)
+
+
+@pytest.mark.skipif(not winograd.AVAILABLE, reason="no NNPACK in this torch, or none for this processor")
+def test_fewer_multiplications_give_the_same_and_are_for_large_layers_that_are_frozen(monkeypatch):
+    monkeypatch.setattr(winograd, "_chosen", lambda channels, threads: channels == 64)
+    x, weight, bias = random(2, 64, 41, 50).float().requires_grad_(), random(70, 64, 3, 3).float(), random(70).float()
+    both = winograd.convolve(x, weight, bias), F.conv2d(x, weight, bias, padding=1)
+    assert both[0].grad_fn.name().startswith("Winograd")
+    assert_same(*((y.detach(), *torch.autograd.grad(y.square().sum(), x)) for y in both), 1e-4)
+    assert not winograd.is_faster(x[..., :39], weight) and not winograd.is_faster(x[:, :63], weight[:, :63])
+    assert not winograd.is_faster(x, weight.requires_grad_()) and not winograd.is_faster(x.double(), weight.detach())
 
 
 @pytest.mark.parametrize("clamp", [None, 0.7])

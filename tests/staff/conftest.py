@@ -2,6 +2,15 @@
 
 import pytest
 
+from tests.support import tiny_course
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("course")
+    tiny_course.make_course(folder)
+    return folder
+
 
 @pytest.fixture(scope="session")
 def efficientnet():

@@ -23,13 +23,6 @@ FULL = POINTS * len(NAMES)
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("course")
-    tiny_course.make_course(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def server():
     """A server on this machine; nobody may reach it."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -24,13 +24,6 @@ FULL = POINTS * len(NAMES)
 ODD = [None, True, -1.5, 1e400, "", "x" * 300, "\ud800", "\x00", "\u2028", [], {}, [[]], {"a": None}, "<b>", "=1+1"]
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("course")
-    tiny_course.make_course(folder)
-    return folder
-
-
 @pytest.fixture
 def grade(root, tmp_path, monkeypatch):
     """Grades a folder with everything but the kernel: every answer that is there gets the right numbers."""
