@@ -235,7 +235,7 @@ class BatchLBFGS(torch.optim.Optimizer):
             state |= {"pairs": [], "scale": g.new_zeros(len(g), 1)}
         else:
             s, y = x - state["x"], g - state["g"]
-            product, square = ((a * b).sum(1, keepdim=True) for a, b in ((s, y), (y, y)))
+            product, square = _dot(s, y), _dot(y, y)
             good = product > 1e-8 * square.sqrt() * s.norm(dim=1, keepdim=True)  # the curvature is positive
             weight = torch.where(good, 1 / product, 0.0)
             state["scale"] = torch.where(good, product / square, state["scale"])
@@ -244,13 +244,18 @@ class BatchLBFGS(torch.optim.Optimizer):
         state["x"], state["g"] = x, g
         q, factors, scale = g, [], state["scale"]
         for s, y, weight in reversed(state["pairs"]):
-            factors.append(weight * (s * q).sum(1, keepdim=True))
-            q = q - factors[-1] * y
+            factors.append(weight * _dot(s, q))
+            q = torch.addcmul(q, factors[-1], y, value=-1)
         # a full step where no scale is known yet
         q = q * torch.where(scale > 0, scale, 1 / g.square().mean(1, keepdim=True).sqrt().clamp_min(1e-30))
         for (s, y, weight), factor in zip(state["pairs"], reversed(factors), strict=True):
-            q = q + s * (factor - weight * (y * q).sum(1, keepdim=True))
+            q = torch.addcmul(q, factor - weight * _dot(y, q), s)
         return -q
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products per sample, (B, N) and (B, N) to (B, 1), in one pass without a copy."""
+    return (a[:, None] @ b[..., None])[:, 0]
 
 
 def _like(values: Tensor, parameter: Tensor) -> Tensor:

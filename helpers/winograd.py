@@ -33,7 +33,7 @@ def is_faster(x: Tensor, weight: Tensor) -> bool:
     """Whether NNPACK is, for layers of about this size on this machine; tried at the first call."""
     plain = x.device.type == "cpu" and x.dtype == torch.float32 and type(x) is Tensor and not weight.requires_grad
     channels = next((least for least in TRIED if min(weight.shape[:2]) >= least), 0)
-    return bool(plain and channels and min(x.shape[2:]) >= SIDE and _chosen(channels, torch.get_num_threads()))
+    return bool(plain and channels and min(x.shape[2:]) >= SIDE and chosen(channels, torch.get_num_threads()))
 
 
 class Winograd(torch.autograd.Function):
@@ -56,7 +56,7 @@ def _by_nnpack(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 @functools.cache
-def _chosen(channels: int, threads: int) -> bool:
+def chosen(channels: int, threads: int) -> bool:
     """Whether NNPACK is there and was found to be faster by layers of so many channels, with so many threads."""
     kind = f"convolutions, {channels} channels"
     return AVAILABLE and fastest(kind, "cpu", partial(_ways, channels)) == "Winograd"

@@ -40,7 +40,7 @@ def assert_same(ours, theirs, tolerance=1e-5):
 
 @pytest.mark.skipif(not winograd.AVAILABLE, reason="no NNPACK in this torch, or none for this processor")
 def test_fewer_multiplications_give_the_same_and_are_for_large_layers_that_are_frozen(monkeypatch):
-    monkeypatch.setattr(winograd, "_chosen", lambda channels, threads: channels == 64)
+    monkeypatch.setattr(winograd, "chosen", lambda channels, threads: channels == 64)
     x, weight, bias = random(2, 64, 41, 50).float().requires_grad_(), random(70, 64, 3, 3).float(), random(70).float()
     both = winograd.convolve(x, weight, bias), F.conv2d(x, weight, bias, padding=1)
     assert both[0].grad_fn.name().startswith("Winograd")
