@@ -51,8 +51,9 @@ class Winograd(torch.autograd.Function):
 
 
 def _by_nnpack(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    samples, weight = x.contiguous().split(1), weight.contiguous()
-    return torch.cat([torch._nnpack_spatial_convolution(sample, weight, bias, padding=1) for sample in samples])
+    weight, samples = weight.contiguous(), x.contiguous().split(1)
+    found = [torch._nnpack_spatial_convolution(sample, weight, bias, padding=1) for sample in samples]
+    return torch.cat(found) if len(found) > 1 else found[0]
 
 
 @functools.cache

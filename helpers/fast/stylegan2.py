@@ -15,6 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from helpers.winograd import convolve, input_gradient
 
 SLOPE = 0.2  # of the leaky ReLU
+WIDE = 256  # channels from which another layout for Winograd's algorithm takes less time than it saves
 PREPARED = WeakTensorKeyDictionary()  # from a weight to what was made of it, and what it was then
 
 
@@ -42,7 +43,7 @@ def per_channel(x: Tensor, like: Tensor) -> Tensor:
 def convolved(x: Tensor, weight: Tensor, blur: Tensor | None) -> Tensor:
     """3x3 convolution (O, I, 3, 3), or by (I, O, 3, 3) of pixels with zeros between, then a filter (O, 1, 4, 4)."""
     if blur is None:
-        return channels_last(convolve(x, weight))
+        return channels_last(convolve(x, weight)) if len(weight) >= WIDE else F.conv2d(x, weight, padding=1)
     return F.conv2d(F.conv_transpose2d(x, weight, stride=2), blur, padding=1, groups=len(blur))
 
 
@@ -85,7 +86,9 @@ class StyledConvolution(torch.autograd.Function):
         if for_x or for_styles:
             d_x = grad.mul_(per_channel(gains, y))
             if blur is None:
-                d_x = channels_last(input_gradient(d_x, weight))
+                wide = len(weight) >= WIDE
+                d_x = input_gradient(d_x, weight) if wide else F.conv_transpose2d(d_x, weight, padding=1)
+                d_x = channels_last(d_x)
             else:  # the filter is symmetric
                 d_x = F.conv2d(F.conv2d(d_x, blur, padding=2, groups=len(blur)), weight, stride=2)
             d_styles = _sums(d_x, x, styles)
