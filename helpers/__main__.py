@@ -1,6 +1,7 @@
 """Command line: ``python -m helpers COMMAND --help``."""
 
 import importlib
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -42,12 +43,19 @@ def register(arguments: list[str]) -> None:
         app.command(name, help=line)(lambda: None)
 
 
+def _at_home(argument: str) -> str:
+    """An argument or, as few shells do it, the value in ``--option=~/value`` with ~ expanded."""
+    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return option + equals + os.path.expanduser(value)
+
+
 def main() -> None:
     """Run a command; bad input is one sentence and exit code 2, a warning is one line."""
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal's code page lacks must not end a run
             stream.reconfigure(errors="backslashreplace")
+    sys.argv[1:] = map(_at_home, sys.argv[1:])
     register(sys.argv[1:])
     try:
         app()

@@ -61,11 +61,11 @@ class Cut:
     sides: tuple[int, int]  # height and width of the photo
     cut: Callable[[Tensor], Tensor]  # from the photo to the target
 
-    def again(self, image: Tensor) -> Tensor:
+    def again(self, image: Tensor, name: str = "the edited photo") -> Tensor:
         """The same part of the same photo, edited, at any size (1, 3, H, W). Raises ImageError for another shape."""
         (height, width), (h, w) = self.sides, image.shape[-2:]
         if abs(h * width - w * height) > 0.02 * h * width:
-            raise ImageError(f"expected the same photo, {width} x {height} pixels, but got {w} x {h}")
+            raise ImageError(f"expected the same photo, {width} x {height} pixels, but {name} has {w} x {h}")
         return self.cut(resize(image, self.sides))
 
 

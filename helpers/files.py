@@ -80,7 +80,7 @@ def write_json(path: str | os.PathLike, value: object) -> None:
     """Write a value as JSON, atomically; NaN and infinity become null, an object that JSON does not know its text."""
     text = json.dumps(json_safe(value), indent=2, ensure_ascii=False, allow_nan=False, default=str)
     with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")  # names of files may be bytes
 
 
 def short_name(name: str, most: int = 80) -> str:

@@ -25,7 +25,7 @@ def describe_session() -> str:
 
 def describe_model(generator, minutes: float) -> str:
     """What was loaded, the minutes of the lesson with it (``minutes`` with the default), and whether it fits."""
-    from helpers.features import load_features
+    from helpers.features import fast_dtype, load_features
     from helpers.generators import DEFAULT, load_generator
     from helpers.memory import step_memory
 
@@ -35,7 +35,8 @@ def describe_model(generator, minutes: float) -> str:
         return f"{facts}. Running all cells takes about {minutes:g} minutes."
     needed, free = step_memory(generator, batch=2), free_memory(generator.device)
     if needed > free:
-        fix = "set generator.checkpointing = True or generator.dtype = torch.bfloat16 below, or use a smaller model"
+        half = " or generator.dtype = torch.bfloat16" if fast_dtype(generator.device) == torch.bfloat16 else ""
+        fix = f"set generator.checkpointing = True{half} below, or use a smaller model"
         return f"{facts}. A step takes about {needed:.1f} GB and {free:.1f} GB are free: {fix}."
     features = load_features("vgg19-slim", device=generator.device)
     ours, bundled = (step_seconds(g, features) for g in (generator, load_generator(DEFAULT, generator.device)))

@@ -106,7 +106,7 @@ def load_faces(path: str | os.PathLike, n: int | None = None, size: int = 64, sp
 def photo_files(paths: Iterable[str | os.PathLike]) -> list[Path]:
     """Paths with ~ expanded and each folder replaced by the photos in it; one without photos stays."""
     files = []
-    for path in (Path(path).expanduser() for path in paths):
+    for path in (Path(os.path.expanduser(path)) for path in paths):  # which leaves ~name.jpg as it is
         files += [path / name for name in _photos_in(path)] or [path]
     return files
 

@@ -83,7 +83,7 @@ def read_sketch(source, size: int, mask=None) -> Sketch:
         found = f"{name} has {width} x {height} pixels"
         raise ValueError(f"expected a square sketch but {found}; crop it or extend its canvas.")
     if mask is not None:
-        mask = mask_from_file(mask) if isinstance(mask, str | os.PathLike) else mask
+        mask = mask_from_file(mask, height) if isinstance(mask, str | os.PathLike) else mask
         alpha = as_mask(mask, (height, width), "the sketch's mask")
     elif not drawn:
         advice = "save it with transparency, or give a mask file that is white where the sketch counts"

@@ -55,7 +55,7 @@ def load_state(path: str | Path) -> tuple[State, dict[str, str]]:
             images = {n.removeprefix(PREFIX): file.get_tensor(n) for n in names if n.startswith(PREFIX)}
         settings = json.loads(metadata.pop("settings", "{}"))
         latents = load_latents(path)[0] if "code" in names else None
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{wanted} {path}: {error}") from error
     if latents is None and not images or not isinstance(settings, dict):
         raise ValueError(f"{wanted} {path} without one.")

@@ -69,7 +69,7 @@ def _read(files: dict[str, Path], generator, run: Run) -> dict[str, Tensor]:
         if name == "style":
             images[name] = read_image(path, size=generator.resolution)
         elif name == "drawn":
-            images[name] = cut.again(read_image(path))
+            images[name] = cut.again(read_image(path), path.name)
         else:
             cut = read_or_show(path, generator, run, Path(run.out) / f"{short_name(path.stem)}-looked-at.png")
             images[name] = cut.target

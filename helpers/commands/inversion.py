@@ -81,7 +81,7 @@ def interpolate(
 ) -> None:
     """Morph between two photos, which are inverted first, or two latents; write MP4 and GIF, there and back."""
     check_fps(fps, ".mp4", ".gif")
-    paths, generator = [a.expanduser(), b.expanduser()], load_generator(run.model, device_of(run.device))
+    paths, generator = [a, b], load_generator(run.model, device_of(run.device))
     photos = [path for path in paths if path.suffix.lower() not in SUFFIXES]
     if photos:
         runs.invert_photos(photos, out, run, search, faces)

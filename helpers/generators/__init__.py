@@ -22,7 +22,8 @@ FAMILIES = {  # where the networks are; a module is imported with the first chec
     ("dcgan", "generator"): ("dcgan", "DCGAN"),
     ("dcgan", "discriminator"): ("dcgan", "DCGANDiscriminator"),
 }
-DEFAULT = os.environ.get("COURSE_MODEL", "stylegan2-cats-128")  # "stylegan2-cats-64" is four times as fast
+BUNDLED = "stylegan2-cats-128"
+DEFAULT = os.environ.get("COURSE_MODEL") or BUNDLED  # "stylegan2-cats-64" is four times as fast
 LARGE = 256  # pixels, from which on the memory of activations is worth keeping
 NOISE_SEED = 0  # for fixed noise maps that a checkpoint lacks
 
@@ -68,8 +69,9 @@ def load_critic(name_or_path: str | Path = DEFAULT, device: torch.device | str |
     try:
         return load_discriminator(name_or_path, device)
     except NoDiscriminator as error:
-        warnings.warn(f"{error} Images are judged by that of {DEFAULT}, which only knows cats.", stacklevel=2)
-        return load_discriminator(DEFAULT, device)
+        name = DEFAULT if DEFAULT in registry() else BUNDLED
+        warnings.warn(f"{error} Images are judged by that of {name}, which only knows cats.", stacklevel=2)
+        return load_discriminator(name, device)
 
 
 def checkpoint_path(name_or_path: str | Path) -> Path:

@@ -1,8 +1,10 @@
 """What a sweep is made of: its tasks, and the table of jobs that a specification spells out."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from glob import glob
 from pathlib import Path
 
 
@@ -59,7 +61,7 @@ def expand(spec: dict, tasks: dict[str, Task], folder: Path = Path()) -> Jobs:
     task, axes = tasks[name], {"task": [name]}
     for option, one in task.inputs.items():
         axes[one] = _files(spec.pop(option, None), option, folder)
-    if unknown := sorted(set(spec) - set(task.options)):
+    if unknown := sorted(map(str, set(spec) - set(task.options))):
         known = ", ".join(sorted(set(task.options) | set(task.inputs)))
         raise SweepError(f"the task {name} does not know {', '.join(unknown)}; it knows {known}.")
     for key, value in spec.items():
@@ -87,10 +89,12 @@ def _files(patterns: object, option: str, folder: Path) -> list[str]:
     if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
         raise SweepError(f"{option} must be a file pattern or a list of them, got {patterns!r}.")
     for pattern in patterns:
-        path = folder / Path(pattern).expanduser()
-        matches = [path] if path.is_file() else sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-        if not (matches := [str(match) for match in matches if match.is_file()]):
-            raise SweepError(f"{option}: no file matches {pattern!r} in {folder.resolve()}; check the pattern.")
+        path = os.path.expanduser(pattern)
+        matches = (str(folder / match) for match in [path, *sorted(glob(path, root_dir=folder, recursive=True))])
+        if not (matches := [match for match in matches if os.path.isfile(match)]):
+            whole = os.path.isdir(os.path.join(folder, path))
+            advice = f"it is a folder, so name what is in it ({pattern}/*)" if whole else "check the pattern"
+            raise SweepError(f"{option}: no file matches {pattern!r} in {folder.resolve()}; {advice}.")
         found += matches
     return list(dict.fromkeys(found))
 
@@ -104,5 +108,5 @@ def read_spec(path: str | Path) -> dict:
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise SweepError(f"{path} is not a YAML file: {error}") from error
     if not isinstance(spec, dict):
-        raise SweepError(f"{path} must hold names with values (task: invert, photos: ...), got a {type(spec)}.")
+        raise SweepError(f"{path} must hold names with values (task: invert, photos: ...), got {type(spec)}.")
     return spec

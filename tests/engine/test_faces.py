@@ -79,7 +79,7 @@ def test_a_cats_face_is_found_cut_and_framed_and_one_that_was_cut_out_before_is_
         assert torch.allclose(middle, torch.tensor([x, y]).float(), atol=3)
         assert torch.equal(cut.again(read_image(tmp_path / "cat.png")), cut.target)
         assert (cut.again(coordinates(50, 60)) - cut.target).abs().mean() < 0.03
-        with pytest.raises(ImageError, match="the same photo, 120 x 100 pixels, but got 100 x 120"):
+        with pytest.raises(ImageError, match="the same photo, 120 x 100 pixels, but the edited photo has 100 x 120"):
             cut.again(coordinates(120, 100))
     with pytest.raises(ImageError, match="cat.png: --face must be from 1 to 2, the faces found; got 3"):
         read_face(tmp_path / "cat.png", generator, FaceOptions(face=3))

@@ -191,13 +191,14 @@ def test_a_projection_of_rosinality(tmp_path, space):
         ({"w": np.arange(3)}, "holds int64"),
         ({"w": np.full((1, 2, 3), np.nan)}, "are not finite"),
         ({"x": np.zeros((1, 2, 3))}, "no item named .w.npy"),
+        ({"w": np.zeros((1, 2**24), np.float16)}, "its latents are too many"),  # in a file of 33 kB
         ({"a.png": {"latent": 3}}, "holds no latents"),
         ({"a.png": {"latent": torch.zeros(3)}, "b.png": {"latent": torch.zeros(4)}}, "not all of one shape"),
     ],
 )
 def test_files_without_latents_are_one_sentence(tmp_path, content, message):
     path = tmp_path / ("a.pt" if "a.png" in content else "a.npz")
-    torch.save(content, path) if path.suffix == ".pt" else np.savez(path, **content)
+    torch.save(content, path) if path.suffix == ".pt" else np.savez_compressed(path, **content)
     with pytest.raises(ValueError, match=message) as error:
         load_latents(path)
     assert "\n" not in str(error.value)
@@ -267,8 +268,10 @@ def test_files_without_a_state_are_refused(tmp_path, name, value, said):
 
 def test_other_files_are_no_states_and_the_command_line_writes_what_is_in_one(tmp_path, monkeypatch):
     (tmp_path / "text.safetensors").write_text("no state")
-    save_file({"state.image": IMAGE}, tmp_path / "settings.safetensors", metadata={"settings": "{"})
-    for name, said in ("missing", ""), ("text", ""), ("settings", ""), ("", "got the folder .*; name a file"):
+    for name, text in ("settings", "{"), ("deep", "[" * 10**5):
+        save_file({"state.image": IMAGE}, tmp_path / f"{name}.safetensors", metadata={"settings": text})
+    refused = dict.fromkeys(("missing", "text", "settings", "deep"), "") | {"": "got the folder .*; name a file"}
+    for name, said in refused.items():
         with pytest.raises(ValueError, match=said or "expected a state"):
             load_state(tmp_path / f"{name}.safetensors" if name else tmp_path)
     generator = tiny.stylegan2()

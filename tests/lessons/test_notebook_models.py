@@ -82,7 +82,9 @@ def test_the_cost_of_the_bundled_model_is_known_and_that_of_another_is_a_multipl
     line = describe_model(generator, minutes=2)
     assert "0.45 s here, 4 times as long" in line and "about 9 minutes instead of 2" in line
     monkeypatch.setattr("helpers.notebooks.free_memory", lambda _: 0.01)
-    assert "GB are free: set generator.checkpointing = True or" in describe_model(generator, minutes=2)
+    for fast, fix in (torch.bfloat16, " or generator.dtype = torch.bfloat16"), (torch.float32, ""):
+        monkeypatch.setattr("helpers.features.fast_dtype", lambda device, fast=fast: fast)
+        assert f"GB are free: set generator.checkpointing = True{fix} below" in describe_model(generator, minutes=2)
 
 
 @pytest.mark.skipif("FULL_LESSONS" not in os.environ, reason="takes an hour: set FULL_LESSONS=1 to run every lesson")

@@ -73,9 +73,10 @@ def test_every_command_of_the_list_is_in_its_module_and_any_name_can_be_printed(
     assert given | {entry.name for entry in app.registered_groups} == set(commands)
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
     monkeypatch.setattr(sys, "stdout", terminal)
-    monkeypatch.setattr(sys, "argv", ["helpers", "--help"])
+    monkeypatch.setattr(sys, "argv", ["helpers", "~/a", "--out=~/b", "c=~/d"])
     monkeypatch.setattr(program, "register", lambda arguments: None)
     monkeypatch.setattr(program, "app", lambda: typer.echo("猫.png"))
     program.main()
+    assert sys.argv[1:] == [f"{Path.home()}/a", f"--out={Path.home()}/b", "c=~/d"]
     terminal.flush()
     assert terminal.buffer.getvalue().split() == [b"\\u732b.png"]

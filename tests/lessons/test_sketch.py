@@ -188,6 +188,8 @@ def test_a_sketch_keeps_its_colours_its_strokes_are_weights_and_a_mask_replaces_
     Image.fromarray(white).save(tmp_path / "mask.png")
     sketch = read_sketch(tmp_path / "a.png", 16, tmp_path / "mask.png")
     assert sketch.mask.sum() == 80
+    Image.fromarray(white.repeat(3, 0).repeat(3, 1)).save(tmp_path / "mask.png")  # a file may have another size
+    assert read_sketch(tmp_path / "a.png", 16, tmp_path / "mask.png").mask.sum() == pytest.approx(80, rel=0.05)
     again = read_sketch(np.asarray(Image.open(tmp_path / "a.png")), 16, torch.from_numpy(white))
     assert torch.equal(again.mask, sketch.mask) and torch.equal(again.image, sketch.image)
 

@@ -115,14 +115,17 @@ def test_rosinalitys_discriminator_and_one_that_judges_the_class_that_was_chosen
         load_discriminator(path)(images)
 
 
-def test_a_checkpoint_without_discriminator_has_a_stand_in_that_says_so(tmp_path):
+def test_a_checkpoint_without_discriminator_has_a_stand_in_that_says_so(tmp_path, monkeypatch):
     path = files.stylegan1_pt(tmp_path / "a.pt", tiny.stylegan1())
     with pytest.raises(NoDiscriminator, match="holds no discriminator; choose another file"):
         load_discriminator(path)
     with pytest.warns(UserWarning, match="holds no discriminator.*judged by that of stylegan2-cats-64"):
         critic = load_critic(path)
+    monkeypatch.setattr("helpers.generators.DEFAULT", str(path))  # which COURSE_MODEL may name
+    with pytest.warns(UserWarning, match="judged by that of stylegan2-cats-128"):
+        load_critic(path)
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    assert torch.allclose(critic(images), load_discriminator()(images), atol=1e-4)
+    assert torch.allclose(critic(images), load_discriminator("stylegan2-cats-64")(images), atol=1e-4)
     assert critic(images.repeat_interleave(2, 2).repeat_interleave(2, 3), group_size=1).shape == (2,)
 
 

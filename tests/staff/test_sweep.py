@@ -79,9 +79,10 @@ def test_a_specification_gives_every_combination_and_what_is_not_one_is_refused(
     ("change", "message"),
     [
         ({"task": "fly"}, "one of die, length, slow"),
-        ({"speed": 3}, "does not know speed"),
+        ({"speed": 3, 1: 2}, "does not know 1, speed"),
         ({"factor": []}, "list of factor is empty"),
         ({"texts": "*.md"}, "no file matches"),
+        ({"texts": "/"}, r"it is a folder, so name what is in it \(//\*\)"),
         ({"texts": None}, "must be a file pattern"),
         ({"factor": "3e2x"}, "factor must be a number, got '3e2x'"),
         ({"marks": 2.5}, "marks must be a whole number, got 2.5"),

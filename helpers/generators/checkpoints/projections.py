@@ -12,7 +12,7 @@ from helpers.generators.checkpoints.layout import expect, to_tensor
 from helpers.generators.checkpoints.safe_pickle import LazyTensor
 from helpers.generators.checkpoints.torch_file import load
 
-MAX_BYTES = 2**28
+MAX_BYTES = 2**25  # of a code that a small file may unpack to; one of 1024 pixels has 36,864
 
 
 def read_projection(path: str | Path) -> tuple[Tensor, list[Tensor] | None]:
