@@ -15,7 +15,7 @@ from torch import Tensor
 from helpers import images, weights
 from helpers.generators import Generator
 from helpers.images import Box, ImageError, Source, crop, read_image, resize
-from helpers.latents import SUFFIXES, load_latents
+from helpers.latents import SUFFIXES, load_one
 from helpers.photos import WITH_EARS, cut_square, fit_similarity, photo_files
 from helpers.search import option
 
@@ -76,7 +76,7 @@ def read_face(source: Source, generator: Generator, options: FaceOptions | None 
     is_path = isinstance(source, str | os.PathLike)
     name = name or (str(source) if is_path else "the uploaded file")
     if is_path and Path(source).suffix.lower() in SUFFIXES:
-        image = generator.synthesize(load_latents(source)[0].to(generator.device)).clamp(0, 1).cpu()
+        image = generator.synthesize(load_one(source, generator)).clamp(0, 1).cpu()
         return Cut(image, image, (size, size), lambda other: other)
     image = read_image(source, name=name)
     try:

@@ -16,6 +16,7 @@ from helpers.files import atomic_path
 
 SAMPLES = Path(__file__).resolve().parent.parent / "data" / "generated"
 
+AXES = {"z": 2, "w": 2, "w+": 3}  # of a batch of codes
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".pkl")  # of files that may hold latents
 
 
@@ -125,7 +126,22 @@ def load_latents(path: str | Path) -> tuple[Latents, dict[str, str]]:
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})
             code = file.get_tensor("code")
-            noise = [file.get_tensor(name) for name in sorted(file.keys()) if name.startswith("noise.")]
-        return Latents(metadata.pop("space"), code, noise or None), metadata
+            noise = [file.get_tensor(name).float() for name in sorted(file.keys()) if name.startswith("noise.")]
+        latents = Latents(metadata.pop("space"), code.float(), noise or None)
     except (OSError, SafetensorError, KeyError) as error:
         raise ValueError(f"expected latents that this project wrote (.safetensors), got {path}: {error}") from error
+    if code.ndim != AXES.get(latents.space) or 0 in code.shape:
+        raise ValueError(f"expected latents of z, w or w+ in {path}, got {latents.space} {tuple(code.shape)}.")
+    if not all(tensor.isfinite().all() for tensor in (code, *noise)):
+        raise ValueError(f"the latents in {path} hold NaN or infinity; find them again.")
+    return latents, metadata
+
+
+def load_one(path: str | Path, generator) -> Latents:
+    """The latents of a file that holds those of one image of a generator. Raises ValueError for any other file."""
+    latents, _ = load_latents(path)
+    wanted, found = (1, *generator.code_shape(latents.space)), tuple(latents.code.shape)
+    if found != wanted:
+        advice = "give a file of this model, of one image"
+        raise ValueError(f"expected {latents.space} latents of shape {wanted} in {path}, got {found}; {advice}.")
+    return latents.to(generator.device)

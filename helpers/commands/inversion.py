@@ -17,7 +17,7 @@ from helpers.files import unique_stems, write_json
 from helpers.generators import DEFAULT, Generator, load_generator, vanilla
 from helpers.images import quantize, read_image, write_image
 from helpers.inversion import Inversion, InversionOptions
-from helpers.latents import SUFFIXES, Latents, load_latents, save_latents
+from helpers.latents import SUFFIXES, Latents, load_latents, load_one, save_latents
 from helpers.latents import interpolate as interpolate_latents
 from helpers.photos import demo_cat
 from helpers.progress import Progress
@@ -82,11 +82,14 @@ def interpolate(
     """Morph between two photos, which are inverted first, or two latents; write MP4 and GIF, there and back."""
     check_fps(fps, ".mp4", ".gif")
     paths, generator = [a, b], load_generator(run.model, device_of(run.device))
-    photos = [path for path in paths if path.suffix.lower() not in SUFFIXES]
+    if folders := [path for path in paths if path.is_dir()]:
+        raise runs.RunError(f"expected two photos or latents, got the folder {folders[0]}; name files.")
+    given = {path: _end_of(path, generator, run) for path in paths if path.suffix.lower() in SUFFIXES}
+    photos = [path for path in paths if path not in given]
     if photos:
         runs.invert_photos(photos, out, run, search, faces)
     results = (out / f"{run.stem(stem)}.safetensors" for stem in unique_stems(photos))
-    ends = [_end_of(next(results) if path in photos else path, generator, run) for path in paths]
+    ends = [given[path] if path in given else _end_of(next(results), generator, run) for path in paths]
     images = interpolation_frames(generator, *ends, frames)
     images = torch.cat([images, images.flip(0)])
     first, second = unique_stems(paths, most=60)
@@ -98,11 +101,12 @@ def interpolate(
 
 def _end_of(file: Path, generator: Generator, run: runs.RunOptions) -> Latents:
     """The latents of a file in the run's space."""
-    latents, metadata = load_latents(file)
+    _, metadata = load_latents(file)
     if metadata.get("model", run.model) != str(run.model):
         raise runs.RunError(f"{file} holds latents of {metadata['model']}, not of {run.model}; give it as --model.")
+    latents = load_one(file, generator)
     code = generator.convert(latents.code, latents.space, run.space)
-    return Latents(run.space, code, latents.noise).to(generator.device)
+    return Latents(run.space, code, latents.noise)
 
 
 @torch.no_grad()

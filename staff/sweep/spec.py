@@ -105,7 +105,7 @@ def read_spec(path: str | Path) -> dict:
 
     try:
         spec = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SweepError(f"{path} is not a YAML file: {error}") from error
     if not isinstance(spec, dict):
         raise SweepError(f"{path} must hold names with values (task: invert, photos: ...), got {type(spec)}.")

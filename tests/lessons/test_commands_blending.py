@@ -8,7 +8,7 @@ import torch
 from helpers import features, generators, masks
 from helpers.blending import seam
 from helpers.images import read_image, write_image
-from helpers.latents import Latents, load_latents, save_latents
+from helpers.latents import load_latents
 from tests.support import tiny
 
 SHORT = ["--steps", "3", "--noise-steps", "2", "--device", "cpu"]
@@ -84,11 +84,3 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, photos, t
     error = capsys.readouterr().err.strip()
     assert code == 2 and message in error and error.startswith("error: ") and "\n" not in error
     assert not (tmp_path / "out").exists()
-
-
-def test_latents_are_taken_instead_of_a_photo(photos, tmp_path, program):
-    save_latents(tmp_path / "found.safetensors", Latents("w", GENERATOR.mean("w")), model="tiny")
-    ours = ("blend", tmp_path / "found.safetensors", photos[1], "--mask", "left", "--out", tmp_path / "out", *SHORT)
-    assert program(*ours) == 0
-    (row, *_) = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert row["a"].endswith("found.safetensors")

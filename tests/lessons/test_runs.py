@@ -147,6 +147,10 @@ def test_latents_are_ends_of_a_way_too_and_the_frames_are_checked_before_anythin
     mp4, gif = interpolate(ends, tmp_path / "out", steps=3)
     assert gif.name == "found-to-one-wplus.gif" and mp4.exists() and not list((tmp_path / "out").glob("two*"))
     assert (read_image(gif)[..., 8::16, 8::16] - generator.synthesize(generator.mean("w+"))).abs().mean() < 0.05
+    save_latents(tmp_path / "two.safetensors", Latents("w", generator.sample("w", 2)), model="tiny")
+    for end, said in ("two.safetensors", r"shape \(1, 16\) in .*two.safetensors, got \(2"), ("", "got the folder"):
+        with pytest.raises(ValueError, match=said):
+            interpolate((tmp_path / end, photos[0]), tmp_path / "out")
     with pytest.raises(runs.RunError, match="holds latents of tiny, not of other; give it as --model"):
         interpolate(ends[:1] * 2, tmp_path / "out", model="other")
 

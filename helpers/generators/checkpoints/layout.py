@@ -129,10 +129,10 @@ def _widths(tensors: Mapping, pattern: str) -> dict:
     return {"resolution": last, "channel_base": base, "channel_max": most}
 
 
-def expect(condition: bool, what: str) -> None:
+def expect(condition: bool, what: str, found: str = "its network is") -> None:
     """Raise CheckpointError: the network differs from ours in a way that changes its images."""
     if not condition:
-        raise CheckpointError(f"its network is of a kind that is not read: {what}.")
+        raise CheckpointError(f"{found} of a kind that is not read: {what}.")
 
 
 def check_filters(tensors: Mapping, ending: str) -> None:
