@@ -9,7 +9,7 @@ from helpers.metrics import psnr
 from helpers.noise import fresh_noise_psnr
 from staff.benchmarks.cats import cat_rows
 from staff.benchmarks.common import Settings
-from staff.benchmarks.noise import fitted, inverted
+from staff.benchmarks.noise import EQUAL, fitted, inverted
 from staff.training.gan import sample_grid
 
 SAMPLES = 5_000
@@ -29,12 +29,12 @@ def cats(settings: Settings) -> Iterator[dict]:
 
 
 def inversion(settings: Settings) -> Iterator[dict]:
-    """PSNR of inversions with the defaults of ``helpers invert``, after the noise maps too, and with fresh ones."""
+    """PSNR of inversions in 300 steps from the command's start, after the noise maps too, and with fresh ones."""
     _, features = settings.networks()
     for model, generator in generators(settings):
         faces = settings.faces(FACES, generator.resolution)
         for space in generator.spaces:
-            found = inverted(generator, faces, space, features, **encoder_start(generator, space))
+            found = inverted(generator, faces, space, features, **EQUAL, **encoder_start(generator, space))
             values = {"psnr": psnr(found.images, faces)}
             if space == "w+":
                 found = fitted(generator, faces, found)
