@@ -25,6 +25,7 @@ COMMANDS = {  # name: (its module, its line in the list); only the module of the
     "state": ("helpers.commands.states", "Write what a state file of a panel holds: images, masks, settings."),
     "device": ("helpers.commands.device", "Show the device and what is the fastest on it."),
     "check": ("helpers.commands.check", "Run the visible checks of your notebook."),
+    "report": ("helpers.commands.report", "Write your report as one HTML file, to be handed in."),
     "weights": ("helpers.commands.weights", "List, fetch, check and convert weights."),
     "data": ("helpers.commands.style", "Style images: ours, and public-domain paintings."),
 }

@@ -14,7 +14,7 @@ from staff.grading.authoring import ROOT, manifest_of, read_course, stub
 from staff.grading.handins import HAND_INS
 
 FOLDERS = ("helpers", "weights", "data")
-FILES = ("LICENSE", "pyproject.toml", "environment.yml", "environment-v100.yml", ".gitignore")
+FILES = ("LICENSE", "pyproject.toml", "environment.yml", "environment-v100.yml", ".gitignore", "notebooks/report.md")
 SETUP = ("tools/setup.sh", "setup.sh")
 IGNORED = shutil.ignore_patterns("__pycache__", ".*", "downloads", "*.part")
 ADDRESS = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+?(?=[\"'/)\s]|\.git)")

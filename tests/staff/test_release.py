@@ -13,7 +13,7 @@ import torch
 from helpers import masks
 from helpers.commands import check as student_check
 from helpers.course.check_notebook import check_notebook
-from helpers.course.closed import close
+from helpers.course.closed import KEPT, close
 from helpers.course.lessons import LessonError, read_cells, read_manifest
 from helpers.course.submission import match, setup_cells
 from helpers.latents import Latents, save_latents
@@ -67,12 +67,11 @@ def test_ids_are_unique_points_follow_the_rubric_and_a_graded_notebook_loads_not
         found = re.findall(head, texts, re.M)
         assert found == [(exercise.item, f"{exercise.points:g}") for exercise in lesson.exercises]
         assert 3 <= len(found) <= 5
-    scores = [Score("1", str(i), "", "manual", 8, 7.0, part="a", bonus=i > 0) for i in range(3)]
-    assert (totals(scores)["total"], totals(scores)["bonus"], totals(scores)["of"]) == (7 + BONUS_CAP, BONUS_CAP, 8)
-    for lesson in LESSONS:
         first, *others = setup_cells(lesson).values()
         assert "describe_session" in first
         assert not re.search(r"^\w+ = .*\(", "\n".join(others), re.MULTILINE) and "import torch" in "\n".join(others)
+    scores = [Score("1", str(i), "", "manual", 8, 7.0, part="a", bonus=i > 0) for i in range(3)]
+    assert (totals(scores)["total"], totals(scores)["bonus"], totals(scores)["of"]) == (7 + BONUS_CAP, BONUS_CAP, 8)
 
 
 def test_a_release_holds_no_solution_no_staff_and_no_output(released):
@@ -125,7 +124,7 @@ def test_a_release_has_no_dead_links_and_says_how_to_hand_in(released):
 CALLS = """
 import sys
 from helpers.__main__ import main
-for words in ("check nothing.ipynb", "bench", "grade x", "--help"):
+for words in ("check x", "bench", "grade x", "report x", "report README.md", "report notebooks/report.md", "--help"):
     sys.argv = ["helpers", *words.split()]
     try:
         main()
@@ -137,7 +136,9 @@ for words in ("check nothing.ipynb", "bench", "grade x", "--help"):
 def test_no_command_of_a_release_ends_in_a_traceback(released):
     command, environment = [sys.executable, "-c", CALLS], {"PYTHONPATH": str(released), "PATH": ""}
     done = subprocess.run(command, cwd=released, env=environment, capture_output=True, text=True)
-    assert re.findall(r"^code (\d)$", done.stdout, re.M) == ["2", "2", "2", "0"] and "Traceback" not in done.stderr
+    assert re.findall(r"^code (\d)$", done.stdout, re.M) == [*"2222200"] and "Traceback" not in done.stderr
+    assert "README.md shows https://" in done.stderr  # an image that the page would not hold
+    assert (released / "output" / "report.html").read_text().count("src=\"data:image/png;base64,") == 1
 
 
 def test_the_manifest_holds_the_course_and_a_release_goes_only_to_a_new_folder_and_from_the_authored_one(released):
@@ -173,8 +174,7 @@ for ask in (latents.interpolate, noise.fresh_noise_psnr, blending.seam, metrics.
 def test_the_closed_course_answers_no_exercise(tmp_path):
     close(ROOT, tmp_path / "course")
     files = {path.relative_to(tmp_path / "course" / "helpers").as_posix() for path in tmp_path.rglob("*.py")}
-    kept = {"latents.py", "optimizers.py", "course/__init__.py", "course/expect.py"}
-    assert files == kept | {"__init__.py", "notebooks.py"}
+    assert files == {"__init__.py", "notebooks.py", *KEPT}
     done = subprocess.run([sys.executable, "-c", ASK], cwd=tmp_path / "course", capture_output=True, text=True)
     first, *lines = done.stdout.splitlines()
     assert first == "Latents(space='w', code=1, noise=None) 1.0 Exercises only", done.stderr

@@ -1,0 +1,41 @@
+"""Command of the report: report."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import unquote
+
+import typer
+
+from helpers.commands.common import app
+from helpers.files import atomic_path
+
+IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)[^)]*\)")
+
+
+@app.command()
+def report(
+    text: Annotated[Path, typer.Argument(help="Your report, such as notebooks/report.md.")],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("output/report.html"),
+) -> None:
+    """Write your report as one HTML file that holds its images, to be handed in."""
+    typer.echo(f"{out}: {write_report(text, out)} images")
+
+
+def write_report(path: Path, out: Path) -> int:
+    """Write Markdown as one HTML file with its images inside; returns how many. ValueError for one that is missing."""
+    from nbconvert import HTMLExporter
+    from nbformat.v4 import new_markdown_cell, new_notebook
+
+    if path.suffix.lower() != ".md" or not path.is_file():
+        raise ValueError(f"expected a Markdown file such as notebooks/report.md, got {path}.")
+    source = path.read_text(encoding="utf-8")
+    images = IMAGE.findall(source)
+    if missing := [name for name in images if not (path.parent / unquote(name)).is_file()]:
+        raise ValueError(f"{path} shows {', '.join(missing)}, not found; name files as seen from {path.parent}.")
+    about = {"metadata": {"name": path.stem, "path": str(path.parent)}}
+    notebook = new_notebook(cells=[new_markdown_cell(source)])
+    page, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook, resources=about)
+    with atomic_path(out) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return len(images)
