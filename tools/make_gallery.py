@@ -2,8 +2,9 @@
 
     python tools/make_gallery.py [--executed FOLDER]
 
-A cell whose metadata has a ``gallery`` text is shown: its first figure with this text below. The lessons are executed
-first, unless FOLDER holds executed ones, as tools/try_model.py writes them.
+A cell whose metadata has a ``gallery`` text is shown: its first figure with this text below. Where it also has a name
+as ``expected``, a small copy shows students what to expect of an exercise: data/figures/expected-NAME.jpg.
+The lessons are executed first, unless FOLDER holds executed ones, as tools/try_model.py writes them.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDEST, QUALITY, MOST_BYTES = 1200, 88, 3_000_000  # pixels of a figure; of its JPEG; all figures together
+SMALL, EXPECTED = (640, 320), ROOT / "data" / "figures"  # pixels of what students are to expect, at most; its folder
 
 
 def executed(path: Path, folder: Path | None) -> nbformat.NotebookNode:
@@ -27,13 +29,14 @@ def executed(path: Path, folder: Path | None) -> nbformat.NotebookNode:
     return notebook
 
 
-def figures(notebook: nbformat.NotebookNode) -> list[tuple[str, Image.Image]]:
-    """Text and figure of each cell that is to be shown."""
+def figures(notebook: nbformat.NotebookNode) -> list[tuple[str, str, Image.Image]]:
+    """Text, name for students ("" where it has none) and figure of each cell that is to be shown."""
     shown = []
     for cell in notebook.cells:
         if "gallery" in cell.metadata:
             image = next(o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {}))
-            shown.append((cell.metadata.gallery, Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB")))
+            picture = Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB")
+            shown.append((cell.metadata.gallery, cell.metadata.get("expected", ""), picture))
     return shown
 
 
@@ -46,10 +49,13 @@ def main() -> None:
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         notebook = executed(path, folder)
         text.append(f"## [{notebook.cells[0].source.splitlines()[0][2:]}](../notebooks/{path.name})")
-        for number, (caption, image) in enumerate(figures(notebook), 1):
+        for number, (caption, expected, image) in enumerate(figures(notebook), 1):
             image.thumbnail((WIDEST, 10 * WIDEST))
             name = f"{path.stem[:2]}-{number}.jpg"
             image.save(out / name, quality=QUALITY)
+            if expected:
+                image.thumbnail(SMALL)
+                image.save(EXPECTED / f"expected-{expected}.jpg", quality=65)
             text += [f"![{caption}](gallery/{name})", caption]
     (ROOT / "docs" / "gallery.md").write_text("\n\n".join(text) + "\n")
     total = sum(file.stat().st_size for file in out.iterdir())
