@@ -1,5 +1,7 @@
 """Command of the report: report."""
 
+import base64
+import mimetypes
 import re
 from pathlib import Path
 from typing import Annotated
@@ -33,9 +35,14 @@ def write_report(path: Path, out: Path) -> int:
     images = IMAGE.findall(source)
     if missing := [name for name in images if not (path.parent / unquote(name)).is_file()]:
         raise ValueError(f"{path} shows {', '.join(missing)}, not found; name files as seen from {path.parent}.")
-    about = {"metadata": {"name": path.stem, "path": str(path.parent)}}
-    notebook = new_notebook(cells=[new_markdown_cell(source)])
-    page, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook, resources=about)
+    notebook = new_notebook(cells=[new_markdown_cell(IMAGE.sub(lambda found: _held(found, path.parent), source))])
+    page, _ = HTMLExporter().from_notebook_node(notebook, resources={"metadata": {"name": path.stem}})
     with atomic_path(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return len(images)
+
+
+def _held(found: re.Match, folder: Path) -> str:
+    """An image of a report with its file inside."""
+    kind, data = mimetypes.guess_type(found[1])[0] or "image/png", (folder / unquote(found[1])).read_bytes()
+    return found[0].replace(f"({found[1]}", f"(data:{kind};base64,{base64.b64encode(data).decode()}")
