@@ -80,7 +80,7 @@ def read_face(source: Source, generator: Generator, options: FaceOptions | None 
         return Cut(image, image, (size, size), lambda other: other)
     image = read_image(source, name=name)
     try:
-        cut, corners = _way_to(find_place(image, generator, options), size)
+        cut, corners = way_to(find_place(image, generator, options), size)
         return Cut(cut(image), framed(image, corners), tuple(image.shape[-2:]), cut)
     except NoFace as error:
         raise NoFace(f"{name} {error}", images.longer_side(image, LOOK)) from None
@@ -132,7 +132,7 @@ def _cat_square(image: Tensor, face: int, generator: Generator) -> tuple[complex
     return fit_similarity(found[face - 1].landmarks, template * generator.resolution)
 
 
-def _way_to(place: Box | tuple[complex, complex], size: int) -> tuple[Callable[[Tensor], Tensor], list]:
+def way_to(place: Box | tuple[complex, complex], size: int) -> tuple[Callable[[Tensor], Tensor], list]:
     """The function from a photo to its part, (1, 3, size, size), and the part's four corners (x, y) in the photo."""
     if len(place) == 4:
         left, top, right, bottom = place

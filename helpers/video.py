@@ -14,6 +14,7 @@ import torch
 from helpers.files import atomic_path
 from helpers.images import ImageError, from_uint8, longer_side, to_uint8
 
+FILMS = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi")  # suffixes
 WATCHABLE = 256  # pixels; frames with a shorter side are enlarged by a whole factor, nearest neighbour
 MOST_FPS = {".gif": 50, ".mp4": 120}  # 50: the fastest GIF that browsers play
 H264 = {"format": "FFMPEG", "codec": "libx264", "quality": None, "macro_block_size": 1, "ffmpeg_log_level": "quiet"}

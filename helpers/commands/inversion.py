@@ -57,13 +57,16 @@ def demo(out: Out = Path("output/demo"), steps: Steps = 150, device: Device = No
 @app.command()
 @with_options
 def invert(
-    photos: Annotated[list[Path], typer.Argument(help="Photo files, or folders of them.")],
+    photos: Annotated[list[Path], typer.Argument(help="Photo files, or folders of them; and films.")],
     out: Out,
     run: runs.RunOptions,
     search: InversionOptions,
     faces: FaceOptions,
 ) -> None:
-    """Find the latents of photos; write images, latents and results.json. The same command continues after a stop."""
+    """Find the latents of photos; write images, latents and results.json. The same command continues after a stop.
+
+    A film is inverted from frame to frame in w+, with --noise one set of noise maps for all of them.
+    """
     runs.print_table(lambda: runs.invert_photos(photos, out, run, search, faces))
 
 

@@ -10,6 +10,7 @@ import torch
 import typer
 from torch import Tensor
 
+from helpers.clips import aligned_clip, flicker, invert_clip, render, share_noise
 from helpers.commands.common import DEVICE, LOG, device_of
 from helpers.domain import out_of_domain
 from helpers.faces import Cut, FaceOptions, NoFace, read_face
@@ -26,6 +27,9 @@ from helpers.noise import NoiseOptions, check_noise_maps, fresh_noise_psnr, nois
 from helpers.photos import photo_files
 from helpers.progress import Progress
 from helpers.search import Result, marks, option
+from helpers.video import FILMS, read_film, write_mp4
+
+FRAME = 480  # longer side of a film's frames in which the face is found
 
 
 class RunError(ValueError):
@@ -114,8 +118,11 @@ def invert_photos(
         search = replace(search, **{name: value for name, value in usual.items() if getattr(search, name) is None})
     check_memory(generator, run.space, run.noise)
     settings = {"command": "invert", **vars(run), **vars(search), **vars(faces), "log": None}
-    photos, good, bad, rows = photo_files(photos), [], [], []
+    photos, good, films, bad, rows = photo_files(photos), [], [], [], []
     for path, stem in zip(photos, unique_stems(photos), strict=True):
+        if path.suffix.lower() in FILMS:
+            films.append((path, run.stem(stem)))
+            continue
         with noted(bad, path):
             good.append((path, run.stem(stem), read_or_show(path, generator, faces, out / f"{stem}-looked-at.png")))
     search = replace(search, features=features)
@@ -127,6 +134,13 @@ def invert_photos(
                 label = f"{model_stem(run.model)} {run.space} {start + 1}-{start + len(batch)}"
                 with noted(bad, *(path for path, *_ in batch)):
                     done = progress.finish(unit, _invert_batch(progress, generator, batch, label, run, search))
+            rows += done or []
+            write_json(out / "results.json", rows)
+        for path, stem in films:
+            done = progress.done(stem)
+            if done is None:
+                with noted(bad, path):
+                    done = progress.finish(stem, [_invert_film(path, stem, generator, run, features, faces, out)])
             rows += done or []
             write_json(out / "results.json", rows)
     check_all_done(bad, rows, len(photos))
@@ -166,6 +180,22 @@ def _invert_batch(
     rows = zip(paths, stems, measure(result, targets, search.features), more, strict=True)
     facts = {"model": str(run.model), "space": run.space}
     return [{"file": str(path), **facts, **row, **noise, "image": f"{stem}.png"} for path, stem, row, noise in rows]
+
+
+def _invert_film(path: Path, stem: str, generator: Generator, run: RunOptions, features, faces: FaceOptions, out: Path):
+    """Invert a film's frames in w+; write them next to their targets as MP4, with the sound, and the latents; a row."""
+    if run.space != "w+":
+        raise ValueError(f"{path}: films are inverted in w+; got --space {run.space}.")
+    fps, sound, frames = read_film(path, FRAME)
+    targets = aligned_clip(frames, generator, faces).to(run.device)
+    latents = invert_clip(generator, targets, features)
+    latents = share_noise(generator, targets, latents) if run.noise else latents
+    images = render(generator, latents)
+    write_mp4(out / f"{stem}.mp4", torch.cat([targets, images], 3), fps, path if sound else None)
+    save_latents(out / f"{stem}.safetensors", latents, model=str(run.model))
+    values = {"psnr": psnr(images, targets).mean(), "flicker": flicker(images, targets).mean()}
+    row = {"file": str(path), "model": str(run.model), "space": run.space, "frames": len(targets)}
+    return row | {name: round(value.item(), 4) for name, value in values.items()} | {"image": f"{stem}.mp4"}
 
 
 def run_noise(

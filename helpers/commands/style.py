@@ -26,9 +26,7 @@ from helpers.style_transfer import STYLE_LAYERS, StyleError, StyleOptions, Style
 from helpers.style_transfer.criterion import layer_weights
 from helpers.style_transfer.sheets import stylize_frames
 from helpers.styles import FOLDER, NAMES
-from helpers.video import read_film, write_gif, write_mp4
-
-FILMS = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi")
+from helpers.video import FILMS, read_film, write_gif, write_mp4
 
 
 def _write_styled(out: Path, stems: list[str], result: Result, frames: list[Tensor]) -> list[dict]:
