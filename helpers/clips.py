@@ -20,7 +20,7 @@ from helpers.noise import NOISE_LR, SMALLEST_STRENGTH, check_noise_maps
 from helpers.optimizers import Optimization, cosine
 from helpers.photos import cut_square
 
-STEPS = 12  # of a frame, from the code of the frame before it
+STEPS, LR = 6, 0.03  # of a frame, from the code of the frame before it: L-BFGS and larger rates leave it at first
 SHARED_STEPS, KEYS = 60, 6  # of the noise maps, and the number of frames that they are fitted to
 SMOOTH = 1.5  # frames; the error of a face finder changes from frame to frame, the place of a face does not
 
@@ -63,7 +63,7 @@ def invert_clip(generator: Generator, targets: Tensor, features, steps: int = ST
     last, codes = project(generator, targets[:1], features=features, **fast_options(generator)).latents, []
     for target in tqdm(targets.split(1), "frames", leave=False):
         if codes:
-            last = project(generator, target, start=last, features=features, steps=steps, optimizer="lbfgs").latents
+            last = project(generator, target, start=last, features=features, steps=steps, lr=LR).latents
         codes.append(last.code)
     return Latents("w+", torch.cat(codes))
 

@@ -11,9 +11,10 @@ from helpers import masks
 from helpers.blending.blocks import NOISE_STEPS, STEPS, check_copy, copy_activations, embed, fit_noise
 from helpers.blending.criterion import MaskedCriterion, Term, photo_terms, whitening
 from helpers.blending.pastes import exchange_details, hard_paste, harmonise, poisson_blend, transition
+from helpers.encoder import load_encoder
 from helpers.generators import Generator
 from helpers.images import resize
-from helpers.inversion import LatentSearch
+from helpers.inversion import LatentSearch, encoder_start
 from helpers.latents import Latents
 from helpers.losses import delta_loss
 from helpers.masks import as_mask, grow, invert
@@ -26,7 +27,7 @@ STROKE = 0.06  # above what saving a photo as JPEG changes
 WEIGHTS = {  # of the terms of each edit
     "crossover": {"first": 1.0, "second": 1.0, "perceptual": 0.1, "style": 0.0},
     "reconstruct": {"first": 1.0, "perceptual": 0.02},
-    "inpaint": {"first": 1.0, "perceptual": 0.02, "prior": 0.03},
+    "inpaint": {"first": 1.0, "perceptual": 0.02, "mirror": 0.02, "prior": 0.1},
     "scribble": {"first": 1.0, "stroke": 1.0, "perceptual": 0.02, "prior": 0.01},
     "local-style": {"first": 1.0, "perceptual": 0.02, "content": 0.002, "style": 0.2, "prior": 0.01},
     "transfer": {"first": 1.0, "perceptual": 0.02, "prior": 0.005},
@@ -116,10 +117,18 @@ class Editor:
         options, mask = replace(self.options, **options), as_mask(mask, self.generator.resolution)
         return options, mask, feather_of(self.generator, options.feather), WEIGHTS[edit] | (weights or {})
 
-    def _w_plus(self, criterion: MaskedCriterion, batch: int, steps: int, rows: Sequence[int] | None = None) -> Block:
-        """W_l, or M_st with a style term, from the latents of the block before it."""
+    def _guess(self, x: Tensor, known: Tensor | None = None) -> Latents | None:
+        """The encoder's latents of what is known of the photos; None where the generator has no encoder."""
+        if not encoder_start(self.generator):
+            return None
+        return load_encoder(self.generator).encode(self.generator, x, known, "w+")
+
+    def _w_plus(
+        self, criterion: MaskedCriterion, batch: int, steps: int, rows: Sequence[int] | None = None, start=None
+    ) -> Block:
+        """W_l, or M_st with a style term, from the latents of the block before it, the first one from ``start``."""
         search = partial(embed, self.generator, criterion, batch, rows=rows)
-        return Block(share=steps, build=lambda last, n: search(start=last and last.latents, steps=n))
+        return Block(share=steps, build=lambda last, n: search(start=last.latents if last else start, steps=n))
 
     def _noise(self, x: Tensor, mask: Tensor, steps: int) -> Block:
         """Mk_n: x under the mask, and elsewhere what the block before it found."""
@@ -162,18 +171,31 @@ class Editor:
     def inpaint(self, x: Tensor, hole: Tensor, **options) -> Edit:
         """Fill a hole, where the mask is 1, with what the generator finds likely: W_l on what is known, then Mk_n.
 
-        Few rows of w+ are free (``inpainting_rows``), and a prior keeps them where the w of faces are. What is inside
-        the hole is never looked at. The noise fades out in a ring of twice ``feather`` pixels around it.
+        W_l starts at the encoder's guess of what is known, and a prior keeps it near; without an encoder it starts at
+        the mean, and few rows are free (``inpainting_rows``). "mirror" asks for the features of the known half of an
+        aligned face in the hole of the other half. What is inside the hole is never looked at. Mk_n draws the photo
+        and, in the hole, the gradients of the fill with the border colours of the photo, so there is no feather.
         """
-        options, hole, feather, weights = self._settings("inpaint", hole, **options)
+        options, hole, _, weights = self._settings("inpaint", hole, **options)
         if not (0 < hole.mean() < 1):
             raise ValueError("the hole must cover a part of the image, but it is empty or covers all of it.")
-        anywhere, (_, known) = hole.gt(0).float(), transition(hole, 2 * feather)
+        anywhere = hole.gt(0).float()
         # the network looks across the edge: there it sees a smooth fill, not the content of the hole
-        seen = poisson_blend(torch.zeros_like(x), x, anywhere)
-        criterion = MaskedCriterion(photo_terms(seen, invert(anywhere)), self.features, weights, self.likelihood)
-        w_plus = self._w_plus(criterion, len(x), options.steps, inpainting_rows(self.generator.num_ws))
-        blocks = [w_plus, self._noise(seen, known, options.noise_steps)]
+        seen, known = poisson_blend(torch.zeros_like(x), x, anywhere), invert(anywhere)
+        terms, start = photo_terms(seen, known), self._guess(seen, known)
+        if self.generator.landmarks:
+            terms.append(Term("mirror", "perceptual", seen.flip(3), anywhere * known.flip(3)))
+        criterion = MaskedCriterion(terms, self.features, weights, self.likelihood)
+
+        def noise(last: Result, steps: int) -> NoiseSearch:
+            filled = poisson_blend(last.images, seen, anywhere)
+            return fit_noise(self.generator, filled, filled, hole, last.latents, steps)
+
+        rows = inpainting_rows(self.generator.num_ws) if start is None else None
+        blocks = [
+            self._w_plus(criterion, len(x), options.steps, rows, start),
+            Block(share=options.noise_steps, build=noise),
+        ]
         return Edit("inpaint", hole, torch.full_like(x, 0.5), x, weights, blocks)
 
     def scribble(self, x: Tensor, drawn: Tensor, mask: Tensor | None = None, **options) -> Edit:

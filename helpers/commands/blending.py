@@ -37,6 +37,7 @@ WEIGHT_HELP = {
     "style": "Weight of the style, or of B's texture for what shows A.",
     "stroke": "Weight of the strokes' colours.",
     "content": "Weight of what the region showed.",
+    "mirror": "Weight of looking like the other half of the face.",
     "prior": "Weight of how likely the face is, or of staying near the photo's latents.",
 }
 
