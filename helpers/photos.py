@@ -18,7 +18,7 @@ from helpers.images import MAX_BYTES, ImageError, read_image, resize
 
 VALIDATION = 500  # photos, or a tenth of a smaller set: held out by default
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".ppm", ".tga", ".jp2")
-PHOTO_SUFFIXES += (".avif", ".heic", ".heif")
+PHOTO_SUFFIXES += (".avif", ".heic", ".heif", ".mpo", ".jpe", ".j2k", ".jpf", ".pgm", ".pnm")
 
 # Where the average training face has the middle of its left eye, right eye and nose leather; (x, y), sides of length 1.
 # The eyes are fixed within about 0.01 there, the nose moves by 0.05 with the pose: faces are aligned by their eyes.
