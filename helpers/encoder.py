@@ -89,8 +89,8 @@ class Encoder(nn.Module):
 
 def load_encoder(generator: Generator | str | Path) -> Encoder:
     """The frozen encoder of a generator, or of a name or file: ours, or the ``.pt`` of pSp, e4e or ReStyle."""
-    source = str(generator) if isinstance(generator, str | Path) else getattr(generator, "name", "")
-    path = Path(generator) if isinstance(generator, str | Path) else getattr(generator, "path", Path())
+    source = str(generator) if isinstance(generator, str | Path) else getattr(generator, "base", "")
+    path = Path(generator) if isinstance(generator, str | Path) else getattr(generator, "path", None) or Path()
     if path.suffix in (".pt", ".pth"):
         from helpers.found_encoders import read_encoder
 

@@ -246,7 +246,7 @@ class Inversion(LatentSearch):
 
 def encoder_start(generator: Generator, space: str = "w+") -> dict:
     """Options to start L-BFGS at the encoder's guess; empty where no encoder leads to the space."""
-    known = f"{getattr(generator, 'name', '')}-encoder" in registry()
+    known = f"{getattr(generator, 'base', '')}-encoder" in registry()
     reached = space == generator.spaces[-1] or (space, generator.spaces[-1]) == ("w", "w+")  # w: the mean of w+
     return {"start": "encoder", "optimizer": "lbfgs"} if known and reached else {}
 

@@ -108,7 +108,7 @@ def save_latents(path: str | Path, latents: Latents, *, extra: dict | None = Non
 
 def chosen_samples(generator) -> Latents:
     """Twelve faces of a bundled generator that pass for photos, chosen by eye; samples of truncation 0.7 of another."""
-    path = SAMPLES / getattr(generator, "name", "") / "latents.safetensors"
+    path = SAMPLES / getattr(generator, "base", "") / "latents.safetensors"
     if path.is_file():
         latents = load_latents(path)[0]
         return replace(latents, code=latents.code.to(generator.device))

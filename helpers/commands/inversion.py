@@ -39,7 +39,7 @@ def demo(out: Out = Path("output/demo"), steps: Steps = 150, device: Device = No
             done = progress.done(stem)
             if done is None:
                 result = progress.run(Inversion(network, target, space, search), stem)
-                runs.write_results(out, [stem], result, model)
+                runs.write_results(out, [stem], result, [model])
                 facts = {"file": "chelsea (scikit-image)", "model": model, "space": space}
                 done = [facts | row | {"image": f"{stem}.png"} for row in runs.measure(result, target, features)]
                 progress.finish(stem, done)
@@ -59,7 +59,7 @@ def demo(out: Out = Path("output/demo"), steps: Steps = 150, device: Device = No
 def invert(
     photos: Annotated[list[Path], typer.Argument(help="Photo files, or folders of them; and films.")],
     out: Out,
-    run: runs.RunOptions,
+    run: runs.InvertOptions,
     search: InversionOptions,
     faces: FaceOptions,
 ) -> None:

@@ -27,6 +27,7 @@ from helpers.noise import NoiseOptions, check_noise_maps, fresh_noise_psnr, nois
 from helpers.photos import photo_files
 from helpers.progress import Progress
 from helpers.search import Result, marks, option
+from helpers.tuning import Tuning, TuningOptions, check_tunable
 from helpers.video import FILMS, read_film, write_mp4
 
 FRAME = 480  # longer side of a film's frames in which the face is found
@@ -91,14 +92,24 @@ class RunOptions:
     fast: bool = option(False, "75 steps of L-BFGS from the encoder's guess, or 100 of Adam without one.")
     noise: bool = option(False, "Fit the noise maps too, after the code (StyleGAN2).")
     noise_steps: int = option(600, "Steps of the noise search.", min=1)
+    tune: bool = False  # see InvertOptions
     device: str | None = option(None, DEVICE)
     sheet: bool = option(True, "A sheet per photo too: the photo with its box, its target, the result.")
     log: str = option("jsonl", LOG)
 
     def stem(self, photo: str) -> str:
         """Name of the files of a photo's result, without suffix."""
-        space = self.space.replace("+", "plus") + ("-noise" if self.noise else "")
+        space = self.space.replace("+", "plus") + ("-noise" if self.noise else "-tuned" if self.tune else "")
         return f"{photo}-{model_stem(self.model)}-{space}"
+
+
+@dataclass(frozen=True)
+class InvertOptions(RunOptions):
+    """Of photos that are not edited afterwards; each tuned generator is stored next to the latents."""
+
+    tune: bool = option(False, "Tune a copy of the generator to each photo, after the code; a file for --model.")
+    tuning_steps: int = option(TuningOptions.steps, "Steps of the tuning.", min=1)
+    locality: float = option(TuningOptions.locality, "Weight of what the tuning changes in other images.", min=0)
 
 
 def invert_photos(
@@ -108,8 +119,12 @@ def invert_photos(
     run = replace(run, device=device_of(run.device))
     generator, features = load_generator(run.model, run.device), load_features(device=run.device)
     generator.check_space(run.space)
+    if run.noise and run.tune:
+        raise RunError("fitted noise and a tuned generator are two ways to one end; choose --noise or --tune.")
     if run.noise:
         check_noise_maps(generator)
+    if run.tune:
+        check_tunable(generator)
     set_precision(generator, run.precision, run.checkpointing)
     if run.fast:
         search = replace(search, **fast_options(generator, run.space))
@@ -171,7 +186,12 @@ def _invert_batch(
         options = NoiseOptions(run.noise_steps, until=search.until)
         result, more = run_noise(progress, generator, targets, result, options, f"{label} noise")
         shown["after noise"] = result.images
-    write_results(progress.out, stems, result, run.model)
+    models = [run.model] * len(batch)
+    if run.tune:
+        models = [progress.out / f"{stem}-model.safetensors" for stem in stems]
+        result, more = run_tuning(progress, generator, targets, result, run, models)
+        shown["after tuning"] = result.images
+    write_results(progress.out, stems, result, models)
     for i, (stem, cut) in enumerate(zip(stems, cuts, strict=True)):
         if run.sheet:
             images = [cut.looked_at, cut.target, *(image[i : i + 1].cpu() for image in shown.values())]
@@ -211,6 +231,24 @@ def run_noise(
     return result, [{"noise_steps": steps} | row for row in rows]
 
 
+def run_tuning(
+    progress: Progress, generator: Generator, targets: Tensor, found: Result, run: InvertOptions, files: Sequence[Path]
+) -> tuple[Result, list[dict]]:
+    """``Tuning`` to each photo after an inversion, written to the files; the results with the seconds of both, rows."""
+    results, rows, options = [], [], TuningOptions(run.tuning_steps, locality=run.locality)
+    for i, (target, file) in enumerate(zip(targets.split(1), files, strict=True)):
+        search = Tuning(generator, target, found.latents[i], options)
+        results.append(progress.run(search, file.stem))
+        search.save(file)
+        values = {"psnr_before_tuning": psnr(found.images[i : i + 1], target)}
+        values["psnr_fresh_noise"] = fresh_noise_psnr(search.tuned(), target, found.latents[i])
+        row = {name: round(value.item(), 4) for name, value in values.items()}
+        rows.append({"tuning_steps": run.tuning_steps, **row, "tuned_model": str(file)})
+    parts = {name: torch.cat([result.parts[name] for result in results]) for name in results[0].parts}
+    seconds, images = found.seconds + sum(result.seconds for result in results), [result.images for result in results]
+    return replace(found, images=torch.cat(images), parts=parts, seconds=seconds), rows
+
+
 def measure(result: Result, targets: Tensor, features) -> list[dict]:
     """One row of figures per target: PSNR and SSIM at native size after 8-bit rounding, feature distance, losses."""
     images, rows = result.images, []
@@ -224,9 +262,9 @@ def measure(result: Result, targets: Tensor, features) -> list[dict]:
     return rows
 
 
-def write_results(out: Path, stems: Sequence[str], result: Result, model: str) -> None:
-    """Write the image and the latents of each sample."""
-    for i, stem in enumerate(stems):
+def write_results(out: Path, stems: Sequence[str], result: Result, models: Sequence[str | Path]) -> None:
+    """Write the image and the latents of each sample, with the model that draws it."""
+    for i, (stem, model) in enumerate(zip(stems, models, strict=True)):
         write_image(out / f"{stem}.png", result.images[i : i + 1])
         save_latents(out / f"{stem}.safetensors", result.latents[i], model=str(model))
 

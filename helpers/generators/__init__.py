@@ -36,10 +36,12 @@ def load_generator(name_or_path: str | Path = DEFAULT, device: torch.device | st
     name_or_path, label = _split_label(name_or_path)
     path = checkpoint_path(name_or_path)
     generator = _generator(path, str(name_or_path))
+    base, its_label = _split_label(generator.base or str(name_or_path))
+    label = its_label if label is None else label
     if generator.c_dim or label is not None:
         generator.set_label(label)
-    generator.name, generator.path = path.stem, path
-    entry = registry().get(str(name_or_path), {})
+    generator.name, generator.base, generator.path = path.stem, Path(base).stem, path
+    entry = registry().get(str(base), {})
     generator.domain, generator.landmarks = entry.get("domain", ""), entry.get("landmarks")
     if generator.resolution >= LARGE:
         keep_freed_memory()
@@ -95,6 +97,7 @@ def _generator(path: Path, name: str) -> Generator:
     has_mean = "mapping.w_avg" in part.tensors
     generator = _build(name, "generator", part)
     generator.has_mean, generator.name, generator.format = has_mean, name, part.format
+    generator.base = part.base
     if part.w_std is not None and tuple(part.w_std.shape) == (generator.w_dim,):
         generator.w_std = part.w_std
     elif not generator.c_dim:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +46,8 @@ class Generator(nn.Module):
     noise_shapes: tuple[tuple[int, int], ...] = ()  # (h, w) of every noise map, coarse to fine
     c_dim: int = 0  # number of classes, 0 without
     label: int | None = None  # the class that z is mapped to; see set_label
+    path: Path | None = None  # of the file that it was loaded from
+    base: str = ""  # name of the model that this one was tuned from, or its own
     domain: str = ""  # what the model shows, in words, where the registry says
     landmarks: Sequence | None = None  # where its faces have left eye, right eye, nose; (x, y), sides of length 1
     has_mean = False  # whether the mean of w came with the weights
@@ -124,6 +127,10 @@ class Generator(nn.Module):
         noise = own_noise if noise is None else noise
         self.check_noise(noise, len(code))
         return self.render(code, space, noise)
+
+    def forward(self, latents, noise: list[Tensor] | None = None) -> Tensor:
+        """``synthesize``, for functions of modules."""
+        return self.synthesize(latents, noise)
 
     def check_noise(self, noise: list[Tensor] | None, n: int) -> None:
         """Raise ValueError unless the noise maps are None or one (n or 1, 1, h, w) for each of ``noise_shapes``."""

@@ -120,7 +120,7 @@ def test_the_chosen_samples_are_the_images_next_to_them_and_a_model_without_any_
     generator = load_generator(model)
     image = generator.synthesize(chosen_samples(generator)[4]).clamp(0, 1)
     assert (image - read_image(SAMPLES / model / "0004.png")).abs().max() < 2 / 255
-    generator.name = "another"
+    generator.base = "another"
     assert chosen_samples(generator).code.shape == (12, generator.w_dim)
 
 

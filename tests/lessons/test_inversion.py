@@ -233,7 +233,7 @@ def test_what_is_left_out_follows_from_the_rest_and_a_loss_of_nan_leaves_the_bes
     assert project(GENERATOR, photo, steps=2).parts.keys() == {"l1"}  # without features
     generator, fast = tiny.stylegan2(), {"steps": module.FAST_STEPS}
     assert fast_options(generator, "w+") == fast
-    generator.name = "stylegan2-cats-64"  # it has an encoder, which leads to w and w+
+    generator.base = "stylegan2-cats-64"  # it has an encoder, which leads to w and w+
     quick = {"start": "encoder", "optimizer": "lbfgs", "steps": module.FAST_LBFGS_STEPS}
     assert fast_options(generator, "w+") == fast_options(generator, "w") == quick
     assert fast_options(generator, "z") == fast

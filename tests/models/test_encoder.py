@@ -24,7 +24,7 @@ from tests.support import tiny
 @pytest.fixture(scope="module")
 def generator():
     generator = tiny.stylegan2()
-    generator.name = "tiny"
+    generator.base = "tiny"
     return generator
 
 

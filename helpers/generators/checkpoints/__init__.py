@@ -11,7 +11,8 @@ from typing import BinaryIO
 
 from torch import Tensor
 
-from helpers.weights import WeightsError, load_weights, page_or_pointer
+from helpers.files import sha256
+from helpers.weights import WeightsError, load_weights, page_or_pointer, registry, weights_path
 
 MAX_BYTES = 8 * 2**30  # rosinality's with optimizers have 1 GB
 UNFIT = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)  # what odd parts raise
@@ -41,6 +42,7 @@ class Part:
     tensors: dict[str, Tensor]
     format: str = ""
     w_std: Tensor | None = None  # standard deviation of w, (w_dim,), if the file has it
+    base: str = ""  # of a tuned generator, the model that it was tuned from, as --model names it
 
 
 def read_checkpoint(path: str | Path, kind: str = "generator") -> Part:
@@ -57,6 +59,8 @@ def read_checkpoint(path: str | Path, kind: str = "generator") -> Part:
 def _own(path: Path, kind: str) -> Part:
     """Of this project: tensors ``generator.…`` and ``discriminator.…``, and their arguments in the configuration."""
     tensors, config = load_weights(path)
+    if isinstance(config, dict) and "tuned_from" in config:
+        return _tuned(path, kind, tensors, config["tuned_from"])
     if not isinstance(config, dict) or not isinstance(config.get("family"), str):
         raise CheckpointError("it holds no generator of a known family.")
     if not isinstance(config.get(kind), dict):
@@ -66,6 +70,37 @@ def _own(path: Path, kind: str) -> Part:
     if part.w_std is None and not part.config.get("c_dim"):
         part.tensors.pop("mapping.w_avg", None)  # as training left it: both are measured
     return part
+
+
+def _tuned(path: Path, kind: str, changes: dict[str, Tensor], base: object) -> Part:
+    """Of this project too: the weights of the model that ``base`` names, plus the changes in the file."""
+    model, checksum = (base.get("model"), base.get("sha256")) if isinstance(base, dict) else (None, None)
+    if not isinstance(model, str) or not isinstance(checksum, str):
+        raise CheckpointError("it does not say which model it was tuned from.")
+    part = read_checkpoint(_base_of(path, model, checksum), kind)
+    part.base = model
+    if kind == "generator":
+        for key, change in changes.items():
+            value = part.tensors.get(key)
+            if value is None or value.shape != change.shape or not change.isfinite().all():
+                fit = f"does not fit {shown(model)}, or is not finite"
+                raise CheckpointError(f"its {shown(key)} {(*change.shape,)} {fit}; tune the model again.")
+            part.tensors[key] = value + change
+    return part
+
+
+def _base_of(path: Path, model: str, checksum: str) -> Path:
+    """The file of the model, NAME or NAME@3, that a file was tuned from."""
+    name, _, label = model.rpartition("@")
+    name = name if name and label.isdecimal() else model
+    places = [weights_path(name)] if name in registry() else [Path(name), path.parent / Path(name).name]
+    source = next((place for place in places if place.is_file()), None)
+    if source is None:
+        raise CheckpointError(f"it was tuned from {shown(name)}, which is not there; put that file next to it.")
+    if sha256(source) != checksum:
+        found = f"with the SHA-256 {shown(checksum, 8)}, and {source} is not that"
+        raise CheckpointError(f"it was tuned from a model {found}; get that one, or tune again.")
+    return source
 
 
 @contextmanager
