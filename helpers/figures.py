@@ -201,16 +201,35 @@ def plot_losses(
     axes.set_prop_cycle(color=COLOURS)
     for name, values in curves.items():
         axes.plot(values, label=name, linewidth=1.5, marker="o" if len(values) == 1 else None)
-    axes.set(yscale="log" if log else "linear", axisbelow=True, xlabel="step", ylabel=label)
-    axes.tick_params(labelsize=8, colors=FAINT, which="both")
-    axes.grid(True, color="#e4e4e4", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#9a9a9a")
+    axes.set(yscale="log" if log else "linear", xlabel="step", ylabel=label)
+    _plain(axes)
     if len(curves) > 1:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
     if suptitle:
         figure.suptitle(suptitle, x=0.01, ha="left", **STYLES["suptitle"])
     return figure
+
+
+def plot_points(points: Mapping[str, tuple[float, float]], x: str, y: str) -> Figure:
+    """A mark for each name at its place (x, y), with the name next to it."""
+    figure = Figure(figsize=(6.4, 3.6), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    for number, (name, place) in enumerate(points.items()):
+        axes.plot(*place, "o", color=COLOURS[number % len(COLOURS)], markersize=8)
+        axes.annotate(name, place, (7, 5), textcoords="offset points", fontsize=9, color=INK)
+    axes.set(xlabel=x, ylabel=y)
+    axes.margins(x=0.2, y=0.15)
+    _plain(axes)
+    return figure
+
+
+def _plain(axes) -> None:
+    """A light grid behind the marks, and no frame."""
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8, colors=FAINT, which="both")
+    axes.grid(True, color="#e4e4e4", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#9a9a9a")
 
 
 def matrix_figure(values: torch.Tensor, rows: Sequence[str], columns: Sequence[str]) -> Figure:

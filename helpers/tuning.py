@@ -20,9 +20,9 @@ from helpers.optimizers import Optimization, Step, cosine
 from helpers.search import Chain, Phase, Result, option
 from helpers.weights import FOLDER, registry, save_weights
 
-STEPS = 150
-LR = 1e-2  # of weights that are near 1 in every layer
-ANCHORS = 64  # samples that locality holds, one at each step
+STEPS = 200
+LR = 5e-3  # of weights that are near 1 in every layer
+ANCHORS, AT_ONCE = 64, 2  # samples that locality holds, and how many of them in each step
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class TuningOptions:
 
     steps: int = option(STEPS, "Steps of the tuning.", min=1)
     lr: float = LR
-    locality: float = option(0.0, "Weight of the change of other images.", min=0)
-    seed: int = 0  # of the noise and of the samples that locality holds
+    locality: float = option(0.0, "Weight of what the tuning changes in other images.", min=0)
+    seed: int = 1  # of the samples that locality holds
 
 
 def check_tunable(generator: Generator) -> None:
@@ -44,9 +44,9 @@ def check_tunable(generator: Generator) -> None:
 class Tuning(Chain):
     """Tune a generator so that it draws targets (B, 3, R, R) from latents (B or 1) that stay; see Chain.
 
-    All weights of the synthesis move, for all targets together, with new noise maps in every step: what is learned does
-    not hang on the maps. ``locality`` holds other images as they were. The generator itself does not change;
-    ``tuned()`` is a copy that draws the photo. ``changes`` replace fields of the TuningOptions.
+    The weights of the synthesis move, for all targets together; its noise is switched off, so that the weights cannot
+    lean on any map. ``locality`` holds the images of other samples as they were. The generator itself does not change:
+    ``tuned()`` is a copy. ``changes`` replace fields of the TuningOptions.
     """
 
     phases = (Phase(),)
@@ -59,11 +59,14 @@ class Tuning(Chain):
         self.options = replace(options or TuningOptions(), **changes)
         self.generator, self.steps = generator, self.options.steps
         self.network = copy.deepcopy(generator)  # its weights are replaced while it draws, in this thread or another
-        self.latents = latents.detach().apply(lambda t: t.expand(len(targets), *t.shape[1:]))
-        self.targets = targets
+        code = latents.code.detach().expand(len(targets), *latents.code.shape[1:])
+        self.targets, self.latents = targets, Latents(latents.space, code)
         self.criterion = Criterion(targets, weights={"l2": 1.0})
-        self.weights = {k: w for k, w in self.network.named_parameters() if k.startswith("synthesis.")}
-        self.anchors = generator.sample("w", ANCHORS, seed=self.options.seed + 1) if self.options.locality else None
+        named = self.network.named_parameters()
+        self.weights = {k: w for k, w in named if k.startswith("synthesis.") and not k.endswith("noise_strength")}
+        self.noise = [torch.zeros(1, 1, *shape, device=generator.device) for shape in generator.noise_shapes]
+        self.code = generator.convert(code, latents.space, "w+")
+        self.others = generator.sample("w+", ANCHORS, seed=self.options.seed)
 
     def _begin(self, phase: Phase, steps: int) -> Optimization:
         offsets = [torch.zeros_like(weight)[None] for weight in self.weights.values()]
@@ -77,16 +80,15 @@ class Tuning(Chain):
         return functional_call(self.network, weights, (latents, noise))
 
     def _loss(self, offsets: list[Tensor], index: slice) -> Loss:
-        noise, count = self.generator.fresh_noise(1, seed=self.options.seed + self.number), len(self.targets)
-        if self.anchors is None:
-            loss = self.criterion(self._draw(offsets, self.latents, noise))
-            return Loss(loss.total.mean()[None], {"l2": loss.total.mean()[None]})
-        anchor = self.anchors[self.number % ANCHORS][None]
-        code = torch.cat([self.latents.code, anchor])
-        images = self._draw(offsets, Latents("w+", code), noise)
+        images = self._draw(offsets, Latents("w+", self.code), self.noise)
+        near = self.criterion(images).total.mean()[None]
+        if not self.options.locality:
+            return Loss(near, {"l2": near})
+        first = self.number * AT_ONCE % ANCHORS
+        others = Latents("w+", self.others[first : first + AT_ONCE])
         with torch.no_grad():
-            before = self.generator.synthesize(anchor, noise)
-        near, far = lp_loss(images[:count], self.targets, 2).mean()[None], lp_loss(images[count:], before, 2)
+            before = self.generator.synthesize(others, self.noise)
+        far = lp_loss(self._draw(offsets, others, self.noise), before, 2).mean()[None]
         return Loss(near + self.options.locality * far, {"l2": near, "locality": far})
 
     def _step(self, phase: Phase, run: Optimization, step: Step) -> Step:
@@ -96,8 +98,10 @@ class Tuning(Chain):
     def changes(self) -> dict[str, Tensor]:
         """What the weights have become less what they were, by name, as a file holds it (float16)."""
         self.facts()  # raises where there is none
-        offsets = self.runs[-1].parameters  # the last step's: losses with different noise do not compare
-        return {name: offset[0].detach().half() for name, offset in zip(self.weights, offsets, strict=True)}
+        offsets = [offset.detach()[0] for offset in self.runs[-1].parameters]  # of the last step
+        moved = dict(zip(self.weights, offsets, strict=True))
+        silent = {k: -w for k, w in self.network.named_parameters() if k.endswith("noise_strength")}
+        return {name: change.half().contiguous() for name, change in (moved | silent).items()}
 
     def tuned(self) -> Generator:
         """The generator as tuned so far, a copy."""

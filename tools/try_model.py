@@ -23,7 +23,7 @@ def with_model(notebook: nbformat.NotebookNode, model: str, steps: int | None = 
     """The notebook with MODEL switched, and with so many steps for every search where they are given."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.source = re.sub(r'^MODEL = \w+', f"MODEL = {model!r}", cell.source, flags=re.MULTILINE)
+            cell.source = re.sub(r"^MODEL = \w+", f"MODEL = {model!r}", cell.source, flags=re.MULTILINE)
             if steps is not None and not cell.source.startswith("check."):
                 cell.source = re.sub(r"\bsteps=\d+", f"steps={steps}", cell.source)
     return notebook

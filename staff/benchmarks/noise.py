@@ -1,4 +1,4 @@
-"""The noise stage measured on validation faces: orders, what fresh noise leaves, choices, seconds."""
+"""The noise stage measured on validation faces: orders, what fresh noise leaves, choices, tuning instead, seconds."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,13 +7,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from helpers.directions import move, principal_components
+from helpers.domain import domain_distance
 from helpers.figures import labelled_grid, save_figure
 from helpers.generators import Generator
+from helpers.images import shown
 from helpers.inversion import project
 from helpers.latents import Latents, join
 from helpers.metrics import feature_distance, psnr, ssim
 from helpers.noise import fresh_noise_psnr, optimize_noise, residual_report
 from helpers.optimizers import constant
+from helpers.tuning import Tuning
 from staff.benchmarks.common import Settings
 
 FACES, CHOICE_FACES, SINGLE_FACES, BATCH = 32, 8, 3, 16
@@ -33,6 +37,12 @@ CHOICES = {  # what decides the noise stage, each changed alone
     "600 steps": {"steps": 600},
     "L-BFGS": {"optimizer": "lbfgs"},
 }
+TUNINGS = {  # method: the space of its code, and how it is tuned, if it is
+    **{space: (space, None) for space in ("z", "w", "w+", "w+ then noise")},
+    "w then tuned": ("w", {}),
+    "w then tuned, locality 1": ("w", {"locality": 1.0}),
+}
+EDITS = (-3.0, 3.0)  # standard deviations along each of some directions
 
 
 @dataclass
@@ -111,6 +121,28 @@ def choices(settings: Settings) -> Iterator[dict]:
         yield {"choice": choice, **figures(generator, faces, features, found)}
 
 
+def tuning(settings: Settings) -> Iterator[dict]:
+    """Noise maps and tuned generators on the same faces, and how far from the model's own images the same edits are."""
+    generator, features = settings.networks()
+    faces = settings.faces(1 if settings.quick else CHOICE_FACES, generator.resolution)
+    directions = principal_components(generator, 4)[0]
+    found = {space: inverted(generator, faces, space, features) for space in ("z", "w", "w+")}
+    found["w+ then noise"] = fitted(generator, faces, found["w+"], **EQUAL)
+    for method, (start, options) in TUNINGS.items():
+        rows = []
+        for face, latents in zip(faces.split(1), found[start].latents, strict=True):
+            network, spent = generator, 0.0
+            if options is not None:
+                search = Tuning(generator, face, latents, **options | ({"steps": 2} if settings.quick else {}))
+                spent = search.run().seconds
+                network = search.tuned()
+            images = shown(network.synthesize(latents))
+            edits = [network.synthesize(move(generator, latents, d, EDITS)).clamp(0, 1) for d in directions]
+            row = {"edited": domain_distance(generator, torch.cat(edits), features).mean().item()}
+            rows.append(figures(network, face, features, Found(latents, images, spent)) | row)
+        yield {"method": method} | {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
 def seconds(settings: Settings) -> Iterator[dict]:
     """w+ and then noise in batches, with the defaults of both."""
     generator, features = settings.networks()
@@ -122,4 +154,4 @@ def seconds(settings: Settings) -> Iterator[dict]:
         yield row | figures(generator, faces, features, both)
 
 
-PARTS = {"stages": stages, "choices": choices, "seconds": seconds}
+PARTS = {"stages": stages, "choices": choices, "tuning": tuning, "seconds": seconds}

@@ -211,13 +211,12 @@ def test_files_without_latents_are_one_sentence(tmp_path, content, message):
 @pytest.fixture
 def state():
     rng = torch.Generator().manual_seed(0)
-    noise = [torch.randn(1, 1, 4, 4, generator=rng), torch.randn(1, 1, 8, 8, generator=rng)]
     pictures = {
         "image": torch.rand(1, 3, 8, 8, generator=rng),
         "drawing.mask": torch.randint(0, 256, (8, 8, 4), generator=rng, dtype=torch.uint8),
     }
     settings = {"space": "w+", "steps": 300, "layers": ["conv1_2", 3], "weights": {"l1": 1.0}, "start": None}
-    return State(Latents("w+", torch.randn(1, 4, 8, generator=rng), noise), pictures, settings)
+    return State(noisy(1, "w+"), pictures, settings)
 
 
 def test_a_state_comes_back_its_latents_are_latents_and_latents_alone_are_a_state(state, tmp_path):

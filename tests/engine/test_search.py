@@ -237,19 +237,6 @@ def test_a_run_that_was_left_or_saved_continues_bitwise_and_its_state_is_not_tou
             assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"optimizer": "sgd"}, "optimizer must be one of adam, lbfgs; got 'sgd'"),
-        ({"steps": 0}, "number of steps must be at least 1; got 0"),
-        *(({"lr": lr}, "learning rate must be a positive number") for lr in (0.0, math.nan, [0.1, -0.1])),
-    ],
-)
-def test_bad_options_are_one_sentence(options, message):
-    with pytest.raises(ValueError, match=message):
-        optimize([start()], bowl, **options)
-
-
 def test_steps_of_lbfgs_are_bounded_and_a_flat_place_and_a_saddle_do_not_break_them():
     optimization = optimize([start()], banana, steps=20, lr=0.05, optimizer="lbfgs")
     before, lengths = start(), []

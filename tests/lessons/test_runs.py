@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import signal
-from pathlib import Path
 
 import pytest
 import torch
@@ -239,24 +238,6 @@ def test_a_disk_that_fills_up_keeps_what_was_done_and_the_next_call_continues(ph
     monkeypatch.setattr(runs, "write_image", plain)
     assert len(invert(photos, out, **FOUR)) == 2 and images_of(out) == images_of(whole)
     assert "1 done before" in capfd.readouterr().err and not (out / FILE).exists()
-
-
-def test_a_state_that_finds_no_room_stops_the_run_with_the_last_one(photos, tmp_path, monkeypatch, often):
-    plain, states = torch.save, []
-
-    def full(state, path):
-        states.append(path)
-        if len(states) == 4:
-            Path(path).write_bytes(b"half")
-            raise OSError(errno.ENOSPC, "No space left on device")
-        plain(state, path)
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(WriteError, match=f"{FILE}: the disk is full"):
-        invert(photos, tmp_path / "out", **FOUR)
-    (state,) = load_run(tmp_path / "out" / FILE)["states"].values()
-    assert state["search"]["runs"][-1]["number"] > 0
-    assert len(list((tmp_path / "out").iterdir())) == 1  # no half files
 
 
 def test_a_folder_that_may_not_be_written_to_is_known_before_anything_is_computed(photos, tmp_path, monkeypatch):

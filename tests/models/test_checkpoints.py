@@ -60,11 +60,6 @@ def test_official_pickles(tmp_path, protocol, write, kind, options):
         assert torch.allclose(loaded.std("w").mean(), original.std("w").mean(), rtol=0.1)
 
 
-def test_clamping_counts():
-    free, held = tiny.stylegan2(), tiny.stylegan2(conv_clamp=0.5)
-    assert same_images(free, held) > 0.01
-
-
 def same_scores(original, loaded):
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     label = torch.eye(3)[[0, 1, 2, 0]] if original.c_dim else None

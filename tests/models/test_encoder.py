@@ -17,7 +17,7 @@ from helpers.sketch import Sketch, SketchSearch
 from helpers.weights import WeightsError
 from staff.training import encoder as training
 from staff.training.encoder import EncoderSettings, EncoderTrainer, random_codes, random_view
-from staff.training.loop import SLOWER, TrainingError
+from staff.training.loop import TrainingError
 from tests.support import tiny
 
 
@@ -137,21 +137,6 @@ def test_the_second_part_uses_photos_and_a_run_that_was_killed_continues_exactly
         assert torch.equal(ours, theirs)
     with pytest.raises(TrainingError, match="made with another rate;"):
         trainer_of(dataclasses.replace(small, rate=0.1)).load(trainer.state())
-
-
-def test_a_loss_that_is_not_a_number_sends_a_training_back_to_other_samples(small, tmp_path, monkeypatch, capsys):
-    plain, drawn = EncoderTrainer._losses, []
-
-    def spoilt(self, random, compared):
-        drawn.append((self.step_number, self.optimizer.param_groups[0]["lr"], random.get_state()))
-        losses = plain(self, random, compared)
-        return losses | {"latent": losses["latent"] * torch.nan} if len(drawn) == 5 else losses
-
-    monkeypatch.setattr(EncoderTrainer, "_losses", spoilt)
-    training.train_encoder(tmp_path, small, save_every=0)
-    (step, rate, state), (again, slower, other) = drawn[4:6]
-    assert step == again == 4 and slower == rate * SLOWER and not torch.equal(state, other)
-    assert "after 4 steps; going back to 4 steps with 0.5 times the rates." in capsys.readouterr().err
 
 
 def test_random_codes_part_at_a_row_in_half_of_the_cases_and_views_keep_some_images_whole(generator):

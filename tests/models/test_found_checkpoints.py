@@ -130,19 +130,6 @@ def test_a_generator_saved_by_torch(tmp_path, form, zipped):
     assert load_generator(path).config.get("conv_clamp") == {"module": 64, "plain module": None}.get(form, 256)
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_snapshot_of_torch_has_its_discriminator(tmp_path, zipped):
-    original, critic = tiny.stylegan2(), tiny.discriminator()
-    content = {"G_ema": persistent(original), "D": files._persistent(critic, None, "Discriminator")}
-    path = saved(tmp_path / "network-snapshot.pt", content, zipped)
-    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    expected = critic(images)
-    assert torch.allclose(load_discriminator(path)(images), expected, rtol=1e-5)
-    assert torch.allclose(load_critic(path)(images), expected, rtol=1e-5)
-    again = convert_checkpoint(path, tmp_path / "a.safetensors")
-    assert same(original, again) and torch.allclose(load_discriminator(again)(images), expected, rtol=1e-5)
-
-
 def spoiled(part, **attributes):
     """A discriminator in which a module has other attributes, or tensors."""
     network = files._persistent(tiny.discriminator(), None, "Discriminator")
@@ -188,12 +175,6 @@ def test_an_unfit_discriminator_has_a_stand_in(tmp_path, kind):
     assert same(original, again)
     with pytest.raises(NoDiscriminator):
         load_discriminator(again)
-
-
-def test_a_conditional_tensorflow_discriminator_of_stylegan2_has_a_stand_in(tmp_path):
-    path = files.tensorflow_pickle(tmp_path / "a.pkl", tiny.stylegan2(), critic=with_scores(3))
-    with pytest.warns(UserWarning, match="b4.out.weight has the shape .3, 16. instead of .1, 16.*Images are judged"):
-        load_critic(path)
 
 
 @pytest.mark.parametrize("architecture", ["resnet", "orig"])

@@ -17,7 +17,7 @@ from helpers.weights import load_weights
 from staff.training import features as training
 from staff.training import finder, loop
 from staff.training import photos as sets
-from staff.training.finder import CatPhoto, FinderSettings, FinderTrainer, read_cats, targets
+from staff.training.finder import CatPhoto, read_cats, targets
 from staff.training.photos import TrainingError
 
 TINY = FeatureConfig((4, 6), (2, 2))
@@ -245,27 +245,6 @@ def test_photos_that_are_unsure_or_left_out_are_not_read(tmp_path):
     data.with_suffix(".tsv").unlink()
     with pytest.raises(TrainingError, match="Expected the landmarks of .*cats.zip in .*cats.tsv"):
         read_cats(data)
-
-
-def trainer_of(**changes):
-    settings = FinderSettings(**{"steps": 8, "batch": 2, "others": 1, "side": 64} | changes)
-    other = CatPhoto(finder._levels(torch.rand(1, 3, 60, 80, generator=torch.Generator().manual_seed(0))), None)
-    return FinderTrainer(settings, [marked_photo()], [other], torch.device("cpu"))
-
-
-def test_a_run_continues_exactly(monkeypatch):
-    monkeypatch.setattr(finder, "from_efficientnet", lambda net: net)
-    straight, first, second = (trainer_of() for _ in range(3))
-    for _ in range(3):
-        straight.step()
-    first.step()
-    second.load(first.state())
-    for _ in range(2):
-        second.step()
-    ours, theirs = second.net.state_dict(), straight.net.state_dict()
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs) and second.position == 3
-    with pytest.raises(TrainingError, match="made with another rate;"):
-        trainer_of(rate=0.5).load(first.state())
 
 
 def test_the_first_stages_compute_what_efficientnet_does(efficientnet):

@@ -181,15 +181,6 @@ def test_a_run_that_diverges_goes_back_and_on(tmp_path, folder, monkeypatch, cap
     assert [line["setbacks"] for line in lines if "setbacks" in line] == [1, 1] and lines[1]["step"] == back
 
 
-def test_setbacks_are_part_of_a_training_that_goes_on_exactly(tmp_path, folder, monkeypatch):
-    states = []
-    for name, ends in (("whole", [40]), ("parts", [20, 40])):
-        spoil(monkeypatch)
-        states.append([trained(folder, tmp_path / name, images=end, save_every=0.0) for end in ends][-1])
-    assert states[0]["setbacks"] == states[1]["setbacks"] == 1
-    assert_same_state(*states)
-
-
 @pytest.mark.parametrize(
     "changes", [{"lr_generator": 1e-3, "seed": 3}, {"generator": TINY["stylegan2"]["generator"] | {"w_dim": 4}}]
 )
