@@ -100,19 +100,6 @@ def test_an_index_takes_part_of_the_batch(index):
     assert part.parts["perceptual"].shape == part.total.shape
 
 
-def test_rows_of_several_starts_share_their_setting():
-    images, targets = random(6, 3, 8, 8), random(2, 3, 8, 8, seed=1)
-    weights = {"l1": torch.tensor([1.0, 2.0]), "perceptual": 1.0}
-    criterion = criterion_of(targets, weights, mask=random(2, 1, 8, 8, seed=2))
-    criterion.repeats = 3
-    loss, part = criterion(images), criterion(images[[1, 4]], None, torch.tensor([1, 4]))
-    criterion.repeats = 1
-    for row, setting in enumerate((0, 0, 0, 1, 1, 1)):
-        alone = criterion(images[row : row + 1], None, slice(setting, setting + 1)).total
-        assert torch.allclose(loss.total[row], alone[0], rtol=1e-5)
-    assert torch.allclose(part.total, loss.total[[1, 4]], rtol=1e-5) and criterion.settings == 2
-
-
 def test_features_of_the_target_are_computed_once_and_weights_may_change_under_way():
     target = random(1, 3, 8, 8)
     criterion = criterion_of(target)
