@@ -81,6 +81,13 @@ def move(generator: Generator, latents: Latents, direction: Tensor, strengths, r
     return Latents("w+", code, noise)
 
 
+def towards(generator: Generator, latents: Latents, others: Latents, share: float = 0.5) -> Latents:
+    """w+ latents a share of the way from latents (a batch of 1) to others (B), both of any space; noise maps stay."""
+    start, end = (generator.convert(each.code, each.space, "w+") for each in (latents, others))
+    noise = latents.noise and [m.expand(len(end), -1, -1, -1) for m in latents.noise]
+    return Latents("w+", torch.lerp(start, end, share), noise)
+
+
 @torch.no_grad()
 def direction_grid(generator: Generator, latents: Latents, directions: dict, strengths: Tensor) -> Figure:
     """A row for each named direction and a column for each strength of ``move``."""

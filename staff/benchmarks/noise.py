@@ -7,20 +7,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from helpers.directions import move, principal_components
+from helpers.directions import towards
 from helpers.domain import domain_distance
 from helpers.figures import labelled_grid, save_figure
 from helpers.generators import Generator
 from helpers.images import shown
 from helpers.inversion import project
-from helpers.latents import Latents, join
+from helpers.latents import Latents, chosen_samples, join
 from helpers.metrics import feature_distance, psnr, ssim
 from helpers.noise import fresh_noise_psnr, optimize_noise, residual_report
 from helpers.optimizers import constant
 from helpers.tuning import Tuning
 from staff.benchmarks.common import Settings
 
-FACES, CHOICE_FACES, SINGLE_FACES, BATCH = 32, 8, 3, 16
+FACES, CHOICE_FACES, TUNED_FACES, SINGLE_FACES, BATCH = 32, 8, 4, 3, 16
 EQUAL = {"steps": 300}  # for w+, and for the noise where methods are compared: enough to separate them
 BOTH = {"steps": 600}  # what those have together
 STAGES = {  # method: its noise stage, after w+ unless it has an order of its own
@@ -40,9 +40,8 @@ CHOICES = {  # what decides the noise stage, each changed alone
 TUNINGS = {  # method: the space of its code, and how it is tuned, if it is
     **{space: (space, None) for space in ("z", "w", "w+", "w+ then noise")},
     "w then tuned": ("w", {}),
-    "w then tuned, locality 1": ("w", {"locality": 1.0}),
+    "w then tuned, locality 0.3": ("w", {"locality": 0.3}),
 }
-EDITS = (-3.0, 3.0)  # standard deviations along each of some directions
 
 
 @dataclass
@@ -122,24 +121,19 @@ def choices(settings: Settings) -> Iterator[dict]:
 
 
 def tuning(settings: Settings) -> Iterator[dict]:
-    """Noise maps and tuned generators on the same faces, and how far from the model's own images the same edits are."""
+    """Maps and tuned generators on the same faces; how far from the model's own images they are half-way to others."""
     generator, features = settings.networks()
-    faces = settings.faces(1 if settings.quick else CHOICE_FACES, generator.resolution)
-    directions = principal_components(generator, 4)[0]
+    faces = settings.faces(1 if settings.quick else TUNED_FACES, generator.resolution)
     found = {space: inverted(generator, faces, space, features) for space in ("z", "w", "w+")}
     found["w+ then noise"] = fitted(generator, faces, found["w+"], **EQUAL)
     for method, (start, options) in TUNINGS.items():
         rows = []
         for face, latents in zip(faces.split(1), found[start].latents, strict=True):
-            network, spent = generator, 0.0
-            if options is not None:
-                search = Tuning(generator, face, latents, **options | ({"steps": 2} if settings.quick else {}))
-                spent = search.run().seconds
-                network = search.tuned()
-            images = shown(network.synthesize(latents))
-            edits = [network.synthesize(move(generator, latents, d, EDITS)).clamp(0, 1) for d in directions]
-            row = {"edited": domain_distance(generator, torch.cat(edits), features).mean().item()}
-            rows.append(figures(network, face, features, Found(latents, images, spent)) | row)
+            search = None if options is None else Tuning(generator, face, latents, **options)
+            spent, network = (0.0, generator) if search is None else (search.run().seconds, search.tuned())
+            edits = network.synthesize(towards(generator, latents, chosen_samples(generator))).clamp(0, 1)
+            row = figures(network, face, features, Found(latents, shown(network.synthesize(latents)), spent))
+            rows.append(row | {"half_way": domain_distance(generator, edits, features).mean().item()})
         yield {"method": method} | {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 

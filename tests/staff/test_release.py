@@ -138,7 +138,7 @@ def test_no_command_of_a_release_ends_in_a_traceback(released):
     done = subprocess.run(command, cwd=released, env=environment, capture_output=True, text=True)
     assert re.findall(r"^code (\d)$", done.stdout, re.M) == [*"2222200"] and "Traceback" not in done.stderr
     assert "README.md shows https://" in done.stderr  # an image that the page would not hold
-    assert (released / "output" / "report.html").read_text().count("src=\"data:image/png;base64,") == 1
+    assert (released / "output" / "report.html").read_text().count('src="data:image/png;base64,') == 1
 
 
 def test_the_manifest_holds_the_course_and_a_release_goes_only_to_a_new_folder_and_from_the_authored_one(released):
