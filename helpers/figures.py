@@ -188,9 +188,9 @@ def _fit(figure: Figure, axes: np.ndarray, widths: list[int], heights: list[int]
 
 
 def plot_losses(
-    history: Mapping[str, Sequence[float]], log: bool = True, suptitle: str | None = None, label: str = "loss"
+    history: Mapping[str, Sequence[float]], log: bool = True, suptitle: str | None = None, label="loss", along="step"
 ) -> Figure:
-    """Curves of name to one value per step; NaN is a gap, on the logarithmic axis also what is not above 0."""
+    """Curves of name to one value per step, or per ``along``; NaN is a gap, on a log axis also what is not above 0."""
     curves = {name: np.asarray(values, dtype=float) for name, values in history.items()}
     curves = {name: np.where(values > 0, values, np.nan) if log else values for name, values in curves.items()}
     if not any(np.isfinite(values).any() for values in curves.values()):
@@ -201,7 +201,7 @@ def plot_losses(
     axes.set_prop_cycle(color=COLOURS)
     for name, values in curves.items():
         axes.plot(values, label=name, linewidth=1.5, marker="o" if len(values) == 1 else None)
-    axes.set(yscale="log" if log else "linear", xlabel="step", ylabel=label)
+    axes.set(yscale="log" if log else "linear", xlabel=along, ylabel=label)
     _plain(axes)
     if len(curves) > 1:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)

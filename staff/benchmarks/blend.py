@@ -112,13 +112,14 @@ def filled_by_opencv(x: Tensor, hole: Tensor) -> Tensor:
 def inpainting(settings: Settings) -> Iterator[dict]:
     """An eye and the mouth filled: feature distance to the photo in the hole, PSNR there. Writes a sheet of each."""
     (generator, features), n = settings.networks(), 1 if settings.quick else FILLED
+    editor = Editor(generator, features, steps=60, noise_steps=0)
     photos, shapes = settings.faces(n, generator.resolution), masks.shapes(generator.landmarks)
     eyes, mouth = (shapes[name](generator.resolution).to(settings.device) for name in ("eyes", "mouth"))
     ways = {
         "mean colour": lambda x, hole: ((x * (1 - hole)).sum((2, 3)) / (1 - hole).sum())[..., None, None].expand_as(x),
         "Poisson": lambda x, hole: poisson_blend(torch.zeros_like(x), x, hole),
         "Telea": filled_by_opencv,
-        "ours": lambda x, hole: Editor(generator, features).inpaint(x, hole).run().images,
+        "ours": lambda x, hole: poisson_blend(editor.inpaint(x, hole).run().images, x, hole),  # what the noise draws
     }
     if importlib.util.find_spec("cv2") is None:
         print("Telea is left out: there is no OpenCV (opencv-python-headless).", file=sys.stderr)

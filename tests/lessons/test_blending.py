@@ -212,16 +212,6 @@ def test_activations_are_copied_at_their_layer_alone_and_poisson_takes_gradients
         assert torch.equal(blending.poisson_blend(X, Y, mask), wanted)
 
 
-def test_an_edit_knows_what_a_paste_and_poisson_would_do():
-    edits = EDITOR.crossover(X, Y, HALF), EDITOR.inpaint(Y, HOLE), EDITOR.local_style(Y, X[..., :8, :8], HOLE)
-    for edit, inside in zip(edits, (X, torch.full_like(Y, 0.5), None), strict=True):
-        ways = edit.ways(X)
-        assert list(ways) == ["hard paste", "Poisson", "ours"] and torch.equal(ways["ours"], X)
-        outside, within = edit.mask.expand_as(Y) == 0, edit.mask.expand_as(Y) == 1
-        assert all(torch.allclose(ways[name][outside], Y[outside], atol=1e-6) for name in ("hard paste", "Poisson"))
-        assert inside is None or torch.equal(ways["hard paste"][within], inside[within])
-
-
 def test_details_come_from_each_side_and_coats_approach_each_other_as_far_as_the_fidelity_allows():
     flat = torch.full_like(X, 0.5)
     stripes = 0.5 + 0.1 * (torch.arange(SIZE) % 2 * 2 - 1).view(1, 1, -1, 1).expand_as(X)

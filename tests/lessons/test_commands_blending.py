@@ -69,9 +69,6 @@ def test_the_mask_decides_which_photo_shows_where(extra, photos, tmp_path, progr
     "arguments, message",
     [
         (["blend", "a", "b", "--mask", "circle"], "half, left"),
-        (["blend", "a", "b", "--mask", "auto"], "half, left"),
-        (["blend", "a", "b", "--mask", "box:0.5,0,0.2,1"], "left <= right"),
-        (["blend", "a", "b", "--mask", "ellipse:0.5,0.5,0.1"], "describes no ellipse"),
         (["blend", "a", "missing.png"], "missing.png"),
         (["inpaint", "a", "--mask", "box:0,0,1,1"], "selects (nearly) everything"),
         (["scribble", "a", "a"], "no stroke"),

@@ -106,19 +106,6 @@ def test_a_photo_that_cannot_be_inverted_is_marked_and_the_others_are_as_without
     assert same[0] == same[1] and (tmp_path / "two" / rows[1]["image"]).exists()
 
 
-def test_a_batch_in_which_none_can_be_inverted_is_named_and_the_others_are_done(photos, tmp_path, monkeypatch):
-    class Spoilt(runs.Inversion):
-        def result(self):
-            if len(self.targets) == 1:
-                raise ValueError("the loss became NaN.")
-            return super().result()
-
-    monkeypatch.setattr(runs, "Inversion", Spoilt)
-    with pytest.raises(runs.RunError, match=r"2 of 3 photos done; not these: .*one.png: the loss became NaN.") as error:
-        invert([*photos, photos[0]], tmp_path / "out", steps=2, batch=2)
-    assert len(error.value.rows) == 2 == len(json.loads((tmp_path / "out" / "results.json").read_text()))
-
-
 def test_the_way_between_fitted_photos_starts_and_ends_at_them(photos, tmp_path, generator):
     mp4, gif = interpolate(photos, tmp_path / "out", steps=5, noise_steps=5)
     assert gif.name == "one-to-two-wplus-noise.gif" and mp4.exists()
@@ -127,14 +114,6 @@ def test_the_way_between_fitted_photos_starts_and_ends_at_them(photos, tmp_path,
     files = [tmp_path / "out" / f"{name}-tiny-wplus-noise.safetensors" for name in ("one", "two")]
     frames = interpolation_frames(generator, *(load_latents(file)[0] for file in files), frames=3)
     assert (frames[:1] - first).abs().max() < 1.5 / 255
-
-
-def test_a_generator_without_noise_maps_is_refused_before_anything_is_run(photos, tmp_path, monkeypatch):
-    networks(monkeypatch, tiny.dcgan())
-    monkeypatch.setattr(runs, "Inversion", lambda *_, **__: pytest.fail("the code was searched all the same"))
-    with pytest.raises(ValueError, match="no noise maps"):
-        invert(photos, tmp_path / "out", space="z", steps=5, noise_steps=5)
-    assert not (tmp_path / "out").exists()
 
 
 def test_latents_are_ends_of_a_way_too_and_the_frames_are_checked_before_anything_is_run(photos, tmp_path, generator):
