@@ -6,7 +6,6 @@ import torch
 from helpers import clips
 from helpers.faces import NoFace
 from helpers.latents import Latents
-from helpers.losses import lp_loss
 from tests.support import tiny
 
 GENERATOR = tiny.stylegan2()
@@ -32,10 +31,9 @@ def test_frames_follow_each_other_share_their_maps_and_only_what_comes_and_goes_
     targets = clips.render(GENERATOR, Latents("w+", codes, noise))
     found = clips.invert_clip(GENERATOR, targets, tiny.vgg())
     shared = clips.share_noise(GENERATOR, targets, found)
-    errors = [lp_loss(clips.render(GENERATOR, latents), targets, 2).mean() for latents in (found, shared)]
+    errors = [(clips.render(GENERATOR, latents) - targets).square().mean() for latents in (found, shared)]
     assert torch.equal(shared.code, found.code) and errors[1] < 0.8 * errors[0]
     assert all((map_ == map_[:1]).all() for map_ in shared.noise) and len(shared) == 4
-    assert (found.code.diff(dim=0).norm(dim=(1, 2)) > 0).all()
     grey, signs = torch.full((4, 3, 8, 8), 0.4), torch.tensor([1, -1, 1, -1]).view(-1, 1, 1, 1)
     assert clips.flicker(grey + 0.2, grey).max() < 1e-3
     assert clips.flicker(grey + 0.1 * signs, grey).mean().item() == pytest.approx(51, abs=2)  # 8 bits

@@ -70,9 +70,6 @@ def test_the_mask_decides_which_photo_shows_where(extra, photos, tmp_path, progr
     [
         (["blend", "a", "b", "--mask", "circle"], "half, left"),
         (["blend", "a", "missing.png"], "missing.png"),
-        (["inpaint", "a", "--mask", "box:0,0,1,1"], "selects (nearly) everything"),
-        (["scribble", "a", "a"], "no stroke"),
-        (["transfer", "a", "b", "--layer", "b99.conv1"], "the layer must be one of"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, photos, tmp_path, program, capsys):
