@@ -42,6 +42,12 @@ def feature_distance(features, images: Tensor, targets: Tensor, layers=DISTANCE_
     return torch.stack(distances).mean(0)
 
 
+def nearest_distance(features, images: Tensor, others: Tensor) -> Tensor:
+    """Feature distance of each image (B, 3, H, W) to that of the others (N, 3, H, W) which is nearest: (B,)."""
+    distances = [feature_distance(features, images, other.expand_as(images)) for other in others.split(1)]
+    return torch.stack(distances).amin(0)
+
+
 @torch.no_grad()
 def diversity(features, images: Tensor, layers=DISTANCE_LAYERS) -> float:
     """Mean feature distance over all pairs of a set of at least two images; 0 where all are equal."""

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from helpers.directions import towards
-from helpers.domain import domain_distance
 from helpers.figures import labelled_grid, save_figure
 from helpers.generators import Generator
 from helpers.images import shown
 from helpers.inversion import project
 from helpers.latents import Latents, chosen_samples, join
-from helpers.metrics import feature_distance, psnr, ssim
+from helpers.metrics import feature_distance, nearest_distance, psnr, ssim
 from helpers.noise import fresh_noise_psnr, optimize_noise, residual_report
 from helpers.optimizers import constant
 from helpers.tuning import Tuning
@@ -37,11 +36,7 @@ CHOICES = {  # what decides the noise stage, each changed alone
     "600 steps": {"steps": 600},
     "L-BFGS": {"optimizer": "lbfgs"},
 }
-TUNINGS = {  # method: the space of its code, and how it is tuned, if it is
-    **{space: (space, None) for space in ("z", "w", "w+", "w+ then noise")},
-    "w then tuned": ("w", {}),
-    "w then tuned, locality 0.3": ("w", {"locality": 0.3}),
-}
+TUNED = {"w then tuned": 0.0, "w then tuned, locality 0.3": 0.3}  # method to its locality
 
 
 @dataclass
@@ -121,19 +116,20 @@ def choices(settings: Settings) -> Iterator[dict]:
 
 
 def tuning(settings: Settings) -> Iterator[dict]:
-    """Maps and tuned generators on the same faces; how far from the model's own images they are half-way to others."""
+    """Maps and tuned generators on the same faces; how far they are, half-way to cats, from the nearest of these."""
     generator, features = settings.networks()
     faces = settings.faces(1 if settings.quick else TUNED_FACES, generator.resolution)
+    cats = generator.synthesize(chosen_samples(generator)).clamp(0, 1)
     found = {space: inverted(generator, faces, space, features) for space in ("z", "w", "w+")}
     found["w+ then noise"] = fitted(generator, faces, found["w+"], **EQUAL)
-    for method, (start, options) in TUNINGS.items():
+    for method in (*found, *TUNED):
         rows = []
-        for face, latents in zip(faces.split(1), found[start].latents, strict=True):
-            search = None if options is None else Tuning(generator, face, latents, **options)
-            spent, network = (0.0, generator) if search is None else (search.run().seconds, search.tuned())
-            edits = network.synthesize(towards(generator, latents, chosen_samples(generator))).clamp(0, 1)
+        for face, latents in zip(faces.split(1), found.get(method, found["w"]).latents, strict=True):
+            search = Tuning(generator, face, latents, locality=TUNED.get(method, 0.0))
+            spent, network = (search.run().seconds, search.tuned()) if method in TUNED else (0.0, generator)
             row = figures(network, face, features, Found(latents, shown(network.synthesize(latents)), spent))
-            rows.append(row | {"half_way": domain_distance(generator, edits, features).mean().item()})
+            edits = network.synthesize(towards(generator, latents, chosen_samples(generator))).clamp(0, 1)
+            rows.append(row | {"half_way": nearest_distance(features, edits, cats).mean().item()})
         yield {"method": method} | {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
