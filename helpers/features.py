@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers import weights
+from helpers.convolution import convolve
 from helpers.trials import fastest
-from helpers.winograd import convolve
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's photos, RGB in [0, 1]
 TORCHVISION = ("vgg19", "vgg16")  # their files have 548 and 528 MB

@@ -5,7 +5,7 @@ from typing import Annotated
 import torch
 import typer
 
-from helpers import features, trials, winograd
+from helpers import convolution, features, trials
 from helpers.commands.common import DEVICE, app, device_of
 from helpers.device import describe_device
 from helpers.figures import results_table
@@ -24,8 +24,8 @@ def device(
         kinds.clear()
     for width in (16, 64):  # of vgg19-slim, and of vgg19
         features.fastest_way(where, width)
-    for channels in winograd.TRIED if where.type == "cpu" else ():
-        winograd.chosen(channels, torch.get_num_threads())
+    for channels in convolution.TRIED if where.type == "cpu" else ():
+        convolution.chosen(channels, torch.get_num_threads())
     for text in choose or ():
         kind, _, way = text.partition("=")
         if kind not in kinds or way not in ("", *kinds[kind]["ms"]):

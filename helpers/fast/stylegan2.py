@@ -4,31 +4,15 @@ Whatever depends only on the weights is computed once, the passes over the activ
 backward pass a layer keeps only its input and its output.
 """
 
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from helpers.winograd import convolve, input_gradient
+from helpers.convolution import convolve, input_gradient
 
 SLOPE = 0.2  # of the leaky ReLU
-WIDE = 256  # channels from which another layout for Winograd's algorithm takes less time than it saves
-PREPARED = WeakTensorKeyDictionary()  # from a weight to what was made of it, and what it was then
-
-
-def prepared(make: Callable[[Tensor, torch.dtype], tuple], weight: Tensor, dtype: torch.dtype) -> tuple:
-    """``make(weight, dtype)``; of a frozen weight only once, and again after it has changed."""
-    if weight.requires_grad or weight.is_inference():  # the latter does not record whether it was changed
-        return make(weight, dtype)
-    key = (weight.data_ptr(), weight._version, weight.device, weight.dtype, dtype)
-    found = PREPARED.get(weight)
-    if found is None or found[0] != key:
-        with torch.no_grad():  # what is kept must not be the weight itself, or it would never be freed
-            found = PREPARED[weight] = key, tuple(t if t is None else t.detach() for t in make(weight, dtype))
-    return found[1]
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -43,7 +27,7 @@ def per_channel(x: Tensor, like: Tensor) -> Tensor:
 def convolved(x: Tensor, weight: Tensor, blur: Tensor | None) -> Tensor:
     """3x3 convolution (O, I, 3, 3), or by (I, O, 3, 3) of pixels with zeros between, then a filter (O, 1, 4, 4)."""
     if blur is None:
-        return channels_last(convolve(x, weight)) if len(weight) >= WIDE else F.conv2d(x, weight, padding=1)
+        return convolve(x, weight)
     return F.conv2d(F.conv_transpose2d(x, weight, stride=2), blur, padding=1, groups=len(blur))
 
 
@@ -86,9 +70,7 @@ class StyledConvolution(torch.autograd.Function):
         if for_x or for_styles:
             d_x = grad.mul_(per_channel(gains, y))
             if blur is None:
-                wide = len(weight) >= WIDE
-                d_x = input_gradient(d_x, weight) if wide else F.conv_transpose2d(d_x, weight, padding=1)
-                d_x = channels_last(d_x)
+                d_x = input_gradient(d_x, weight)
             else:  # the filter is symmetric
                 d_x = F.conv2d(F.conv2d(d_x, blur, padding=2, groups=len(blur)), weight, stride=2)
             d_styles = _sums(d_x, x, styles)

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from helpers.fast.stylegan2 import StyledConvolution, ToThreeChannels, channels_last, convolved, per_channel, prepared
+from helpers.convolution import prepared
+from helpers.fast.stylegan2 import StyledConvolution, ToThreeChannels, channels_last, convolved, per_channel
 from helpers.generators.base import StyleBased, at_least_float32, settings
 
 LRELU_GAIN = math.sqrt(2)  # keeps the variance of a unit normal through leaky_relu(0.2)

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
 
-from helpers import winograd
-from helpers.fast.stylegan2 import PREPARED
+from helpers import convolution
+from helpers.convolution import PREPARED
 from helpers.generators import stylegan2
 from helpers.latents import Latents
 from tests.support import tiny
@@ -38,15 +38,14 @@ def assert_same(ours, theirs, tolerance=1e-5):
         assert (a - b).abs().max() < tolerance * b.abs().max().clamp_min(1)
 
 
-@pytest.mark.skipif(not winograd.AVAILABLE, reason="no NNPACK in this torch, or none for this processor")
 def test_fewer_multiplications_give_the_same_and_are_for_large_layers_that_are_frozen(monkeypatch):
-    monkeypatch.setattr(winograd, "chosen", lambda channels, threads: channels == 64)
-    x, weight, bias = random(2, 64, 41, 50).float().requires_grad_(), random(70, 64, 3, 3).float(), random(70).float()
-    both = winograd.convolve(x, weight, bias), F.conv2d(x, weight, bias, padding=1)
-    assert both[0].grad_fn.name().startswith("Winograd")
+    monkeypatch.setattr(convolution, "chosen", lambda channels, threads: channels == 128)
+    x, weight, bias = (random(*shape).float() for shape in ((2, 128, 14, 21), (130, 128, 3, 3), (130,)))
+    both = convolution.convolve(x.requires_grad_(), weight, bias), F.conv2d(x, weight, bias, padding=1)
+    assert both[0].grad_fn.name().startswith("Winograd") and both[0].relu_().min() == 0 == both[1].relu_().min()
     assert_same(*((y.detach(), *torch.autograd.grad(y.square().sum(), x)) for y in both), 1e-4)
-    assert not winograd.is_faster(x[..., :39], weight) and not winograd.is_faster(x[:, :63], weight[:, :63])
-    assert not winograd.is_faster(x, weight.requires_grad_()) and not winograd.is_faster(x.double(), weight.detach())
+    others = ((x[..., :11], weight), (x[:, :127], weight[:, :127]), (x.double(), weight), (x, weight.requires_grad_()))
+    assert not any(convolution.is_faster(*given) for given in others)
 
 
 @pytest.mark.parametrize("clamp", [None, 0.7])
