@@ -20,7 +20,7 @@ from helpers.noise import NOISE_LR, SMALLEST_STRENGTH, check_noise_maps
 from helpers.optimizers import Optimization, cosine
 from helpers.photos import cut_square
 
-STEPS, LR = 6, 0.03  # of a frame, from the code of the frame before it: L-BFGS and larger rates leave it at first
+STEPS, LR = 8, 0.02  # of a frame, from the code of the frame before it: L-BFGS and larger rates leave it at first
 SHARED_STEPS, KEYS = 60, 6  # of the noise maps, and the number of frames that they are fitted to
 SMOOTH = 1.5  # frames; the error of a face finder changes from frame to frame, the place of a face does not
 
