@@ -27,7 +27,7 @@ STROKE = 0.06  # above what saving a photo as JPEG changes
 WEIGHTS = {  # of the terms of each edit
     "crossover": {"first": 1.0, "second": 1.0, "perceptual": 0.1, "style": 0.0},
     "reconstruct": {"first": 1.0, "perceptual": 0.02},
-    "inpaint": {"first": 1.0, "perceptual": 0.02, "mirror": 0.05, "prior": 0.1},
+    "inpaint": {"first": 1.0, "perceptual": 0.02, "mirror": 0.02, "prior": 0.1},
     "scribble": {"first": 1.0, "stroke": 1.0, "perceptual": 0.02, "prior": 0.01},
     "local-style": {"first": 1.0, "perceptual": 0.02, "content": 0.002, "style": 0.2, "prior": 0.01},
     "transfer": {"first": 1.0, "perceptual": 0.02, "prior": 0.005},
