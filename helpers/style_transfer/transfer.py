@@ -15,7 +15,7 @@ from helpers.losses import Loss
 from helpers.masks import as_mask
 from helpers.optimizers import Optimization, Step
 from helpers.search import Chain, Phase, Result
-from helpers.style_transfer.criterion import COLOURS, StyleCriterion, StyleError, StyleOptions
+from helpers.style_transfer.criterion import COARSE, COLOURS, StyleCriterion, StyleError, StyleOptions
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 RATES = {"adam": 0.03, "lbfgs": 0.1}
@@ -54,8 +54,7 @@ class StyleTransfer(Chain):
         known = isinstance(features, Features) and features.convs[0].weight.dtype != torch.float64
         self.features = fast_copy(features, options.precision) if known else features
         sizes = scales(tuple(contents.shape[-2:]), options.pyramid)
-        later = max(1, options.steps // 2)
-        self.phases = [Scale(share=later if at else options.steps, size=size) for at, size in enumerate(sizes)]
+        self.phases = [Scale(share=max(1, options.steps // (2 if at else 1)), size=s) for at, s in enumerate(sizes)]
         self.steps = sum(phase.share for phase in self.phases)
         # what the optimisation sees: each style is fitted to the colours of each photo
         self.photos, self.shown_styles = contents, self.styles
@@ -105,12 +104,15 @@ class StyleTransfer(Chain):
         return start.detach().expand(self.batch, -1, -1, -1).clone(memory_format=torch.contiguous_format)
 
     def _begin(self, phase: Scale, steps: int) -> Optimization:
-        size, short = phase.size, max(1, round(self.options.style_scale * min(phase.size)))
+        size, short = phase.size, min(phase.size)
         start = resize(self.runs[-1].best[0], size).contiguous() if self.runs else self._start(size)
-        styles = [scaled(image, short / min(image.shape[-2:])) for image in self.shown_styles]
+        sides, wide = [min(style.shape[-2:]) for style in self.shown_styles], self.options.style_scale * short
+        styles = [scaled(s, min(wide, max(short, n)) / n) for s, n in zip(self.shown_styles, sides, strict=True)]
         masks = None if self.masks is None else resize(self.masks, size)
         self.shown = None if masks is None else masks.sum(0, keepdim=True).clamp(0, 1)
-        self.criterion = StyleCriterion(self.features, resize(self.photos, size), styles, masks, self.options)
+        content = self.options.content_weight * (1.0 if phase == self.phases[-1] else COARSE)
+        photos, options = resize(self.photos, size), replace(self.options, content_weight=content)
+        self.criterion = StyleCriterion(self.features, photos, styles, masks, options)
         rate = RATES.get(self.options.optimizer, 1.0) if self.options.lr is None else self.options.lr
         return Optimization([start], self._loss, steps=steps, lr=rate, optimizer=self.options.optimizer)
 

@@ -46,7 +46,7 @@ class StylePanel(RunPanel):
             "style_layers": control("style layers", list(GROUPS.items())),
             "statistic": control("statistic", [*STATISTICS, "patches"], style_transfer.StyleOptions.statistic),
             "colour": control("colour", list(style_transfer.COLOURS)),
-            "style_scale": control("style scale", (0.5, 2.0, 0.25), 1.0),
+            "style_scale": control("style scale", (0.5, 2.0, 0.25), style_transfer.StyleOptions.style_scale),
             "init": control("start", ["content", "noise"]),
             "optimizer": control("optimizer", list(OPTIMIZERS[::-1])),
             "steps": control("steps", (10, 500, 10), style_transfer.StyleOptions.steps),

@@ -24,10 +24,12 @@ from staff.training.pretrained import load_efficientnet
 CONTENT, STYLES = 10, (1, 3, 5, 9, 13)  # conv4_2; conv1_1, conv2_1, conv3_1, conv4_1, conv5_1
 SAME = {  # the options under which ours does what the plain loop does
     "content_layers": CONTENT, "style_layers": STYLES, "pyramid": None, "optimizer": "lbfgs",
+    "style_scale": 1.0,
 }  # fmt: skip
 WAYS = {  # options of ``stylize``
     "paper": {
         "statistic": "gram", "style_weight": 10.0, "tv_weight": 0.0, "content_layers": "conv4_2", "pyramid": None,
+        "style_scale": 1.0, "steps": 120,
     },
     "default": {},
 }  # fmt: skip
@@ -176,8 +178,7 @@ def stylized(settings: Settings, size: int) -> list[dict]:
 def pairs(settings: Settings) -> Iterator[dict]:
     """Ten pairs with the defaults and with the settings of the paper; a sheet of each size to look at.
 
-    Photos and paintings have a lattice of their own, from their JPEG blocks. Would a
-    person name the style from the strokes, and the subject from the shapes?
+    Would a person name the style from the strokes, and the subject from the shapes?
     """
     for size in settings.sizes or (256,):
         sheet, found = {}, stylized(settings, size)
@@ -185,8 +186,8 @@ def pairs(settings: Settings) -> Iterator[dict]:
             row = each["row"]
             cells = sheet.setdefault(f"{row['content']} + {row['style']}", [each["photo"], each["painting"]])
             cells.append(each["image"])
-            shown = {"lattice": "image", "lattice_photo": "photo", "lattice_painting": "painting"}
-            yield row | {name: max(lattice(each[what]).values()) for name, what in shown.items()}
+            own = {f"lattice_{what}": max(lattice(each[what]).values()) for what in ("photo", "painting")}
+            yield row | own | {"lattice": max(lattice(each["image"], each["photo"]).values())}
         columns = ["content", "style", *(f"settings: {way}" for way in WAYS)]
         figure = labelled_grid([[cell.cpu() for cell in cells] for cells in sheet.values()], list(sheet), columns)
         save_figure(figure, settings.out / f"style-pairs-{settings.network}-{size}.png")
@@ -222,25 +223,30 @@ def style_distance(net: torch.nn.Module, image: Tensor, other: Tensor) -> float:
     return total / STAGES
 
 
-def lattice(images: Tensor, tile: int = 64) -> dict[int, float]:
-    """Period in pixels to the energy of the flattest tiles of images (1, 3, H, W) there, over that nearby; 1 is none.
+def lattice(images: Tensor, photo: Tensor | None = None, tile: int = 64) -> dict[int, float]:
+    """Period in pixels to the energy of an image (1, 3, H, W) there, over that expected from nearby; 1 is none.
 
-    Pooling leaves its periods where nothing else decides what the pixels should be.
+    Pooling leaves its periods where nothing else decides what the pixels should be: in tiles where the ``photo``, or
+    the image itself, is flattest. Each counts the same, whatever its contrast, and a line through the logarithms of
+    energies and frequencies on both sides says what to expect. Of noise and photos the values are 0.7 to 1.5.
     """
-    grey = images.mean(1, keepdim=True).cpu()
-    detail = grey - F.avg_pool2d(grey, 9, 1, 4, count_include_pad=False)
-    tiles = F.unfold(detail, tile, stride=tile // 2)[0].T.view(-1, tile, tile)
-    tiles = tiles[tiles.flatten(1).std(1).argsort()[: max(1, len(tiles) // 4)]]
+    views = [image.mean(1, keepdim=True).cpu() for image in (images, images if photo is None else photo)]
+    tiles, guides = (F.unfold(view, tile, stride=tile // 4)[0].T.view(-1, tile, tile) for view in views)
+    slopes = guides.diff(dim=1).abs().mean((1, 2)) + guides.diff(dim=2).abs().mean((1, 2))
+    tiles = tiles[slopes.argsort()[: max(1, len(tiles) // 4)]]
     window = torch.hann_window(tile)[:, None] * torch.hann_window(tile)
-    power = torch.fft.fft2(tiles * window).abs().square().mean(0)
+    power = torch.fft.fft2((tiles - tiles.mean((1, 2), keepdim=True)) * window).abs().square()
+    # down and across, with hardly any change along the other axis
+    lines = sum(power[:, row] + power[:, :, row] for row in range(-2, 3))
     found = {}
     for period in PERIODS:
-        at, ratios = tile // period, []
-        for spectrum in (power, power.T):
-            line = spectrum[:3].sum(0) + spectrum[-2:].sum(0)  # along one axis, hardly any change along the other
-            nearby = sum(line[(at + offset) % tile] for offset in (-5, -4, -3, 3, 4, 5)) / 6
-            ratios.append((line[at] / nearby).item())
-        found[period] = max(ratios)
+        at = tile // period
+        level = lines[:, range(at - 7, at + 8)].mean(1, keepdim=True)
+        energy = (lines / level).mean(0).log()
+        nearby = torch.tensor([at + offset for offset in (-5, -4, -3, 3, 4, 5)])
+        x, y = (nearby / at).log(), energy[nearby]
+        slope = (x - x.mean()) @ (y - y.mean()) / (x - x.mean()).square().sum()
+        found[period] = (energy[at] - y.mean() + slope * x.mean()).exp().item()
     return found
 
 
@@ -255,7 +261,7 @@ def lattices(settings: Settings) -> Iterator[dict]:
             images = [
                 stylize(ours, photo, [styles[s].to(settings.device)], **options).images for s in ("strokes", "waves")
             ]
-            found = [lattice(image) for image in images]
+            found = [lattice(image, photo) for image in images]
             yield {"pooling": pooling, "settings": way} | {f"{p} px": max(each[p] for each in found) for p in PERIODS}
 
 

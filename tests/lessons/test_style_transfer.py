@@ -107,11 +107,10 @@ def test_reconstruction_finds_the_photo_the_style_loss_falls_and_half_precision_
     assert result.parts["style"].item() < 0.3 * result.history["style"][0].item()
     assert result.images.min() >= 0 and result.images.max() <= 1
     assert len(result.history["total"]) == result.steps == 30
-    photo, style, image = (pictures(1, (48, 48), seed) for seed in range(3))
     found = []
     for precision in ("float32", "bfloat16"):
-        x = image.clone().requires_grad_()
-        total = StyleTransfer(slim, photo, [style], precision=precision).criterion(x).total
+        x = fine.clone().requires_grad_()
+        total = StyleTransfer(slim, photo, [coarse], precision=precision).criterion(x).total
         found.append((total.item(), torch.autograd.grad(total.sum(), x)[0].flatten()))
     (exact, gradient), (fast, other) = found
     assert fast != exact and fast == pytest.approx(exact, rel=0.02)
@@ -126,8 +125,9 @@ def test_the_style_is_scaled_to_the_image_and_a_pyramid_goes_from_coarse_to_fine
             seen.append(tuple(images.shape[-2:]))
             return super().forward(images, layers)
 
-    StyleTransfer(Spy(), pictures(1, (40, 60)), [pictures(1, (100, 50), 1)], style_scale=0.5, **LAYERS)
-    assert seen == [(40, 60), (40, 20)]
+    for scale in (0.5, 1.0, 1.2, 2.0):  # never beyond its own pixels
+        StyleTransfer(Spy(), pictures(1, (40, 60)), [pictures(1, (100, 50), 1)], style_scale=scale, **LAYERS)
+    assert seen[1::2] == [(40, 20), (80, 40), (96, 48), (100, 50)] and set(seen[::2]) == {(40, 60)}
     transfer = StyleTransfer(NETWORK, pictures(1, (50, 100)), [STYLE], pyramid=20, steps=4, **LAYERS)
     sizes, scales = [tuple(step.images().shape[-2:]) for step in transfer], [phase.size for phase in transfer.phases]
     assert scales[0] == (20, 40) and scales[-1] == (50, 100)
@@ -223,7 +223,7 @@ def test_settings_that_do_not_fit_are_refused_in_one_sentence(changes, message):
 def test_unknown_layers_and_small_images_are_refused(slim):
     wrong = {"conv6_1.*conv1_1…conv5_4": ((24, 24), {"style_layers": ["conv6_1"]})}
     wrong["conv2_1 needs images of at least 2x2 pixels, got 24x1;"] = (24, 1), {"content_layers": "conv2_1"}
-    wrong["at least 12x12"] = (10, 10), {"statistic": "patches"}
+    wrong["at least 12x12"] = (10, 10), {"statistic": "patches", "style_scale": 1.0}
     for message, (size, changes) in wrong.items():
         with pytest.raises(ValueError, match=message):
             StyleTransfer(slim, pictures(1, size), [PHOTO], **changes)
@@ -242,12 +242,11 @@ def test_sheets_and_grids_are_their_single_runs():
     assert len(result.images) == 4
     for image, (layer, seed) in zip(result.images, [(layer, seed) for layer in BOTH for seed in (3, 4)], strict=True):
         assert same(image, PHOTO, content_layers=layer, init="noise", seed=seed, steps=6)
-    styles, groups, blank = [STYLE, pictures(seed=2)], [BOTH[:1], BOTH], torch.zeros(1, 3, 20, 20)
+    styles, groups, blank = [STYLE, OTHER], [BOTH[:1], BOTH], torch.zeros(1, 3, 20, 20)
     result = sheets.textures(NETWORK, styles, groups, size=20, seeds=(0, 1), steps=5)
-    options = {"content_weight": 0.0, "style_weight": 1.0, "init": "noise", "steps": 5}
+    options = {"content_weight": 0.0, "style_weight": 1.0, "style_scale": 1.0, "init": "noise", "steps": 5}
     for i, image in enumerate(result.images):
         assert same(image, blank, [styles[i // 4]], style_layers=groups[i // 2 % 2], seed=i % 2, **options)
-    groups = [BOTH[:1], BOTH]
     whole, parts = (sheets.layer_grid(NETWORK, PHOTO, STYLE, BOTH, groups, batch=batch, steps=4) for batch in (4, 2))
     assert whole.shape == (2, 2, 3, 24, 24) and torch.allclose(whole, parts, atol=1e-3)
     assert same(whole[1, 0], PHOTO, [STYLE], content_layers="conv2_1", style_layers=groups[0], steps=4)
