@@ -23,14 +23,11 @@ from staff.training.pretrained import load_efficientnet
 
 CONTENT, STYLES = 10, (1, 3, 5, 9, 13)  # conv4_2; conv1_1, conv2_1, conv3_1, conv4_1, conv5_1
 SAME = {  # the options under which ours does what the plain loop does
-    "content_layers": CONTENT, "style_layers": STYLES, "pyramid": None, "optimizer": "lbfgs",
-    "style_scale": 1.0,
+    "content_layers": CONTENT, "style_layers": STYLES, "pyramid": None, "style_scale": 1.0, "optimizer": "lbfgs",
 }  # fmt: skip
 WAYS = {  # options of ``stylize``
-    "paper": {
-        "statistic": "gram", "style_weight": 10.0, "tv_weight": 0.0, "content_layers": "conv4_2", "pyramid": None,
-        "style_scale": 1.0, "steps": 120,
-    },
+    "paper": {"statistic": "gram", "style_weight": 10.0, "tv_weight": 0.0, "content_layers": "conv4_2", "pyramid": None}
+    | {"style_scale": 1.0, "steps": 120},
     "default": {},
 }  # fmt: skip
 MIXED = (  # content and style of the ten pairs that one default has to suit
@@ -236,7 +233,6 @@ def lattice(images: Tensor, photo: Tensor | None = None, tile: int = 64) -> dict
     tiles = tiles[slopes.argsort()[: max(1, len(tiles) // 4)]]
     window = torch.hann_window(tile)[:, None] * torch.hann_window(tile)
     power = torch.fft.fft2((tiles - tiles.mean((1, 2), keepdim=True)) * window).abs().square()
-    # down and across, with hardly any change along the other axis
     lines = sum(power[:, row] + power[:, :, row] for row in range(-2, 3))
     found = {}
     for period in PERIODS:
@@ -258,10 +254,8 @@ def lattices(settings: Settings) -> Iterator[dict]:
         ours = Features(network.config, network.name, pooling).to(settings.device)
         ours.load_state_dict(network.state_dict())
         for way, options in WAYS.items():
-            images = [
-                stylize(ours, photo, [styles[s].to(settings.device)], **options).images for s in ("strokes", "waves")
-            ]
-            found = [lattice(image, photo) for image in images]
+            both = [styles[name].to(settings.device) for name in ("strokes", "waves")]
+            found = [lattice(stylize(ours, photo, [style], **options).images, photo) for style in both]
             yield {"pooling": pooling, "settings": way} | {f"{p} px": max(each[p] for each in found) for p in PERIODS}
 
 

@@ -106,7 +106,7 @@ def test_two_styles_of_one_name_give_two_images_and_patches_need_more_than_one_c
     styles = [tmp_path / folder / "style.png" for folder in ("a", "b")]
     for seed, style in enumerate(styles, 1):
         write_image(style, pictures(seed=seed))
-    rows = paint(photos[:1], styles, tmp_path / "out")
+    rows = paint(photos[:1], styles, tmp_path / "out", "--steps", 6)
     assert [row["image"] for row in rows] == ["wide-style.png", "wide-style-2.png"]
     assert not torch.equal(*(read_image(tmp_path / "out" / row["image"]) for row in rows))
     write_image(tmp_path / "flat.png", torch.full((1, 3, 40, 40), 0.5))
