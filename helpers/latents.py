@@ -13,9 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from helpers.files import atomic_path
+from helpers.weights import WeightsError, check_header
 
 SAMPLES = Path(__file__).resolve().parent.parent / "data" / "generated"
 
+MAX_HEADER = 2**20  # bytes of names and settings; few panels have 10,000
 AXES = {"z": 2, "w": 2, "w+": 3}  # of a batch of codes
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".pkl")  # of files that may hold latents
 
@@ -123,12 +125,13 @@ def load_latents(path: str | Path) -> tuple[Latents, dict[str, str]]:
         code, noise = read_projection(path)
         return Latents("w+" if code.ndim == 3 else "w", code, noise), {}
     try:
+        check_header(path, MAX_HEADER)
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})
             code = file.get_tensor("code")
             noise = [file.get_tensor(name).float() for name in sorted(file.keys()) if name.startswith("noise.")]
         latents = Latents(metadata.pop("space"), code.float(), noise or None)
-    except (OSError, SafetensorError, KeyError) as error:
+    except (OSError, SafetensorError, KeyError, WeightsError) as error:
         raise ValueError(f"expected latents that this project wrote (.safetensors), got {path}: {error}") from error
     if code.ndim != AXES.get(latents.space) or 0 in code.shape:
         raise ValueError(f"expected latents of z, w or w+ in {path}, got {latents.space} {tuple(code.shape)}.")

@@ -9,7 +9,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from helpers.latents import Latents, load_latents, save_latents, save_tensors
+from helpers.latents import MAX_HEADER, Latents, load_latents, save_latents, save_tensors
+from helpers.weights import check_header
 
 PREFIX = "state."  # before the names of images and drawings in the file
 
@@ -50,6 +51,7 @@ def load_state(path: str | Path) -> tuple[State, dict[str, str]]:
     if Path(path).is_dir():  # for which safetensors says "No such device"
         raise ValueError(f"{wanted} the folder {path}; name a file.")
     try:
+        check_header(path, MAX_HEADER)
         with safe_open(path, "pt") as file:
             metadata, names = dict(file.metadata() or {}), list(file.keys())
             images = {n.removeprefix(PREFIX): file.get_tensor(n) for n in names if n.startswith(PREFIX)}

@@ -118,6 +118,13 @@ def weights_path(name: str) -> Path:
     return path
 
 
+def check_header(path: str | Path, most: int = MAX_HEADER) -> None:
+    """Raise WeightsError where a safetensors file claims more bytes of names: each tensor costs time and memory."""
+    with open(path, "rb") as file:
+        if int.from_bytes(file.read(8), "little") > most:
+            raise WeightsError(f"{path} is not a whole safetensors file: its header is too long; export it again.")
+
+
 def load_weights(name_or_path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """Tensors by name, floating ones as float32, and the config of a registered name or a safetensors file."""
     is_name = isinstance(name_or_path, str) and not name_or_path.endswith(".safetensors")
@@ -125,9 +132,7 @@ def load_weights(name_or_path: str | Path) -> tuple[dict[str, Tensor], dict]:
     if not path.is_file():
         raise WeightsError(f"Expected a safetensors file at {path}, found none; check the path.")
     try:
-        with open(path, "rb") as raw:
-            if int.from_bytes(raw.read(8), "little") > MAX_HEADER:
-                raise WeightsError(f"{path} is not a whole safetensors file: its header is too long; export it again.")
+        check_header(path)
         with safe_open(path, framework="pt") as file:
             config = json.loads((file.metadata() or {})["config"])
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

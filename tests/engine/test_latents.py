@@ -154,7 +154,6 @@ def test_noise_maps_keep_their_order_and_projections_of_the_official_release_are
 
 
 OTHERS = {
-    "garbage": lambda path: path.write_bytes(b"\xff" * 100),
     "empty": lambda path: path.write_bytes(b""),
     "absent": lambda path: None,
     "folder": lambda path: path.mkdir(),
@@ -163,6 +162,7 @@ OTHERS = {
     "other axes": lambda path: save_file({"code": random(1, 8)}, path, metadata={"space": "w+"}),
     "of nothing": lambda path: save_latents(path, noisy(0)),
     "NaN": lambda path: save_latents(path, noisy().apply(lambda code: code * math.nan)),
+    "many": lambda path: save_file({f"noise.{i}": random(1) for i in range(20_000)}, path, metadata={"space": "w"}),
     "no space": lambda path: save_file({"code": random(1, 8)}, path, metadata={"model": "cats"}),
     "truncated": lambda path: (save_latents(path, noisy()), path.write_bytes(path.read_bytes()[:-20])),
 }
