@@ -52,9 +52,10 @@ def input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
 
 def is_faster(x: Tensor, weight: Tensor) -> bool:
     """Whether Winograd's algorithm is, for layers of about this size on this machine; tried at the first call."""
-    plain = x.device.type == "cpu" and x.dtype == torch.float32 and type(x) is Tensor and not weight.requires_grad
+    here = x.device.type in ("cpu", "meta")  # the latter when memory is counted
     channels = next((least for least in TRIED if min(weight.shape[:2]) >= least), 0)
-    return bool(plain and channels and min(x.shape[2:]) >= 12 and chosen(channels, torch.get_num_threads()))
+    fits = channels and min(x.shape[2:]) >= 12 and x.dtype == torch.float32 and not weight.requires_grad
+    return bool(here and fits and chosen(channels, torch.get_num_threads()))
 
 
 class Winograd(torch.autograd.Function):

@@ -43,7 +43,7 @@ with PeakMemory(cpu) as before:
     pass
 features, generator, target = load_features(), official_size(256, cpu), torch.rand(1, 3, 256, 256)
 start = Latents("w+", generator.mean("w+"))  # skips the phase in w
-for dtype, checkpointing in ((torch.float32, False), (torch.float32, True), (torch.bfloat16, False)):
+for dtype, checkpointing in ((torch.bfloat16, False), (torch.float32, True), (torch.float32, False)):
     generator.dtype, generator.checkpointing = dtype, checkpointing
     with PeakMemory(cpu) as peak:
         Inversion(generator, target, "w+", features=features, steps=1, start=start).run()
