@@ -33,7 +33,7 @@ def inversion(settings: Settings) -> Iterator[dict]:
     _, features = settings.networks()
     for model, generator in generators(settings):
         faces = settings.faces(FACES, generator.resolution)
-        for space in generator.spaces:
+        for space in reversed(generator.spaces):  # the one that is quoted first
             found = inverted(generator, faces, space, features, **EQUAL, **encoder_start(generator, space))
             values = {"psnr": psnr(found.images, faces)}
             if space == "w+":
