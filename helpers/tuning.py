@@ -22,7 +22,7 @@ from helpers.weights import FOLDER, registry, save_weights
 
 STEPS = 200
 LR = 5e-3  # of weights that are near 1 in every layer
-ANCHORS, AT_ONCE = 64, 2  # samples that locality holds, and how many of them in each step
+OTHERS = 64  # samples that locality holds, one in each step
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Tuning(Chain):
         self.weights = {k: w for k, w in named if k.startswith("synthesis.") and not k.endswith("noise_strength")}
         self.noise = [torch.zeros(1, 1, *shape, device=generator.device) for shape in generator.noise_shapes]
         self.code = generator.convert(code, latents.space, "w+")
-        self.others = generator.sample("w+", ANCHORS, seed=self.options.seed)
+        self.others = generator.sample("w+", OTHERS, seed=self.options.seed)
 
     def _begin(self, phase: Phase, steps: int) -> Optimization:
         offsets = [torch.zeros_like(weight)[None] for weight in self.weights.values()]
@@ -84,11 +84,10 @@ class Tuning(Chain):
         near = self.criterion(images).total.mean()[None]
         if not self.options.locality:
             return Loss(near, {"l2": near})
-        first = self.number * AT_ONCE % ANCHORS
-        others = Latents("w+", self.others[first : first + AT_ONCE])
+        other = Latents("w+", self.others[self.number % OTHERS][None])
         with torch.no_grad():
-            before = self.generator.synthesize(others, self.noise)
-        far = lp_loss(self._draw(offsets, others, self.noise), before, 2).mean()[None]
+            before = self.generator.synthesize(other, self.noise)
+        far = lp_loss(self._draw(offsets, other, self.noise), before, 2)
         return Loss(near + self.options.locality * far, {"l2": near, "locality": far})
 
     def _step(self, phase: Phase, run: Optimization, step: Step) -> Step:
