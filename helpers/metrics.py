@@ -42,10 +42,14 @@ def feature_distance(features, images: Tensor, targets: Tensor, layers=DISTANCE_
     return torch.stack(distances).mean(0)
 
 
-def nearest_distance(features, images: Tensor, others: Tensor) -> Tensor:
+@torch.no_grad()
+def nearest_distance(features, images: Tensor, others: Tensor, layers=DISTANCE_LAYERS) -> Tensor:
     """Feature distance of each image (B, 3, H, W) to that of the others (N, 3, H, W) which is nearest: (B,)."""
-    distances = [feature_distance(features, images, other.expand_as(images)) for other in others.split(1)]
-    return torch.stack(distances).amin(0)
+    ours, theirs = (unit_features(features, quantize(values), layers) for values in (images, others))
+    distances = [
+        torch.cdist(a.flatten(1), b.flatten(1)).square() / a[0, 0].numel() for a, b in zip(ours, theirs, strict=True)
+    ]
+    return torch.stack(distances).mean(0).amin(1)
 
 
 @torch.no_grad()

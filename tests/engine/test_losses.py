@@ -255,6 +255,8 @@ def test_feature_distance_by_hand_and_diversity_is_its_mean_over_all_pairs():
     pairs = [(i, j) for i in range(4) for j in range(i)]
     distances = [metrics.feature_distance(features, images[[i]], images[[j]], layers).item() for i, j in pairs]
     assert metrics.diversity(features, images, layers) == pytest.approx(sum(distances) / len(pairs), rel=1e-4)
+    nearest = metrics.nearest_distance(features, images[:2], images[2:], layers).tolist()
+    assert nearest == pytest.approx([min(distances[1], distances[3]), min(distances[2], distances[4])], rel=1e-3)
     assert metrics.diversity(features, images[[0, 0]], layers) == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="at least 2 images"):
         metrics.diversity(features, images[:1], layers)
