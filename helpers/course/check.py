@@ -5,9 +5,9 @@ import importlib
 
 LESSONS = {
     "inversion": ("sample_noise", "criterion", "optimization_step", "project", "interpolate"),
-    "noise": ("psnr", "fit_noise", "fresh_noise_psnr"),
+    "noise": ("psnr", "fit_noise", "match_rates", "fresh_noise_psnr"),
     "blending": ("mask_pyramid", "blend_loss", "seam"),
-    "sketch": ("sketch_mask", "masked_l1", "rank"),
+    "sketch": ("sketch_mask", "rank", "diagnose"),
     "style": ("content_loss", "gram_matrix", "style_loss", "transfer"),
 }
 

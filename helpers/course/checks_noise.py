@@ -1,9 +1,9 @@
-"""Checks of lesson 2: PSNR, fitting noise maps, new noise."""
+"""Checks of lesson 2: PSNR, fitting noise maps, curves and their rates, new noise."""
 
 import torch
 from torch import Tensor
 
-from helpers.course.expect import TinyGenerator, expect, expect_shape
+from helpers.course.expect import TinyGenerator, expect, expect_shape, loss_curves
 from helpers.latents import Latents
 
 
@@ -58,8 +58,20 @@ def fit_noise(function) -> None:
         expect((moved[-1] > 2 * moved[0]) == per_layer, hint)
 
 
+def match_rates(function) -> None:
+    """Exercise 2.3: ``match_rates(curves, rates)``."""
+    rates = torch.tensor([0.005, 0.05, 0.5, 5.0])
+    for seed, order in enumerate(([2, 0, 3, 1], [0, 3, 1, 2], [3, 1, 0, 2])):
+        found = function(loss_curves(rates, seed)[order], rates)
+        expect_shape("match_rates", found, (4,))
+        expect(all(rate in rates for rate in found), "each value should be one of the rates.")
+        expect(len(set(found.tolist())) == 4, "every rate belongs to one curve.")
+        right = int((found == rates[order]).sum())
+        expect(right == 4, f"{right} of 4 curves have the right rate; how far do the first steps go, and what follows?")
+
+
 def fresh_noise_psnr(function) -> None:
-    """Exercise 2.3: ``fresh_noise_psnr(generator, targets, latents, draws, seed)``."""
+    """Exercise 2.4: ``fresh_noise_psnr(generator, targets, latents, draws, seed)``."""
     generator, latents, targets = _problem()
     latents.noise = generator.fresh_noise(2, seed=9)
     value = function(generator, targets, latents, draws=6, seed=3)

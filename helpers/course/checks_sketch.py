@@ -1,9 +1,9 @@
-"""Checks of lesson 4: the mask of a drawing, the masked loss, the ranking of candidates."""
+"""Checks of lesson 4: the mask of a drawing, the ranking of candidates, what went wrong with them."""
 
 import numpy as np
 import torch
 
-from helpers.course.expect import expect, expect_close, expect_shape
+from helpers.course.expect import expect, expect_shape
 
 
 def sketch_mask(function) -> None:
@@ -25,28 +25,8 @@ def sketch_mask(function) -> None:
     expect(np.array_equal(rgba, before), "the drawing itself should stay as it was.")
 
 
-def masked_l1(function) -> None:
-    """Exercise 4.2: ``masked_l1(images, target, mask)``."""
-    target, images, mask = torch.zeros(1, 3, 8, 8), torch.zeros(2, 3, 8, 8), torch.zeros(1, 1, 8, 8)
-    images[0], images[1, 0] = 0.4, 0.6
-    for pixels in (2, 6):
-        mask[:, :, :pixels, :pixels] = 1
-        value = function(images, target, mask)
-        expect_shape("masked_l1", value, (2,))
-        name = f"with {pixels * pixels} of 64 pixels it"
-        expect_close(name, value, torch.tensor([0.4, 0.2]), "check what you divide by.", atol=1e-4)
-    mask[..., :4], mask[..., 4:] = 1.0, 0.5
-    images[0, :, :, 4:] = 0.1
-    half = abs(float(function(images, target, mask)[0]) - 0.3) < 1e-4
-    expect(half, "a mask of 0.5 should count half as much as one of 1, in the sum and the area.")
-    mask[..., 4:] = 0
-    (gradient,) = torch.autograd.grad(function(images.requires_grad_(), target, mask).sum(), images)
-    expect((gradient[..., 4:] == 0).all(), "outside the mask the gradient should be 0.")
-    expect((gradient[0, ..., :4] > 0).all(), "no gradient reaches the image under the mask.")
-
-
 def rank(function) -> None:
-    """Exercise 4.3: ``rank(total, starts)``."""
+    """Exercise 4.2: ``rank(total, starts)``."""
     total = torch.tensor([0.2, 0.9, 0.1, 0.5, 0.8, 0.3])
     for starts, expected in ((6, [2, 0, 5, 3, 4, 1]), (3, [2, 0, 1, 5, 3, 4]), (1, [0, 1, 2, 3, 4, 5])):
         order = function(total, starts)
@@ -57,3 +37,18 @@ def rank(function) -> None:
         expect((blocks == blocks[:, :1]).all(), f"with {starts} starts a row left the block of its setting.")
         descending = "; the worst comes first" if order.tolist() == expected[::-1] else ""
         expect(order.tolist() == expected, f"with {starts} starts the order within the blocks is wrong{descending}.")
+
+
+def diagnose(function) -> None:
+    """Exercise 4.3: ``diagnose(colour, away, met)``."""
+    ends = torch.tensor([0.05, 0.05, 0.2, 0.2, 0.2, 0.2])
+    colour = ends + torch.tensor([0.3, 0.3, 0, 0.3, 0, 0.3]) * torch.linspace(1, 0, 20)[:, None]
+    colour[:12, 4] += 0.4  # fell long ago
+    cases = [0, 1, 2, 3, 4, 3]
+    for met, expected in ((0.06, cases), (0.04, [3, 3, *cases[2:]]), (0.3, [0, 1, 0, 0, 0, 1])):
+        causes = function(colour, torch.tensor([1.3, 2.5, 0.2, 1.0, 1.0, 2.5]), met)
+        whole = isinstance(causes, torch.Tensor) and tuple(causes.shape) == (6,) and not causes.is_floating_point()
+        expect(whole, "diagnose should return a tensor of 6 whole numbers for 6 candidates.")
+        for i, (cause, wanted) in enumerate(zip(causes.tolist(), expected, strict=True)):
+            hint = f"candidate {i} with met = {met} has cause {wanted}, not {cause}; return the first that holds."
+            expect(cause == wanted, hint)

@@ -34,6 +34,22 @@ def random_images(seed: int, *batches: int, side: int = 8) -> list[Tensor]:
     return [torch.rand(batch, 3, side, side, generator=random) for batch in batches]
 
 
+
+def loss_curves(rates: Tensor, seed: int, steps: int = 60) -> Tensor:
+    """Losses (runs, steps) of Adam on one random parabola in 20 dimensions, from one start, at each of the rates."""
+    random = torch.Generator().manual_seed(seed)
+    start, bend = torch.randn(20, generator=random), 0.2 + torch.rand(20, generator=random)
+    places, losses = [start.clone().requires_grad_() for _ in rates], []
+    groups = [{"params": [place], "lr": rate} for place, rate in zip(places, rates.tolist(), strict=True)]
+    optimizer = torch.optim.Adam(groups)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        losses.append((bend * torch.stack(places).square()).mean(1))
+        losses[-1].sum().backward()
+        optimizer.step()
+    return torch.stack(losses, 1).detach()
+
+
 class TinyGenerator(nn.Module):
     """A style-based network of 16 px with random weights; ``noise`` is the first layer's strength, the others' fall."""
 

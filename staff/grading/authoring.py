@@ -71,11 +71,7 @@ def _title(cells: list[dict]) -> str:
 
 
 def stub(source: str, item: str) -> str:
-    """The exercise as students get it: every solution region becomes one NotImplementedError.
-
-    Raises:
-        LessonError: unless the marks pair.
-    """
+    """The exercise as students get it, each solution one NotImplementedError. LessonError unless the marks pair."""
     lines, inside = [], False
     for line in source.split("\n"):
         begin, end = BEGIN.match(line), END.match(line)

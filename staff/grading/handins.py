@@ -138,7 +138,7 @@ def measure_blend(path: Path) -> Measured:
 
 HAND_INS: dict[str, HandIn] = {  # by the item's id
     "1.6": HandIn("01_inversion.safetensors", measure_inversion, "A w+ code whose image is near chelsea."),
-    "2.4": HandIn("02_noise.safetensors", measure_noise, "w+ and noise maps that give chelsea, a cat without them."),
+    "2.5": HandIn("02_noise.safetensors", measure_noise, "w+ and noise maps that give chelsea, a cat without them."),
     "3.4": HandIn("03_blending.safetensors", measure_blend, "Latents and a mask: chelsea inside, the face outside."),
 }
 

@@ -14,9 +14,7 @@ from staff.grading.run import read_raw
 def self_test(out: str | Path, root: str | Path = ROOT, **options) -> str:
     """Grade the authored notebooks and the student notebooks as two submissions; return the table.
 
-    Raises:
-        LessonError: if an exercise of the solutions is not full, one of the stubs scores, or a stub fails with
-            anything but NotImplementedError.
+    LessonError if a solution is not full, a stub scores, or a stub fails with anything but NotImplementedError.
     """
     submissions = Path(out) / "submissions"
     for path in sorted((Path(root) / "notebooks").glob("*.ipynb")):

@@ -97,11 +97,10 @@ def graded(root, tmp_path_factory):
 
 
 def test_a_wrong_exercise_costs_its_own_points_only_and_no_solution_gets_out(graded):
-    points, rows, *_ = graded
+    points, rows, out, _ = graded
     assert points["first_is_wrong"] == [0, 4, 4] and points["stub_and_wrong"] == [0, 0, 4]
     reason = rows["stub_and_wrong"]["scores"][2]["reason"]
     assert reason == "graded with the solution of 1.1 twice, 1.2 shifted instead of yours"
-    points, _, out, _ = graded
     assert points["steals"] == [0, 0, 0]
     kept = out / "raw" / "steals" / "01_chain" / "beside-1.1"
     assert {path.name for path in kept.iterdir()} <= {"run.json", "1.2.safetensors", "1.3.safetensors"}
@@ -118,8 +117,7 @@ def test_nothing_is_run_again(graded, monkeypatch):
 @pytest.mark.parametrize(("ended", "seconds", "runs"), [("done", 1, 3), ("done", 300, 2), ("time", 240, 1)])
 def test_runs_that_take_long_are_not_followed_without_end(root, tmp_path, ended, seconds, runs):
     hand_in(tmp_path, "slow", *answers())
-    options = {"root": root, "probes_for": probes_for, "seed": 1}
-    grading = Grading(tmp_path, tmp_path / "out", **options)
+    grading = Grading(tmp_path, tmp_path / "out", root=root, probes_for=probes_for, seed=1)
     references = []
 
     class Nothing:

@@ -247,7 +247,7 @@ def test_handed_in_latents_are_measured_and_a_blend_under_the_mask_that_comes_wi
     measured = handins.judge("1.6", paths)
     assert set(measured.images) == {"yours", "photo"} and 0 <= measured.verdicts[0].right < 1
     assert all(image.shape[2:] == (generator.resolution,) * 2 for image in measured.images.values())
-    assert ["dB" in verdict.reason for verdict in handins.judge("2.4", paths).verdicts] == [True, True]
+    assert ["dB" in verdict.reason for verdict in handins.judge("2.5", paths).verdicts] == [True, True]
     path = tmp_path / "03_blending.safetensors"
     latents = Latents("w+", generator.mean("w+"), generator.fixed_noise(1))
     half = masks.half(generator.resolution)

@@ -124,10 +124,9 @@ def test_nothing_that_one_student_hands_in_changes_anothers_row(part, root, grad
         mutate(os.fsencode(folder) + b"/" + name_of(chance, number), Notebook(root).book, chance)
     rows = grade(folder)
     assert len(rows) >= 45 and rows["good"]["total"] == FULL and rows["good"]["remarks"] == []
-    out = tmp_path / "out"
-    with (out / "grades.csv").open(encoding="utf-8-sig", newline="") as file:
+    with (tmp_path / "out" / "grades.csv").open(encoding="utf-8-sig", newline="") as file:
         assert len(list(csv.DictReader(file))) == len(rows)
-    pages = {path.name for path in (out / "students").glob("*.html")}
+    pages = {path.name for path in (tmp_path / "out" / "students").glob("*.html")}
     assert pages == {f"{name}.html" for name in rows}
     for row in rows.values():
         assert row["total"] == FULL or row["remarks"] or any(score["reason"] for score in row["scores"])
@@ -142,13 +141,10 @@ def test_names_of_students_are_composed_short_and_apart(root, tmp_path):
     assert [student.name for student in found] == ["A_b", "a_b-2", "a_b-2-2", "a_b-3"]
 
 
-NEWER = ("equal/copy.ipynb", "newer/b.ipynb")
-
-
 def test_zips_copies_and_odd_suffixes_are_graded(root, grade, tmp_path):
-    folder, book = tmp_path / "in", Notebook(root)
+    folder, book, newer = tmp_path / "in", Notebook(root), ("equal/copy.ipynb", "newer/b.ipynb")
     text, stub = json.dumps(book.book), json.dumps(Notebook(root, solved=False).book)
-    for name in ("suffix/01_tiny.ipynb.txt", "upper/01_TINY.IPYNB", "mac/hw/01_tiny.ipynb", *NEWER):
+    for name in ("suffix/01_tiny.ipynb.txt", "upper/01_TINY.IPYNB", "mac/hw/01_tiny.ipynb", *newer):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     (folder / "mac" / "__MACOSX" / "hw").mkdir(parents=True)
@@ -157,7 +153,7 @@ def test_zips_copies_and_odd_suffixes_are_graded(root, grade, tmp_path):
     for name, seconds in (("equal/01_tiny.ipynb", 1000), ("newer/a.ipynb", 900)):
         (folder / name).write_text(stub)
         os.utime(folder / name, (seconds, seconds))
-    for name in NEWER:
+    for name in newer:
         os.utime(folder / name, (1000.4, 1000.4))
     with zipfile.ZipFile(folder / "packed.zip", "w") as packed:
         packed.writestr("__MACOSX/hw/._01_tiny.ipynb", b"\0\5")
@@ -226,8 +222,7 @@ def test_points_survive_spreadsheets_and_students_who_are_not_there(sheet, tmp_p
     rows = manual.read_table(path)
     for row in rows:
         row |= {"points": "2,5" if row["student"] == "-anna" else "1", "comment": "=good"}
-    gone = {"student": "moved away", "item": "1.Q", "points": "3", "most": "3"}
-    rows.append(dict.fromkeys(manual.COLUMNS, "") | gone)
+    rows.append(dict.fromkeys(manual.COLUMNS, "3") | {"student": "moved away", "item": "1.Q", "comment": ""})
     with path.open("w", newline="", encoding=encoding) as file:
         writer = csv.DictWriter(file, manual.COLUMNS, delimiter=separator)
         writer.writeheader()

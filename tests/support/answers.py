@@ -23,11 +23,11 @@ def answers_of(item):
 
 
 def namespace_of(lesson):
-    """What the lesson's setup imports, and the authored solutions."""
+    """What the lesson's setup imports and defines, and the authored solutions."""
     namespace = {}
     for cell in lesson.of_kind("setup"):
-        imports = [n for n in ast.parse(cell.source).body if isinstance(n, ast.Import | ast.ImportFrom)]
-        exec(compile(ast.Module(imports, []), lesson.stem, "exec"), namespace)
+        kept = [n for n in ast.parse(cell.source).body if isinstance(n, ast.Import | ast.ImportFrom | ast.FunctionDef)]
+        exec(compile(ast.Module(kept, []), lesson.stem, "exec"), namespace)
     for cell in lesson.exercises:
         exec(compile(cell.source, cell.item, "exec"), namespace)
     return namespace
@@ -45,12 +45,11 @@ INTERPOLATE = "torch.nn.functional.interpolate(mask, size=size"
 MASKED = "(values.mean(1, keepdim=True) * mask).sum((1, 2, 3)) / mask.sum().clamp_min(tiny)"
 BOTH = "(crossing_gradient(x) + crossing_gradient(y)) / 2"
 NORMS = "norm(dim=1, keepdim=True)"
-L1 = "(error * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))"
+FIRST = "curves[:, :4].diff(dim=1).abs().sum(1)"
 RANKED = "(blocks.argsort(1) + first).flatten()"
 GRAM = "rows @ rows.transpose(1, 2) / rows.shape[2]"
 LOSS = "content_loss(found, targets) + style_weight * style_loss(ours, grams)"
 CLAMP = "        with torch.no_grad():\n            image.clamp_(0, 1)\n"
-ADAM = "torch.optim.Adam([image], lr=0.03)"
 
 ANSWERS = {
     "1.1": [
@@ -77,7 +76,6 @@ ANSWERS = {
         (0.55, (".abs().mean(", ".abs().sum(")),
         (0.55, (".abs()", ".square()"), "l1 is too small"),
         (0.4, (NORM, ""), "perceptual is too large"),
-        (0.4, ("torch.stack(terms).mean(0)", "torch.stack(terms).sum(0)")),
         (0.55, (".square().sum(1)", ".square().mean(1)")),
         (0, ('self.weights["delta"] * offset', "offset")),
         (0.9, ("ours = self", "self.features(self.target, self.layers)\n        ours = self"), "kept already"),
@@ -112,7 +110,6 @@ ANSWERS = {
         (0.75, ("torch.stack(history)", "torch.zeros(steps, len(start))"), "of the start itself"),
         (0.75, ("torch.stack(history)", "torch.stack(history[1:] + history[:1])")),
         (0, ("return best, ", "return start, "), "fall well below"),
-        ((0, 0.75), ("return best, ", "return best[:1].expand_as(best), ")),
         (0, ("loss < best_loss", "loss > best_loss")),
     ],
     "1.5": [
@@ -153,17 +150,29 @@ ANSWERS = {
         (1, ("r * schedule((step + 0.5) / steps)", "r * (1 - 0.8 * step / steps)")),
         ((0.2, 0.69), ("if per_layer else 1.0", "if False else 1.0"), "larger step"),
         (0.8, ("torch.stack(history)", "torch.full((steps, len(targets)), 999.0)"), "begin with the PSNR"),
-        (0.8, ("history.append(psnr(images.detach(), targets))", "history.append(loss.detach())")),
         (0, ("        optimizer.step()\n", ""), "rise by far more"),
-        ((0, 0.6), ("        optimizer.zero_grad()\n", "")),
         (0.7, ("if per_layer else 1.0", "if True else 1.0"), "same with per_layer=False"),
         (0, ("return [m.detach() for m in maps]", "return generator.fixed_noise(len(targets))")),
-        (0, ("loss.sum().backward()", "(-loss).sum().backward()")),
         ((0, 0.8), ("rate / strength for", "0.01 * rate / strength for")),
         (0, ("    return [m", "    latents.code += 0.1\n    return [m"), "stay as it was"),
         (None, ("return [m.detach() for m in maps]", "return maps"), "detached"),
     ],
     "2.3": [
+        (1, (FIRST, "(curves[:, 1] - curves[:, 0]).abs()")),
+        (1, (FIRST, "(curves[:, 1] - curves[:, 0]).square()")),
+        (1, (FIRST, "curves.diff(dim=1).abs().amax(1)")),
+        (1, ("first_steps.argsort().argsort()", "[sorted(first_steps).index(x) for x in first_steps]")),
+        (1, ("first_steps.argsort().argsort()", "(first_steps[:, None] > first_steps).sum(1)")),
+        ((0, 0.8), (FIRST, "curves[:, 1] - curves[:, 0]"), "of 4 curves"),
+        ((0, 0.8), (FIRST, "curves[:, -1]"), "first steps"),
+        ((0, 0.8), (FIRST, "curves.amin(1)")),
+        ((0, 0.8), ("first_steps.argsort().argsort()", "first_steps.argsort()")),
+        ((0, 0.8), ("rates[first_steps", "rates.flip(0)[first_steps")),
+        (0, ("first_steps.argsort().argsort()", "[0, 0, 0, 0]"), "every rate belongs to one curve"),
+        (0, ("rates[first_steps.argsort().argsort()]", "first_steps.argsort().argsort().float()"), "one of the rates"),
+        ((0, 0.8), ("rates[first_steps", "rates.tolist() or [first_steps"), "should be a torch.Tensor"),
+    ],
+    "2.4": [
         (1, ("torch.stack(values).mean(0)", "sum(values) / len(values)")),
         (1, ("generator.fresh_noise(1, seed + draw)", "generator.fresh_noise(n=1, seed=seed + draw)")),
         (1, ("range(draws)", "reversed(range(draws))")),
@@ -202,12 +211,12 @@ ANSWERS = {
         (1, (".clamp_min(tiny)\n\n", ".clamp(min=tiny)\n\n")),
         ((0, 0.5), ("/ mask.sum().clamp_min(tiny)", "/ mask[0].numel()"), "first term is too small"),
         (0.65, ("(images - x).square(), mask)", "(images - x * mask).square(), mask)"), "first term is too large"),
-        (0.55, ("features(mask * images + (1 - mask) * x, layers)", "features(images, layers)"), "perceptual term"),
+        (0.55, ("looked_at = mask * images + (1 - mask) * x", "looked_at = images"), "perceptual term"),
         (0.9, (".clamp_min(tiny)\n\n", "\n\n"), "empty mask"),
         (0.55, (" / masked_mean(theirs[layer].square(), at_layer).clamp_min(tiny)", "")),
         ((0.4, 0.6), (", 1 - mask)", ", mask)")),
         (0.35, ("(values.mean(1, keepdim=True) * mask)", "(values.sum(1, keepdim=True) * mask)")),
-        (0, ("return weights", "return (weights"), ("* perceptual\n", "* perceptual).sum()\n"), "shape"),
+        (0, ("return weights", "return (weights"), ("* perceptual", "* perceptual).sum()"), "shape"),
     ],
     "3.3": [
         (1, (NORMS, "square().sum(1, keepdim=True).sqrt()")),
@@ -220,7 +229,6 @@ ANSWERS = {
         (0, (", down[inside[..., 1:, :] != inside[..., :-1, :]]", ""), "horizontal and vertical"),
         (0, ("across[inside[..., 1:] != inside[..., :-1]], ", "")),
         (0, ("torch.cat(pairs).mean()", "(pairs[0].mean() + pairs[1].mean()) / 2")),
-        (0.4, (BOTH, "crossing_gradient(x)")),
         (0, (BOTH, "(crossing_gradient(x) + crossing_gradient(y))")),
         (0, ("crossing_gradient(image) / ", "1.0 * "), "seam of 1"),
         (None, ("return float(", "return ("), "should be a float"),
@@ -234,7 +242,6 @@ ANSWERS = {
         (0.6, ("torch.where(alpha < threshold, 0.0, alpha)", "(alpha >= threshold).float()"), "as much as its alpha"),
         (0, ("torch.where(alpha < threshold, 0.0, alpha)", "alpha"), "below the threshold"),
         (0.8, ("alpha < threshold", "alpha < 0.1"), "threshold that is given"),
-        (0.6, ("image * (mask > 0)", "image * mask"), "multiply by alpha"),
         (0.6, ("image * (mask > 0)", "image"), "do not count should be 0"),
         (0.2, (".float() / 255", ".float()"), ("< threshold", "< 255 * threshold"), r"in \[0, 1\]"),
         (0, ("permute(2, 0, 1)[None]", "permute(2, 1, 0)[None]"), "shape"),
@@ -242,21 +249,6 @@ ANSWERS = {
         (None, ("rgba.copy()", "rgba"), ("    return image", "    rgba[0] = 0\n    return image"), "stay as it was"),
     ],
     "4.2": [
-        (1, (L1, "(error * mask).flatten(1).sum(1) / mask.sum()")),
-        (1, ("(images - target).abs()", "(target - images).abs()")),
-        (1, (".mean(1, keepdim=True)", ".sum(1, keepdim=True) / 3")),
-        (1, (L1, "(error * (mask / mask.sum())).sum((1, 2, 3))")),
-        (1, (L1, "(error * mask).mean((1, 2, 3)) / mask.mean((1, 2, 3))")),
-        (0, (L1, "(error * mask).mean((1, 2, 3))"), "too small; check what you divide by"),
-        (0.3, ("error * mask", "error * (mask > 0)"), ("/ mask.sum(", "/ (mask > 0).float().sum("), "half as much"),
-        (0.3, ("error * mask", "error * mask.square()")),
-        (0, (".mean(1, keepdim=True)", ".sum(1, keepdim=True)"), "too large"),
-        (0, (L1, f"({L1}).mean().expand(len(images))")),
-        (0.8, ("(images - target).abs()", "((images - target).abs().detach() + 0 * images)"), "no gradient"),
-        (0.3, ("/ mask.sum(", "/ (mask > 0).float().sum(")),
-        (0, (L1, f"({L1}).mean()"), "shape"),
-    ],
-    "4.3": [
         (1, ("blocks.argsort(1)", "blocks.sort(1).indices")),
         (1, (RANKED, "torch.cat([block.argsort() + i * starts for i, block in enumerate(blocks)])")),
         (1, (RANKED, "(blocks.argsort(dim=-1) + first).view(-1)")),
@@ -270,6 +262,21 @@ ANSWERS = {
         ((0, 0.31), ("total.view(-1, starts)", "total.view(starts, -1).T")),
         (0, (RANKED, "(blocks.argsort(0) * 0 + blocks.argsort(1).flip(1) + first).flatten()")),
         (0, (RANKED, "total.sort().values"), "whole numbers"),
+    ],
+    "4.3": [
+        (1, ("last < 0.95 * before", "1 - last / before > 0.05")),
+        (1, ("(away > 1.5).long()", "torch.where(away > 1.5, 1, 0)")),
+        (1, ("colour[-1 - len(colour) // 5]", "colour[:-(len(colour) // 5)][-1]")),
+        (1, ("last, before = colour[-1]", "last, before = colour.amin(0)")),
+        (1, ("(away > 1.5).long(), missed)", "0 + (away > 1.5), missed)")),
+        (0, ("last <= met", "last <= 0.06"), "0.04 has cause 3"),
+        (0.6, ("away > 1.5", "away > 1.1")),
+        ((0, 0.6), ("away < 0.5", "away < 1.1"), "first that holds"),
+        (0.6, ("colour[-1 - len(colour) // 5]", "colour[0]"), "cause 4, not 3"),
+        (0.6, ("3, 4", "4, 3")),
+        ((0, 0.4), ("last <= met, (away > 1.5).long()", "away > 1.5, 1")),
+        (0.6, ("(away > 1.5).long()", "0")),
+        (None, ("(away > 1.5).long(), missed)", "(away > 1.5).long(), missed).float()"), "whole numbers"),
     ],
     "5.1": [
         (1, ("torch.stack(losses).mean(0)", "sum(losses) / len(losses)")),

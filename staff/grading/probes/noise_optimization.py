@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from helpers.course.expect import TinyGenerator
+from helpers.course.expect import TinyGenerator, loss_curves
 from helpers.latents import Latents
 from helpers.metrics import psnr
 from staff.grading.probe import Arrays, Part, Verdict, probe, ramp, verdict, within
@@ -95,7 +95,21 @@ class FitNoise:
         ]
 
 
-@probe("2.3", "fresh_noise_psnr", "Mean PSNR (B,) over the draws, without the fitted maps.")
+@probe("2.3", "match_rates", "The rate of each curve, in five problems.")
+class MatchRates:
+    def inputs(random: np.random.Generator) -> Arrays:
+        rates = np.float32(random.uniform(0.8, 1.25) * np.array([0.005, 0.05, 0.5, 5]))
+        curves = [loss_curves(torch.from_numpy(rates), int(random.integers(1 << 30))).numpy() for _ in range(5)]
+        return {"rates": rates, "curves": np.stack([random.permutation(four) for four in curves])}
+
+    def emit(function, inputs):
+        curves, rates = torch.from_numpy(inputs["curves"]), torch.from_numpy(inputs["rates"])
+        return {f"problem {i + 1}": function(four, rates) for i, four in enumerate(curves)}
+
+    parts = {f"problem {i}": Part(0.2, "how far do the first steps go, and what follows?") for i in range(1, 6)}
+
+
+@probe("2.4", "fresh_noise_psnr", "Mean PSNR (B,) over the draws, without the fitted maps.")
 class FreshNoisePsnr:
     def inputs(random: np.random.Generator) -> Arrays:
         inputs, shapes = noisy_targets(random), TinyGenerator.noise_shapes

@@ -31,28 +31,7 @@ class SketchMask:
     }
 
 
-@probe("4.2", "masked_l1", "The loss (B,) of random images under soft masks, within 0.1 %, and its gradient.")
-class MaskedL1:
-    def inputs(random: np.random.Generator) -> Arrays:
-        mask = np.clip(random.normal(0.4, 0.7, size=(1, 1, 10, 10)), 0, 1).astype(np.float32)
-        drawn = {name: random.random((n, 3, 10, 10), dtype=np.float32) for name, n in (("images", 4), ("target", 1))}
-        return drawn | {"mask": mask}
-
-    def emit(function, inputs):
-        images, target, mask = (torch.from_numpy(inputs[name]) for name in ("images", "target", "mask"))
-        images.requires_grad_()
-        loss = function(images, target, mask)
-        (gradient,) = torch.autograd.grad(loss.sum(), images)
-        return {"loss": loss, "hard mask": function(images, target, (mask > 0.9).float()), "gradient": gradient}
-
-    parts = {
-        "loss": Part(0.5, "a mask of 0.5 counts half, in the sum and in the area", same=within(atol=1e-6)),
-        "hard mask": Part(0.3, "the mean over channels, and over the area of the mask", same=within(atol=1e-6)),
-        "gradient": Part(0.2, "the gradient reaches the image under the mask", "loss", within(1e-2, 1e-7)),
-    }
-
-
-@probe("4.3", "rank", "The order of random losses, within each block of starts.")
+@probe("4.2", "rank", "The order of random losses, within each block of starts.")
 class Rank:
     def inputs(random: np.random.Generator) -> Arrays:
         return {"total": random.permutation(24).astype(np.float32) / 7, "starts": np.array([24, 8, 3, 2])}
@@ -67,3 +46,19 @@ class Rank:
         "3 starts": Part(0.2, "every block is sorted on its own", "8 starts"),
         "2 starts": Part(0.2, "every block is sorted on its own", "8 starts"),
     }
+
+
+@probe("4.3", "diagnose", "The cause of each of 200 random searches, at a threshold of their own.")
+class Diagnose:
+    def inputs(random: np.random.Generator) -> Arrays:
+        ends, falls = random.uniform(0.02, 0.3, size=200), random.uniform(0.2, 0.3, size=200)
+        times = np.linspace(1, 0, 25)[:, None] ** random.choice([1, 9], size=200)
+        colour, away = ends + falls * times, random.choice([0.2, 1, 1.3, 2, 4], size=200)
+        return {"colour": np.float32(colour), "away": np.float32(away), "met": random.uniform(0.1, 0.2, size=1)}
+
+    def emit(function, inputs):
+        colour, away = torch.from_numpy(inputs["colour"]), torch.from_numpy(inputs["away"])
+        causes = function(colour, away, float(inputs["met"][0]))
+        return {f"cause {i}": causes == i for i in range(5)}
+
+    parts = {f"cause {i}": Part(0.2, "the first cause that holds, with the threshold given") for i in range(5)}
