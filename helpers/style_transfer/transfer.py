@@ -110,7 +110,8 @@ class StyleTransfer(Chain):
         styles = [scaled(s, min(wide, max(short, n)) / n) for s, n in zip(self.shown_styles, sides, strict=True)]
         masks = None if self.masks is None else resize(self.masks, size)
         self.shown = None if masks is None else masks.sum(0, keepdim=True).clamp(0, 1)
-        content = self.options.content_weight * (1.0 if phase == self.phases[-1] else COARSE)
+        last = phase == self.phases[-1] or self.options.patches
+        content = self.options.content_weight * (1.0 if last else COARSE)
         photos, options = resize(self.photos, size), replace(self.options, content_weight=content)
         self.criterion = StyleCriterion(self.features, photos, styles, masks, options)
         rate = RATES.get(self.options.optimizer, 1.0) if self.options.lr is None else self.options.lr
