@@ -8,7 +8,7 @@ LESSONS = {
     "noise": ("psnr", "fit_noise", "match_rates", "fresh_noise_psnr"),
     "blending": ("mask_pyramid", "blend_loss", "seam"),
     "sketch": ("sketch_mask", "rank", "diagnose"),
-    "style": ("content_loss", "gram_matrix", "style_loss", "transfer"),
+    "style": ("optimize_pixels", "gram_matrix", "style_loss", "transfer", "keep_colours"),
 }
 
 

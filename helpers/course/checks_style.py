@@ -1,4 +1,4 @@
-"""Checks of lesson 5: content loss, Gram matrix, style loss, the transfer loop."""
+"""Checks of lesson 5: the loop over pixels, Gram matrix, style loss, transfer, colours."""
 
 import torch
 from torch import Tensor
@@ -21,14 +21,28 @@ def _relative(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> Tensor:
     return torch.stack(distances).mean(0)
 
 
-def content_loss(function) -> None:
-    """Exercise 5.1: ``content_loss(ours, theirs)``."""
-    ours, theirs = _activations(1), _activations(2, 1)
-    value = function(ours, theirs)
-    expect_shape("content_loss", value, (3,))
-    hint = "is each layer divided by the target's mean square before the mean over layers?"
-    expect_close("the loss", value, _relative(ours, theirs), hint)
-    expect(float(function(theirs, theirs)) < 1e-6, "equal features should have the loss 0.")
+def optimize_pixels(function) -> None:
+    """Exercise 5.1: ``optimize_pixels(loss_function, start, steps, lr)``."""
+    goal, start = random_images(6, 2, 2)
+    goal, kept, seen = 2 * goal - 0.5, start.clone(), []  # some of it lies beyond [0, 1]
+
+    def loss_function(images: Tensor) -> Tensor:
+        seen.append(images.detach().clone())
+        return (images - goal).square().mean((1, 2, 3))
+
+    images, history = function(loss_function, start, steps=50, lr=0.05)
+    expect_shape("the image", images, (2, 3, 8, 8))
+    expect(not images.requires_grad, "the image should be detached from the graph.")
+    expect(torch.equal(start, kept), "the start was changed in place; optimise a copy of it.")
+    expect(images.min() >= 0 and images.max() <= 1, "the image should stay in [0, 1]; clamp it.")
+    steps = torch.stack(seen)
+    first, last = loss_function(start), loss_function(images)
+    expect(steps.min() >= 0 and steps.max() <= 1, "clamp the image to [0, 1] after every step.")
+    expect_shape("the history (steps, B)", history, (50, 2))
+    expect_close("the first loss", history[0], first, "it should be that of the start, one value per image.")
+    near = loss_function(goal.clamp(0, 1)) + 0.05 * first
+    expect((last < near).all(), "the loss should fall to nearly the least there is; check gradient and rate.")
+    expect((history[-1] < near).all(), "the history should hold the loss of every step; its end is near the last.")
 
 
 def gram_matrix(function) -> None:
@@ -79,3 +93,16 @@ def transfer(function) -> None:
     expect((last < 0.5 * first).all(), "the loss should fall to less than half in 40 steps; check gradient and rate.")
     hint = "the history should hold the loss of every step; its end is near the loss of the image."
     expect((history[-1] < 0.7 * first).all() and (history > 0).all(), hint)
+
+
+def keep_colours(function) -> None:
+    """Exercise 5.5: ``keep_colours(painted, photo)``."""
+    painted, photo = random_images(7, 2, 2)
+    luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    for middle in (True, False):
+        pair = [0.4 + 0.2 * image if middle else image for image in (painted, photo)]
+        image, (theirs, ours) = function(*pair), ((p * luma).sum(1, keepdim=True) for p in pair)
+        expect_shape("the image", image, (2, 3, 8, 8))
+        expect(image.min() >= 0 and image.max() <= 1, "the image should stay in [0, 1]; clamp it.")
+        hint = "the luminance should be that of the painting, and what is left of each channel that of the photo."
+        expect(torch.allclose(image, (pair[1] - ours + theirs).clamp(0, 1), atol=2e-3), hint)

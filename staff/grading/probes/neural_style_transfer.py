@@ -5,15 +5,10 @@ import torch
 
 from helpers.course.expect import LAYERS, TinyFeatures
 from helpers.losses import gram_matrix, perceptual_loss, style_loss
-from staff.grading.probe import Arrays, Part, Verdict, probe, verdict
+from staff.grading.probe import Arrays, Part, Verdict, probe, verdict, within
 from staff.grading.probes.inversion import network
 
-WEIGHT = 30.0
-RELATIVE = {
-    "one layer": Part(0.3, "the squared distance over the square of the target's"),
-    "other": Part(0.2, "the same for a layer of another size"),
-    "two layers": Part(0.5, "each layer is divided by the target's square before the mean over layers"),
-}
+WEIGHT, COLOURS = 30.0, within(atol=2e-3)
 
 
 def activations(random: np.random.Generator) -> Arrays:
@@ -23,17 +18,6 @@ def activations(random: np.random.Generator) -> Arrays:
         for name, batch in (("ours", 3), ("theirs", 1))
         for layer, scale, shape in (("conv1_1", 5, (4, 6, 8)), ("conv2_1", 0.1, (7, 3, 4)))
     }
-
-
-@probe("5.1", "content_loss", "The loss (B,) of random feature maps of one and of two layers, within 0.1 %.")
-class ContentLoss:
-    inputs, parts = activations, RELATIVE
-
-    def emit(function, inputs):
-        layers = ("conv1_1", "conv2_1")
-        ours, theirs = ({k: torch.from_numpy(inputs[f"{name} {k}"]) for k in layers} for name in ("ours", "theirs"))
-        one, other = ({layer: theirs[layer]} for layer in layers)
-        return {"two layers": function(ours, theirs), "one layer": function(ours, one), "other": function(ours, other)}
 
 
 @probe("5.2", "gram_matrix", "Gram matrices (B, C, C) of random feature maps of two sizes, within 0.1 %.")
@@ -54,7 +38,7 @@ class GramMatrix:
 
 @probe("5.3", "style_loss", "The loss (B,) of random feature maps against random Gram matrices, within 0.1 %.")
 class StyleLoss:
-    inputs, parts = activations, RELATIVE
+    inputs = activations
 
     def emit(function, inputs):
         layers = ("conv1_1", "conv2_1")
@@ -63,6 +47,12 @@ class StyleLoss:
         grams = {layer: r @ r.transpose(1, 2) for layer, r in rows.items()}  # of any scale
         one, other = ({layer: grams[layer]} for layer in layers)
         return {"two layers": function(ours, grams), "one layer": function(ours, one), "other": function(ours, other)}
+
+    parts = {
+        "one layer": Part(0.3, "the squared distance over the square of the target's"),
+        "other": Part(0.2, "the same for a layer of another size"),
+        "two layers": Part(0.5, "each layer is divided by the target's square before the mean over layers"),
+    }
 
 
 @torch.no_grad()
@@ -73,6 +63,43 @@ def total_of(images: np.ndarray, inputs: Arrays) -> np.ndarray:
     ours, content, style = (features(torch.from_numpy(a), LAYERS) for a in arrays)
     grams = [{layer: gram_matrix(a) for layer, a in found.items()} for found in (ours, style)]
     return (perceptual_loss(ours, content) + WEIGHT * style_loss(*grams)).double().numpy()
+
+
+def loop_verdicts(got: Arrays, losses: list[np.ndarray], hint: str) -> list[Verdict]:
+    """Of a loop over pixels: losses (B,) of the start, of its images, of the solution's."""
+    history, (first, ours, theirs) = got["history"], losses
+    found = bool((ours <= np.maximum(1.5 * theirs, theirs + 0.07 * (first - theirs))).all())
+    inside = found and bool(got["images"].min() >= 0 and got["images"].max() <= 1)
+    clamped = inside and bool(got["range"].min() >= 0 and got["range"].max() <= 1)
+    told = found and np.allclose(history[0], first, rtol=1e-2) and len(np.unique(history)) > history.size / 2
+    told = bool(told and (np.abs(history[-1] - ours) < 0.2 * ours + 0.05 * first).all())
+    return [
+        verdict("image", 0.5, inside, hint),
+        verdict("clamped", 0.2, clamped, "clamp the image to [0, 1] after every step"),
+        verdict("history", 0.3, told, "the history should hold the loss of each step"),
+    ]
+
+
+@probe("5.1", "optimize_pixels", "Images in [0, 1] about as near to random goals as the solution's, each step's loss.")
+class OptimizePixels:
+    def inputs(random: np.random.Generator) -> Arrays:
+        goal, start = random.random((2, 3, 3, 6, 6), dtype=np.float32)
+        return {"goal": 2 * goal - np.float32(0.5), "start": start}
+
+    def emit(function, inputs):
+        goal, start, seen = torch.from_numpy(inputs["goal"]), torch.from_numpy(inputs["start"]), []
+
+        def loss(images):
+            seen.extend([images.min().item(), images.max().item()])
+            return (images - goal).square().mean((1, 2, 3))
+
+        images, history = function(loss, start.clone(), steps=30, lr=0.05)
+        return {"images": images, "history": history, "range": [min(seen), max(seen)]}
+
+    def judge(got: Arrays, want: Arrays, inputs: Arrays) -> list[Verdict]:
+        images = (inputs["start"], got["images"], want["images"])
+        losses = [np.square(image - inputs["goal"]).mean((1, 2, 3)) for image in images]
+        return loop_verdicts(got, losses, "the loss of every image should fall as far as the solution's")
 
 
 @probe("5.4", "transfer", "Images in [0, 1] with a loss about as low as the solution's, and the loss of each step.")
@@ -92,16 +119,21 @@ class Transfer:
         return {"images": images, "history": history, "range": [features.lowest, features.highest]}
 
     def judge(got: Arrays, want: Arrays, inputs: Arrays) -> list[Verdict]:
-        history = got["history"]
-        first, ours, theirs = (total_of(a, inputs) for a in (inputs["start"], got["images"], want["images"]))
-        found = bool((ours <= np.maximum(1.5 * theirs, theirs + 0.07 * (first - theirs))).all())
-        inside = found and bool(got["images"].min() >= 0 and got["images"].max() <= 1)
-        clamped = inside and bool(got["range"].min() >= 0 and got["range"].max() <= 1)
-        told = found and np.allclose(history[0], first, rtol=1e-2) and len(np.unique(history)) > history.size / 2
-        told = bool(told and (np.abs(history[-1] - ours) < 0.2 * ours + 0.05 * first).all())
+        losses = [total_of(images, inputs) for images in (inputs["start"], got["images"], want["images"])]
         hint = "the loss is content + style_weight * style, and should fall as far as the solution's"
-        return [
-            verdict("image", 0.5, inside, hint),
-            verdict("clamped", 0.2, clamped, "clamp the image to [0, 1] after every step"),
-            verdict("history", 0.3, told, "the history should hold the loss of each step"),
-        ]
+        return loop_verdicts(got, losses, hint)
+
+
+@probe("5.5", "keep_colours", "The luminance of random images with the colours of others, near grey and far from it.")
+class KeepColours:
+    def inputs(random: np.random.Generator) -> Arrays:
+        return {name: random.random((3, 3, 5, 6), dtype=np.float32) for name in ("painted", "photo")}
+
+    def emit(function, inputs):
+        painted, photo = torch.from_numpy(inputs["painted"]), torch.from_numpy(inputs["photo"])
+        return {"near": function(0.4 + 0.2 * painted, 0.4 + 0.2 * photo), "far": function(painted, photo)}
+
+    parts = {
+        "near": Part(0.7, "the painting's luminance, and the rest of each channel from the photo", same=COLOURS),
+        "far": Part(0.3, "the result should stay in [0, 1]", "near", COLOURS),
+    }
