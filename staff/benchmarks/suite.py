@@ -47,9 +47,8 @@ def run(out: Path, words: list[str], data: Path | None, only: Sequence[str] = ()
     that ended well with the same options is only run again if ``fresh``.
     """
     path = out / "all.json"
-    states = (
-        {} if not path.exists() else {state["bench"]: state for state in json.loads(path.read_text(encoding="utf-8"))}
-    )
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    states = {state["bench"]: state for state in known}
     for name in chosen(data, only):
         given = words + (["--data", str(data)] if name in OF_FACES else [])
         before = states.get(name, {})
@@ -75,7 +74,6 @@ def page(out: Path, states: dict[str, dict]) -> str:
         texts += [f"## {BENCHES[name]}", command if ended == "done" else f"{command}. Not finished: {ended}."]
         file = out / f"{name}.json"
         for part, found in json.loads(file.read_text(encoding="utf-8")).items() if file.exists() else ():
-            texts.append(
-                f"### {part}\n\n{' · '.join(found['circumstances'].values())}\n\n{results_table(found['rows'])}"
-            )
+            measured = " · ".join(found["circumstances"].values())
+            texts.append(f"### {part}\n\n{measured}\n\n{results_table(found['rows'])}")
     return "\n\n".join(texts) + "\n"

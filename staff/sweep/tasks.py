@@ -2,11 +2,9 @@
 
 import dataclasses
 import functools
-import io
 import shutil
 import tempfile
 import types
-import zipfile
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -24,9 +22,7 @@ from helpers.noise import NoiseOptions, check_noise_maps
 from helpers.search import marks
 from helpers.style_transfer import stylize
 from helpers.style_transfer.criterion import StyleOptions
-from staff.sweep.spec import Result, SweepError, Task
-
-MOST_UNZIPPED = 200 * 2**20  # bytes of a submission
+from staff.sweep.spec import Result, Task
 
 
 def _options(kind: type) -> dict[str, type | None]:
@@ -52,12 +48,6 @@ def as_bytes(write, suffix: str) -> bytes:
         return path.read_bytes()
 
 
-def _run_quietly(search, label: str = ""):
-    for _ in search:
-        pass
-    return search.result()
-
-
 def invert(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
     """Invert photos that share all settings, as one batch; with ``noise_steps`` the noise maps too."""
     device = str(pick_device(None))
@@ -72,7 +62,7 @@ def invert(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
     targets = torch.cat([cut.target for cut in cuts]).to(device)
     result, more = project(generator, targets, features=features, **settings), [{}] * len(jobs)
     if noise_steps:
-        progress = types.SimpleNamespace(run=_run_quietly)
+        progress = types.SimpleNamespace(run=lambda search, label: search.run())
         result, more = run_noise(progress, generator, targets, result, NoiseOptions(noise_steps), "")
     results = []
     for i, row in enumerate(a | b for a, b in zip(measure(result, targets, features), more, strict=True)):
@@ -112,9 +102,9 @@ def grade(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
 
     results = []
     for job, files in zip(jobs, data, strict=True):
-        name, place = Path(job["submission"]), Path(_workplace().name) / f"seed-{job.get('seed', 0)}"
+        place = Path(_workplace().name) / f"seed-{job.get('seed', 0)}"
         with tempfile.TemporaryDirectory() as handed:
-            _unpack(files["submission"], name, Path(handed))
+            (Path(handed) / Path(job["submission"]).name).write_bytes(files["submission"])
             options = {"seed": job.get("seed", 0), "unsafe": job.get("unsafe", False), "report": lambda text: None}
             (row,) = grade_folder(handed, place, **options)
         page = (place / "students" / f"{row['student']}.html").read_bytes()
@@ -123,21 +113,6 @@ def grade(jobs: list[dict], data: list[dict[str, bytes]]) -> list[Result]:
         figures["points"] = {score["item"]: score["points"] for score in row["scores"]}
         results.append(Result(figures, {"report.html": page}))
     return results
-
-
-def _unpack(content: bytes, name: Path, folder: Path) -> None:
-    """A notebook, or a zip as a folder of its name. Raises SweepError for anything else, or a zip that is a bomb."""
-    if name.suffix == ".ipynb":
-        (folder / name.name).write_bytes(content)
-        return
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-            if size > MOST_UNZIPPED:
-                raise SweepError(f"{name} unpacks to {size >> 20} MiB; hand in at most {MOST_UNZIPPED >> 20} MiB.")
-            archive.extractall(folder / name.stem)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
-        raise SweepError(f"{name} is neither a notebook nor a zip of a student's folder: {error}") from error
 
 
 TASKS = {

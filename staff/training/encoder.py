@@ -157,8 +157,6 @@ def train_encoder(
     trainer = EncoderTrainer(settings, photos, torch.device(device))
 
     train(trainer, out, **schedule)
-    facts = trainer.facts() | {
-        "images": trainer.step_number * settings.batch, "photos": 0 if photos is None else len(photos)
-    }  # fmt: skip
-    config = {"generator": settings.model, "encoder": trainer.net.config, "training": facts}
+    seen = {"images": trainer.step_number * settings.batch, "photos": 0 if photos is None else len(photos)}
+    config = {"generator": settings.model, "encoder": trainer.net.config, "training": trainer.facts() | seen}
     return save_weights(Path(out) / "encoder.safetensors", trainer.average.module.state_dict(), config)
