@@ -288,14 +288,14 @@ def test_other_files_are_no_states_and_the_command_line_writes_what_is_in_one(tm
         states.state(tmp_path / "b.safetensors", tmp_path / "out")
 
 
-@pytest.mark.parametrize("item", ["1.6", "2.4", "3.4"])
+@pytest.mark.parametrize("item", ["1.6", "2.5", "3.4"])
 def test_a_panel_s_state_file_can_be_handed_in_and_opened(tmp_path, item):
     generator, cat, features = load_generator("stylegan2-cats-64"), demo_cat(64), load_features("vgg19-slim")
     photos, few = {"chelsea": cat, "other": cat.flip(-1)}, {"out": tmp_path, "steps": 4}
     start = {"chelsea": (cat, Latents("w+", generator.mean("w+")))}
     panel = {
         "1.6": lambda: InversionPanel({"a name of mine": generator}, features, photos, **few),
-        "2.4": lambda: NoisePanel(generator, start, **few),
+        "2.5": lambda: NoisePanel(generator, start, **few),
         "3.4": lambda: BlendingPanel(generator, features, photos, noise_steps=4, shape="ellipse", **few),
     }[item]()
     panel.start()
