@@ -65,9 +65,8 @@ def trial(ways: Mapping[str, Callable[[], object]], device: torch.device) -> dic
     """Shortest milliseconds of each way, called in turns; one that is far behind is not called again."""
     now, ms, done = clock(device), dict.fromkeys(ways, float("inf")), 0
     started = now()
-    warm = 1 if device.type == "cpu" else 2  # rounds: a card's first calls load its libraries
-    while done < 3 or now() - started < SECONDS:
-        for way in [way for way in ways if done < warm or ms[way] <= 3 * min(ms.values())]:
+    while done < 3 or now() - started < SECONDS:  # a first call prepares weights and loads libraries: all have a second
+        for way in [way for way in ways if done < 2 or ms[way] <= 3 * min(ms.values())]:
             before = now()
             ways[way]()
             torch.get_device_module(device).synchronize()
