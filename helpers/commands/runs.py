@@ -204,8 +204,9 @@ def _invert_batch(
 
 def _invert_film(path: Path, stem: str, generator: Generator, run: RunOptions, features, faces: FaceOptions, out: Path):
     """Invert a film's frames in w+; write them next to their targets as MP4, with the sound, and the latents; a row."""
-    if run.space != "w+":
-        raise ValueError(f"{path}: films are inverted in w+; got --space {run.space}.")
+    if run.space != "w+" or run.tune:
+        given = "--tune" if run.tune else f"--space {run.space}"
+        raise ValueError(f"{path}: films are inverted in w+, with --noise or without; got {given}.")
     fps, sound, frames = read_film(path, FRAME)
     targets = aligned_clip(frames, generator, faces).to(run.device)
     latents = invert_clip(generator, targets, features)
