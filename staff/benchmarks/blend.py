@@ -71,7 +71,7 @@ def found(settings: Settings) -> tuple[list[dict], dict[str, dict[str, Tensor]],
             rows.append({"mask": name, "method": method, **row, "seconds_per_pair": seconds / pairs})
     with torch.no_grad():
         rows.append({"mask": "none", "method": "photos", "realism": critic(photos).mean().item()})
-    return rows, images, settings.faces(1 if settings.quick else JUDGED, generator.resolution, "train")
+    return rows, images, settings.faces(2 if settings.quick else JUDGED, generator.resolution, "train")
 
 
 def blends(settings: Settings) -> Iterator[dict]:
