@@ -1,5 +1,7 @@
 """Colours of images: luminance and chroma, and matching the colours of one image to those of another."""
 
+import functools
+
 import torch
 from skimage.exposure import match_histograms
 from torch import Tensor
@@ -10,7 +12,12 @@ YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 def to_yiq(images: Tensor) -> Tensor:
     """RGB (B, 3, H, W) in [0, 1] to luminance in [0, 1] and two colour differences, about -0.6 to 0.6."""
-    return torch.einsum("yc,bchw->byhw", images.new_tensor(YIQ), images)
+    return torch.einsum("yc,bchw->byhw", _yiq(images.device, images.dtype), images)
+
+
+@functools.cache
+def _yiq(device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.tensor(YIQ, device=device, dtype=dtype)
 
 
 def grey(images: Tensor) -> Tensor:
@@ -21,7 +28,7 @@ def grey(images: Tensor) -> Tensor:
 def with_chroma(images: Tensor, photos: Tensor) -> Tensor:
     """The luminance of ``images`` with the colours of ``photos``: both (B, 3, H, W) in [0, 1]."""
     mixed = torch.cat([to_yiq(images)[:, :1], to_yiq(photos)[:, 1:]], 1)
-    return torch.einsum("cy,byhw->bchw", torch.linalg.inv(images.new_tensor(YIQ)), mixed).clamp(0, 1)
+    return torch.einsum("cy,byhw->bchw", torch.linalg.inv(_yiq(images.device, images.dtype)), mixed).clamp(0, 1)
 
 
 def match_linear(image: Tensor, target: Tensor) -> Tensor:

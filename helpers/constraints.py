@@ -25,7 +25,7 @@ def hog(images: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     if min(images.shape[-2:]) < CELL:
         raise ValueError(f"edges need images of at least {CELL} pixels a side; got {tuple(images.shape)}.")
-    light = (images * images.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    light = sum(plane * share for plane, share in zip(images.split(1, 1), LUMA, strict=True))
     dy = F.pad(light[..., 2:, :] - light[..., :-2, :], (0, 0, 1, 1))
     dx = F.pad(light[..., 2:] - light[..., :-2], (1, 1))
     square = dy.square() + dx.square()

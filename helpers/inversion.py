@@ -15,7 +15,7 @@ from helpers.generators import Generator
 from helpers.generators.base import unpack
 from helpers.images import in_range, shown
 from helpers.latents import Latents
-from helpers.losses import LAYERS, WEIGHTS, Criterion, Loss
+from helpers.losses import LAYERS, WEIGHTS, Criterion, Loss, WeightedSum
 from helpers.optimizers import Optimization, Step
 from helpers.search import Chain, Phase, Result, option
 from helpers.weights import registry
@@ -103,10 +103,16 @@ class LatentSearch(Chain):
 
         variables = self.variables(self, phase, self._best() if self.runs else self.base)
         chunk = chunk_that_fits(self.generator, variables.space, len(variables.code), "noise" in phase.free)
-        settings = {"lr": variables.rates, "optimizer": self.optimizer, "chunk": chunk, **self._settings(phase)}
+        settings = {"lr": variables.rates, "optimizer": self.optimizer, "chunk": chunk, "fixed": self._fixed}
+        settings |= self._settings(phase)
         run = Optimization(variables.parameters, partial(self._loss, variables), steps=steps, **settings)
         run.variables = variables
         return run
+
+    def _fixed(self) -> tuple | None:
+        weights = self.criterion.fixed() if isinstance(self.criterion, WeightedSum) else None
+        how = (getattr(self.generator, name, None) for name in ("dtype", "checkpointing"))
+        return None if weights is None else (*weights, *how)
 
     def _loss(self, variables: Variables, parameters: list[Tensor], index: slice) -> Loss:
         images = self.generator.synthesize(variables.latents(parameters, index))

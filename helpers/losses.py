@@ -110,11 +110,20 @@ class WeightedSum:
 
     def on(self, name: str) -> bool:
         """Whether a loss has a weight in any setting."""
-        return bool(torch.as_tensor(self.weights.get(name, 0.0)).gt(0).any())
+        weight = self.weights.get(name, 0.0)
+        return bool((weight > 0).any()) if isinstance(weight, Tensor) else weight > 0
 
-    def weight(self, name: str, like: Tensor, index=slice(None)) -> Tensor:
+    def fixed(self) -> tuple | None:
+        """What the loss depends on besides tensors: see Optimization; None with tables of weights."""
+        weights = tuple(self.weights.items())
+        return None if any(isinstance(weight, Tensor) for _, weight in weights) else weights
+
+    def weight(self, name: str, like: Tensor, index=slice(None)) -> Tensor | float:
         """A weight for the samples ``index``, a number or (b,), of the type of ``like``."""
-        weight = torch.as_tensor(self.weights[name], dtype=like.dtype, device=like.device)
+        weight = self.weights[name]
+        if not isinstance(weight, Tensor):
+            return weight
+        weight = weight.to(like)
         return self.pick(weight, index) if weight.ndim else weight
 
     def pick(self, values: Tensor, index=slice(None)) -> Tensor:

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from helpers.latents import Latents
 from helpers.losses import Loss
+from helpers.recording import Recording
 
 OPTIMIZERS = ("adam", "lbfgs")
 SETTLING = 20  # steps over which a loss is watched
+BEFORE_RECORDING = 3  # steps with the same settings, after which a card's work is recorded
 Schedule = Callable[[float], float]
 
 
@@ -62,10 +64,14 @@ class Optimization:
     The list ``parameters`` (B, ...) is changed; ``loss(parameters, index)`` gives the Loss of the samples ``index``;
     ``lr`` is one number or one per parameter, for "lbfgs" (see BatchLBFGS) the longest step; ``schedule`` is the factor
     of Adam's rate over the progress; ``chunk`` samples are evaluated at once, None is all; ``scale`` is a factor of the
-    loss in the gradient alone, against Adam's epsilon. Raises ValueError for bad options, or if all are frozen.
+    loss in the gradient alone, against Adam's epsilon. While ``fixed()``, what the loss depends on besides tensors,
+    stays the same, a card replays a recording of it (None: never). Raises ValueError for bad options, or if all are
+    frozen.
     """
 
-    def __init__(self, parameters, loss, *, steps=500, lr=0.1, optimizer="adam", schedule=None, chunk=None, scale=1.0):
+    def __init__(
+        self, parameters, loss, *, steps=500, lr=0.1, optimizer="adam", schedule=None, chunk=None, scale=1.0, fixed=None
+    ):
         rates = [lr] * len(parameters) if isinstance(lr, int | float) else list(lr)
         if optimizer not in OPTIMIZERS:
             raise ValueError(f"the optimizer must be one of {', '.join(OPTIMIZERS)}; got {optimizer!r}.")
@@ -76,11 +82,12 @@ class Optimization:
         self.parameters, self.loss, self.steps, self.rates = parameters, loss, steps, rates
         self.scale, self.schedule = scale, (schedule or cosine()) if optimizer == "adam" else constant()
         self.number, self.history, self.seconds = 0, {}, 0.0
+        self.fixed, self.recording, self.recorded, self.same = fixed, None, None, 0
         batch = len(parameters[0])
         self.chunk = min(chunk or batch, batch)
         if self.chunk < batch:
             self._warn_of_parts()
-        self.frozen = torch.zeros(batch, dtype=torch.bool, device=parameters[0].device)
+        self.frozen, self.holding = torch.zeros(batch, dtype=torch.bool, device=parameters[0].device), False
         self.forget_best()
         members = {rate: [p for p, r in zip(parameters, rates, strict=True) if r == rate] for rate in rates}
         groups = [{"params": tensors, "rate": rate} for rate, tensors in members.items()]
@@ -99,6 +106,7 @@ class Optimization:
             yield self.step()
         self._keep(self._evaluate(gradients=False))  # judges the last update too
         self.optimizer.state.clear()
+        self.recording = None  # it holds memory
 
     def step(self) -> Step:
         """Take one step and return it."""
@@ -145,17 +153,37 @@ class Optimization:
         batch, losses, found = len(self.frozen), [], []
         for start in range(0, batch, self.chunk):
             index = slice(None) if self.chunk == batch else slice(start, start + self.chunk)
-            part = [p.detach()[index].requires_grad_() for p in self.parameters]
-            with torch.set_grad_enabled(gradients):  # grad mode is per thread: a panel's worker may start without it
-                loss = self.loss(part, index)
-                if gradients:
-                    total = (loss.total * self.scale).sum()
-                    found.append(torch.autograd.grad(total, part, allow_unused=True, materialize_grads=True))
+            part, recording = [p.detach()[index] for p in self.parameters], self._record() if gradients else None
+            loss, gradient = recording(part) if recording else self._evaluate_part(part, index, gradients)
             losses.append(loss)
+            found.append(gradient)
         for p, *parts in zip(self.parameters, *found, strict=True) if gradients else ():
             p.grad = torch.cat(parts)
-        parts = {name: torch.cat([loss.parts[name].detach() for loss in losses]) for name in losses[0].parts}
-        return Loss(torch.cat([loss.total.detach() for loss in losses]), parts)
+        parts = {name: torch.cat([loss.parts[name] for loss in losses]) for name in losses[0].parts}
+        return Loss(torch.cat([loss.total for loss in losses]), parts)
+
+    def _evaluate_part(self, part: list[Tensor], index=slice(None), gradients: bool = True) -> tuple[Loss, tuple]:
+        part = [p.detach().requires_grad_() for p in part]
+        with torch.set_grad_enabled(gradients):  # grad mode is per thread: a panel's worker may start without it
+            loss, found = self.loss(part, index), ()
+            if gradients:
+                total = (loss.total * self.scale).sum()
+                found = torch.autograd.grad(total, part, allow_unused=True, materialize_grads=True)
+        return Loss(loss.total.detach(), {name: value.detach() for name, value in loss.parts.items()}), found
+
+    def _record(self) -> Recording | None:
+        """The recording of all samples on a card, made when some steps had the same settings."""
+        if self.fixed is None or self.frozen.device.type != "cuda" or self.chunk < len(self.frozen):
+            return None
+        if (settings := self.fixed()) is None or settings != self.recorded:
+            self.recording, self.recorded, self.same = None, settings, 0
+        self.same += 1
+        if settings is not None and self.same == BEFORE_RECORDING and self.steps - self.number > SETTLING:
+            try:
+                self.recording = Recording(self._evaluate_part, [p.detach() for p in self.parameters])
+            except RuntimeError:  # something in it waits for the card, or the memory is too short
+                self.fixed = None
+        return self.recording
 
     @torch.no_grad()
     def _keep(self, loss: Loss) -> None:
@@ -170,6 +198,7 @@ class Optimization:
         if not new.any():
             return
         self.frozen |= new
+        self.holding = True  # known without waiting for a card
         self._hold()
         if self.frozen.all():
             fix = f"lower the learning rate (now {self.rates[0]:g}) or check the target for NaN"
@@ -181,7 +210,7 @@ class Optimization:
     @torch.no_grad()
     def _hold(self) -> None:
         """Put frozen samples at their best."""
-        if self.frozen.any():
+        if self.holding:
             for p, best in zip(self.parameters, self.best, strict=True):
                 p.copy_(torch.where(_like(self.frozen, p), best, p))
 
@@ -202,6 +231,7 @@ class Optimization:
         self.number, self.seconds = state["number"], state["seconds"]
         self.best = [theirs.to(ours) for ours, theirs in zip(self.parameters, state["best"], strict=True)]
         self.best_total, self.frozen = (state[name].to(self.frozen.device) for name in ("best_total", "frozen"))
+        self.holding = bool(self.frozen.any())
         self.history = {name: list(values) for name, values in state["history"].items()}
 
 

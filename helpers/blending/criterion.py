@@ -60,7 +60,7 @@ class MaskedCriterion(WeightedSum):
     def _prepare(self, term: Term) -> dict[str, Tensor] | None:
         """Features or Gram matrices of the target, computed once."""
         size = None if term.kind == "style" else tuple(term.target.shape[-2:])
-        term.mask = as_mask(term.mask, size, f"the mask of {term.name}")
+        term.mask = as_mask(term.mask, size, f"the mask of {term.name}").to(term.target)
         if term.kind == "pixel":
             return None
         found = self.features(term.target, LAYERS[term.kind])
@@ -78,7 +78,7 @@ class MaskedCriterion(WeightedSum):
         return parts
 
     def _value(self, term: Term, target, images: Tensor, index) -> Tensor:
-        image, mask = self.pick(term.target, index), self.pick(term.mask, index).to(images)
+        image, mask = self.pick(term.target, index), self.pick(term.mask, index)
         if term.kind == "pixel":
             return lp_loss(images, image, 2, mask)
         target = {layer: self.pick(values, index) for layer, values in target.items()}

@@ -92,9 +92,11 @@ class StyleCriterion(WeightedSum):
         options = replace(options or StyleOptions(), **changes)
         weights = options.weights if styles else options.weights | {"style": 0.0, "tv": options.tv_weight or 0.0}
         super().__init__(weights, options.weights, ("content", "style"))
-        self.features, self.contents, self.masks, self.patches = features, contents, masks, options.patches
+        self.features, self.contents, self.patches = features, contents, options.patches
+        self.masks = None if masks is None else masks.to(contents)
         self.statistic = statistic_of("moments" if self.patches else options.statistic)
-        self.style_weights = _shares(options.style_weights, len(styles))
+        self.shares = _shares(options.style_weights, len(styles)).cpu()  # to look at without waiting for a card
+        self.style_weights = self.shares.to(contents)
         self.networks, layers = [features] * len(styles), options.style_layers
         if self.patches:
             octaves = octaves_of(min(image.shape[-2:]) for image in (contents, *styles))
@@ -132,32 +134,33 @@ class StyleCriterion(WeightedSum):
     def _style(self, images: Tensor, found: dict | None, index) -> Tensor:
         """Sum over the styles of their share times their distance; a style is only compared where it has a share."""
         described = {} if found is None else {k: self.statistic.describe(found[k]) for k in self.style_layers}
-        rows = torch.arange(max(len(images), index.stop or 0), device=images.device)[index]
-        total = images.new_zeros(len(images))
+        rows, total = torch.arange(max(len(images), index.stop or 0))[index], images.new_zeros(len(images))
         for number, targets in enumerate(self.style_targets):
-            share = self.pick(self.style_weights[:, number].to(images), index).expand(len(images))
-            here = share.nonzero()[:, 0]
-            if not len(here):
+            on = self.pick(self.shares[:, number], index).expand(len(images)) > 0
+            if not on.any():
                 continue
-            ours = {k: v[here] for k, v in described.items()} or self._region(images[here], number, rows[here])
-            distances = {k: self.statistic.distance(v, self.pick(targets[k], rows[here])) for k, v in ours.items()}
-            value = share[here] * self._mean(distances, self.style_layers, rows[here])
-            total = total.index_add(0, here, value)
+            every = bool(on.all())
+            here, at = (slice(None), index) if every else (x.to(images.device) for x in (on.nonzero()[:, 0], rows[on]))
+            ours = {k: v[here] for k, v in described.items()} or self._region(images[here], number, at)
+            distances = {k: self.statistic.distance(v, self.pick(targets[k], at)) for k, v in ours.items()}
+            share = self.pick(self.style_weights[:, number], index).expand(len(images))
+            total[here] += share[here] * self._mean(distances, self.style_layers, at)
         return total
 
     def _region(self, images: Tensor, number: int, index: Tensor) -> dict:
         """Statistics of one style's region; the photo surrounds it, so that nothing leaks in or out."""
         mask = None
         if self.masks is not None:
-            mask = self.masks[number : number + 1].to(images)
-            photos = self.pick(self.contents, index).to(images)
+            mask, photos = self.masks[number : number + 1], self.pick(self.contents, index)
             images = photos + (images - photos) * mask
         found = self.networks[number](images, list(self.style_layers))
         return {k: self.statistic.describe(v, mask) for k, v in found.items()}
 
     def _mean(self, distances: dict, weights: dict, index) -> Tensor:
         """Mean over layers with their weights, per sample."""
-        given = {k: self.pick(torch.as_tensor(weights[k]).to(v).reshape(-1), index) for k, v in distances.items()}
+        given = {k: weights[k] for k in distances}
+        tables = {k: weight.to(distances[k]).reshape(-1) for k, weight in given.items() if isinstance(weight, Tensor)}
+        given |= {k: self.pick(table, index) for k, table in tables.items()}
         return sum(given[layer] * value for layer, value in distances.items()) / sum(given.values())
 
 

@@ -16,9 +16,9 @@ def full(activations: Tensor) -> Tensor:
     return activations.to(torch.promote_types(activations.dtype, torch.float32))
 
 
-def _relative(ours: Tensor, target: Tensor, floor: float | Tensor = 1e-8) -> Tensor:
+def _relative(ours: Tensor, target: Tensor, floor: float | Tensor = 0.0) -> Tensor:
     """Squared distance over the squared length of the target, at least ``floor``: (B,)."""
-    size = target.square().flatten(1).sum(1).clamp_min(1e-8).maximum(torch.as_tensor(floor).to(target))
+    size = target.square().flatten(1).sum(1).clamp_min(1e-8).clamp_min(floor)
     return (ours - target).square().flatten(1).sum(1) / size
 
 

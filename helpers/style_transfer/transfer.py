@@ -47,7 +47,7 @@ class StyleTransfer(Chain):
         started = time.perf_counter()
         self.options = options = replace(options or StyleOptions(), **changes)
         self.contents, self.styles = contents, [styles] if isinstance(styles, Tensor) else list(styles)
-        self.masks = None if masks is None else as_mask(masks, tuple(contents.shape[-2:]))
+        self.masks = None if masks is None else as_mask(masks, tuple(contents.shape[-2:])).to(contents)
         self.batch = self._check()
         if options.precision not in PRECISIONS:
             raise StyleError(f"precision must be one of {', '.join(PRECISIONS)}; got {options.precision!r}.")
@@ -115,7 +115,8 @@ class StyleTransfer(Chain):
         photos, options = resize(self.photos, size), replace(self.options, content_weight=content)
         self.criterion = StyleCriterion(self.features, photos, styles, masks, options)
         rate = RATES.get(self.options.optimizer, 1.0) if self.options.lr is None else self.options.lr
-        return Optimization([start], self._loss, steps=steps, lr=rate, optimizer=self.options.optimizer)
+        settings = {"lr": rate, "optimizer": self.options.optimizer, "fixed": lambda: self.criterion.fixed()}
+        return Optimization([start], self._loss, steps=steps, **settings)
 
     def _loss(self, parameters: list[Tensor], index: slice) -> Loss:
         images = self._kept(parameters[0], index)
@@ -126,7 +127,7 @@ class StyleTransfer(Chain):
         if self.shown is None:
             return images
         photos = self.criterion.pick(self.criterion.contents, index)
-        return photos + (images - photos) * self.shown.to(images)
+        return photos + (images - photos) * self.shown
 
     @torch.no_grad()
     def _step(self, phase: Scale, run: Optimization, step: Step) -> Step:

@@ -1,15 +1,18 @@
 """StyleGAN2 forward and backward against grouped and the machine's own convolutions; inversions together."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from helpers.device import free_memory
 from helpers.generators import StyleGAN2
 from helpers.inversion import project
 from helpers.latents import Latents
 from helpers.memory import OVERHEAD, PeakOfTensors, without_data
+from helpers.recording import Recording
 from staff.benchmarks.cats import samples
 from staff.benchmarks.common import GB, PeakMemory, Settings, seconds_of, shortest
 from staff.benchmarks.full_size import official_size
@@ -17,14 +20,14 @@ from staff.benchmarks.plain import grouped_synthesis
 
 GROUPED, AUTOGRAD = "grouped convolutions, float32", "float32, by autograd"
 WAYS = {GROUPED: torch.float32, AUTOGRAD: torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
-PEAK_CHANNELS, PEAK_SIDES = 256, (32, 64)
+PEAK_CHANNELS, PEAK_SIDES, PEAK_ON_CARDS = 256, (32, 64), (512, 1024)
 
 
 def convolution_peak(dtype: torch.dtype, device: torch.device) -> float:
     """FLOP/s of a 3x3 convolution of 256 channels, at the better of two sizes."""
     shape, found = (PEAK_CHANNELS, PEAK_CHANNELS, 3, 3), []
     weight = torch.randn(shape, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    for side in PEAK_SIDES:
+    for side in PEAK_SIDES if device.type == "cpu" else PEAK_ON_CARDS:
         x = torch.randn(1, PEAK_CHANNELS, side, side, device=device, dtype=dtype)
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
@@ -46,13 +49,14 @@ def step_flops(generator: StyleGAN2) -> float:
 
 def forward_backward(generator: StyleGAN2, batch: int, grouped: bool = False) -> Callable[[], None]:
     """A function that renders a batch of images and takes the gradient with respect to w+."""
-    code = generator.sample("w+", batch, seed=1).requires_grad_()
+    code = generator.sample("w+", batch, seed=1)
 
-    def run() -> None:
-        image = grouped_synthesis(generator, code) if grouped else generator.synthesize(Latents("w+", code))
-        image.sum().backward(inputs=[code])
+    def run(codes: list[Tensor]) -> tuple[Tensor, ...]:
+        leaf = codes[0].detach().requires_grad_()
+        image = grouped_synthesis(generator, leaf) if grouped else generator.synthesize(Latents("w+", leaf))
+        return torch.autograd.grad(image.sum(), leaf)
 
-    return run
+    return partial(Recording(run, [code]) if code.is_cuda and not grouped else run, [code])  # as searches do
 
 
 def needed_memory(generator: StyleGAN2, batch: int, grouped: bool) -> float:
