@@ -60,6 +60,7 @@ CONFIGS = {
 
 def blur_pool(x: Tensor, size: int = 2) -> Tensor:
     """Average pooling of a 3x3 average: weights 1 2 2 1, so that gradients are smooth across cells, without lattice."""
+    x = x.contiguous() if x.is_cuda else x  # a padded one has a wrong gradient in channels last: pytorch#188344
     return F.avg_pool2d(F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), size)
 
 

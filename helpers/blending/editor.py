@@ -115,6 +115,7 @@ class Editor:
     def _settings(self, edit: str, mask: Tensor, weights: dict | None = None, **options):
         """Options, mask, feather in pixels and weights of an edit."""
         options, mask = replace(self.options, **options), as_mask(mask, self.generator.resolution)
+        mask = mask.to(self.generator.device)
         return options, mask, feather_of(self.generator, options.feather), WEIGHTS[edit] | (weights or {})
 
     def _guess(self, x: Tensor, known: Tensor | None = None) -> Latents | None:

@@ -6,7 +6,7 @@ each with a norm and a ReLU, the last with tanh.
 
 from torch import Tensor, nn
 
-from helpers.fast.stylegan2 import channels_last
+from helpers.fast.stylegan2 import laid_out
 from helpers.generators.base import Generator, at_least_float32, settings
 
 NORMS = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}
@@ -42,7 +42,7 @@ class DCGAN(Generator):
 
     def forward(self, z: Tensor) -> Tensor:
         """z (B, z_dim) to an image (B, 3, 64, 64) in [-1, 1]."""
-        x = channels_last(z[:, :, None, None])
+        x = laid_out(z[:, :, None, None])
         for layer in self.children():
             x = layer(x)
         return x
@@ -72,7 +72,7 @@ class DCGANDiscriminator(nn.Module):
         self.conv5 = nn.Sequential(last) if norm else last
 
     def forward(self, images: Tensor, group_size: int = 1) -> Tensor:  # it never compares images
-        x = channels_last(images * 2 - 1)
+        x = laid_out(images * 2 - 1)
         for layer in self.children():
             x = layer(x)
         return at_least_float32(x).flatten()

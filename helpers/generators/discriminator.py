@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.fast.stylegan2 import channels_last
+from helpers.fast.stylegan2 import laid_out
 from helpers.generators.base import at_least_float32, one_hot, settings
 from helpers.generators.stylegan2 import LRELU_GAIN, FullyConnected, MappingNetwork, clamped, depthwise, fir_kernel
 
@@ -19,7 +19,7 @@ class Conv2dLayer(nn.Module):
         self.down, self.activation, self.clamp = down, activation, clamp
         if down:
             self.register_buffer("resample_filter", fir_kernel())
-        self.weight = nn.Parameter(channels_last(torch.randn(out_channels, in_channels, kernel_size, kernel_size)))
+        self.weight = nn.Parameter(laid_out(torch.randn(out_channels, in_channels, kernel_size, kernel_size)))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
 
@@ -112,7 +112,7 @@ class Discriminator(nn.Module):
     def forward(self, images, dtype=torch.float32, group_size: int | None = None, label=None) -> Tensor:
         if images.shape[2:] != (size := (self.resolutions[0],) * 2):
             images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
-        x = channels_last((images * 2 - 1).to(dtype))
+        x = laid_out((images * 2 - 1).to(dtype))
         for r in self.resolutions:
             x = getattr(self, f"b{r}")(x)
         scores = self.b4(x, group_size)

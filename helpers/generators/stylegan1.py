@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from helpers.generators.base import StyleBased, at_least_float32, settings
-from helpers.generators.stylegan2 import LRELU_GAIN, FullyConnected, MappingNetwork, channels_last, depthwise
+from helpers.generators.stylegan2 import LRELU_GAIN, FullyConnected, MappingNetwork, depthwise, laid_out
 
 
 def adaptive_instance_norm(x: Tensor, style: Tensor, eps: float) -> Tensor:
@@ -32,7 +32,7 @@ class Layer(nn.Module):
         super().__init__()
         self.up, self.eps = up, eps
         if in_channels:
-            self.weight = nn.Parameter(channels_last(torch.randn(out_channels, in_channels, 3, 3)))
+            self.weight = nn.Parameter(laid_out(torch.randn(out_channels, in_channels, 3, 3)))
             self.weight_gain = LRELU_GAIN / math.sqrt(in_channels * 9)
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.noise_strength = nn.Parameter(torch.zeros(out_channels))
@@ -83,7 +83,7 @@ class Synthesis(nn.Module):
                 yield f"b{r}.{name}", layer
 
     def forward(self, ws, noise=None, dtype=torch.float32, checkpointing=False) -> Tensor:
-        x = channels_last(self.const.to(dtype)[None].expand(len(ws), -1, -1, -1))
+        x = laid_out(self.const.to(dtype)[None].expand(len(ws), -1, -1, -1))
         again = {"use_reentrant": False, "preserve_rng_state": False}  # the forward pass draws nothing
         noise = noise or [None] * self.num_ws
         for row, r in zip(range(0, self.num_ws, 2), self.resolutions, strict=True):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from helpers.convolution import prepared
-from helpers.fast.stylegan2 import StyledConvolution, ToThreeChannels, channels_last, convolved, per_channel
+from helpers.fast.stylegan2 import StyledConvolution, ToThreeChannels, convolved, laid_out, per_channel
 from helpers.generators.base import StyleBased, at_least_float32, settings
 
 LRELU_GAIN = math.sqrt(2)  # keeps the variance of a unit normal through leaky_relu(0.2)
@@ -108,7 +108,7 @@ class SynthesisLayer(nn.Module):
         self.up, self.clamp = up, clamp
         self.register_buffer("resample_filter", fir_kernel())
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1)
-        self.weight = nn.Parameter(channels_last(torch.randn(out_channels, in_channels, 3, 3)))
+        self.weight = nn.Parameter(laid_out(torch.randn(out_channels, in_channels, 3, 3)))
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.noise_strength = nn.Parameter(torch.zeros([]))
         self.bias = nn.Parameter(torch.zeros(out_channels))
@@ -128,8 +128,8 @@ class SynthesisLayer(nn.Module):
     def prepare(self, weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:
         """Sums of squares (I, O), the weight as it is convolved, and the filter (O, 1, 4, 4) where the size doubles."""
         blur = (self.resample_filter * 4).repeat(len(weight), 1, 1, 1).to(dtype) if self.up else None
-        laid_out = channels_last(weight.transpose(0, 1) if self.up else weight)  # or it is ten times slower on a CPU
-        return weight.square().sum((2, 3)).t(), laid_out.to(dtype), blur
+        used = laid_out(weight.transpose(0, 1) if self.up else weight)  # or it is ten times slower on a CPU
+        return weight.square().sum((2, 3)).t(), used.to(dtype), blur
 
 
 class ToRGB(nn.Module):
@@ -192,7 +192,7 @@ class SynthesisNetwork(nn.Module):
                 yield f"b{r}.{name}", getattr(block, name)
 
     def forward(self, ws, noise: list[Tensor] | None = None, dtype=torch.float32, checkpointing=False) -> Tensor:
-        x = channels_last(self.b4.const.to(dtype)[None].expand(len(ws), -1, -1, -1))
+        x = laid_out(self.b4.const.to(dtype)[None].expand(len(ws), -1, -1, -1))
         return self._blocks(x, None, ws, noise or [None] * (self.num_ws - 1), 0, checkpointing)
 
     def _blocks(self, x: Tensor, image: Tensor | None, ws: Tensor, noise: list, first: int, checkpointing: bool):

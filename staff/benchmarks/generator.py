@@ -5,7 +5,6 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from helpers.device import free_memory
 from helpers.generators import StyleGAN2
@@ -20,14 +19,14 @@ from staff.benchmarks.plain import grouped_synthesis
 
 GROUPED, AUTOGRAD = "grouped convolutions, float32", "float32, by autograd"
 WAYS = {GROUPED: torch.float32, AUTOGRAD: torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
-PEAK_CHANNELS, PEAK_SIDES, PEAK_ON_CARDS = 256, (32, 64), (512, 1024)
+PEAK_CHANNELS, PEAK_SIDES = 256, {"cpu": (32, 64), "cuda": (512, 1024)}
 
 
 def convolution_peak(dtype: torch.dtype, device: torch.device) -> float:
     """FLOP/s of a 3x3 convolution of 256 channels, at the better of two sizes."""
     shape, found = (PEAK_CHANNELS, PEAK_CHANNELS, 3, 3), []
     weight = torch.randn(shape, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    for side in PEAK_SIDES if device.type == "cpu" else PEAK_ON_CARDS:
+    for side in PEAK_SIDES[device.type]:
         x = torch.randn(1, PEAK_CHANNELS, side, side, device=device, dtype=dtype)
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
@@ -51,7 +50,7 @@ def forward_backward(generator: StyleGAN2, batch: int, grouped: bool = False) ->
     """A function that renders a batch of images and takes the gradient with respect to w+."""
     code = generator.sample("w+", batch, seed=1)
 
-    def run(codes: list[Tensor]) -> tuple[Tensor, ...]:
+    def run(codes: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         leaf = codes[0].detach().requires_grad_()
         image = grouped_synthesis(generator, leaf) if grouped else generator.synthesize(Latents("w+", leaf))
         return torch.autograd.grad(image.sum(), leaf)

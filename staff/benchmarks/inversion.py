@@ -77,17 +77,15 @@ def with_noise(generator: Generator, face: Tensor, features) -> NoiseSearch:
     """Code in w and noise maps together, these held as the plain loop holds them; L-BFGS from the encoder's guess."""
     started = time.perf_counter()
     start = load_encoder(generator).encode(generator, face, None, "w")
-    rates = {"lr": 1.0, "code_lr": 1.0, "optimizer": "lbfgs"}
-    options = {"order": "joint", "steps": NOISE_STEPS, "regularise": plain.REGULARISE}
-    search = NoiseSearch(generator, Criterion(face, features), start, **options, **rates)
+    options = {"order": "joint", "steps": NOISE_STEPS, "regularise": plain.REGULARISE, "lr": 1.0, "code_lr": 1.0}
+    search = NoiseSearch(generator, Criterion(face, features), start, optimizer="lbfgs", **options)
     search.prepared = time.perf_counter() - started
     return search
 
 
 def mean_row(rows: list[dict], plain_rows: list[dict]) -> dict:
     """Means over the photos; the ratio is over those where the plain loop's distance was reached, which are counted."""
-    names = ("seconds", "steps", "psnr", "feature_distance")
-    mean = {name: sum(row[name] for row in rows) / len(rows) for name in names}
+    mean = {k: sum(row[k] for row in rows) / len(rows) for k in ("seconds", "steps", "psnr", "feature_distance")}
     pairs = [(a["seconds"], b["reached"]) for a, b in zip(plain_rows, rows, strict=True) if b["reached"] is not None]
     mean |= {"reached_by": f"{len(pairs)} of {len(rows)}"}
     if pairs:
