@@ -103,10 +103,9 @@ class LatentSearch(Chain):
 
         variables = self.variables(self, phase, self._best() if self.runs else self.base)
         chunk = chunk_that_fits(self.generator, variables.space, len(variables.code), "noise" in phase.free)
-        settings = {"lr": variables.rates, "optimizer": self.optimizer, "chunk": chunk, "fixed": self._fixed}
-        settings |= self._settings(phase)
+        settings = {"lr": variables.rates, "optimizer": self.optimizer, "chunk": chunk, **self._settings(phase)}
         run = Optimization(variables.parameters, partial(self._loss, variables), steps=steps, **settings)
-        run.variables = variables
+        run.variables, run.fixed = variables, self._fixed
         return run
 
     def _fixed(self) -> tuple | None:

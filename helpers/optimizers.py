@@ -18,7 +18,7 @@ from helpers.recording import Recording
 
 OPTIMIZERS = ("adam", "lbfgs")
 SETTLING = 20  # steps over which a loss is watched
-BEFORE_RECORDING = 3  # steps with the same settings, after which a card's work is recorded
+RECORDING, BEFORE_RECORDING = ("cuda",), 3  # devices, and steps with the same settings before their work is recorded
 Schedule = Callable[[float], float]
 
 
@@ -64,14 +64,12 @@ class Optimization:
     The list ``parameters`` (B, ...) is changed; ``loss(parameters, index)`` gives the Loss of the samples ``index``;
     ``lr`` is one number or one per parameter, for "lbfgs" (see BatchLBFGS) the longest step; ``schedule`` is the factor
     of Adam's rate over the progress; ``chunk`` samples are evaluated at once, None is all; ``scale`` is a factor of the
-    loss in the gradient alone, against Adam's epsilon. While ``fixed()``, what the loss depends on besides tensors,
-    stays the same, a card replays a recording of it (None: never). Raises ValueError for bad options, or if all are
-    frozen.
+    loss in the gradient alone, against Adam's epsilon. ``fixed`` may be set to a function: while what it returns stays
+    the same, and is not None, the loss depends on tensors alone, and a card replays a recording of it. Raises
+    ValueError for bad options, or if all are frozen.
     """
 
-    def __init__(
-        self, parameters, loss, *, steps=500, lr=0.1, optimizer="adam", schedule=None, chunk=None, scale=1.0, fixed=None
-    ):
+    def __init__(self, parameters, loss, *, steps=500, lr=0.1, optimizer="adam", schedule=None, chunk=None, scale=1.0):
         rates = [lr] * len(parameters) if isinstance(lr, int | float) else list(lr)
         if optimizer not in OPTIMIZERS:
             raise ValueError(f"the optimizer must be one of {', '.join(OPTIMIZERS)}; got {optimizer!r}.")
@@ -82,7 +80,7 @@ class Optimization:
         self.parameters, self.loss, self.steps, self.rates = parameters, loss, steps, rates
         self.scale, self.schedule = scale, (schedule or cosine()) if optimizer == "adam" else constant()
         self.number, self.history, self.seconds = 0, {}, 0.0
-        self.fixed, self.recording, self.recorded, self.same = fixed, None, None, 0
+        self.fixed, self.recording, self.recorded, self.same = None, None, None, 0
         batch = len(parameters[0])
         self.chunk = min(chunk or batch, batch)
         if self.chunk < batch:
@@ -173,7 +171,7 @@ class Optimization:
 
     def _record(self) -> Recording | None:
         """The recording of all samples on a card, made when some steps had the same settings."""
-        if self.fixed is None or self.frozen.device.type != "cuda" or self.chunk < len(self.frozen):
+        if self.fixed is None or self.frozen.device.type not in RECORDING or self.chunk < len(self.frozen):
             return None
         if (settings := self.fixed()) is None or settings != self.recorded:
             self.recording, self.recorded, self.same = None, settings, 0

@@ -115,8 +115,9 @@ class StyleTransfer(Chain):
         photos, options = resize(self.photos, size), replace(self.options, content_weight=content)
         self.criterion = StyleCriterion(self.features, photos, styles, masks, options)
         rate = RATES.get(self.options.optimizer, 1.0) if self.options.lr is None else self.options.lr
-        settings = {"lr": rate, "optimizer": self.options.optimizer, "fixed": lambda: self.criterion.fixed()}
-        return Optimization([start], self._loss, steps=steps, **settings)
+        run = Optimization([start], self._loss, steps=steps, lr=rate, optimizer=self.options.optimizer)
+        run.fixed = self.criterion.fixed
+        return run
 
     def _loss(self, parameters: list[Tensor], index: slice) -> Loss:
         images = self._kept(parameters[0], index)
