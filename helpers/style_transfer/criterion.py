@@ -13,7 +13,7 @@ from helpers.style_transfer.statistics import STATISTICS, StyleError, full, stat
 
 CONTENT_LAYERS = ("conv3_3", "conv4_2")
 STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
-STYLE_WEIGHT = 20.0  # with content 1; see the sweep of lesson 05
+STYLE_WEIGHT = 10.0  # with content 1; see the sweep of lesson 05
 SMOOTHNESS = 3.0  # total variation, of the style's weight: grain of single pixels goes, strokes stay
 PATCH_WEIGHT = 0.3  # a patch bank knows its image better than a network does: at 30 it copies whole objects
 COARSE = 4.0  # content weighs as much more at coarse scales: there a style would draw shapes of its own
@@ -36,11 +36,11 @@ class StyleOptions:
     style_layers: Layers | None = None
     style_weights: Tensor | Sequence[float] | None = None
     content_weight: float | Tensor = option(1.0, "Weight of the content.", min=0)
-    style_weight: float | Tensor | None = option(None, "Weight of the style; 20, and 0.3 for patches.", min=0)
+    style_weight: float | Tensor | None = option(None, "Weight of the style; 10, and 0.3 for patches.", min=0)
     tv_weight: float | Tensor | None = option(None, "Of total variation; 3 times the style's, 0 for patches.", min=0)
     statistic: str = option("moments", f"{', '.join(STATISTICS)}, or patches of the style instead of a network.")
     colour: str = option("style", "style, or to keep the photo's: luminance, linear or histogram.")
-    style_scale: float = option(2.0, "Size of the style relative to the result, if it has the pixels; wider strokes.")
+    style_scale: float = option(1.0, "Size of the style relative to the result, if it has the pixels; 2: wide strokes.")
     init: str | Tensor = option("content", "Start: content or noise.")
     pyramid: int | None = option(PYRAMID, "Short side of the coarsest scale; each at most doubles the last.", min=1)
     steps: int = option(100, "Steps at the coarsest scale; every finer one takes half of them.", min=1)
