@@ -5,7 +5,7 @@ import importlib
 
 LESSONS = {
     "inversion": ("sample_noise", "criterion", "optimization_step", "project", "interpolate"),
-    "noise": ("psnr", "fit_noise", "match_rates", "fresh_noise_psnr"),
+    "noise": ("psnr", "fit_noise", "match_rates", "fresh_noise_psnr", "drift"),
     "blending": ("mask_pyramid", "blend_loss", "seam"),
     "sketch": ("sketch_mask", "rank", "diagnose"),
     "style": ("optimize_pixels", "gram_matrix", "style_loss", "transfer", "keep_colours"),

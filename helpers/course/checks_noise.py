@@ -1,4 +1,4 @@
-"""Checks of lesson 2: PSNR, fitting noise maps, curves and their rates, new noise."""
+"""Checks of lesson 2: PSNR, fitting noise maps, curves and their rates, new noise, drift."""
 
 import torch
 from torch import Tensor
@@ -81,3 +81,16 @@ def fresh_noise_psnr(function) -> None:
     draws = [_decibels(generator.synthesize(latents, generator.fresh_noise(1, seed)), targets) for seed in range(3, 9)]
     right = torch.allclose(value, torch.stack(draws).mean(0), atol=0.05)
     expect(right, "the mean over the draws is off; average decibels, from the seed upwards.")
+
+
+def drift(function) -> None:
+    """Exercise 2.6: ``drift(before, after, latents)``."""
+    before, latents, _ = _problem()
+    after = TinyGenerator(noise=0.5)
+    after.first = after.first + 0.1
+    value = function(before, after, latents)
+    expect_shape("drift", value, (2,))
+    silent = [torch.zeros_like(m) for m in before.fixed_noise(1)]
+    right = _decibels(*(network.synthesize(latents, silent) for network in (before, after)))
+    hint = "the decibels are off; draw the same latents by both, with maps of zeros, and compare the two."
+    expect(torch.allclose(value, right, atol=0.05), hint)

@@ -34,7 +34,6 @@ def random_images(seed: int, *batches: int, side: int = 8) -> list[Tensor]:
     return [torch.rand(batch, 3, side, side, generator=random) for batch in batches]
 
 
-
 def loss_curves(rates: Tensor, seed: int, steps: int = 60) -> Tensor:
     """Losses (runs, steps) of Adam on one random parabola in 20 dimensions, from one start, at each of the rates."""
     random = torch.Generator().manual_seed(seed)

@@ -88,10 +88,7 @@ def fitted(generator: Generator, faces: Tensor, before: Found, batch: int = BATC
 
 
 def stages(settings: Settings) -> Iterator[dict]:
-    """Every order on the same faces; joint and alternating start from the mean, with the steps of both stages.
-
-    Writes ``noise.png``, a sheet of the faces.
-    """
+    """Every order on the same faces, and noise.png, a sheet; joint and alternating take all steps, from the mean."""
     generator, features = settings.networks()
     faces, equal = settings.faces(2 if settings.quick else FACES), {"steps": 2} if settings.quick else EQUAL
     mean = Found(Latents("w+", generator.mean("w+").expand(len(faces), -1, -1)), faces)

@@ -180,10 +180,7 @@ class Grading:
         return seconds
 
     def _run_once(self, runner: Runner, job: Job, tested: Collection | None = None, references: Collection = ()) -> Raw:
-        """Run unless the very same was run before; everything is on disk before ``run.json`` says so.
-
-        tested: exercises whose probes run, None for all; of a run next to solutions only their numbers are kept.
-        """
+        """Run with the probes of ``tested``, None for all, unless the very same was run before; run.json comes last."""
         lesson, place, inputs = job.lesson, job.place, self.inputs[job.lesson.stem, job.attempt]
         probes = {i: p for i, p in self.probes[lesson.stem].items() if tested is None or i in tested}
         same = [str(self.seed), str(job.attempt), job.code, *(cell.source for cell in lesson.cells), *references]
@@ -206,9 +203,8 @@ class Grading:
     def _follow_through(self, runner: Runner, job: Job) -> float:
         """Run again what is not right and uses an earlier exercise that is not: with the solution of that one.
 
-        One run for each such earlier exercise at most. What is tested never has its own solution next to it, and of
-        solutions only earlier ones, which hold nothing of a later exercise. No more is begun when these runs have taken
-        as long as one may. Returns the seconds.
+        One run for each at most, and none once they have taken as long as one may. What is tested never has its own
+        solution next to it, only earlier ones, which hold nothing of a later exercise. Returns the seconds.
         """
         lesson, submission, place = job.lesson, job.submission, job.place
         right, seconds = self._right(job, read_raw(place)), 0.0

@@ -21,8 +21,7 @@ NUMBER = re.compile(r"[+-]?[\d.]+")
 def read(path: Path) -> dict[tuple[str, str], dict]:
     """Rows by student and item, their points a number or None, from whatever a spreadsheet has made of the file.
 
-    Raises:
-        LessonError: for points that are not a number from 0 to the most.
+    LessonError for points that are not a number from 0 to the most.
     """
     found = {}
     for number, row in enumerate(read_table(path) if path.is_file() else [], 2):

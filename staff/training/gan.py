@@ -1,7 +1,4 @@
-"""Training of the bundled generators: non-saturating loss, lazy R1, EMA, adaptive augmentation; continues exactly.
-
-One loop serves both families; they differ in their networks and a few settings (``DEFAULTS``).
-"""
+"""Training of the bundled generators: non-saturating loss, lazy R1, EMA, adaptive augmentation; continues exactly."""
 
 import copy
 import json

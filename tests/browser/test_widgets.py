@@ -1,6 +1,4 @@
-"""The drawing canvas and the panel of the first lesson in JupyterLab, by mouse, touch and keys; states and films are
-in test_lessons.py.
-"""
+"""The drawing canvas and the panel of the first lesson in JupyterLab, by mouse, touch and keys."""
 
 import base64
 import io

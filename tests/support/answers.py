@@ -46,6 +46,7 @@ MASKED = "(values.mean(1, keepdim=True) * mask).sum((1, 2, 3)) / mask.sum().clam
 BOTH = "(crossing_gradient(x) + crossing_gradient(y)) / 2"
 NORMS = "norm(dim=1, keepdim=True)"
 FIRST = "curves[:, :4].diff(dim=1).abs().sum(1)"
+SILENT, BOTH_DRAWN = "[torch.zeros_like(m) for m in before.fixed_noise(1)]", "psnr(*images)"
 RUN = "optimize_pixels(loss_function, start, steps)"
 CHANGE = "((painted - photo) * weights).sum(1, keepdim=True)"
 RANKED = "(blocks.argsort(1) + first).flatten()"
@@ -189,6 +190,21 @@ ANSWERS = {
         (0.3, ("torch.stack(values).mean(0)", "torch.stack(values).median(0).values")),
         (0.3, ("psnr(images, targets)", "images"), ("torch.stack(values)", "psnr(sum(values) / draws, targets)[None]"),
          "average decibels"),
+    ],
+    "2.6": [
+        (1, (SILENT, "[torch.zeros(1, 1, *shape) for shape in before.noise_shapes]")),
+        (1, (SILENT, "[0 * m for m in before.fresh_noise(1)]")),
+        (1, (SILENT, "[m - m for m in after.fixed_noise(len(latents))]")),
+        (1, (BOTH_DRAWN, "psnr(images[1], images[0])")),
+        (1, (BOTH_DRAWN, "torch.cat([psnr(a[None], b[None]) for a, b in zip(*images)])")),
+        (0, (", silent)", ")"), "maps of zeros"),
+        (0, ("zeros_like", "ones_like"), "maps of zeros"),
+        (0, (SILENT, "before.fresh_noise(1)")),
+        (0, (SILENT, "before.fixed_noise(1)")),
+        (0, ("(before, after)", "(after, after)"), "infinite"),
+        (0, (BOTH_DRAWN, "psnr(*images).mean()"), "shape"),
+        (0, (BOTH_DRAWN, "-psnr(*images)")),
+        (0, (BOTH_DRAWN, "(images[0] - images[1]).square().mean((1, 2, 3))")),
     ],
     "3.1": [
         (1, (POOL, "torch.nn.functional.adaptive_avg_pool2d(mask, size)")),

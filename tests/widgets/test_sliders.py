@@ -19,12 +19,8 @@ from helpers.widgets.upload import PhotoUpload, face_square
 from tests.support import tiny
 
 
-@pytest.fixture
-def ends(generator):
-    return [Latents("w", generator.sample("w", 1, seed)) for seed in (0, 1)]
-
-
-def test_the_interpolation_slider_shows_the_latents_between_and_renders_each_stop_once(generator, ends, monkeypatch):
+def test_the_interpolation_slider_shows_the_latents_between_and_renders_each_stop_once(generator, monkeypatch):
+    ends = [Latents("w", generator.sample("w", 1, seed)) for seed in (0, 1)]
     slider = interpolation_slider(generator, *ends)
     (t,) = slider.controls
     t.value = 0.3

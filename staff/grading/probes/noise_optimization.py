@@ -130,3 +130,15 @@ class FreshNoisePsnr:
         "values": Part(0.7, "average decibels over the draws, seeds upwards", same=DECIBELS),
         "one draw": Part(0.3, "new noise of the seed given, not the fitted maps", same=DECIBELS),
     }
+
+
+@probe("2.6", "drift", "PSNR (B,) between what two networks draw of random codes, without noise.")
+class Drift:
+    inputs = noisy_targets
+
+    def emit(function, inputs):
+        before, after = (TinyGenerator(int(inputs["network"][0]), 0.5) for _ in range(2))
+        after.first = after.first + 0.1
+        return {"values": function(before, after, Latents("w", torch.from_numpy(inputs["code"])))}
+
+    parts = {"values": Part(1, "the same latents by both, with maps of zeros", same=DECIBELS)}
