@@ -100,7 +100,7 @@ class Features(nn.Module):
         self.eval()
 
     def locate(self, layer: int | str) -> tuple[int, bool]:
-        """Index of the convolution from 0, and whether the output after its ReLU is meant."""
+        """Index of the convolution from 0, and whether it is meant after its ReLU. ValueError for others."""
         places = {}
         for index, name in enumerate(self.layers):
             places |= dict.fromkeys((index + 1, name), (index, False)) | {name.replace("conv", "relu"): (index, True)}

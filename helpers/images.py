@@ -200,7 +200,7 @@ def in_range(images: torch.Tensor) -> bool:
 
 
 def resize(images: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
-    """Images (B, C, H, W) at `size`, an int or (height, width): bicubic, antialiased, clamped to [0, 1]."""
+    """Images (B, C, H, W) at `size`, an int or (height, width): bicubic, antialiased, in [0, 1]. ImageError below 1."""
     size = (size, size) if isinstance(size, int) else tuple(size)
     if min(size) < 1:
         raise ImageError(f"expected a size of at least 1 pixel but got {size}")

@@ -55,7 +55,7 @@ class Latents:
 
 
 def join(parts: list[Latents]) -> Latents:
-    """One batch of several, all in one space, all or none with noise maps."""
+    """One batch of several, all in one space, all or none with noise maps; else ValueError."""
     if len({(p.space, p.noise is None) for p in parts}) != 1:
         raise ValueError("only latents of one space, all with or all without noise maps, can be joined in one batch.")
     noise = [torch.cat(maps) for maps in zip(*(p.noise or [] for p in parts), strict=True)]
@@ -63,7 +63,7 @@ def join(parts: list[Latents]) -> Latents:
 
 
 def interpolate(a: Latents, b: Latents, t: float | Tensor) -> Latents:
-    """Latents between ``a`` (t = 0) and ``b`` (t = 1).
+    """Latents between ``a`` (t = 0) and ``b`` (t = 1); ValueError for two spaces, or maps at one end only.
 
     z follows the great circle, because a straight line cuts through the empty inside of a sphere (White, "Sampling
     Generative Networks", 2016); the rest is linear. a, b: batches of 1 or of equal length; t: a number, or (T,) with
@@ -118,7 +118,7 @@ def chosen_samples(generator) -> Latents:
 
 
 def load_latents(path: str | Path) -> tuple[Latents, dict[str, str]]:
-    """Read latents and their metadata that ``save_latents`` or other projectors wrote."""
+    """Read latents and their metadata that ``save_latents`` or other projectors wrote; else ValueError."""
     if Path(path).suffix.lower() in SUFFIXES[1:]:
         from helpers.generators.checkpoints.projections import read_projection  # foreign files are rare, readers long
 

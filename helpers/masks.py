@@ -256,7 +256,7 @@ def grow(mask: Tensor, radius: float) -> Tensor:
 
 
 def feather(mask: Tensor, radius: float) -> Tensor:
-    """Soften the edge by ``blur``."""
+    """Soften the edge by ``blur``. Raises ValueError for a negative radius."""
     if radius < 0:
         raise ValueError(f"the feather radius must be 0 or more pixels; got {radius}.")
     return blur(mask, radius)

@@ -54,7 +54,7 @@ def nearest_distance(features, images: Tensor, others: Tensor, layers=DISTANCE_L
 
 @torch.no_grad()
 def diversity(features, images: Tensor, layers=DISTANCE_LAYERS) -> float:
-    """Mean feature distance over all pairs of a set of at least two images; 0 where all are equal."""
+    """Mean feature distance over all pairs of images, 0 where all are equal. ValueError for fewer than two."""
     if (count := len(images)) < 2:
         raise ValueError(f"expected at least 2 images to compare; got {count}.")
     distances = []

@@ -120,7 +120,7 @@ class Tuning(Chain):
         return Result(shown(images), loss.total, loss.parts, **facts, latents=self.latents)
 
     def save(self, path: str | Path) -> Path:
-        """Write the changes, float16, and which model they are of: a file that ``load_generator`` reads."""
+        """Write the changes, float16, and their model's name, for ``load_generator``. ValueError without a file."""
         generator = self.generator
         if generator.path is None:
             raise ValueError("a tuned generator is stored as changes of a file, and this one was not loaded from one.")

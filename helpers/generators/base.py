@@ -76,7 +76,7 @@ class Generator(nn.Module):
             return self.convert(z, "z", space)
 
     def convert(self, code: Tensor, source: str, target: str) -> Tensor:
-        """Latents of one space in a wider one (z to w to w+); the same space returns them unchanged."""
+        """Latents in a wider space (z to w to w+), unchanged in their own. ValueError for a narrower one."""
         if SPACES.index(self.check_space(source)) > SPACES.index(self.check_space(target)):
             raise ValueError(f"latents go from z to w to w+, not from {source} back to {target}.")
         if source == "z" and target != "z":
@@ -105,7 +105,7 @@ class Generator(nn.Module):
         self.compute_statistics(keep_mean=self.has_mean)
 
     def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
-        """Map z ``(B, z_dim)`` to w ``(B, w_dim)``; truncation < 1 pulls w towards the mean."""
+        """Map z ``(B, z_dim)`` to w ``(B, w_dim)``; truncation < 1 pulls w to the mean. ValueError without w."""
         raise ValueError(f"this {self.family} generator has no mapping network; its only space is z.")
 
     def fresh_noise(self, n: int = 1, seed: int = 0) -> list[Tensor]:

@@ -168,7 +168,7 @@ def stylize(features, contents: Tensor, styles: Sequence[Tensor] = (), **options
 
 
 def scales(size: tuple[int, int], base: int | None) -> list[tuple[int, int]]:
-    """Sizes from a short side of ``base`` to ``size`` by equal factors of at most 2."""
+    """Sizes from a short side of ``base`` to ``size`` by equal factors of at most 2. StyleError below 1."""
     short = min(size)
     if base is not None and base < 1:
         raise StyleError(f"the pyramid's coarsest scale must have at least 1 pixel; got {base}.")

@@ -108,7 +108,7 @@ class DrawingCanvas(AnyWidget):
         self.set_rgba(np.dstack([np.full((*self.size, 3), 255, np.uint8), to_uint8(alpha)[0]]))
 
     def set_rgba(self, pixels: np.ndarray) -> None:
-        """Replace the drawing by uint8 pixels (H, W, 3 or 4), resized to the canvas."""
+        """Replace the drawing by uint8 pixels (H, W, 3 or 4), else ValueError; they are resized to the canvas."""
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
             raise ValueError(f"a drawing is uint8 (H, W, 3 or 4); got {pixels.dtype} {pixels.shape}.")
         drawing, (height, width) = Image.fromarray(pixels).convert("RGBA"), self.size

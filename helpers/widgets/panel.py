@@ -367,7 +367,7 @@ class RunPanel(widgets.VBox):
         return State(None if latents is None else latents.detach().to("cpu"), images, plain(settings))
 
     def restore(self, state: State) -> None:
-        """Go back to a state: photos, controls and drawings are set, its image is shown; nothing runs."""
+        """Go back to a state: photos, controls and drawings are set, its image is shown. ValueError during a run."""
         if self.alive:
             raise ValueError("A run is under way; press Stop, then restore.")
         settings = dict(state.settings)

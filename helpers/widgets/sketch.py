@@ -75,7 +75,7 @@ class SketchPanel(RunPanel):
 
     @property
     def around_picked(self) -> Latents:
-        """Starts around the candidate that was picked."""
+        """Starts around the candidate that was picked. Raises ValueError where none was, or of another space."""
         values = self.values
         if self.picked is None:
             raise ValueError("No candidate is picked yet; click one under Candidates, or switch this off.")

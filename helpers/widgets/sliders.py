@@ -62,7 +62,7 @@ def direction_slider(generator: Generator, latents: Latents, directions: dict[st
 
 
 def truncation_slider(generator: Generator, truncation: float = 0.7, n: int = 6, seed: int = 0) -> Explorer:
-    """Samples of a generator: 0 is the mean of w, 1 all of it (Karras et al. 2019, app. B)."""
+    """Samples of a generator: 0 is the mean of w, 1 all of it (Karras et al. 2019). ValueError without w."""
     if "w" not in generator.spaces:
         raise ValueError(f"truncation pulls w to its mean, but this generator has only {generator.spaces[0]}.")
 

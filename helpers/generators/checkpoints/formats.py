@@ -19,7 +19,7 @@ READERS = {  # names of tensors of which a file has one, its generator and its d
 
 
 def read(file: BinaryIO, kind: str) -> checkpoints.Part:
-    """Give the object of a file to the reader that knows its layout."""
+    """Give the object of a file to the reader that knows its layout. Raises CheckpointError where none does."""
     root = load(file)
     contents = contents_of(root)
     known = [name for name, (markers, *_) in READERS.items() if any(map(contents.network, markers))]
