@@ -17,7 +17,7 @@ from staff.benchmarks.common import GB, PeakMemory, Settings
 
 STRENGTH = 0.1  # noise strength: a new network has 0, so that no map would have any effect
 CHANNEL_BASE = {1024: 32768, 512: 32768}  # official models (config F); 16384 below
-NEEDED = {1024: 12.0, 512: 6.0}  # GB of free memory; 2 below
+NEEDED, STEPS = {1024: 12.0, 512: 6.0}, {"cpu": 3, "cuda": 40}  # GB of free memory, 2 below; steps that are timed
 VARIANTS = {
     "float32": (torch.float32, False),
     "float32, checkpointing": (torch.float32, True),
@@ -54,15 +54,15 @@ def searches(generator: StyleGAN2, features, steps: int) -> dict:
 
 
 def time_steps(search, device: torch.device) -> tuple[float, float]:
-    """Seconds per step, without the first where there are several, and the peak memory in GB."""
+    """Median seconds of a step, without the first where there are several, and the peak memory in GB."""
     times = [time.perf_counter()]
     with PeakMemory(device) as peak:
         for _ in search:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter())
-    skipped = min(1, len(times) - 2)
-    return (times[-1] - times[skipped]) / (len(times) - 1 - skipped), peak.gb
+    steps = torch.tensor(times, dtype=torch.float64).diff()
+    return (steps[1:] if len(steps) > 1 else steps).median().item(), peak.gb
 
 
 def stages(settings: Settings) -> Iterator[dict]:
@@ -76,7 +76,7 @@ def stages(settings: Settings) -> Iterator[dict]:
         )
     features, generator = load_features(device=device), official_size(resolution, device)
     for variant, (generator.dtype, generator.checkpointing) in VARIANTS.items():
-        for stage, search in searches(generator, features, 1 if settings.quick else 3).items():
+        for stage, search in searches(generator, features, 1 if settings.quick else STEPS[device.type]).items():
             seconds, peak = time_steps(search, device)
             yield {"variant": variant, "stage": stage, "peak_gb": peak, "steps_per_second": 1 / seconds}
 
