@@ -40,14 +40,10 @@ class FeatureConfig:
         return tuple(f"conv{b}_{i}" for b, depth in enumerate(self.depths, 1) for i in range(1, depth + 1))
 
     def build(self) -> nn.ModuleList:
-        """torchvision's convolutions for this configuration, not initialised: their weights are loaded afterwards."""
-        from torchvision.models.vgg import make_layers  # takes more than a second to import
-
-        blocks = zip(self.widths, self.depths, strict=True)
-        plan = [part for width, depth in blocks for part in (*[width] * depth, "M")]
+        """The convolutions, not initialised: their weights are loaded afterwards."""
         with torch.device("meta"):  # random values would cost time and draw from the global generator
-            layers = make_layers(plan[:-1])
-        return nn.ModuleList(layer for layer in layers if isinstance(layer, nn.Conv2d)).to_empty(device="cpu")
+            layers = [nn.Conv2d(inputs, outputs, 3, padding=1) for _, inputs, outputs in self.convs]
+        return nn.ModuleList(layers).to_empty(device="cpu")
 
 
 CONFIGS = {
