@@ -10,7 +10,7 @@ from torch import Tensor
 from helpers import masks
 from helpers.blending.blocks import NOISE_STEPS, STEPS, check_copy, copy_activations, embed, fit_noise
 from helpers.blending.criterion import MaskedCriterion, Term, photo_terms, whitening
-from helpers.blending.pastes import exchange_details, hard_paste, harmonise, poisson_blend, transition
+from helpers.blending.pastes import exchange_details, fade, hard_paste, poisson_blend, transition
 from helpers.encoder import load_encoder
 from helpers.generators import Generator
 from helpers.images import resize
@@ -22,10 +22,10 @@ from helpers.noise import NoiseSearch
 from helpers.search import Chain, Phase, Result, option
 
 FEATHER = 4.0  # pixels at 64 x 64 and in proportion elsewhere
-FIDELITY = 24.5  # dB; at 22 two coats become one, and each photo begins to look tinted
+FIDELITY = 24.2  # dB; much less, and the photos look tinted
 STROKE = 0.06  # above what saving a photo as JPEG changes
 WEIGHTS = {  # of the terms of each edit
-    "crossover": {"first": 1.0, "second": 1.0, "perceptual": 0.1, "style": 0.0},
+    "crossover": {"first": 1.0, "second": 1.0, "perceptual": 0.1, "style": 0.0, "prior": 0.1},
     "reconstruct": {"first": 1.0, "perceptual": 0.02},
     "inpaint": {"first": 1.0, "perceptual": 0.02, "mirror": 0.02, "prior": 0.1},
     "scribble": {"first": 1.0, "stroke": 1.0, "perceptual": 0.02, "prior": 0.01},
@@ -41,7 +41,7 @@ class EditOptions:
     feather: float | None = option(None, "Deviation of the mask's edge in pixels; 4 at 64 x 64.", min=0)
     steps: int = option(STEPS, "Steps of each search of w+.", min=1)
     noise_steps: int = option(NOISE_STEPS, "Steps of the noise maps; 0 leaves them out.", min=0)
-    fidelity: float = option(FIDELITY, "dB that each side of a blend keeps while their colours approach.", min=0)
+    fidelity: float = option(FIDELITY, "dB (PSNR) of its photo that each side of a blend keeps.", min=0)
 
 
 @dataclass(frozen=True)
@@ -152,21 +152,23 @@ class Editor:
     def crossover(self, x: Tensor, y: Tensor, mask: Tensor, **options) -> Edit:
         """Two-image blend: x inside the mask and y outside, in one face.
 
-        W_l with terms for both images; then Mk_n, which restores both photos on their sides, while their colours
-        approach each other towards the edge (``harmonise``). "style" is y's texture for what shows x.
+        W_l with terms for both images, from the encoder's guess of a feathered paste, near which a prior keeps it; then
+        Mk_n, which draws that face at the mask's edge and fades into both photos (``fade``). "style" is y's texture for
+        what shows x.
         """
         options, mask, feather, weights = self._settings("crossover", mask, **options)
         soft, (inside, outside) = masks.feather(mask, feather), transition(mask, 2 * feather)
+        start = self._guess(torch.lerp(y, x, soft), (inside + outside).expand(len(x), -1, -1, -1))
         style = Term("style", "style", y, soft, target_mask=invert(soft))
         terms = [*photo_terms(x, soft), *photo_terms(y, invert(soft), "second"), style]
+        criterion = MaskedCriterion(terms, self.features, weights, None if start is None else self.likelihood)
 
         def noise(last: Result, steps: int) -> NoiseSearch:
-            between = exchange_details(last.images, x, y, mask, feather / 2)
-            image = torch.lerp(between, hard_paste(x, y, mask), inside + outside)
-            image = harmonise(image, x, y, mask, feather, options.fidelity)
+            fur = exchange_details(last.images, x, y, mask, feather / 4)  # the photos', of which w+ draws too little
+            image = fade((last.images + fur) / 2, x, y, mask, options.fidelity)
             return fit_noise(self.generator, image, image, mask, last.latents, steps)
 
-        w_plus = self._w_plus(MaskedCriterion(terms, self.features, weights), len(x), options.steps)
+        w_plus = self._w_plus(criterion, len(x), options.steps, start=start)
         return Edit("crossover", mask, x, y, weights, [w_plus, Block(share=options.noise_steps, build=noise)])
 
     def inpaint(self, x: Tensor, hole: Tensor, **options) -> Edit:

@@ -3,13 +3,14 @@
 import numpy as np
 import torch
 from scipy import ndimage
-from scipy.fft import dctn, idctn
 from scipy.sparse.linalg import LaplacianNd, spsolve
 from torch import Tensor
 
 from helpers import masks
 from helpers.losses import masked_mean
 from helpers.masks import as_mask, invert
+
+LENGTHS = torch.logspace(-1, 2.5, 100).tolist()  # pixels
 
 
 def hard_paste(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
@@ -53,9 +54,15 @@ def _rise(side: np.ndarray, radius: float) -> Tensor:
     """0 at the edge of a side (1, R, R) to 1 deep inside it: (1, 1, R, R)."""
     if side.all() or not side.any():
         return torch.from_numpy(side[None].astype(np.float32))
-    depth = np.clip(ndimage.distance_transform_edt(side[0]) - 0.5, 0, None)  # from the edge to the pixel's centre
-    rise = 0.5 - 0.5 * np.cos(np.pi * np.clip(depth / min(radius, depth.max()), 0, 1))
-    return torch.from_numpy(rise.astype(np.float32))[None, None]
+    depth = _depth(side)
+    return 0.5 - 0.5 * torch.cos(np.pi * (depth / min(radius, depth.max())).clamp(0, 1))
+
+
+def _depth(side: np.ndarray) -> Tensor:
+    """Distance in pixels from the edge of a side (1, R, R) to each pixel's centre, 0 beyond: (1, 1, R, R)."""
+    if side.all():
+        return torch.full((1, *side.shape), np.inf)
+    return torch.from_numpy(ndimage.distance_transform_edt(side[0]) - 0.5).float().clamp_min(0)[None, None]
 
 
 def exchange_details(image: Tensor, x: Tensor, y: Tensor, mask: Tensor, radius: float) -> Tensor:
@@ -65,46 +72,17 @@ def exchange_details(image: Tensor, x: Tensor, y: Tensor, mask: Tensor, radius: 
     return (masks.blur(image, radius) + details).clamp(0, 1)
 
 
-def harmonise(image: Tensor, x: Tensor, y: Tensor, mask: Tensor, feather: float, fidelity: float) -> Tensor:
-    """A blend of x under the mask and y elsewhere whose two coats approach each other towards the edge.
+def fade(image: Tensor, x: Tensor, y: Tensor, mask: Tensor, fidelity: float) -> Tensor:
+    """The image at the mask's edge, away from it x inside and y outside: each side keeps ``fidelity`` dB (PSNR).
 
-    A smooth field that closes the step of colour at the edge, half of it on each side, fades out within about twice
-    ``feather`` pixels. As much of it is added as leaves each side ``fidelity`` dB (PSNR) from its photo.
+    The image's share falls exponentially with the distance to the edge, on each side as slowly as the fidelity allows.
     """
-    hard = (mask >= 0.5).to(image).expand(len(x), -1, -1, -1)
-    photos, offset = torch.lerp(y, x, hard), _closing(x, y, hard, 2 * feather) if feather > 0 else torch.zeros_like(x)
-    within, beyond = (_continued(offset, side, feather) for side in (hard, 1 - hard))
-    field = torch.lerp(beyond, within, masks.feather(hard, feather))
-    amount = image.new_ones(len(x))
-    for side in (hard, 1 - hard):  # the largest amount that solves a quadratic equation for the mean squared error
-        products = (field * field, field * (image - photos), (image - photos).square())
-        a, b, c = (masked_mean(product, side) for product in products)
-        c = c - 10 ** (-fidelity / 10)
-        root = ((b * b - a * c).clamp_min(0).sqrt() - b) / a.clamp_min(1e-12)
-        amount = torch.minimum(amount, torch.where(c < 0, root, 0.0))
-    return (image + amount.clamp(0, 1)[:, None, None, None] * field).clamp(0, 1)
-
-
-def _closing(x: Tensor, y: Tensor, hard: Tensor, reach: float) -> Tensor:
-    """Offsets within ``reach`` pixels that give a paste's edge the mean gradient of both (Bhat et al., ECCV 2008)."""
-    paste, divergence = torch.lerp(y, x, hard), torch.zeros_like(x)
-    for dim in (2, 3):
-        x_slope, y_slope, slope, crossing = (values.diff(dim=dim) for values in (x, y, paste, hard))
-        excess = ((x_slope + y_slope) / 2 - slope) * crossing.abs()
-        divergence.narrow(dim, 1, excess.shape[dim]).add_(excess)
-        divergence.narrow(dim, 0, excess.shape[dim]).sub_(excess)
-    rows, columns = (2 - 2 * np.cos(np.pi * np.arange(size) / size) for size in x.shape[-2:])
-    spectrum = dctn(divergence.double().cpu().numpy(), axes=(2, 3), norm="ortho")
-    spectrum /= rows[:, None] + columns + 1 / reach**2
-    return torch.from_numpy(idctn(spectrum, axes=(2, 3), norm="ortho")).to(x)
-
-
-def _continued(values: Tensor, side: Tensor, radius: float) -> Tensor:
-    """Values (B, C, H, W) on a side, smoothed there and continued beyond it: a step at the edge would be seen."""
-    if radius <= 0:
-        return values
-    blurred = [
-        ndimage.gaussian_filter(given.cpu().numpy(), (0, 0, radius, radius), mode="nearest", truncate=6)
-        for given in (values * side, side)
-    ]
-    return torch.from_numpy(blurred[0] / blurred[1].clip(1e-4)).to(values)
+    paste, hard = hard_paste(x, y, mask), (mask >= 0.5).to(image).expand(len(image), -1, -1, -1)
+    change, share = image - paste, torch.zeros_like(hard)
+    for side in (hard, 1 - hard):
+        depth = torch.cat([_depth(sample) for sample in side.bool().cpu().numpy()]).to(image)
+        for length in LENGTHS:
+            longer = side * torch.exp(-depth / length)
+            fits = masked_mean((longer * change).square(), side) <= 10 ** (-fidelity / 10)
+            share = torch.where(fits[:, None, None, None] & side.bool(), longer, share)
+    return (paste + share * change).clamp(0, 1)

@@ -21,7 +21,7 @@ class BlendingPanel(RunPanel):
 
     function, then = "helpers.blending.Editor(panel.generator, panel.features).crossover", ".run()"
     title, choosers, aside = "hard paste", ("x", "y"), ("shape",)
-    labels = {"first": "match inside", "second": "match outside"}
+    labels = {"first": "match inside", "second": "match outside", "prior": "likely face"}
     presets = {
         "Exact colours": {"first": 1.0, "second": 1.0, "perceptual": 0.0, "style": 0.0},
         "Coat from outside": {"first": 0.1, "second": 1.0, "perceptual": 0.1, "style": 0.1, "noise_steps": 0},
