@@ -30,7 +30,7 @@ WEIGHTS = {  # of the terms of each edit
     "inpaint": {"first": 1.0, "perceptual": 0.02, "mirror": 0.02, "prior": 0.1},
     "scribble": {"first": 1.0, "stroke": 1.0, "perceptual": 0.02, "prior": 0.01},
     "local-style": {"first": 1.0, "perceptual": 0.02, "content": 0.002, "style": 0.2, "prior": 0.01},
-    "transfer": {"first": 1.0, "perceptual": 0.02, "prior": 0.005},
+    "transfer": {"first": 1.0, "perceptual": 0.02, "prior": 0.03},
 }
 
 
@@ -231,13 +231,14 @@ class Editor:
     def transfer(self, x: Tensor, y: Tensor, mask: Tensor, layer="b16.conv0", amount: float = 1.0, **options) -> Edit:
         """Carry an attribute of x, e.g. its eyes, into y: W_l of both, activations copied in the region (I_att), Mk_n.
 
+        W_l starts at the encoder's guess, and the region with its surroundings counts tenfold: else the eyes are dull.
         The copy comes first: noise maps fitted to one image's activations are salt and pepper on another's.
         """
         check_copy(self.generator, layer, amount)  # now, not after the search
         options, mask, feather, weights = self._settings("transfer", mask, **options)
         soft, (_, outside), both = masks.feather(mask, feather / 2), transition(mask, feather), torch.cat([x, y])
-        everywhere = photo_terms(both, torch.ones_like(mask))
-        criterion = MaskedCriterion(everywhere, self.features, weights, self.likelihood)
+        near = 0.1 + 0.9 * masks.feather(grow(mask, feather), feather / 2)
+        criterion = MaskedCriterion(photo_terms(both, near), self.features, weights, self.likelihood)
 
         def copied(latents: Latents) -> Tensor:
             return copy_activations(self.generator, latents[: len(x)], latents[len(x) :], soft, layer, amount)
@@ -248,7 +249,8 @@ class Editor:
         def finish(result: Result) -> Tensor:
             return copied(result.latents) if len(result.latents) == len(both) else result.images
 
-        blocks = [self._w_plus(criterion, len(both), options.steps), Block(share=options.noise_steps, build=noise)]
+        w_plus = self._w_plus(criterion, len(both), options.steps, start=self._guess(both))
+        blocks = [w_plus, Block(share=options.noise_steps, build=noise)]
         return Edit("transfer", mask, x, y, weights, blocks, finish)
 
 
