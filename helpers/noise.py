@@ -16,8 +16,9 @@ from helpers.losses import Criterion, Loss
 from helpers.masks import mask_pyramid
 from helpers.metrics import psnr
 from helpers.optimizers import Schedule, cosine
-from helpers.search import Phase, Result, option
+from helpers.search import Phase, Result
 
+LBFGS_STEPS = 240  # as close as 600 of Adam
 STEPS = 600  # 300 reach 45.7 dB over 32 faces of cats, but the hardest one only 36.7; what is left then is colour
 NOISE_LR = 0.1  # in units of activations, which a demodulated layer keeps near 1; of the noise where it is regularised
 CODE_LR = 0.05  # in standard deviations of the latent space
@@ -32,9 +33,9 @@ ORDERS = {  # name to its phases
 
 @dataclass(frozen=True)
 class NoiseOptions:
-    """How to fit noise maps; the fields with a help text are options of the command line."""
+    """How to fit noise maps."""
 
-    steps: int = option(STEPS, "Steps of the noise search.", min=1)  # over all phases
+    steps: int | None = None  # over all phases; None is STEPS, or LBFGS_STEPS
     lr: float | None = None  # of the noise, in activations; with ``regularise`` in standard deviations of the noise
     code_lr: float = CODE_LR  # in standard deviations of the code's space
     optimizer: str = "adam"
@@ -52,6 +53,19 @@ def check_noise_maps(generator: Generator) -> None:
         raise ValueError(f"this {generator.family} generator has no noise maps; use a StyleGAN2.")
 
 
+def reach(generator: Generator) -> list[Tensor]:
+    """By how much a number of each map moves the image of the mean w, root of the summed squares, scalars.
+
+    By one backward pass of random values, whose gradient has these squares as its variance (Hutchinson's estimator).
+    """
+    maps = [map_.requires_grad_() for map_ in generator.fixed_noise(1)]
+    with torch.enable_grad():
+        images = generator.synthesize(Latents("w", generator.mean("w"), maps))
+        random = torch.randn(images.shape, generator=torch.Generator().manual_seed(0)).to(images)
+        gradients = torch.autograd.grad((images * random).sum(), maps)
+    return [gradient.square().mean().sqrt() for gradient in gradients]
+
+
 class NoiseVariables(Variables):
     """The offsets of the maps follow that of the code, where both move; each map has a scale of its own."""
 
@@ -59,8 +73,8 @@ class NoiseVariables(Variables):
         super().__init__(search, phase, current)
         self.search, self.first, options = search, len(self.parameters), search.options
         plain = search.regularise > 0 or not options.per_layer
-        strengths = [max(abs(strength.item()), SMALLEST_STRENGTH) for strength in search.generator.noise_strengths]
-        self.scales = [1.0 if plain else 1 / strength for strength in strengths]
+        effects = reach(search.generator) if search.optimizer == "lbfgs" else search.generator.noise_strengths
+        self.scales = [1.0 if plain else 1 / max(abs(effect.item()), SMALLEST_STRENGTH) for effect in effects]
         if "noise" in phase.free:
             self.parameters += [torch.zeros_like(map_) for map_ in self.noise]
             self.rates += [options.lr or NOISE_LR] * len(self.noise)
@@ -93,7 +107,8 @@ class NoiseSearch(LatentSearch):
             raise ValueError(f"the order must be one of {', '.join(ORDERS)}; got {options.order!r}.")
         check_noise_maps(generator)
         phases, rate = ORDERS[options.order], options.code_lr
-        super().__init__(generator, criterion, latents, phases, options.steps, rate, options.optimizer)
+        steps = options.steps or (LBFGS_STEPS if options.optimizer == "lbfgs" else STEPS)
+        super().__init__(generator, criterion, latents, phases, steps, rate, options.optimizer)
         self.until = options.until
         if self.base.noise is None:
             self.base.noise = generator.fixed_noise(len(self.base))

@@ -91,7 +91,7 @@ class RunOptions:
     checkpointing: bool = option(False, "Compute activations twice: less memory for a third more time.")
     fast: bool = option(False, "75 steps of L-BFGS from the encoder's guess, or 100 of Adam without one.")
     noise: bool = option(False, "Fit the noise maps too, after the code (StyleGAN2).")
-    noise_steps: int = option(600, "Steps of the noise search.", min=1)
+    noise_steps: int | None = option(None, "Steps of the noise search; 240, or 600 of Adam.", min=1)
     tune: bool = False  # see InvertOptions
     device: str | None = option(None, DEVICE)
     sheet: bool = option(True, "A sheet per photo too: the photo with its box, its target, the result.")
@@ -183,7 +183,7 @@ def _invert_batch(
     found = result = progress.run(Inversion(generator, targets, run.space, search), label)
     shown, more = {"result": found.images}, [{}] * len(batch)
     if run.noise:
-        options = NoiseOptions(run.noise_steps, until=search.until)
+        options = NoiseOptions(run.noise_steps, optimizer=search.optimizer or "lbfgs", until=search.until)
         result, more = run_noise(progress, generator, targets, result, options, f"{label} noise")
         shown["after noise"] = result.images
     models = [run.model] * len(batch)
