@@ -54,10 +54,7 @@ def check_noise_maps(generator: Generator) -> None:
 
 
 def reach(generator: Generator, latents: Latents) -> list[Tensor]:
-    """By how much a number of each map moves the image, root of the summed squares over the map's mean: (B, 1, 1, 1).
-
-    By one backward pass of random values, whose gradient has these squares as its variance (Hutchinson's estimator).
-    """
+    """By how much a number of each map moves the image (B, 1, 1, 1); a gradient of random values has that spread."""
     found = []
     for one in latents:
         maps = [map_.clone().requires_grad_() for map_ in one.noise]
@@ -70,10 +67,7 @@ def reach(generator: Generator, latents: Latents) -> list[Tensor]:
 
 
 class NoiseVariables(Variables):
-    """The offsets of the maps follow that of the code, where both move; each map has a scale of its own.
-
-    Adam's steps have one length in activations; L-BFGS begins best where a step in every map moves the image as far.
-    """
+    """The offsets of the maps follow that of the code, where both move; each map has a scale of its own."""
 
     def __init__(self, search: NoiseSearch, phase: Phase, current: Latents):
         super().__init__(search, phase, current)
@@ -82,7 +76,7 @@ class NoiseVariables(Variables):
         effects = [strength.detach().view(1, 1, 1, 1) for strength in search.generator.noise_strengths]
         if plain:
             effects = [torch.ones_like(effect) for effect in effects]
-        elif search.optimizer == "lbfgs":
+        elif search.optimizer == "lbfgs":  # begins best where a step in every map moves the image as far
             effects = reach(search.generator, current)
         self.scales = [1 / effect.abs().clamp_min(SMALLEST_STRENGTH) for effect in effects]
         if search.places is not None:
