@@ -13,7 +13,7 @@ from helpers.blending.criterion import MaskedCriterion, Term, photo_terms, white
 from helpers.blending.pastes import exchange_details, fade, hard_paste, poisson_blend, transition
 from helpers.encoder import load_encoder
 from helpers.generators import Generator
-from helpers.images import resize
+from helpers.images import resize, shown
 from helpers.inversion import LatentSearch, encoder_start
 from helpers.latents import Latents
 from helpers.losses import delta_loss
@@ -153,8 +153,8 @@ class Editor:
         """Two-image blend: x inside the mask and y outside, in one face.
 
         W_l with terms for both images, from the encoder's guess of a feathered paste, near which a prior keeps it; then
-        Mk_n, which draws that face at the mask's edge and fades into both photos (``fade``). "style" is y's texture for
-        what shows x.
+        Mk_n, which draws the mean of both faces at the mask's edge and fades into both photos (``fade``). "style" is
+        y's texture for what shows x.
         """
         options, mask, feather, weights = self._settings("crossover", mask, **options)
         soft, (inside, outside) = masks.feather(mask, feather), transition(mask, 2 * feather)
@@ -164,8 +164,9 @@ class Editor:
         criterion = MaskedCriterion(terms, self.features, weights, None if start is None else self.likelihood)
 
         def noise(last: Result, steps: int) -> NoiseSearch:
-            fur = exchange_details(last.images, x, y, mask, feather / 4)  # the photos', of which w+ draws too little
-            image = fade((last.images + fur) / 2, x, y, mask, options.fidelity)
+            face = last.images if start is None else (last.images + shown(self.generator.synthesize(start))) / 2
+            fur = exchange_details(face, x, y, mask, feather / 2)  # the photos', of which w+ draws too little
+            image = fade((face + fur) / 2, x, y, mask, options.fidelity)
             return fit_noise(self.generator, image, image, mask, last.latents, steps)
 
         w_plus = self._w_plus(criterion, len(x), options.steps, start=start)
