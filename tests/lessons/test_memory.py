@@ -29,8 +29,8 @@ def generator(family=StyleGAN2, resolution=256, dtype=torch.float32, checkpointi
 
 
 MEASURED = """
-import json, sys
-import torch
+import json
+import torch, torch._dynamo  # the latter is loaded by a first step, and would count
 from staff.benchmarks.common import PeakMemory
 from staff.benchmarks.full_size import official_size
 from helpers.features import load_features
