@@ -247,13 +247,11 @@ def grid(images: torch.Tensor, columns: int | None = None, padding: int = 2) -> 
     """Images (B, 3, H, W) as one image, row by row on white, as square as possible by default; one image stays."""
     if len(images) == 1:
         return images
-    columns = columns or math.ceil(math.sqrt(len(images)))
-    height, width = images.shape[-2] + padding, images.shape[-1] + padding
-    joined = images.new_ones(1, 3, math.ceil(len(images) / columns) * height, min(columns, len(images)) * width)
-    for i, image in enumerate(images):
-        row, column = divmod(i, columns)
-        joined[0, :, row * height :, column * width :][:, : height - padding, : width - padding] = image
-    return joined[..., : joined.shape[2] - padding, : joined.shape[3] - padding]
+    from torchvision.utils import make_grid  # takes a second to import, which commands would wait for at their start
+
+    joined = make_grid(images, columns or math.ceil(math.sqrt(len(images))), padding, pad_value=1.0)
+    height, width = joined.shape[-2:]
+    return joined[None, :, padding : height - padding, padding : width - padding]
 
 
 def write_image(path: str | os.PathLike, image: torch.Tensor) -> None:
