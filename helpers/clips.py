@@ -58,7 +58,7 @@ def aligned_clip(frames: Iterable[Tensor], generator: Generator, options: FaceOp
 
 
 def invert_clip(generator: Generator, targets: Tensor, features, steps: int = STEPS) -> Latents:
-    """Codes (T) in w+ of frames (T, 3, R, R): the first as a photo, each other one from the code of that before it."""
+    """Codes (T) in w+ of frames (T, 3, R, R), each started at the code before it. ValueError as ``check_targets``."""
     check_targets(generator, targets)
     last, codes = project(generator, targets[:1], features=features, **fast_options(generator)).latents, []
     for target in tqdm(targets.split(1), "frames", leave=False):
@@ -69,7 +69,7 @@ def invert_clip(generator: Generator, targets: Tensor, features, steps: int = ST
 
 
 def share_noise(generator: Generator, targets: Tensor, latents: Latents, steps: int = SHARED_STEPS) -> Latents:
-    """The codes (T) with one set of noise maps for all frames (T, 3, R, R), fitted to KEYS of them at once."""
+    """The codes (T) with one set of noise maps, fitted to KEYS of the frames (T, 3, R, R). ValueError without maps."""
     check_noise_maps(generator)
     keys = torch.linspace(0, len(targets) - 1, min(KEYS, len(targets))).round().long()
     shown, code, fixed = targets[keys], latents.code[keys], generator.fixed_noise(1)

@@ -21,7 +21,7 @@ def hog(images: Tensor, mask: Tensor | None = None) -> Tensor:
     """Histograms of oriented gradients (Dalal and Triggs 2005), differentiable: (B, 8, H / 8, W / 8).
 
     Each pixel votes with the length of its gradient for the two bins nearest to its direction, modulo half a turn. A
-    cell's value is the mean over its pixels, whose votes a mask (B or 1, 1, H, W) weighs.
+    cell's value is the mean over its pixels, weighed by a mask (B or 1, 1, H, W). Raises ValueError below 8 pixels.
     """
     if min(images.shape[-2:]) < CELL:
         raise ValueError(f"edges need images of at least {CELL} pixels a side; got {tuple(images.shape)}.")
@@ -47,7 +47,8 @@ def normalised(histograms: Tensor, floor: float = 0.01) -> Tensor:
 class Constraint:
     """What all constraints share. ``met_at`` is the largest value at which it is met, ``name`` the key of its weight.
 
-    mask: (1, 1, R, R) in [0, 1], None is everywhere. weight: a number, or (B,) for a table of settings.
+    mask: (1, 1, R, R) in [0, 1], None is everywhere. weight: a number, or (B,) for a table of settings. Raises
+    ValueError for an empty mask.
     """
 
     mask: Tensor | None = None
@@ -81,7 +82,7 @@ class Colour(Constraint):
 
 @dataclass
 class Edge(Constraint):
-    """Squared distance of the directions of edges, cell by cell (``hog``): 0 is equal, 2 are edges at right angles."""
+    """Squared distance of edge directions by cell (``hog``): 0 equal, 2 at right angles. ValueError without edges."""
 
     target: Tensor = field(kw_only=True)
     name, met_at = "edge", 0.35
@@ -118,7 +119,7 @@ class Perceptual(Constraint):
 
 @dataclass
 class Warp(Constraint):
-    """Drag: what the source (1, 3, R, R) shows in the region (1, 1, R, R) should appear ``shift`` (x, y) pixels on."""
+    """Drag the source (1, 3, R, R) in the region (1, 1, R, R) by ``shift`` (x, y) pixels. ValueError if all leaves."""
 
     source: Tensor = field(kw_only=True)
     region: Tensor = field(kw_only=True)
@@ -164,7 +165,7 @@ class Constraints(WeightedSum):
     """Weighted sum of constraints; a part is the unweighted value of one. ``weights`` may be changed during a search.
 
     ``start`` are the codes (B, ...) that the offsets of a search count from; None takes an offset as the code itself.
-    One with a weight must tie the image to more than the model.
+    One with a weight must tie the image to more than the model. Raises ValueError for two of one name.
     """
 
     def __init__(self, constraints: Sequence[Constraint]):

@@ -13,7 +13,7 @@ LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def pick_device(name: str | torch.device | None = None) -> torch.device:
-    """Device of that name, checked; without one a CUDA card that can be used, else the CPU ("mps" lacks float64)."""
+    """Device of that name (else ValueError); without one a usable CUDA card or the CPU ("mps" lacks float64)."""
     if name is not None:
         return check_device(name)
     if torch.cuda.is_available():

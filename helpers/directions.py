@@ -24,7 +24,7 @@ def principal_components(generator: Generator, count: int = 8) -> tuple[Tensor, 
 def closed_form(generator: Generator, count: int = 8) -> Tensor:
     """The directions to which the styles of all convolutions respond most (SeFa: Shen and Zhou 2021), without samples.
 
-    They are the eigenvectors of AᵀA, where A stacks the weights (channels, w_dim) that turn w into the styles.
+    They are the eigenvectors of AᵀA; A stacks the weights (channels, w_dim) from w to the styles. ValueError without w.
     """
     generator.check_space("w")
     layers = [layer for _, layer in generator.synthesis.layers()]
@@ -70,7 +70,7 @@ def with_spread(generator: Generator, directions: Tensor) -> Tensor:
 def move(generator: Generator, latents: Latents, direction: Tensor, strengths, rows: slice = slice(None)) -> Latents:
     """Latents of any space as w+, of which some rows are moved along a direction (w_dim,); noise maps stay.
 
-    strengths: in standard deviations; one for all, or (T,) with a batch of 1 or T.
+    strengths: in standard deviations; one for all, or (T,) with a batch of 1 or T. ValueError for another w_dim.
     """
     if tuple(direction.shape) != (generator.w_dim,):
         raise ValueError(f"expected a direction of shape ({generator.w_dim},); got {tuple(direction.shape)}.")

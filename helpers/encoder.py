@@ -67,7 +67,7 @@ class Encoder(nn.Module):
         """The estimated latents of square images (B, 3, H, W) in [0, 1] in the generator that it was trained with.
 
         mask: (B or 1, 1, H, W) in [0, 1], 1 = known; by default everywhere. space: by default the encoder's own; an
-        encoder of w+ also gives w, the mean of the rows.
+        encoder of w+ also gives w, the mean of the rows. Raises ValueError for what does not fit.
         """
         space = space or self.space
         if self.space not in generator.spaces or generator.code_shape(self.space) != self.shape:
@@ -88,7 +88,7 @@ class Encoder(nn.Module):
 
 
 def load_encoder(generator: Generator | str | Path) -> Encoder:
-    """The frozen encoder of a generator, or of a name or file: ours, or the ``.pt`` of pSp, e4e or ReStyle."""
+    """The frozen encoder of a generator, name or file (ours, or ``.pt`` of pSp, e4e or ReStyle); else ValueError."""
     source = str(generator) if isinstance(generator, str | Path) else getattr(generator, "base", "")
     path = Path(generator) if isinstance(generator, str | Path) else getattr(generator, "path", None) or Path()
     if path.suffix in (".pt", ".pth"):

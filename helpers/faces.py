@@ -38,7 +38,7 @@ class NoFace(ImageError):
 
 @dataclass(frozen=True)
 class FaceOptions:
-    """Which part of a photo is used; options of every command that takes photos of faces."""
+    """Which part of a photo is used; options of every command that takes photos. ImageError for a bad box."""
 
     box: str | Box | None = option(None, BOX)
     face: int = option(1, "Which cat's face, by size, where a photo shows several.", min=1)
@@ -105,7 +105,7 @@ def load_cats(folder: str | os.PathLike | None, generator: Generator) -> list[Te
 
 
 def find_place(image: Tensor, generator: Generator, options: FaceOptions) -> Box | tuple[complex, complex]:
-    """A box of a photo, or the similarity transform from the photo to the model's square (see cut_square)."""
+    """A box of a photo, or the similarity transform to the model's square (see cut_square). Raises NoFace."""
     height, width = image.shape[-2:]
     box, size = options.box, generator.resolution
     if options.align:
@@ -168,7 +168,7 @@ def ffhq_square(landmarks: Sequence[tuple[float, float]], size: int) -> tuple[co
 
 
 def find_faces(image: Tensor) -> list[np.ndarray]:
-    """Landmarks of every face, the largest first, for ``ffhq_square``: by dlib, as in FFHQ, or else OpenCV's YuNet."""
+    """Landmarks of each face, largest first, for ``ffhq_square``: by dlib or OpenCV's YuNet; ImageError without."""
     has = importlib.util.find_spec
     find = _faces_of_dlib if has("dlib") and has("face_recognition_models") else _faces_of_yunet if has("cv2") else None
     if find is None:

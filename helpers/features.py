@@ -82,7 +82,7 @@ class Features(nn.Module):
 
     Layers are named by the number of the convolution from 1 (`5`: its output before the ReLU), by block and place
     (`"conv3_1"`: the same), or after the ReLU (`"relu3_1"`). Pooling between blocks is "max", as the networks were
-    trained, "avg", which Gatys et al. (2016) found smoother, or "blur".
+    trained, "avg", which Gatys et al. (2016) found smoother, or "blur"; ValueError for others.
     """
 
     def __init__(self, config: FeatureConfig, name: str = "", pooling: str = "max"):
@@ -209,6 +209,7 @@ def load_features(
     """A frozen network: "vgg19" or "vgg16" (downloaded once), "vgg19-slim" or "vgg19-half" (bundled), or a file.
 
     None or "auto" is vgg19 where its file is on disk, vgg19-slim elsewhere; pooling None is that of its training.
+    Raises ValueError for other names and files.
     """
     facts = {}
     if name in (None, "auto"):

@@ -190,7 +190,7 @@ def _fit(figure: Figure, axes: np.ndarray, widths: list[int], heights: list[int]
 def plot_losses(
     history: Mapping[str, Sequence[float]], log: bool = True, suptitle: str | None = None, label="loss", along="step"
 ) -> Figure:
-    """Curves of name to one value per step, or per ``along``; NaN is a gap, on a log axis also what is not above 0."""
+    """Curves of name to one value per step, or per ``along``; NaN, or 0 on a log axis, is a gap. ImageError if all."""
     curves = {name: np.asarray(values, dtype=float) for name, values in history.items()}
     curves = {name: np.where(values > 0, values, np.nan) if log else values for name, values in curves.items()}
     if not any(np.isfinite(values).any() for values in curves.values()):

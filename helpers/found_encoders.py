@@ -84,7 +84,7 @@ class PSPEncoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, generator, images: Tensor, mask: Tensor | None = None, space: str | None = None) -> Latents:
-        """The estimated latents of aligned faces (B, 3, H, W) in [0, 1]: w+, or w, the mean of its rows."""
+        """w+ of aligned faces (B, 3, H, W) in [0, 1], or w, the mean of its rows. CheckpointError for z or a mask."""
         fits = (generator.num_ws, generator.w_dim) == tuple(self.average.shape[1:])
         if mask is not None or space not in (None, "w", "w+") or not fits:
             raise CheckpointError("its encoder takes whole images to w+ of its own generator; choose another start.")

@@ -59,7 +59,7 @@ def read_image(source: Source, size: int | None = None, name: str | None = None)
 
 
 def read_rgba(source: Source, name: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """``read_image`` with transparency apart: colours (1, 3, H, W) as stored, and a mask (1, 1, H, W), 1 = opaque."""
+    """Colours (1, 3, H, W) as stored, and opacity (1, 1, H, W), of what ``read_image`` reads, with its ImageError."""
     is_path = isinstance(source, str | os.PathLike)
     name = name or (Path(source).name or str(source) if is_path else "the uploaded file")
     data = _read_bytes(source, name) if is_path else bytes(source)
@@ -255,7 +255,7 @@ def grid(images: torch.Tensor, columns: int | None = None, padding: int = 2) -> 
 
 
 def write_image(path: str | os.PathLike, image: torch.Tensor) -> None:
-    """Write one image (1, 3, H, W) or mask (1, 1, H, W), rounded to 8 bits, atomically, to .png, .jpg or .webp."""
+    """Write one image (1, 3, H, W) or mask (1, 1, H, W) to .png, .jpg or .webp, atomically. ImageError for others."""
     file_format = Image.registered_extensions().get(Path(path).suffix.lower())
     if file_format not in WRITTEN:
         raise ImageError(f"expected a file name ending in .png, .jpg or .webp but got {Path(path).name!r}")

@@ -169,7 +169,7 @@ class Inversion(LatentSearch):
 
     One target with weights of shape (B,) is a table of B settings. ``changes`` replace fields of the InversionOptions;
     ``criterion.weights`` may be changed while it runs. Latents as ``start``, like the encoder's, skip all phases but
-    those of the space.
+    those of the space. Raises ValueError for targets, a space or options that do not fit.
     """
 
     def __init__(self, generator: Generator, targets: Tensor, space: str = "w+", options=None, **changes):

@@ -64,7 +64,7 @@ class RunLog(AbstractContextManager):
 
 
 def open_log(kind: str, folder: str | Path, settings: dict) -> RunLog:
-    """A log of one of KINDS with the settings in it; Weights & Biases, by default offline, reads TensorBoard's."""
+    """A log of one of KINDS, else ValueError, with the settings; Weights & Biases, offline, reads TensorBoard's."""
     if kind not in KINDS:
         raise ValueError(f"--log must be one of {', '.join(KINDS)}; got {kind!r}.")
     log = RunLog(Path(folder))

@@ -84,6 +84,7 @@ class WeightedSum:
     A subclass computes ``parts(images, offset, index)``: the losses that are ``on``, unweighted. ``weights`` map names
     to a number, or (B,) for a table of settings; the dict is kept: it may be changed while a search runs. ``known`` are
     all names, ``anchors`` those that tie the result to something given: in every setting one of them needs a weight.
+    Raises ValueError for other names, weights that are negative or not finite, and tables of different lengths.
     """
 
     repeats: int = 1  # rows of the batch per setting, where a search has several starts
@@ -139,7 +140,7 @@ class Criterion(WeightedSum):
     """Weighted sum of an L1, an L2, a perceptual and a latent-offset loss against fixed targets.
 
     What is missing in ``weights`` is 0, None is ``WEIGHTS``. ``features``, a network of ``load_features``, is needed
-    where the perceptual weight is not 0; ``layers`` are its conv layers, numbers or names.
+    (else ValueError) where the perceptual weight is not 0; ``layers`` are its conv layers, numbers or names.
     """
 
     def __init__(

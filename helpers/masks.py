@@ -58,7 +58,7 @@ def _pair(size: Size) -> tuple[int, int]:
 
 
 def half(size: Size, side: str = "left", at: float = 0.5) -> Tensor:
-    """Half plane (1, 1, H, W) at the left, right, top or bottom of a cut, ``at`` a fraction of the width or height."""
+    """Half plane (1, 1, H, W): left, right, top or bottom (else ValueError) of a cut ``at`` a fraction of the side."""
     boxes = {"left": (0, 0, at, 1), "right": (at, 0, 1, 1), "top": (0, 0, 1, at), "bottom": (0, at, 1, 1)}
     if side not in boxes:
         raise ValueError(f"side must be one of {', '.join(boxes)}; got {side!r}.")
@@ -66,7 +66,7 @@ def half(size: Size, side: str = "left", at: float = 0.5) -> Tensor:
 
 
 def box(size: Size, edges: Sequence[float]) -> Tensor:
-    """Rectangle (1, 1, H, W); edges (left, top, right, bottom) as fractions; a pixel has its share of the area."""
+    """Rectangle (1, 1, H, W), antialiased; (left, top, right, bottom) as fractions, ValueError for another order."""
     height, width = _pair(size)
     left, top, right, bottom = (float(edge) for edge in edges)
     if not (left <= right and top <= bottom):
@@ -82,7 +82,7 @@ def _covered(pixels: int, start: float, stop: float) -> Tensor:
 
 
 def ellipse(size: Size, centre=(0.5, 0.5), radii=(0.25, 0.25), angle: float = 0.0) -> Tensor:
-    """Ellipse (1, 1, H, W); centre (x, y) and radii (x, y) as fractions, angle in degrees, clockwise on the screen."""
+    """Ellipse (1, 1, H, W); centre, radii > 0 (x, y) as fractions, else ValueError; angle in degrees, clockwise."""
     if min(radii) <= 0:
         raise ValueError(f"the radii of an ellipse must be positive; got {tuple(radii)}.")
     (height, width), (x, y), turn = _pair(size), _samples(size), np.deg2rad(angle)
@@ -93,7 +93,7 @@ def ellipse(size: Size, centre=(0.5, 0.5), radii=(0.25, 0.25), angle: float = 0.
 
 
 def polygon(size: Size, points: Sequence[tuple[float, float]]) -> Tensor:
-    """Polygon (1, 1, H, W); at least three corners (x, y) as fractions of width and height, closed by itself."""
+    """Closed polygon (1, 1, H, W); corners (x, y) as fractions of width and height. ValueError for fewer than 3."""
     if len(points) < 3:
         raise ValueError(f"a polygon needs at least 3 corners; got {len(points)}.")
     height, width = (side * SUPERSAMPLING for side in _pair(size))

@@ -12,14 +12,14 @@ DISTANCE_LAYERS = ("relu1_2", "relu2_2", "relu3_2")
 
 
 def psnr(images: Tensor, targets: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio (B,) in dB, 10 log10(1 / mse) over channels and pixels; inf for equal images."""
+    """Peak signal-to-noise ratio (B,) in dB, 10 log10(1 / mse); inf for equal images, ValueError for other sizes."""
     images, targets = _checked(images, targets)
     mse = (images.double() - targets.double()).square().mean(dim=(1, 2, 3))
     return (-10 * torch.log10(mse)).float()
 
 
 def ssim(images: Tensor, targets: Tensor) -> Tensor:
-    """Structural similarity (B,) in [-1, 1] as in Wang et al. 2004: Gaussian window, mean over channels."""
+    """Structural similarity (B,) in [-1, 1] (Wang et al. 2004), mean over channels. ValueError below 11 pixels."""
     images, targets = _checked(images, targets)
     if min(images.shape[-2:]) < SSIM_WINDOW:
         raise ValueError(f"expected images of at least {SSIM_WINDOW} pixels a side; got {tuple(images.shape)}.")
@@ -33,7 +33,7 @@ def ssim(images: Tensor, targets: Tensor) -> Tensor:
 def feature_distance(features, images: Tensor, targets: Tensor, layers=DISTANCE_LAYERS) -> Tensor:
     """How far images are from targets in the eyes of a network, as in LPIPS (Zhang et al. 2018) without its weights.
 
-    Squared distance of activations of length 1 in every pixel, mean over pixels and layers: (B,) in [0, 2].
+    Mean squared distance of activations scaled to length 1 per pixel: (B,) in [0, 2]. Raises ValueError without layers.
     """
     if not layers:
         raise ValueError(f"expected at least one layer; {', '.join(DISTANCE_LAYERS)} are the default.")

@@ -100,7 +100,7 @@ class NoiseSearch(LatentSearch):
 
     The noise is searched in units of activations: a step of the same size in every layer is a step of 1/strength in
     its map. Otherwise Adam, at one rate for all maps, cannot travel far enough where the learned strength is small.
-    Latents without noise start from the fixed maps.
+    Latents without noise start from the fixed maps. Raises ValueError for a generator without, or an unknown order.
     """
 
     variables = NoiseVariables
@@ -162,7 +162,7 @@ def noise_inversion(
     """The search that fits noise maps to photos with a pixel loss alone, the code held (Mk_n of Image2StyleGAN++).
 
     targets: (B, 3, R, R) in [0, 1] at the generator's resolution; latents: what an inversion found, B, or 1 for all;
-    mask: (B or 1, 1, R, R) in [0, 1], where the pixels count.
+    mask: (B or 1, 1, R, R) in [0, 1], where the pixels count. Raises ValueError for other shapes.
     """
     check_targets(generator, targets)
     if len(latents) not in (1, len(targets)):
@@ -177,7 +177,7 @@ def optimize_noise(*arguments, **options) -> Result:
 
 
 def partly_fitted(generator: Generator, latents: Latents, amount: float = 1.0, levels: int | None = None) -> Latents:
-    """The code with the coarsest ``levels`` of its fitted maps (None: all), from the fixed ones (0) to its own (1)."""
+    """The code with the coarsest ``levels`` of its maps (None: all), fixed (0) to its own (1). ValueError for none."""
     if latents.noise is None:
         raise ValueError("these latents have no noise maps; fit some with optimize_noise().")
     noise = generator.fixed_noise(len(latents))
@@ -187,7 +187,7 @@ def partly_fitted(generator: Generator, latents: Latents, amount: float = 1.0, l
 
 @torch.no_grad()
 def fresh_noise_psnr(generator: Generator, targets: Tensor, latents: Latents, draws: int = 8, seed: int = 0) -> Tensor:
-    """PSNR (B,) in dB of the code alone with new random noise, mean over ``draws``: what it holds of the photo."""
+    """PSNR (B,) in dB of the code alone with new random noise, mean over ``draws``. ValueError for no draw."""
     if draws < 1:
         raise ValueError(f"at least one draw of noise is needed; got {draws}.")
     noise = [generator.fresh_noise(1, seed=seed + draw) for draw in range(draws)]

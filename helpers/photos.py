@@ -31,7 +31,7 @@ CHELSEA_EYES = ((171.5, 114.0), (317.0, 134.5))  # pixels; picked by hand
 
 
 def demo_photos(size: int | None = 256, names: Sequence[str] = DEMO_PHOTOS) -> dict[str, torch.Tensor]:
-    """Free photos that come with scikit-image: the central square (1, 3, size, size) of each, or without size all."""
+    """Free photos of scikit-image: central squares (1, 3, size, size), or whole. ImageError for an unknown name."""
     for name in set(names) - set(DEMO_PHOTOS):
         raise ImageError(f"expected a demo photo of {', '.join(DEMO_PHOTOS)} but got {name!r}")
     folder = Path(skimage.__file__).parent / "data"
@@ -83,6 +83,7 @@ def load_uint8(
 
     The names, sub-folders included, are sorted; "validation" is the last ``held_out`` of them (by default VALIDATION,
     or a tenth of a set below 5,000), "train" the others, "all" both. Damaged photos are named on stderr and left out.
+    Raises ImageError where none is left.
     """
     with open_set(Path(path)) as (names, read):
         names = _split(names, split, path, held_out)[:n]
@@ -123,7 +124,7 @@ def _is_photo(name: str) -> bool:
 
 @contextmanager
 def open_set(path: Path) -> Iterator[tuple[list[str], Callable[[str], bytes | Path]]]:
-    """The sorted names of the photos in a zip or folder, and a function from a name to what read_image reads."""
+    """The sorted names in a zip or folder, else ImageError, and a function from a name to what read_image reads."""
     if path.is_dir():
         yield _photos_in(path), lambda name: path / name
     elif not path.exists():

@@ -132,7 +132,7 @@ class Chain:
         return {name: [v for run in self.runs for v in run.history.get(name, [])] for name in self.runs[-1].history}
 
     def facts(self, keep=slice(None)) -> dict:
-        """Fields of a Result that every search has, for the samples ``keep``."""
+        """Fields of a Result that every search has, for the samples ``keep``. ValueError before the first step."""
         if not self.number:
             raise ValueError("the search has not taken a step yet; iterate over it first.")
         history = {name: torch.stack(values)[:, keep].cpu() for name, values in self.history.items()}

@@ -70,6 +70,7 @@ def read_sketch(source, size: int, mask=None) -> Sketch:
 
     source: path or bytes of an image file, or uint8 (H, W, 4) or (H, W, 3) of a canvas. mask: a file, white where the
     sketch counts, or what ``as_mask`` takes, of the sketch's size; used instead of alpha.
+    Raises ValueError where it is not square, all or nothing is drawn, or nothing is left at this size.
     """
     if isinstance(source, np.ndarray):
         image, alpha = from_uint8(source).split([3, source.shape[2] - 3], 1)
@@ -116,7 +117,7 @@ def sketch_constraints(
     discriminator=None,
     features=None,
 ) -> list[Constraint]:
-    """The constraints of a sketch by name: weights are numbers or (B,), None the default with these networks."""
+    """Constraints by name: weights are numbers or (B,), None the default. ValueError without its network."""
     if weights is None:
         weights = default_weights(sketch)
         weights = {k: v for k, v in weights.items() if k != "realism" or discriminator is not None}
@@ -168,7 +169,7 @@ class SketchOptions:
 
 
 class SketchSearch(LatentSearch):
-    """Look for images that follow a sketch from N starts as one batch; weights (B,) make a table of B settings of N."""
+    """Look for images that follow a sketch from N >= 1 starts, else ValueError; weights (B,) make a table of B × N."""
 
     def __init__(
         self, generator: Generator, constraints: Sequence[Constraint], options: SketchOptions | None = None, **changes
@@ -261,12 +262,12 @@ class SketchSearch(LatentSearch):
 
 
 def space_of(generator: Generator, space: str | None = None) -> str:
-    """A space of the generator; None is w, or z where there is no w."""
+    """A space of the generator, else ValueError; None is w, or z where there is no w."""
     return generator.check_space(space or ("w" if "w" in generator.spaces else "z"))
 
 
 def near(generator: Generator, latents: Latents, n: int = 16, radius: float = 0.3, seed: int = 0) -> Latents:
-    """``n`` latents to continue from: the given one first, then random ones at ``radius`` standard deviations."""
+    """``n`` latents: the given one (ValueError for several), then random ones at ``radius`` standard deviations."""
     if len(latents) != 1:
         raise ValueError(f"pick one candidate, latents[i]; got {len(latents)}.")
     random = torch.Generator().manual_seed(seed)

@@ -46,7 +46,7 @@ class Tuning(Chain):
 
     The weights of the synthesis move, for all targets together; its noise is switched off, so that the weights cannot
     lean on any map. ``locality`` holds the images of other samples as they were. The generator itself does not change:
-    ``tuned()`` is a copy. ``changes`` replace fields of the TuningOptions.
+    ``tuned()`` is a copy. ``changes`` replace fields of the TuningOptions. Raises ValueError for what does not fit.
     """
 
     phases = (Phase(),)

@@ -60,7 +60,7 @@ def write_mp4(path: str | os.PathLike, frames: Frames, fps: float = 30, sound: s
 
 
 def read_film(path: str | os.PathLike, size: int) -> tuple[float, bool, Iterator[torch.Tensor]]:
-    """Frames per second of a film, whether it has sound, and its frames (1, 3, H, W), one by one, ``size`` px long."""
+    """Frames per second, whether it has sound, and frames (1, 3, H, W), ``size`` px long, of a film, or ImageError."""
     try:
         reader = imageio.v2.get_reader(Path(path).resolve(), format="FFMPEG")
         facts = reader.get_meta_data()

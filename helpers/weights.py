@@ -31,7 +31,7 @@ def registry() -> dict[str, dict]:
     """Entries of weights/registry.json by name: file, kind, summary, licence, restricted (by the licence).
 
     Where known: title, resolution in pixels, domain (what the photos must show), url, size in bytes, cite and sha256,
-    64 hexadecimal digits, or as many of the first as are known.
+    64 hexadecimal digits, or as many of the first as are known. Raises WeightsError for damaged JSON.
     """
     path = FOLDER / "registry.json"
     try:
@@ -60,7 +60,7 @@ def page_or_pointer(head: bytes) -> str | None:
 
 
 def download(url: str, path: Path, checksum: str = "", *, seconds: float = 30, tries: int = 4) -> Path:
-    """Fetch `url` to `path` unless it is there; its SHA-256 must begin with `checksum`. Other processes wait."""
+    """Fetch `url` to `path` unless there; its SHA-256 begins with `checksum`, else WeightsError. Others wait."""
     if path.exists():
         return path
     shown = sys.stderr.isatty() or "ipykernel" in sys.modules
@@ -101,7 +101,7 @@ def _refuse(response: requests.Response, **_) -> None:
 
 
 def weights_path(name: str) -> Path:
-    """The file of a registered name, its SHA-256 compared; downloaded on first use if it has a url."""
+    """The file of a registered name, downloaded on first use, its SHA-256 compared. WeightsError if it differs."""
     entries = registry()
     if name not in entries:
         raise WeightsError(f"Unknown weights {name!r}; known are: {', '.join(entries) or 'none yet'}.")
@@ -126,7 +126,7 @@ def check_header(path: str | Path, most: int = MAX_HEADER) -> None:
 
 
 def load_weights(name_or_path: str | Path) -> tuple[dict[str, Tensor], dict]:
-    """Tensors by name, floating ones as float32, and the config of a registered name or a safetensors file."""
+    """Tensors (floating ones float32) and config of a registered name or a safetensors file; else WeightsError."""
     is_name = isinstance(name_or_path, str) and not name_or_path.endswith(".safetensors")
     path = weights_path(name_or_path) if is_name else Path(name_or_path)
     if not path.is_file():
@@ -144,7 +144,7 @@ def load_weights(name_or_path: str | Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def save_weights(path: str | Path, tensors: dict[str, Tensor], config: dict, dtype=torch.float16) -> Path:
-    """Write tensors, floating ones rounded to `dtype` (float16 ends at ±65504), and a JSON config as one file."""
+    """Write tensors, rounded to `dtype` (float16: ±65504, else WeightsError), and a JSON config as one file."""
     rounded = {}
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu()

@@ -50,7 +50,7 @@ def copy_activations(
     """Images (B, 3, R, R) of ``second`` with the region's activations of ``first`` at one layer: I_att of the paper.
 
     amount 1 copies and 0.5 averages; a feathered mask blends. The images of the resolutions up to the layer's are mixed
-    in the same way.
+    in the same way. Raises ValueError for an unknown layer or an amount outside [0, 1].
     """
     synthesis, side = generator.synthesis, check_copy(generator, layer, amount)
     mask = as_mask(mask, generator.resolution).to(generator.device) * amount
@@ -77,7 +77,7 @@ def copy_activations(
 
 
 def check_copy(generator: Generator, layer: str, amount: float) -> int:
-    """The layer's side in cells, after a check of both."""
+    """The layer's side in cells. ValueError for an unknown layer or an amount outside [0, 1]."""
     sides = {name: int(name[1:].split(".")[0]) for name, _ in generator.synthesis.layers()}  # "b16.conv1", ...
     if layer not in sides:
         raise ValueError(f"the layer must be one of {', '.join(sides)}; got {layer!r}.")

@@ -81,7 +81,7 @@ class Edit(Chain):
         return torch.stack([run.frozen.any() for run in self.runs]).any().expand(len(self.outside))
 
     def result(self) -> Result:
-        """What the current block found, with the time and the steps of all; ``history`` is that of the block."""
+        """What this block found, with the time and steps of all and its own ``history``. ValueError before a step."""
         if not self.number:
             raise ValueError("the edit has not taken a step yet; iterate over it first.")
         result = self.runs[-1].result()
@@ -179,6 +179,7 @@ class Editor:
         the mean, and few rows are free (``inpainting_rows``). "mirror" asks for the features of the known half of an
         aligned face in the hole of the other half. What is inside the hole is never looked at. Mk_n draws the photo
         and, in the hole, the gradients of the fill with the border colours of the photo, so there is no feather.
+        Raises ValueError for a hole that is empty or covers all.
         """
         options, hole, _, weights = self._settings("inpaint", hole, **options)
         if not (0 < hole.mean() < 1):
@@ -233,7 +234,8 @@ class Editor:
         """Carry an attribute of x, e.g. its eyes, into y: W_l of both, activations copied in the region (I_att), Mk_n.
 
         W_l starts at the encoder's guess, and the region with its surroundings counts tenfold: else the eyes are dull.
-        The copy comes first: noise maps fitted to one image's activations are salt and pepper on another's.
+        The copy comes first: noise maps fitted to one image's activations are salt and pepper on another's. Raises
+        ValueError for a layer or an amount that ``check_copy`` refuses.
         """
         check_copy(self.generator, layer, amount)  # now, not after the search
         options, mask, feather, weights = self._settings("transfer", mask, **options)
@@ -266,7 +268,7 @@ def inpainting_rows(num_ws: int) -> list[int]:
 
 
 def stroke_mask(x: Tensor, drawn: Tensor) -> Tensor:
-    """Where a photo was painted on: (B, 1, R, R), 1 where any channel differs by more than ``STROKE``."""
+    """Where a photo was painted on: (B, 1, R, R), 1 where a channel differs by > ``STROKE``; else ValueError."""
     mask = ((drawn - x).abs().amax(1, keepdim=True) > STROKE).to(x)
     if not mask.any():
         raise ValueError("the drawn photo equals the photo, so there is no stroke: paint on a copy of the same file.")

@@ -31,7 +31,7 @@ NOISE_SEED = 0  # for fixed noise maps that a checkpoint lacks
 def load_generator(name_or_path: str | Path = DEFAULT, device: torch.device | str | None = None) -> Generator:
     """A frozen generator of a registered name or a file of any format in docs/models.md. No code in the file is run.
 
-    "NAME@3" is class 3 of a conditional generator; ``set_label`` changes it.
+    "NAME@3" is class 3 of a conditional generator; ``set_label`` changes it. Raises WeightsError for any other file.
     """
     name_or_path, label = _split_label(name_or_path)
     path = checkpoint_path(name_or_path)
@@ -106,7 +106,7 @@ def _generator(path: Path, name: str) -> Generator:
 
 
 def convert_checkpoint(path: str | Path, out: str | Path, half: bool = False) -> Path:
-    """Write generator and discriminator, if that is read, as safetensors, with ``half`` in float16; returns ``out``."""
+    """Write generator and any discriminator as safetensors, ``half`` in float16. WeightsError if out is path."""
     if Path(path).resolve() == Path(out).resolve():
         raise WeightsError(f"{path} is safetensors already; name another file to write with --out.")
     generator = _generator(Path(path), str(path))

@@ -35,7 +35,7 @@ def settings(defaults: dict, given: dict) -> dict:
 
 
 class Generator(nn.Module):
-    """Base of all generators: latents in, images in [0, 1] out."""
+    """Base of all generators: latents in, images in [0, 1] out. ValueError for a space that is not in ``spaces``."""
 
     spaces: tuple[str, ...] = ("z",)
     family = "generator"
@@ -94,7 +94,7 @@ class Generator(nn.Module):
         return self.mean("z") + 1 if self.check_space(space) == "z" else self.convert(self.w_std[None], "w", space)
 
     def set_label(self, label: int) -> None:
-        """Choose the class of a conditional generator; a mean of w from the checkpoint remains that of all classes."""
+        """Choose the class of a conditional generator, else ValueError; a checkpoint's mean of w stays that of all."""
         if not self.c_dim:
             raise ValueError(f"this {self.family} generator has no classes, so label {label} cannot be chosen.")
         if not isinstance(label, int) or not 0 <= label < self.c_dim:
@@ -121,7 +121,7 @@ class Generator(nn.Module):
         """Images ``(B, 3, resolution, resolution)`` in [0, 1] (not clamped) of ``Latents`` or a bare tensor.
 
         A bare (B, num_ws, w_dim) is taken for w+ and a bare (B, n) for w if there is a w, else for z. ``noise`` None
-        uses the latents' maps, or the generator's fixed ones.
+        uses the latents' maps, or the generator's fixed ones. Raises ValueError for other shapes.
         """
         space, code, own_noise = unpack(self, latents)
         noise = own_noise if noise is None else noise
@@ -200,7 +200,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def unpack(generator: Generator, latents) -> tuple[str, Tensor, list[Tensor] | None]:
-    """Split ``Latents`` or a bare tensor into (space, code, noise) and check the shape against the generator."""
+    """Split ``Latents`` or a bare tensor into (space, code, noise). ValueError unless the generator takes them."""
     space, code, noise = "w+", latents, None
     if not isinstance(latents, Tensor):
         space, code, noise = latents.space, latents.code, latents.noise

@@ -77,7 +77,7 @@ class StyleCriterion(WeightedSum):
     """Weighted sum of content, style and total variation, one value per sample; targets are computed once, here.
 
     Content is the relative squared distance of feature maps, style that of a statistic of feature maps; both are
-    weighted means over their layers. ``features`` may be None for patch banks alone, without content.
+    weighted means over their layers. ``features`` may be None for patch banks alone, without content; else StyleError.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ class PatchBank:
     """Filters that are patches of an image (1, 3, H, W), on its octaves; layers are 1…4 or "octave1"….
 
     At each octave all 7×7 patches are whitened (ZCA), then 128 of them are drawn at random and scaled to length 1. The
-    response to an image is the ReLU of the product of its whitened patches with these.
+    response to an image is the ReLU of the product of its whitened patches with these. ValueError for a flat image.
     """
 
     def __init__(self, image: Tensor, filters: int = FILTERS, octaves: int = OCTAVES):

@@ -32,7 +32,7 @@ class StyleTransfer(Chain):
     """Optimise B images as one batch; iterate for the steps, leave the loop to stop, then ask for ``result()``.
 
     contents: (B or 1, 3, H, W) in [0, 1]; the result has their size. styles: images (1, 3, h, w) in [0, 1] of any size.
-    masks: (S, 1, H, W), the region of each style; where all are 0 the photo stays as it is.
+    masks: (S, 1, H, W), the region of each style; where all are 0 the photo stays. Raises StyleError for misfits.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ MAX_BYTES = 2**25  # of a code that a small file may unpack to; one of 1024 pixe
 
 
 def read_projection(path: str | Path) -> tuple[Tensor, list[Tensor] | None]:
-    """Codes (B, w_dim) of w or (B, num_ws, w_dim) of w+, and noise maps, each (B, 1, h, w), or None."""
+    """Codes (B, w_dim) or (B, num_ws, w_dim), and noise maps, each (B, 1, h, w), or None; else CheckpointError."""
     path = Path(path)
     with opened(path) as (file, _):
         codes, noise = (_numpy(path), None) if path.suffix == ".npz" else _projected(load(file))
