@@ -91,11 +91,11 @@ def test_layers_of_the_slim_network_what_is_run_and_where_gradients_go(slim, ima
     images.requires_grad_()
     found = slim(images, ["conv4_1", 9])
     found["conv4_1"].square().sum().backward()
-    assert images.grad.abs().sum() > 0
-    assert not slim.training
+    assert images.grad.abs().sum() > 0 and not slim.training
     assert all(p.grad is None and not p.requires_grad for p in slim.parameters())
     singles = torch.cat([slim(image[None], 9)[9] for image in images])
-    torch.testing.assert_close(found[9], singles, atol=1e-5, rtol=1e-5)
+    rounding = 1e-5 * found[9].std().item()  # either is 3e-6 of it away from float64, summed in its own order
+    torch.testing.assert_close(found[9], singles, atol=rounding, rtol=0)
 
 
 def test_pooling_unknown_layers_small_images_and_what_is_not_an_image(slim, images):
