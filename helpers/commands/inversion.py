@@ -46,8 +46,8 @@ def demo(out: Out = Path("output/demo"), steps: Steps = 150, device: Device = No
             rows += done
             write_json(out / "results.json", rows)
     for row in rows:
-        label = [f"{row['model'].split('-')[0]} {row['space']}", f"PSNR {row['psnr']:.1f} dB  SSIM {row['ssim']:.2f}"]
-        label += [f"feature distance {row['feature_distance']:.3f}", f"{row['seconds']:.0f} s"]
+        label = [f"{row['model'].split('-')[0]} {row['space']}", f"{row['psnr']:.1f} dB, SSIM {row['ssim']:.2f}"]
+        label += [f"features {row['feature_distance']:.3f}", f"{row['seconds']:.0f} s"]
         shown.append({"image": read_image(out / row["image"]), "label": label})
     write_image(out / "target.png", target)
     save_figure(result_sheet(target.cpu(), shown, columns=len(shown)), out / "demo.png")
