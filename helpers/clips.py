@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import scipy
 import torch
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -52,7 +52,7 @@ def aligned_clip(frames: Iterable[Tensor], generator: Generator, options: FaceOp
     if len(next(iter(places.values()))) == 2:  # similarity transforms; a box is the same in every frame
         parts = np.array([[part for number in pair for part in (number.real, number.imag)] for pair in places.values()])
         every = np.stack([np.interp(range(len(frames)), list(places), column) for column in parts.T], 1)
-        smooth = gaussian_filter1d(every, SMOOTH, axis=0, mode="nearest")
+        smooth = scipy.ndimage.gaussian_filter1d(every, SMOOTH, axis=0, mode="nearest")
         places = dict(enumerate(smooth.view(complex)))
     return torch.cat([way_to(places[i], generator.resolution)[0](frame) for i, frame in enumerate(frames)])
 

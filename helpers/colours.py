@@ -2,8 +2,8 @@
 
 import functools
 
+import skimage
 import torch
-from skimage.exposure import match_histograms
 from torch import Tensor
 
 # ITU-R BT.601 luma, and the two colour differences of YIQ as in Gatys et al. 2016b
@@ -52,7 +52,7 @@ def match_linear(image: Tensor, target: Tensor) -> Tensor:
 def match_histogram(image: Tensor, target: Tensor) -> Tensor:
     """``image`` (1, 3, h, w) with the histogram of ``target`` in every channel, in [0, 1]."""
     arrays = [values[0].permute(1, 2, 0).cpu().numpy() for values in (image, target)]
-    matched = match_histograms(*arrays, channel_axis=-1)
+    matched = skimage.exposure.match_histograms(*arrays, channel_axis=-1)
     return torch.from_numpy(matched).permute(2, 0, 1)[None].to(image).clamp(0, 1).contiguous()
 
 

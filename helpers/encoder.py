@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.generators import Generator
+from helpers.generators.base import normal
 from helpers.images import resize
 from helpers.latents import Latents
 from helpers.masks import mask_pyramid
@@ -51,7 +52,7 @@ class Encoder(nn.Module):
         self.squeeze = nn.Conv2d(widths[-1], widths[-1] // 2, 1)
         self.hidden = nn.Linear(widths[-1] // 2 * side**2, hidden)
         self.out = nn.Linear(hidden, torch.Size(self.shape).numel())
-        nn.init.normal_(self.out.weight, std=0.001)  # the first guess is the mean
+        self.out.weight = nn.Parameter(normal(*self.out.weight.shape, std=0.001))  # the first guess is the mean
         nn.init.zeros_(self.out.bias)
 
     def forward(self, images: Tensor, mask: Tensor) -> Tensor:

@@ -20,6 +20,11 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's photos
 TORCHVISION = ("vgg19", "vgg16")  # their files have 548 and 528 MB
 
 
+class _Convolution(nn.Conv2d):
+    def reset_parameters(self) -> None:
+        """Nothing: random values would cost time and draw from the global generator."""
+
+
 @dataclass(frozen=True)
 class FeatureConfig:
     """Channels and number of 3x3 convolutions, with a border of one zero, of each block; 2x2 pooling between blocks."""
@@ -41,9 +46,7 @@ class FeatureConfig:
 
     def build(self) -> nn.ModuleList:
         """The convolutions, not initialised: their weights are loaded afterwards."""
-        with torch.device("meta"):  # random values would cost time and draw from the global generator
-            layers = [nn.Conv2d(inputs, outputs, 3, padding=1) for _, inputs, outputs in self.convs]
-        return nn.ModuleList(layers).to_empty(device="cpu")
+        return nn.ModuleList(_Convolution(inputs, outputs, 3, padding=1) for _, inputs, outputs in self.convs)
 
 
 CONFIGS = {

@@ -1,5 +1,7 @@
 """Figures of the notebooks and the command line: sheets of images with captions, loss curves, tables."""
 
+from __future__ import annotations
+
 import io
 import math
 import os
@@ -7,14 +9,16 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure as MatplotlibFigure
 
 from helpers.files import atomic_path
 from helpers.images import ImageError, to_uint8
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DPI = 100
 SHOWN, LARGEST = 192, 320  # pixels that a small image is enlarged to, and a large one is shrunk to, at most
@@ -32,13 +36,17 @@ STYLES = {  # of text, as matplotlib takes it; without mathtext, as a file name 
 Images = torch.Tensor | Sequence[torch.Tensor | None]  # (B, 3, H, W) in [0, 1], or a list of them; None: an empty cell
 
 
-class Figure(MatplotlibFigure):
+def _figure(*inches: float) -> Figure:
     """A matplotlib figure that shows itself in a notebook, whether or not pyplot has been imported."""
+    from matplotlib.figure import Figure  # half a second, which a command would wait for at its start
 
-    def _repr_png_(self) -> bytes:
-        out = io.BytesIO()
-        self.savefig(out, format="png", dpi=self.dpi)
-        return out.getvalue()
+    class ShowsItself(Figure):
+        def _repr_png_(self) -> bytes:
+            out = io.BytesIO()
+            self.savefig(out, format="png", dpi=self.dpi)
+            return out.getvalue()
+
+    return ShowsItself(figsize=inches, dpi=DPI, layout="constrained")
 
 
 @dataclass
@@ -94,7 +102,7 @@ def result_sheet(target: torch.Tensor, rows: Sequence[Mapping[str, Any]], column
     return show_images([target, *(row["image"] for row in rows)], titles, columns and columns + 1, captions=captions)
 
 
-def save_figure(figure: MatplotlibFigure, path: str | os.PathLike) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     """Write a figure to .png, .jpg, .pdf or .svg, atomically. Raises ImageError for another suffix, or WriteError."""
     kind = Path(path).suffix.lower().lstrip(".")
     if kind not in ("png", "jpg", "pdf", "svg"):
@@ -146,7 +154,7 @@ def _sheet(rows: list[list[_Cell]], scale: float | None, suptitle: str | None, t
     labels = [_wrapped(row[0].label, LABEL_WIDTH, "label").count("\n") for row in rows]
     heights = [max(LINE * lines + 1, *(size[1] for size in row)) for row, lines in zip(sizes, labels, strict=True)]
     space = sum(widths) / DPI + 2 * count + 2, sum(heights) / DPI + 2 * len(rows) + 2  # inches; more than it will need
-    figure = Figure(figsize=space, dpi=DPI, layout="constrained")
+    figure = _figure(*space)
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05, wspace=0, hspace=0)
     axes = figure.subplots(len(rows), count, squeeze=False, width_ratios=widths, height_ratios=heights)
     for (row, column), ax in np.ndenumerate(axes):
@@ -196,7 +204,7 @@ def plot_losses(
     if not any(np.isfinite(values).any() for values in curves.values()):
         kind = "positive " if log else ""
         raise ImageError(f"expected at least one {kind}value to plot but got none in {list(history)}")
-    figure = Figure(figsize=(6.4, 3.2), dpi=DPI, layout="constrained")
+    figure = _figure(6.4, 3.2)
     axes = figure.add_subplot()
     axes.set_prop_cycle(color=COLOURS)
     for name, values in curves.items():
@@ -212,7 +220,7 @@ def plot_losses(
 
 def plot_points(points: Mapping[str, tuple[float, float]], x: str, y: str) -> Figure:
     """A mark for each name at its place (x, y), with the name next to it."""
-    figure = Figure(figsize=(6.4, 3.6), dpi=DPI, layout="constrained")
+    figure = _figure(6.4, 3.6)
     axes = figure.add_subplot()
     for number, (name, place) in enumerate(points.items()):
         axes.plot(*place, "o", color=COLOURS[number % len(COLOURS)], markersize=8)
@@ -234,7 +242,7 @@ def _plain(axes) -> None:
 
 def matrix_figure(values: torch.Tensor, rows: Sequence[str], columns: Sequence[str]) -> Figure:
     """A table of numbers (R, C), blue below and red above 0."""
-    figure = Figure(figsize=(2 + 0.9 * len(columns), 0.5 + 0.4 * len(rows)), dpi=DPI, layout="constrained")
+    figure = _figure(2 + 0.9 * len(columns), 0.5 + 0.4 * len(rows))
     axes, most = figure.add_subplot(), 1.5 * values.abs().max().item()  # not so dark that the text cannot be read
     axes.imshow(values.numpy(), cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
     axes.set_xticks(range(len(columns)), columns, fontsize=9)

@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import scipy
+import skimage
 import torch
-from scipy import ndimage
-from skimage.draw import polygon2mask
 from torch import Tensor
 
 from helpers.images import Source, from_uint8, in_range, read_rgba, resize, square_crop
@@ -98,7 +98,7 @@ def polygon(size: Size, points: Sequence[tuple[float, float]]) -> Tensor:
         raise ValueError(f"a polygon needs at least 3 corners; got {len(points)}.")
     height, width = (side * SUPERSAMPLING for side in _pair(size))
     corners = [(y * height - 0.5, x * width - 0.5) for x, y in points]  # rows and columns of sample centres
-    return _pooled(torch.from_numpy(polygon2mask((height, width), corners)))
+    return _pooled(torch.from_numpy(skimage.draw.polygon2mask((height, width), corners)))
 
 
 def brush(size: Size, points: Sequence[tuple[float, float]], width: float) -> Tensor:
@@ -251,7 +251,7 @@ def grow(mask: Tensor, radius: float) -> Tensor:
         return mask
     offsets = np.arange(-int(abs(radius)), int(abs(radius)) + 1)
     disk = (offsets[:, None] ** 2 + offsets[None] ** 2 <= radius**2)[None, None]
-    morph = ndimage.grey_dilation if radius > 0 else ndimage.grey_erosion
+    morph = scipy.ndimage.grey_dilation if radius > 0 else scipy.ndimage.grey_erosion
     return torch.from_numpy(morph(mask.cpu().numpy(), footprint=disk, mode="nearest")).to(mask.device)
 
 
@@ -266,7 +266,8 @@ def blur(values: Tensor, radius: float) -> Tensor:
     """Gaussian blur of masks or images (B, C, H, W) in [0, 1], standard deviation ``radius`` pixels; no gradient."""
     if radius <= 0:
         return values
-    blurred = ndimage.gaussian_filter(values.detach().cpu().numpy(), (0, 0, radius, radius), mode="nearest", truncate=3)
+    array, widths = values.detach().cpu().numpy(), (0, 0, radius, radius)
+    blurred = scipy.ndimage.gaussian_filter(array, widths, mode="nearest", truncate=3)
     return torch.from_numpy(blurred).clamp(0, 1).to(values.device)
 
 

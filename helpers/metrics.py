@@ -1,8 +1,8 @@
 """How close a result is to its target, and how diverse images are: (B, 3, H, W), clamped and rounded to 8 bits."""
 
+import skimage
 import torch
 import torch.nn.functional as F
-from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from helpers.images import quantize
@@ -25,7 +25,7 @@ def ssim(images: Tensor, targets: Tensor) -> Tensor:
         raise ValueError(f"expected images of at least {SSIM_WINDOW} pixels a side; got {tuple(images.shape)}.")
     options = {"channel_axis": 0, "data_range": 1, "gaussian_weights": True, "sigma": 1.5}
     pairs = zip(images.double().cpu().numpy(), targets.double().cpu().numpy(), strict=True)
-    values = [structural_similarity(a, b, use_sample_covariance=False, **options) for a, b in pairs]
+    values = [skimage.metrics.structural_similarity(a, b, use_sample_covariance=False, **options) for a, b in pairs]
     return torch.tensor(values, dtype=torch.float32, device=images.device)
 
 

@@ -233,7 +233,7 @@ class Optimization:
         self.history = {name: list(values) for name, values in state["history"].items()}
 
 
-class BatchLBFGS(torch.optim.Optimizer):
+class BatchLBFGS:
     """L-BFGS without line search for B independent problems at once.
 
     The two-loop recursion of Nocedal & Wright (2006, alg. 7.4) with inner products per sample. A step has the length
@@ -243,15 +243,21 @@ class BatchLBFGS(torch.optim.Optimizer):
 
     HISTORY = {2**16: 30, 2**62: 12}  # pairs of steps and gradient differences kept, by the most components of a sample
 
-    def __init__(self, parameters):
-        super().__init__(parameters, {"lr": 0.1})
+    def __init__(self, groups: list[dict]):  # not a torch.optim.Optimizer, which would load a compiler for two seconds
+        self.param_groups, self.state = groups, {}  # the latter from the number of a group
+
+    def state_dict(self) -> dict:
+        return {"state": self.state}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.state = dict(enumerate(state["state"].values()))  # older files count parameters
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
-        for group in self.param_groups:
+    def step(self) -> None:
+        for number, group in enumerate(self.param_groups):
             parameters = group["params"]
             x, g = (torch.cat([t.flatten(1) for t in ts], 1) for ts in (parameters, [p.grad for p in parameters]))
-            move = self._move(x, g, self.state[parameters[0]])
+            move = self._move(x, g, self.state.setdefault(number, {}))
             size = move.square().mean(1, keepdim=True).sqrt()
             move *= (group["lr"] / size.clamp_min(1e-30)).clamp_max(1.0)
             for p, part in zip(parameters, move.split([p[0].numel() for p in parameters], 1), strict=True):

@@ -1,9 +1,8 @@
 """Edits without a generator, and the soft edges of all. x and y are (B, 3, H, W) in [0, 1], masks (B or 1, 1, H, W)."""
 
 import numpy as np
+import scipy
 import torch
-from scipy import ndimage
-from scipy.sparse.linalg import LaplacianNd, spsolve
 from torch import Tensor
 
 from helpers import masks
@@ -30,11 +29,11 @@ def poisson_blend(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
     flags = inside.flatten().cpu().numpy()
     if flags.all() or not flags.any():
         return x if flags.all() else y
-    laplacian = LaplacianNd(tuple(x.shape[-2:]), boundary_conditions="neumann", dtype=np.float64).tosparse()
-    rows = laplacian.tocsr()[flags]
+    size, edges = tuple(x.shape[-2:]), {"boundary_conditions": "neumann", "dtype": np.float64}
+    rows = scipy.sparse.linalg.LaplacianNd(size, **edges).tosparse().tocsr()[flags]
     source, result = (image[0].detach().flatten(1).T.double().cpu().numpy().copy() for image in (x, y))
     right = rows @ source - rows[:, ~flags] @ result[~flags]
-    result[flags] = spsolve(rows[:, flags].tocsc(), right)
+    result[flags] = scipy.sparse.linalg.spsolve(rows[:, flags].tocsc(), right)
     return torch.from_numpy(result.T).view_as(x).clamp(0, 1).to(x)
 
 
@@ -62,7 +61,7 @@ def _depth(side: np.ndarray) -> Tensor:
     """Distance in pixels from the edge of a side (1, R, R) to each pixel's centre, 0 beyond: (1, 1, R, R)."""
     if side.all():
         return torch.full((1, *side.shape), np.inf)
-    return torch.from_numpy(ndimage.distance_transform_edt(side[0]) - 0.5).float().clamp_min(0)[None, None]
+    return torch.from_numpy(scipy.ndimage.distance_transform_edt(side[0]) - 0.5).float().clamp_min(0)[None, None]
 
 
 def exchange_details(image: Tensor, x: Tensor, y: Tensor, mask: Tensor, radius: float) -> Tensor:

@@ -34,6 +34,12 @@ def settings(defaults: dict, given: dict) -> dict:
     return defaults | given
 
 
+def normal(*shape: int, std: float = 1.0) -> Tensor:
+    """Normal values; on the device "meta" none are drawn, which would load a compiler for two seconds."""
+    values = torch.empty(shape)
+    return values if values.is_meta else values.normal_(std=std)
+
+
 class Generator(nn.Module):
     """Base of all generators: latents in, images in [0, 1] out. ValueError for a space that is not in ``spaces``."""
 

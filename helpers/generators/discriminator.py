@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.fast.stylegan2 import laid_out
-from helpers.generators.base import at_least_float32, one_hot, settings
+from helpers.generators.base import at_least_float32, normal, one_hot, settings
 from helpers.generators.stylegan2 import LRELU_GAIN, FullyConnected, MappingNetwork, clamped, depthwise, fir_kernel
 
 
@@ -19,7 +19,7 @@ class Conv2dLayer(nn.Module):
         self.down, self.activation, self.clamp = down, activation, clamp
         if down:
             self.register_buffer("resample_filter", fir_kernel())
-        self.weight = nn.Parameter(laid_out(torch.randn(out_channels, in_channels, kernel_size, kernel_size)))
+        self.weight = nn.Parameter(laid_out(normal(out_channels, in_channels, kernel_size, kernel_size)))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
 

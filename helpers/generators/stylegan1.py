@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from helpers.generators.base import StyleBased, at_least_float32, settings
+from helpers.generators.base import StyleBased, at_least_float32, normal, settings
 from helpers.generators.stylegan2 import LRELU_GAIN, FullyConnected, MappingNetwork, depthwise, laid_out
 
 
@@ -32,9 +32,9 @@ class Layer(nn.Module):
         super().__init__()
         self.up, self.eps = up, eps
         if in_channels:
-            self.weight = nn.Parameter(laid_out(torch.randn(out_channels, in_channels, 3, 3)))
+            self.weight = nn.Parameter(laid_out(normal(out_channels, in_channels, 3, 3)))
             self.weight_gain = LRELU_GAIN / math.sqrt(in_channels * 9)
-        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.register_buffer("noise_const", normal(resolution, resolution))
         self.noise_strength = nn.Parameter(torch.zeros(out_channels))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.style = FullyConnected(w_dim, 2 * out_channels)
@@ -72,7 +72,7 @@ class Synthesis(nn.Module):
             first = Layer(channels[r // 2] if r > 4 else 0, width, w_dim, r, r > 4, eps)
             second = Layer(width, width, w_dim, r, False, eps)
             setattr(self, f"b{r}", Block({"conv0": first, "conv1": second}))
-        self.rgb_weight = nn.Parameter(torch.randn(3, channels[resolution], 1, 1))
+        self.rgb_weight = nn.Parameter(normal(3, channels[resolution], 1, 1))
         self.rgb_bias = nn.Parameter(torch.zeros(3))
         self.rgb_gain = 1 / math.sqrt(channels[resolution])
 

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from helpers.convolution import prepared
 from helpers.fast.stylegan2 import StyledConvolution, ToThreeChannels, convolved, laid_out, per_channel
-from helpers.generators.base import StyleBased, at_least_float32, settings
+from helpers.generators.base import StyleBased, at_least_float32, normal, settings
 
 LRELU_GAIN = math.sqrt(2)  # keeps the variance of a unit normal through leaky_relu(0.2)
 CACHE = 2**24  # bytes of one activation; beyond this a CPU waits for memory, so a larger batch is split
@@ -26,8 +26,8 @@ def clamped(x: Tensor, limit: float | None) -> Tensor:
 
 def fir_kernel() -> Tensor:
     """The 4x4 binomial low-pass filter [1, 3, 3, 1]^2, sum 1, of all StyleGAN2 resampling."""
-    row = torch.tensor([1.0, 3.0, 3.0, 1.0])
-    return torch.outer(row, row) / 64
+    row = (1, 3, 3, 1)
+    return torch.tensor([[a * b / 64 for a in row] for b in row])
 
 
 def depthwise(x: Tensor, kernel: Tensor, padding: int = 0) -> Tensor:
@@ -47,7 +47,7 @@ class FullyConnected(nn.Module):
 
     def __init__(self, in_features, out_features, *, activation=False, lr_multiplier=1.0, bias_init=0.0):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.weight = nn.Parameter(normal(out_features, in_features, std=1 / lr_multiplier))
         self.bias = nn.Parameter(torch.full((out_features,), float(bias_init)))
         self.weight_gain, self.bias_gain = lr_multiplier / math.sqrt(in_features), lr_multiplier
         self.activation = activation
@@ -77,7 +77,7 @@ class MappingNetwork(nn.Module):
         if c_dim and labels == "embed":
             self.embed, in_features = FullyConnected(c_dim, w_dim), z_dim + w_dim
         elif c_dim:
-            self.label_weight, in_features = nn.Parameter(torch.randn(c_dim, z_dim)), 2 * z_dim
+            self.label_weight, in_features = nn.Parameter(normal(c_dim, z_dim)), 2 * z_dim
         for i in range(num_layers):
             width, in_features = in_features, w_dim
             setattr(self, f"fc{i}", FullyConnected(width, w_dim, activation=True, lr_multiplier=lr_multiplier))
@@ -108,8 +108,8 @@ class SynthesisLayer(nn.Module):
         self.up, self.clamp = up, clamp
         self.register_buffer("resample_filter", fir_kernel())
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1)
-        self.weight = nn.Parameter(laid_out(torch.randn(out_channels, in_channels, 3, 3)))
-        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.weight = nn.Parameter(laid_out(normal(out_channels, in_channels, 3, 3)))
+        self.register_buffer("noise_const", normal(resolution, resolution))
         self.noise_strength = nn.Parameter(torch.zeros([]))
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
@@ -139,7 +139,7 @@ class ToRGB(nn.Module):
         super().__init__()
         self.clamp = clamp
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1)
-        self.weight = nn.Parameter(torch.randn(3, in_channels, 1, 1))
+        self.weight = nn.Parameter(normal(3, in_channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(3))
         self.weight_gain = 1 / math.sqrt(in_channels)
 
@@ -157,7 +157,7 @@ class SynthesisBlock(nn.Module):
         self.resolution = resolution
         self.register_buffer("resample_filter", fir_kernel())
         if in_channels == 0:
-            self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
+            self.const = nn.Parameter(normal(out_channels, resolution, resolution))
         else:
             self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, up=True, clamp=clamp)
         self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, clamp=clamp)

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
+import skimage
 import torch
 import torch.nn.functional as F
-from skimage.registration import optical_flow_ilk
 from torch import Tensor
 
 from helpers.colours import grey, match_linear
@@ -116,7 +116,7 @@ def follow(photo: Tensor, frame: Tensor, image: Tensor) -> tuple[Tensor, Tensor]
     Also returns a mask (1, 1, H, W): 1 where the moved photo is the frame, 0 where something new comes into view.
     """
     levels, (height, width) = [grey(shot)[0, 0].cpu().numpy() for shot in (frame, photo)], photo.shape[-2:]
-    flow = torch.from_numpy(np.stack(optical_flow_ilk(*levels, radius=5))).to(photo)
+    flow = torch.from_numpy(np.stack(skimage.registration.optical_flow_ilk(*levels, radius=5))).to(photo)
     y, x = torch.meshgrid(torch.arange(height).to(flow), torch.arange(width).to(flow), indexing="ij")
     y, x = y + flow[0], x + flow[1]
     where = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)[None]
