@@ -1,6 +1,7 @@
 """Command line: ``python -m helpers COMMAND --help``."""
 
 import importlib
+import itertools
 import os
 import sys
 import warnings
@@ -29,6 +30,8 @@ COMMANDS = {  # name: (its module, its line in the list); only the module of the
     "weights": ("helpers.commands.weights", "List, fetch, check and convert weights."),
     "data": ("helpers.commands.style", "Style images: ours, and public-domain paintings."),
 }
+FILES = ("blend", "inpaint", "interpolate", "local-style", "scribble", "state", "transfer")  # commands that need all
+FILES_OF_MANY = ("invert", "sketch", "style")  # those that do the others where one is not there
 STOPPED = 130  # typer's exit code after Ctrl-C
 
 
@@ -44,6 +47,15 @@ def register(arguments: list[str]) -> None:
         app.command(name, help=line)(lambda: None)
 
 
+def check_files(arguments: list[str]) -> None:
+    """Raise ValueError where a command's files, which follow no option, are not there: it knows it seconds later."""
+    pairs = (pair for pair in itertools.pairwise(arguments) if not any(word.startswith("-") for word in pair))
+    given = [name for _, name in pairs if Path(name).suffix]
+    missing = [name for name in given if not os.path.exists(name)]
+    if missing and (arguments[0] in FILES or arguments[0] in FILES_OF_MANY and missing == given):
+        raise ValueError(f"expected an image file but there is no {missing[0]}; check the path")
+
+
 def _at_home(argument: str) -> str:
     """An argument or, as few shells do it, the value in ``--option=~/value`` with ~ expanded."""
     option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
@@ -57,8 +69,9 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):  # a name that the terminal's code page lacks must not end a run
             stream.reconfigure(errors="backslashreplace")
     sys.argv[1:] = map(_at_home, sys.argv[1:])
-    register(sys.argv[1:])
     try:
+        check_files(sys.argv[1:])
+        register(sys.argv[1:])
         app()
     except (ValueError, OSError, NotImplementedError) as error:  # the last in a release: an exercise to be done
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)

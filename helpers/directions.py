@@ -9,7 +9,7 @@ from torch import Tensor
 
 from helpers.cat_faces import aligned_landmarks
 from helpers.colours import to_yiq
-from helpers.figures import labelled_grid
+from helpers.figures import Figure, labelled_grid
 from helpers.generators import Generator
 from helpers.latents import Latents
 from helpers.metrics import feature_distance
@@ -89,7 +89,7 @@ def towards(generator: Generator, latents: Latents, others: Latents, share: floa
 
 
 @torch.no_grad()
-def direction_grid(generator: Generator, latents: Latents, directions: dict, strengths: Tensor):
+def direction_grid(generator: Generator, latents: Latents, directions: dict, strengths: Tensor) -> Figure:
     """A row for each named direction and a column for each strength of ``move``."""
     moved = [move(generator, latents, direction, strengths) for direction in directions.values()]
     images = [generator.synthesize(each).clamp(0, 1) for each in moved]

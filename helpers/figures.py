@@ -1,7 +1,5 @@
 """Figures of the notebooks and the command line: sheets of images with captions, loss curves, tables."""
 
-from __future__ import annotations
-
 import io
 import math
 import os
@@ -9,16 +7,13 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from helpers.files import atomic_path
 from helpers.images import ImageError, to_uint8
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 DPI = 100
 SHOWN, LARGEST = 192, 320  # pixels that a small image is enlarged to, and a large one is shrunk to, at most
@@ -33,6 +28,7 @@ STYLES = {  # of text, as matplotlib takes it; without mathtext, as a file name 
     "caption": {"fontsize": 8, "color": FAINT, "parse_math": False},
 }
 
+Figure = Any  # matplotlib's; see _figure
 Images = torch.Tensor | Sequence[torch.Tensor | None]  # (B, 3, H, W) in [0, 1], or a list of them; None: an empty cell
 
 

@@ -65,16 +65,8 @@ def test_the_mask_decides_which_photo_shows_where(extra, photos, tmp_path, progr
         assert near < far
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["blend", "a", "b", "--mask", "circle"], "half, left"),
-        (["blend", "a", "missing.png"], "missing.png"),
-    ],
-)
-def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, photos, tmp_path, program, capsys):
-    paths = dict(zip("ab", photos, strict=False))
-    code = program(*(paths.get(word, word) for word in arguments), "--out", tmp_path / "out", *SHORT)
+def test_bad_input_is_one_sentence_and_exit_code_2(photos, tmp_path, program, capsys):
+    code = program("blend", *photos[:2], "--mask", "circle", "--out", tmp_path / "out", *SHORT)
     error = capsys.readouterr().err.strip()
-    assert code == 2 and message in error and error.startswith("error: ") and "\n" not in error
+    assert code == 2 and "half, left" in error and error.startswith("error: ") and "\n" not in error
     assert not (tmp_path / "out").exists()

@@ -58,11 +58,12 @@ def test_every_field_with_a_help_is_an_option_with_its_default_and_its_bounds():
 
 
 @pytest.mark.slow
-def test_the_list_of_commands_needs_no_torch():
-    code = "import sys; sys.argv = ['helpers', '--help']\nfrom helpers import __main__ as program\n"
+@pytest.mark.parametrize("arguments, said", [("--help", "interpolate"), ("blend LICENSE a.png", "no a.png; check")])
+def test_a_list_of_commands_and_a_file_that_is_not_there_need_no_torch(arguments, said):
+    code = f"import sys; sys.argv = ['helpers', *{arguments.split()}]\nfrom helpers import __main__ as program\n"
     code += "try: program.main()\nfinally: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.splitlines()[-1] == "False" and "interpolate" in done.stdout, done.stderr
+    assert done.stdout.splitlines()[-1] == "False" and said in done.stdout + done.stderr
 
 
 def test_every_command_of_the_list_is_in_its_module_and_any_name_can_be_printed(monkeypatch):
