@@ -96,7 +96,7 @@ def load_cats(folder: str | os.PathLike | None, generator: Generator) -> list[Te
     cats = []
     for path in photo_files([folder]) if folder else ():
         try:
-            cats.append(read_face(path, generator).target)
+            cats.append(read_face(path, generator).target.to(generator.device))
         except ImageError as error:
             warnings.warn(str(error), stacklevel=2)
     if folder and not cats:

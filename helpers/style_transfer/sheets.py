@@ -49,7 +49,7 @@ def textures(
     mixture, layers = torch.eye(count).repeat_interleave(rows, 0), _one_hot(groups, len(seeds), count)
     noise = list(seeds) * (len(groups) * count)
     options = {"content_weight": 0.0, "style_weight": 1.0, "init": "noise", "seed": noise} | options
-    blank = torch.full((1, 3, size, size), 0.5)
+    blank = torch.full((1, 3, size, size), 0.5).to(styles[0])
     return run(StyleTransfer(features, blank, styles, style_layers=layers, style_weights=mixture, **options))
 
 

@@ -89,8 +89,10 @@ def test_a_notebook_starts_with_the_first_cell_takes_its_model_from_one_constant
     assert [cell.source for cell in cells if cell.execution_count or cell.outputs] == []
     assert "widgets" not in notebook.metadata and notebook.metadata.kernelspec.name == "python3"
     code = "\n".join(cell.source for cell in cells)
-    loads = re.findall(r"load_(?:generator|discriminator|critic)\((.*?)\)", code)
-    assert set(loads) <= {"MODEL"} and code.count("MODEL = DEFAULT ") == bool(loads)  # lesson 5 has no generator
+    loads = re.findall(r"load_(?:generator|discriminator|critic|features)\((.*?), (.*?)[,)]", code)
+    assert {device for _, device in loads} == {"device"} and code.count("load_features(") <= len(loads)
+    models = {model for model, _ in loads} - {'"vgg19-slim"'}
+    assert models <= {"MODEL"} and code.count("MODEL = DEFAULT ") == bool(models)  # lesson 5 has no generator
     for generator in map(load_generator, ("stylegan2-cats-64", "stylegan2-cats-128")):
         dcgan = vanilla(generator)
         assert dcgan.landmarks == generator.landmarks and dcgan.resolution == generator.resolution
