@@ -54,7 +54,8 @@ def aligned_clip(frames: Iterable[Tensor], generator: Generator, options: FaceOp
         every = np.stack([np.interp(range(len(frames)), list(places), column) for column in parts.T], 1)
         smooth = scipy.ndimage.gaussian_filter1d(every, SMOOTH, axis=0, mode="nearest")
         places = dict(enumerate(smooth.view(complex)))
-    return torch.cat([way_to(places[i], generator.resolution)[0](frame) for i, frame in enumerate(frames)])
+    faces = torch.cat([way_to(places[i], generator.resolution)[0](frame) for i, frame in enumerate(frames)])
+    return faces.to(generator.device)
 
 
 def invert_clip(generator: Generator, targets: Tensor, features, steps: int = STEPS) -> Latents:
