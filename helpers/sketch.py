@@ -270,7 +270,7 @@ def near(generator: Generator, latents: Latents, n: int = 16, radius: float = 0.
     """``n`` latents: the given one (ValueError for several), then random ones at ``radius`` standard deviations."""
     if len(latents) != 1:
         raise ValueError(f"pick one candidate, latents[i]; got {len(latents)}.")
-    random = torch.Generator().manual_seed(seed)
+    latents, random = latents.to(generator.device), torch.Generator().manual_seed(seed)
     offsets = torch.randn(n, *latents.code.shape[1:], generator=random).to(latents.code)
     offsets[0] = 0
     return Latents(latents.space, latents.code + radius * generator.std(latents.space) * offsets)

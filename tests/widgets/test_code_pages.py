@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from helpers.device import pick_device
 from helpers.features import load_features
 from helpers.generators import load_critic, load_generator
 from helpers.latents import Latents
@@ -38,7 +39,8 @@ def panel_cell(lesson):
 @pytest.fixture(scope="module")
 def common():
     """What the lessons have made before their panels, and a function of the student's that must not be called."""
-    cat, generator = demo_cat(64), load_generator(MODEL)
+    device = pick_device()  # a card where there is one, as in the lessons
+    cat, generator = demo_cat(64).to(device), load_generator(MODEL, device)
     mean = Latents("w+", generator.mean("w+"))
     photos = {"chelsea": cat, "other": cat.flip(-1)}
 
@@ -47,8 +49,8 @@ def common():
 
     return {
         "project": student, "crossover": student, "search": student, "optimize_noise": student, "stylize": student,
-        "MODEL": MODEL, "generator": generator, "stylegan": generator, "dcgan": load_generator("dcgan-cats-64"),
-        "critic": load_critic(MODEL), "features": load_features("vgg19-slim"), "photos": photos,
+        "MODEL": MODEL, "generator": generator, "stylegan": generator, "dcgan": load_generator("dcgan-cats-64", device),
+        "critic": load_critic(MODEL, device), "features": load_features("vgg19-slim", device), "photos": photos,
         "styles": {"cat": cat.flip(1)}, "target": cat, "second": cat.flip(-1), "second_code": mean,
         "strange": torch.cat([cat, cat]), "stage1": SimpleNamespace(latents=[mean, mean]),
         "results": {"w+": SimpleNamespace(latents=mean)}, "x": cat, "y": cat.flip(-1), "other": cat.flip(1),
