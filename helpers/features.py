@@ -170,7 +170,7 @@ def fastest_way(device: str | torch.device, width: int = 64, precision: str = "a
         networks = {way: _laid_out(copy.deepcopy(network), way).to(device) for way in WAYS}
         return {way: partial(step, laid_out) for way, laid_out in networks.items()}
 
-    return fastest(f"features {width}", device, ways, "" if precision == "auto" else precision)
+    return fastest(f"features, {width} channels", device, ways, "" if precision == "auto" else precision)
 
 
 def _laid_out(features: Features, way: str) -> Features:

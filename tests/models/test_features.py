@@ -216,12 +216,12 @@ def test_half_precision_is_taken_where_it_was_faster_and_the_command_overrides_i
             program.main()
         return stop.value.code or 0
 
-    assert run() == 0 and re.search(r"features 64 .*bfloat16 channels last .*1.* yes", capsys.readouterr().out)
-    assert run("--choose", "features 64=float32") == 0 and fast_dtype("cpu") == torch.float32
+    assert run() == 0 and re.search(r"features, 64 channels .*bfloat16 .*last .*1.* yes", capsys.readouterr().out)
+    assert run("--choose", "features, 64 channels=float32") == 0 and fast_dtype("cpu") == torch.float32
     trials._found.clear()  # as in another process
     assert fastest_way("cpu") == "float32" and fastest_way("cpu", 16).startswith("bfloat16")
-    assert run("--choose", "features 64=") == 0 and fast_dtype("cpu") == torch.bfloat16
-    assert run("--choose", "features 64=best") == 2 and "got 'features 64=best'" in capsys.readouterr().err
+    assert run("--choose", "features, 64 channels=") == 0 and fast_dtype("cpu") == torch.bfloat16
+    assert run("--choose", "features, 64 channels=best") == 2 and "64 channels=best'" in capsys.readouterr().err
 
 
 def test_trials_take_turns_and_leave_out_what_is_far_behind(monkeypatch):
