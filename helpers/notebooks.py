@@ -32,7 +32,7 @@ def describe_model(generator, minutes: float) -> str:
     side, rows, maps = generator.resolution, generator.num_ws, len(generator.noise_shapes)
     facts = f"{generator.name}: {generator.family}, {side}×{side} pixels, {rows} rows of w+, {maps} noise maps"
     if generator.name == DEFAULT:
-        return f"{facts}. Running all cells takes about {minutes:g} minutes."
+        return f"{facts}. Running all cells takes about {minutes:g} minutes on two CPU cores."
     needed, free = step_memory(generator, batch=2), free_memory(generator.device)
     if needed > free:
         half = " or generator.dtype = torch.bfloat16" if fast_dtype(generator.device) == torch.bfloat16 else ""
