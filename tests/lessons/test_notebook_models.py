@@ -74,7 +74,8 @@ def test_a_lesson_opens_with_any_model(model, lesson, monkeypatch, capsys):
 def test_the_cost_of_the_bundled_model_is_known_and_that_of_another_is_a_multiple(monkeypatch):
     monkeypatch.setattr("helpers.notebooks.step_seconds", lambda *_: pytest.fail("measured"))
     facts = "stylegan2-cats-64: stylegan2, 64×64 pixels, 10 rows of w+, 9 noise maps."
-    assert describe_model(load_generator(), minutes=3) == f"{facts} Running all cells takes about 3 minutes on two CPU cores."
+    cost = "Running all cells takes about 3 minutes on two CPU cores."
+    assert describe_model(load_generator(), minutes=3) == f"{facts} {cost}"
     seconds = {"stylegan2-cats-64": 0.1}
     monkeypatch.setattr("helpers.notebooks.step_seconds", lambda g, _: seconds.get(getattr(g, "name", ""), 0.45))
     generator = wide(128)
