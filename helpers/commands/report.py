@@ -21,7 +21,8 @@ def report(
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("output/report.html"),
 ) -> None:
     """Write your report as one HTML file that holds its images, to be handed in."""
-    typer.echo(f"{out}: {write_report(text, out)} images")
+    count = write_report(text, out)
+    typer.echo(f"{out}: {count} image{'s' * (count != 1)}")
 
 
 def write_report(path: Path, out: Path) -> int:
