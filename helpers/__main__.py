@@ -48,7 +48,7 @@ def register(arguments: list[str]) -> None:
 
 
 def check_files(arguments: list[str]) -> None:
-    """Raise ValueError where a command's files, which follow no option, are not there: it knows it seconds later."""
+    """Raise ValueError where a command's files, which follow no option, are missing: it would notice seconds later."""
     pairs = (pair for pair in itertools.pairwise(arguments) if not any(word.startswith("-") for word in pair))
     given = [name for _, name in pairs if Path(name).suffix]
     missing = [name for name in given if not os.path.exists(name)]

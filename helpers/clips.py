@@ -98,7 +98,7 @@ def render(generator: Generator, latents: Latents) -> Tensor:
 
 
 def flicker(images: Tensor, targets: Tensor) -> Tensor:
-    """How much more, or otherwise, a film changes from frame to frame than its target: (T - 1,), in grey levels of 255.
+    """How differently a film changes from frame to frame than its target: (T - 1,), in grey levels of 255.
 
     The root mean square of the difference of both changes (dtSSD: Erofeev et al., Perceptually Motivated Benchmark for
     Video Matting, BMVC 2015). An error that stays the same does not flicker.

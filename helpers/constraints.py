@@ -119,7 +119,7 @@ class Perceptual(Constraint):
 
 @dataclass
 class Warp(Constraint):
-    """Drag the source (1, 3, R, R) in the region (1, 1, R, R) by ``shift`` (x, y) pixels. ValueError if all leaves."""
+    """Drag the source (1, 3, R, R) in the region (1, 1, R, R) by ``shift`` (x, y) pixels. ValueError if none stays."""
 
     source: Tensor = field(kw_only=True)
     region: Tensor = field(kw_only=True)

@@ -42,7 +42,7 @@ with open(DATA / "paintings.csv", encoding="utf-8", newline="") as _table:
 
 
 def painting_path(name: str, folder: str | Path = FOLDER) -> Path:
-    """Where a painting lies, or will lie. Raises ImageError for a name not in PAINTINGS."""
+    """Where a painting is stored, or will be. Raises ImageError for a name not in PAINTINGS."""
     if name not in PAINTINGS:
         raise ImageError(f"expected a painting of {', '.join(PAINTINGS)} but got {name!r}")
     return Path(folder) / f"{name}.jpg"

@@ -122,7 +122,7 @@ def sketch_constraints(
         weights = default_weights(sketch)
         weights = {k: v for k, v in weights.items() if k != "realism" or discriminator is not None}
     image, mask = sketch.image.to(generator.device), sketch.mask.to(generator.device)
-    rim = grow((mask > 0).float(), max(1.0, EDGE_REACH * mask.shape[-1]))  # a line's edges lie beside it
+    rim = grow((mask > 0).float(), max(1.0, EDGE_REACH * mask.shape[-1]))  # a line's edges lie next to it
     makers = {
         "colour": lambda w: Colour(mask, w, target=image),
         "edge": lambda w: Edge(rim, w, target=sketch.edges.to(image)),

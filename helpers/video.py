@@ -33,7 +33,7 @@ def check_fps(fps: float, *suffixes: str) -> None:
 
 
 def write_gif(path: str | os.PathLike, frames: Frames, fps: float = 20) -> None:
-    """Write an animation that loops for ever, atomically. ImageError for no frames, other sizes, NaN, wrong fps."""
+    """Write an animation that loops forever, atomically. ImageError for no frames, other sizes, NaN, wrong fps."""
     pixels = list(_frames(path, frames, fps, ".gif"))
     ends = [round(100 * (index + 1) / fps) for index in range(len(pixels))]  # GIF counts hundredths of a second
     durations = [10 * (end - start) for start, end in zip([0, *ends], ends, strict=False)]

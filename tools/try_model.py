@@ -1,4 +1,4 @@
-"""Run the lessons with another MODEL, and tell for each cell that fails why, and how many minutes each lesson takes.
+"""Run the lessons with another MODEL; report why a cell fails, and how many minutes each lesson takes.
 
     python tools/try_model.py FILE_OR_NAME [--only 01 02] [--steps 2] [--out output/try_model]
 

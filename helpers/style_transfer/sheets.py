@@ -130,7 +130,7 @@ def follow(photo: Tensor, frame: Tensor, image: Tensor) -> tuple[Tensor, Tensor]
 
 
 def flicker(frames: Sequence[Tensor], images: Sequence[Tensor]) -> float:
-    """Mean change of images (1, 3, H, W) along the motion of their frames, two or more (else StyleError), of 255."""
+    """Mean change of images (1, 3, H, W) along their frames' motion, grey levels of 255. StyleError below 2 frames."""
     if len(frames) < 2 or len(frames) != len(images):
         raise StyleError(f"flicker needs two frames and as many images; got {len(frames)} and {len(images)}.")
     changes = []

@@ -70,7 +70,7 @@ class BlendingPanel(RunPanel):
             self.photo_changed()
 
     def photo_changed(self) -> None:
-        """Put the chosen shape and photo on the canvas, and the hard paste beside it."""
+        """Put the chosen shape and photo on the canvas, and the hard paste next to it."""
         shape = self.controls["shape"].value
         self.canvas.set_background(self.y)
         if shape != DRAWN:

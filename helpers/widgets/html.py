@@ -19,7 +19,7 @@ RESULT = 256  # pixels on the screen of a result and of what it is compared with
 CANDIDATE = 100  # pixels on the screen of each of several results, and of a thumbnail
 PAGE = 2 * RESULT + 12  # pixels on the screen: a result and what it is compared with, side by side
 MOST = 16  # images of a batch that are shown
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito: every eye can tell them
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito: distinct to every eye
 POINTS = 200  # of a curve: more cannot be seen, and would have to be sent
 
 
@@ -53,7 +53,7 @@ def sheet_of(images: Tensor) -> Tensor:
 
 
 def width_of(images: Tensor) -> int:
-    """Pixels on the screen of ``sheet_of(images)``, so that each of several can be told from the others."""
+    """Pixels on the screen of ``sheet_of(images)``, so that several can be distinguished."""
     return max(RESULT, math.ceil(math.sqrt(min(len(images), MOST))) * CANDIDATE)
 
 

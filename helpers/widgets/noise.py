@@ -33,7 +33,7 @@ def noise_slider(generator: Generator, latents: Latents, target: Tensor) -> Expl
 
 
 class NoisePanel(RunPanel):
-    """Fit noise maps to one of the photos, each given with latents to start from; and what the latents hold without."""
+    """Fit noise maps to one of the photos, each with latents to start from; show what the latents hold without."""
 
     function, choosers, grouped = "helpers.noise.optimize_noise", ("photo",), False
     presets = {

@@ -15,7 +15,7 @@ from staff.benchmarks.common import Settings
 from staff.training.pretrained import CATS, load_efficientnet
 
 TRUNCATIONS = (0.7, 1.0)
-PAIRS = 64  # samples that are shown beside their nearest photos
+PAIRS = 64  # samples that are shown next to their nearest photos
 
 
 @torch.no_grad()

@@ -96,7 +96,7 @@ def encoder(
 
 @train_app.command()
 def finder(
-    data: Annotated[Path, typer.Argument(help="Zip of whole cat photos, beside its table of landmarks (.tsv).")],
+    data: Annotated[Path, typer.Argument(help="Zip of whole cat photos, next to its table of landmarks (.tsv).")],
     out: Out,
     others: Annotated[Path | None, typer.Option(help="Zip or folder of CLASS/photo files without cats.")] = None,
     leave_out: Annotated[Path | None, typer.Option(help="Text file: names of photos for validation.")] = None,

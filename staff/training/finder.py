@@ -46,7 +46,7 @@ class CatPhoto:
 
 
 def read_cats(data: str | Path, leave_out: Iterable[str] = ()) -> list[CatPhoto]:
-    """The photos of a zip with a table of the same name (.tsv) beside it: file, landmarks and confidences.
+    """The photos of a zip with a table of the same name (.tsv) next to it: file, landmarks and confidences.
 
     Photos whose eyes are unsure or nearer to each other than a fortieth of the photo are left out, as are the names
     (without suffix) in ``leave_out``. Raises TrainingError where there is no such table.

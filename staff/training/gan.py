@@ -273,7 +273,7 @@ def start_from(
 
 
 def _lead_up_to(network: nn.Module, const: Tensor, place: tuple[int, int], steps: int = 2000) -> None:
-    """Fit the layers before b8.conv1, whatever w is, to what a smaller network begins with, amid zeros."""
+    """Fit the layers before b8.conv1, whatever w is, to what a smaller network begins with, among zeros."""
     (column, row), (_, height, width) = place, const.shape
     wanted = F.pad(const, (column, 8 - width - column, row, 8 - height - row))[None]
     first, second, torgb = network.b4.conv1, network.b8.conv0, network.b4.torgb

@@ -186,7 +186,7 @@ def _steps(trainer: Trainer, path: Path, log: RunLog, bar, after, save_every: fl
             saved = now
         if stopped():
             break
-    _save(path, trainer)  # not after an error: amid a step the state is half old, half new
+    _save(path, trainer)  # not after an error: in the middle of a step the state is only half updated
 
 
 def _go_back(trainer: Trainer, path: Path, log: RunLog, error: Diverged) -> None:

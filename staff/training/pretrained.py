@@ -1,7 +1,7 @@
 """A second discriminator on the features of a network that knows photos: an EfficientNet-Lite0 trained on ImageNet.
 
 Its features are fixed and mixed by fixed random 1×1 convolutions; small convolutional heads at four depths judge them
-(Sauer et al., "Projected GANs Converge Faster", NeurIPS 2021). It stands beside the ordinary discriminator, as in
+(Sauer et al., "Projected GANs Converge Faster", NeurIPS 2021). It stands next to the ordinary discriminator, as in
 Kumari et al., "Ensembling Off-the-shelf Models for GAN Training", CVPR 2022.
 """
 
