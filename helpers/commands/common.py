@@ -31,7 +31,7 @@ def _group() -> None:
 
 
 def device_of(name: str | None):
-    """The device of that name, or the best there is, checked."""
+    """The device of that name, or the best there is, checked; else ValueError."""
     from helpers.device import check_device, pick_device
 
     return check_device(pick_device(name))

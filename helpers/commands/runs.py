@@ -163,7 +163,7 @@ def invert_photos(
 
 
 def read_or_show(path: Path, generator: Generator, faces: FaceOptions | None, shown: Path) -> Cut:
-    """``read_face``; where no face is found, what was looked at is written to ``shown``."""
+    """``read_face``; where no face is found, what was looked at is written to ``shown``, and RunError is raised."""
     try:
         return read_face(path, generator, faces)
     except NoFace as error:

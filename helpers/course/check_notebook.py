@@ -27,7 +27,7 @@ finally:
 
 
 def check_notebook(path: str | Path, lessons: list[Lesson] | None = None, root: str | Path = ROOT) -> list[dict]:
-    """Run setup, the student's cells and the visible checks, as graded, in a fresh kernel; a row per exercise."""
+    """A row per exercise: setup, the student's cells and the visible checks, as graded. LessonError for other files."""
     path, lessons = Path(path), lessons or read_manifest(root)
     cells = read_cells(path)
     lesson = pick_lesson(cells, path.name, lessons)

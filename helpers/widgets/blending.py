@@ -17,7 +17,7 @@ DRAWN = "drawn"
 
 
 class BlendingPanel(RunPanel):
-    """A panel that blends two of the photos, ``.x`` inside and ``.y`` outside of a mask that is chosen or drawn."""
+    """A panel that blends two photos (of two or more, else ValueError), ``.x`` inside and ``.y`` outside of a mask."""
 
     function, then = "helpers.blending.Editor(panel.generator, panel.features).crossover", ".run()"
     title, choosers, aside = "hard paste", ("x", "y"), ("shape",)

@@ -88,7 +88,7 @@ class DrawingCanvas(AnyWidget):
         self.palette = ["#000000", "#ffffff", *colours]
 
     def rgba(self) -> np.ndarray:
-        """The drawing, uint8 (H, W, 4) with transparent paper, not feathered."""
+        """The drawing, uint8 (H, W, 4) with transparent paper, not feathered. ValueError for another size."""
         if not self.layer:
             return np.zeros((*self.size, 4), np.uint8)
         with Image.open(io.BytesIO(base64.b64decode(self.layer.partition(",")[2])), formats=["PNG"]) as drawing:

@@ -406,7 +406,7 @@ class RunPanel(widgets.VBox):
             self.load(path)
 
     def save(self, kind: str) -> Path:
-        """Write the result ("png"), the images on the way ("gif", "mp4") or the state ("safetensors") to ``out``."""
+        """Write the result ("png"), the way ("gif", "mp4") or the state ("safetensors"). ValueError without one."""
         path, state = self.out / f"{datetime.now():%Y%m%d-%H%M%S}.{kind}", self.state()
         if kind == "safetensors":
             self._write(path, state)
