@@ -158,7 +158,7 @@ class SketchOptions:
 
     space: str | None = option(None, "z, w or w+; by default w where there is one.")
     starts: int = option(16, "Starts, each of which becomes a candidate.", min=1)
-    steps: int = option(80, "Most optimisation steps.", min=1)
+    steps: int = option(80, "Most steps.", min=1)
     start: str | Latents = option("best", "sample, best (of 128 samples) or encoder.")
     lr: float | None = option(None, "Rate in standard deviations of the space.")
     seed: int = option(0, "Seed of whatever is random.")

@@ -56,7 +56,7 @@ class StyleTransfer(Chain):
         sizes = scales(tuple(contents.shape[-2:]), options.pyramid)
         self.phases = [Scale(share=max(1, options.steps // (2 if at else 1)), size=s) for at, s in enumerate(sizes)]
         self.steps = sum(phase.share for phase in self.phases)
-        # what the optimisation sees: each style is fitted to the colours of each photo
+        # what the search sees: each style is fitted to the colours of each photo
         self.photos, self.shown_styles = contents, self.styles
         if options.colour == "luminance":
             self.photos = colours.grey(contents)
