@@ -14,7 +14,7 @@ python := .venv/bin/python
 help:
 	@echo "make run        invert a real photo in every model and space, into output/demo"
 	@echo "make run PHOTO=cat.jpg   find the face in your own photo and invert it, into output/photos"
-	@echo "make test       ruff, the tests and all notebooks with a fifth of their steps"
+	@echo "make test       ruff, the tests and all notebooks with a tenth of their steps"
 	@echo "make test-fast  only the tests of the lessons' functions: no subprocess, no browser"
 	@echo "make lab        open JupyterLab at the notebooks (make lab ARGS=--no-browser)"
 	@echo "make notebooks  execute all notebooks into output/*.html"
@@ -29,17 +29,17 @@ run: setup
 	@$(python) -m helpers $(if $(PHOTO),invert "$(PHOTO)" --noise --out output/photos,demo --out output/demo)
 
 # Two processes of one thread each are faster than one of two; a file, and so a notebook, stays together in one of them.
-# The lessons come first, in a fifth of their steps, and the longest tests next: neither process is alone at the end.
+# The lessons come first, in a tenth of their steps, and the longest tests next: neither process is alone at the end.
 test: setup
 	@status=0; export OMP_NUM_THREADS=1 COURSE_MODEL=stylegan2-cats-64; \
 	$(python) -m ruff check . || status=1; \
 	$(python) tools/short_lessons.py output/lessons || status=1; \
-	$(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	$(python) -m pytest -p tools.quick_start -n 2 --dist loadfile --no-loadscope-reorder \
 	    --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --color=no output/lessons tests || status=1; \
 	exit $$status
 
 test-fast: setup
-	@OMP_NUM_THREADS=1 $(python) -m pytest -n 2 --dist loadfile -m "not slow" tests/engine tests/lessons
+	@OMP_NUM_THREADS=1 $(python) -m pytest -p tools.quick_start -n 2 --dist loadfile -m "not slow" tests/engine tests/lessons
 
 lab: setup
 	@$(python) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(ARGS)

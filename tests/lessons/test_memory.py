@@ -46,7 +46,7 @@ start = Latents("w+", generator.mean("w+"))  # skips the phase in w
 for dtype, checkpointing in ((torch.bfloat16, False), (torch.float32, True), (torch.float32, False)):
     generator.dtype, generator.checkpointing = dtype, checkpointing
     with PeakMemory(cpu) as peak:
-        Inversion(generator, target, "w+", features=features, steps=1, start=start).run()
+        next(iter(Inversion(generator, target, "w+", features=features, steps=1, start=start)))
     found.append((step_memory(generator), peak.gb - before.gb))
 print(json.dumps(found))
 """

@@ -11,10 +11,12 @@ import pytest
 from helpers.course import sandbox
 from helpers.course.sandbox import MEBI, Limits
 from staff.grading import run as run_module
+from staff.grading.authoring import read_course
 from staff.grading.grade import grade
+from staff.grading.students import find_students
 from tests.support import tiny_course
 from tests.support.cheats import LOUD, QUIET, TOGETHER
-from tests.support.honest import HONEST, write_all
+from tests.support.honest import HONEST, SAVED, write_all
 from tests.support.tiny_course import NAMES, POINTS, Notebook
 
 LIMITS = Limits(seconds=45, idle=10, memory=700 * MEBI, processes=60, file=64 * MEBI, disk=64)
@@ -54,8 +56,7 @@ def graded(root, server, tmp_path_factory):
     rows = run(folder, out, root)
     changed = [path for path in root.rglob("*") if path.stat().st_mtime_ns != before.get(path)]
     processes = len(psutil.Process().children(recursive=True)) - processes
-    found = {"rows": rows, "attacked": attacked, "changed": changed, "processes": processes}
-    return SimpleNamespace(**found, folder=folder, out=out)
+    return SimpleNamespace(rows=rows, attacked=attacked, changed=changed, processes=processes, folder=folder, out=out)
 
 
 def write_attacks(root, folder, address):
@@ -98,7 +99,11 @@ def test_cheats_score_nothing_and_harm_nothing(graded, server):
     assert lost <= set(graded.attacked.values())
 
 
-def test_right_submissions_score_full_and_the_gradebook_and_pages_hold_all(graded):
+def test_right_submissions_score_full_and_the_gradebook_and_pages_hold_all(graded, root, tmp_path):
+    write_all(root, tmp_path / "saved", SAVED)
+    found = find_students(tmp_path / "saved", lessons := read_course(root), tmp_path / "unpacked")
+    read = [student.submissions[lessons[0].stem] for student in found]
+    assert len(read) == 7 and all((s.order, s.answers) == (read[0].order, read[0].answers) for s in read)
     assert len(HONEST) >= 12
     scored = {name: sum(points(graded.rows[name]).values()) for name in HONEST}
     assert {name: value for name, value in scored.items() if value != FULL} == {}
@@ -120,9 +125,9 @@ def test_right_submissions_score_full_and_the_gradebook_and_pages_hold_all(grade
 def test_a_second_grading_runs_nothing_and_points_by_hand_are_kept(graded, root, monkeypatch):
     monkeypatch.setattr(run_module.Runner, "_once", lambda *args, **options: pytest.fail("something was run again"))
     before = {path: path.read_bytes() for path in (graded.out / "raw").rglob("*.safetensors")}
-    manual = graded.out / "manual.csv"
-    manual.write_text(manual.read_text().replace("ids_are_lost,1.Q,Question,3,,", 'ids_are_lost,1.Q,Question,3,"2,5",'))
-    row = run(graded.folder, graded.out, root, regrade=True)["ids_are_lost"]
+    manual, by_hand = graded.out / "manual.csv", "a_reset_on_top_and_an_error_in_a_scratch_cell"
+    manual.write_text(manual.read_text().replace("scratch_cell,1.Q,Question,3,,", 'scratch_cell,1.Q,Question,3,"2,5",'))
+    row = run(graded.folder, graded.out, root, regrade=True)[by_hand]
     assert (row["total"], row["open"]) == (FULL + 2.5, [])
-    assert run(graded.folder, graded.out, root)["ids_are_lost"]["total"] == FULL + 2.5
+    assert run(graded.folder, graded.out, root)[by_hand]["total"] == FULL + 2.5
     assert {path: path.read_bytes() for path in (graded.out / "raw").rglob("*.safetensors")} == before

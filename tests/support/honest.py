@@ -25,13 +25,6 @@ def only_the_first_lines_are_left(book):
     metadata_is_lost(book)
 
 
-def even_the_first_lines_are_lost(book):
-    only_the_first_lines_are_left(book)
-    for cell in book.cells:
-        if cell["source"].startswith("# EXERCISE"):
-            cell["source"] = cell["source"].split("\n", 1)[1]
-
-
 def format_4_0(book):
     for cell in book.cells:
         del cell["id"]
@@ -56,18 +49,24 @@ def windows_line_ends_outputs_and_tags_of_colab(book):
     book.book["metadata"]["widgets"] = {"state": {}}
 
 
-def a_helper_in_a_cell_of_its_own(book):
-    book.insert("import math as m\n\ndef blend(a, b, t):\n    return a * m.fsum([1, -t]) + b * t")
-    for number in range(1, 11):
-        book.answer(number, "return blend(a, b, t)")
+SAVED = {name: way for name, way in list(globals().items()) if inspect.isfunction(way)}  # all are read the same
 
 
-def in_another_order(book):
+def even_the_first_lines_are_lost(book):
+    only_the_first_lines_are_left(book)
+    for cell in book.cells:
+        if cell["source"].startswith("# EXERCISE"):
+            cell["source"] = cell["source"].split("\n", 1)[1]
+
+
+def in_another_order_and_with_a_helper_in_a_cell(book):
     exercises = [cell for cell in book.cells if cell.get("id", "").startswith("exercise")]
     rest = [cell for cell in book.cells if cell not in exercises]
     book.book["cells"] = [*rest[:2], *reversed(exercises), *rest[2:]]
     book.answer(1, f"return {NAMES[9]}(a, b, t)")
     book.answer(10, f"check_first = {NAMES[4]}\n{SOLUTION}")
+    book.insert("import math as m\n\ndef blend(a, b, t):\n    return a * m.fsum([1, -t]) + b * t")
+    book.answer(2, "return blend(a, b, t)")
 
 
 def an_old_copy_above(book):
@@ -97,7 +96,8 @@ def other_right_methods(book):
         book.answer(number, way)
 
 
-def an_error_in_a_scratch_cell(book):
+def a_reset_on_top_and_an_error_in_a_scratch_cell(book):
+    book.insert("%reset -f", before="first")
     book.insert("1 / 0")
     book.insert("%not_a_magic\n!false")
     book.insert("this is no Python", before="exercise-3")
@@ -119,10 +119,6 @@ def changes_the_folder_and_rebinds_names(book):
     book.insert("from numpy import *\nfloat = int = list = str = dict = sum = print = 3", before="exercise-2")
     book.insert("\ud800 = 1  # a lone surrogate")
     book.find("title")["source"] += "\udc00"
-
-
-def resets_on_top(book):
-    book.insert("%reset -f", before="first")
 
 
 def additions_to_locked_cells(book):
@@ -154,17 +150,18 @@ def a_module_of_its_own_and_large_outputs(book):
     book.find("check-1")["outputs"] = [text]
 
 
-HONEST = {name: way for name, way in list(globals().items()) if inspect.isfunction(way)}
+ALL = {name: way for name, way in list(globals().items()) if inspect.isfunction(way)}
+HONEST = {name: way for name, way in ALL.items() if way is as_it_was_handed_out or name not in SAVED}
 
 
-def write_all(root, folder):
-    """All variants, each in a folder of its name."""
-    for name, change in HONEST.items():
+def write_all(root, folder, ways=HONEST):
+    """These variants, each in a folder of its name."""
+    for name, change in ways.items():
         book = Notebook(root)
         change(book)
         book.write(folder / name / "tiny.ipynb")
-    own = folder / "a_module_of_its_own_and_large_outputs"
-    (own / "mine.py").write_text("def blend(a, b, t):\n    return (1 - t) * a + t * b\n")
-    (own / "numpy.py").write_text("raise SystemExit")  # hides nothing
+    for own in folder.glob("a_module_of_its_own*"):
+        (own / "mine.py").write_text("def blend(a, b, t):\n    return (1 - t) * a + t * b\n")
+        (own / "numpy.py").write_text("raise SystemExit")  # hides nothing
     path = folder / "as_it_was_handed_out" / "tiny.ipynb"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(json.loads(path.read_text())).encode())  # a byte order mark
