@@ -140,13 +140,17 @@ def _look_closer(image: Tensor, face: CatFace) -> CatFace:
     return CatFace(np.stack([back.real, back.imag], 1), float(likely[0] * face.confidence) ** 0.5)
 
 
-def aligned_landmarks(images: Tensor, template: Sequence) -> Tensor:
-    """Landmarks (B, 3, 2), x and y in pixels of 160, of faces in images (B, 3, R, R) that were cut with a template."""
+def aligned_landmarks(images: Tensor, template: Sequence) -> tuple[Tensor, Tensor]:
+    """Landmarks (B, 3, 2), x and y in pixels of 160, of faces in images (B, 3, R, R) that were cut with a template.
+
+    With the confidence (B,): from ``LEAST`` on there is a face.
+    """
     points = torch.tensor(template)
     size = round(EYES_APART / (points[1, 0] - points[0, 0]).item())
     left, top = (round(CLOSE / 2 - middle * size) for middle in points.mean(0).tolist())
     crops = F.pad(resize(images, size), (left, CLOSE - size - left, top, CLOSE - size - top), value=0.5)
-    return torch.cat([_both_ways(part)[0] for part in crops.split(16)])
+    landmarks, confidence = zip(*map(_both_ways, crops.split(16)), strict=True)
+    return torch.cat(landmarks), torch.cat(confidence)
 
 
 def _both_ways(crops: Tensor) -> tuple[Tensor, Tensor]:

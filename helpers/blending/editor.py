@@ -10,7 +10,7 @@ from torch import Tensor
 from helpers import masks
 from helpers.blending.blocks import NOISE_STEPS, STEPS, check_copy, copy_activations, embed, fit_noise
 from helpers.blending.criterion import MaskedCriterion, Term, photo_terms, whitening
-from helpers.blending.pastes import exchange_details, fade, hard_paste, poisson_blend, transition
+from helpers.blending.pastes import hard_paste, join, poisson_blend, transition
 from helpers.encoder import load_encoder
 from helpers.generators import Generator
 from helpers.images import resize, shown
@@ -153,8 +153,8 @@ class Editor:
         """Two-image blend: x inside the mask and y outside, in one face.
 
         W_l with terms for both images, from the encoder's guess of a feathered paste, near which a prior keeps it; then
-        Mk_n, which draws the mean of both faces at the mask's edge and fades into both photos (``fade``). "style" is
-        y's texture for what shows x.
+        Mk_n, which draws the guess at the mask's edge and the photos farther away (``join``); without an encoder, what
+        W_l found. "style" is y's texture for what shows x.
         """
         options, mask, feather, weights = self._settings("crossover", mask, **options)
         soft, (inside, outside) = masks.feather(mask, feather), transition(mask, 2 * feather)
@@ -164,9 +164,8 @@ class Editor:
         criterion = MaskedCriterion(terms, self.features, weights, None if start is None else self.likelihood)
 
         def noise(last: Result, steps: int) -> NoiseSearch:
-            face = last.images if start is None else (last.images + shown(self.generator.synthesize(start))) / 2
-            fur = exchange_details(face, x, y, mask, feather / 2)  # the photos', of which w+ draws too little
-            image = fade((face + fur) / 2, x, y, mask, options.fidelity)
+            face = last.images if start is None else shown(self.generator.synthesize(start))
+            image = join(face, x, y, mask, feather, options.fidelity)
             return fit_noise(self.generator, image, image, mask, last.latents, steps)
 
         w_plus = self._w_plus(criterion, len(x), options.steps, start=start)

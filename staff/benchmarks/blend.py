@@ -1,4 +1,4 @@
-"""Two-image blends on pairs of validation faces: seam, two-tone, fidelity, realism; five ways, three masks."""
+"""Two-image blends on pairs of validation faces: seam, two-tone, pose, fidelity, realism; five ways, three masks."""
 
 import functools
 import time
@@ -10,7 +10,7 @@ from skimage.restoration import inpaint_biharmonic
 from torch import Tensor
 
 from helpers import masks
-from helpers.blending import Editor, feather_of, hard_paste, measure, poisson_blend, region_psnr
+from helpers.blending import Editor, feather_of, hard_paste, measure, poisson_blend, pose, region_psnr
 from helpers.figures import labelled_grid, save_figure
 from helpers.generators import Generator, load_discriminator
 from helpers.images import resize
@@ -65,6 +65,7 @@ def found(settings: Settings) -> tuple[list[dict], dict[str, dict[str, Tensor]],
             images[name][method] = way(x, y, mask)
             seconds = time.perf_counter() - started
             measured = measure(images[name][method], x, y, mask, features)
+            measured |= pose(images[name][method], x, y, mask, generator.landmarks)
             row = {key: values.clamp(max=EXACT).mean().item() for key, values in measured.items()}
             with torch.no_grad():
                 row["realism"] = critic(images[name][method]).mean().item()
