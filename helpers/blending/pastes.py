@@ -10,6 +10,7 @@ from helpers import masks
 from helpers.losses import masked_mean
 from helpers.masks import as_mask, invert
 
+DETAILS, HAIR = 0.175, 1.2  # as a share of the feather; how much stronger the details are drawn at the edge
 ROUNDS, SOLVER_STEPS = 13, 20  # of the search for the weights, and in each round
 
 
@@ -76,8 +77,8 @@ def join(image: Tensor, x: Tensor, y: Tensor, mask: Tensor, feather: float, fide
     """Poisson blending from both sides: the image's gradients at the mask's edge, the photos' colours farther away.
 
     The least |grad u - g|² + s |u - paste|², "screened" as by Bhat et al. (ECCV 2008). g is the image's near the edge
-    and x's inside or y's outside; details below 3/16 of the feather are always the photos'. s, one number for each side,
-    is as small as leaves that side ``fidelity`` dB (PSNR) of its photo.
+    and x's inside or y's outside elsewhere; fine details are the photos' everywhere. s, one number for each side, is as
+    small as leaves that side ``fidelity`` dB (PSNR) of its photo.
     """
     paste, hard = hard_paste(x, y, mask), (mask >= 0.5).to(image).expand(len(image), -1, -1, -1)
     pull = _against(_slopes_at_the_edge(image, x, y, hard, feather))
@@ -96,9 +97,9 @@ def _slopes_at_the_edge(image: Tensor, x: Tensor, y: Tensor, hard: Tensor, feath
     """The gradients that a blend is asked for: (2, B, 3, R, R)."""
     depth = torch.cat([torch.maximum(_depth(side), _depth(~side)) for side in hard.bool().cpu().numpy()])
     near, share = torch.exp(-((depth / max(feather, 1e-6)) ** 2)).to(image), masks.feather(hard, feather / 4)
-    coarse = [masks.blur(part, feather * 3 / 16) for part in (image, x, y)]
-    photos = torch.lerp(_slopes(coarse[2]), _slopes(coarse[1]), share)
-    return torch.lerp(_slopes(y), _slopes(x), share) + near * (_slopes(coarse[0]) - photos)
+    coarse, coarse_x, coarse_y = (masks.blur(part, feather * DETAILS) for part in (image, x, y))
+    details = torch.lerp(_slopes(y - coarse_y), _slopes(x - coarse_x), share)
+    return torch.lerp(torch.lerp(_slopes(y), _slopes(x), share), _slopes(coarse) + HAIR * details, near)
 
 
 def _slopes(image: Tensor) -> Tensor:
