@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from helpers.cat_faces import EYES_APART, LEAST, aligned_landmarks
 from helpers.images import quantize
 from helpers.losses import lp_loss
 from helpers.masks import as_mask, blur, edge_band, feather, grow
@@ -64,6 +63,8 @@ def pose(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, template: Sequence)
 
     "pose" (B,) is the mean distance over that of the eyes, at most 1; "face" (B,) is 1 where the finder sees a face.
     """
+    from helpers.cat_faces import EYES_APART, LEAST, aligned_landmarks  # a lesson needs no finder to blend
+
     found, sure = aligned_landmarks(images.cpu(), template)
     first, second = (aligned_landmarks(photos.cpu(), template)[0] for photos in (x, y))
     columns, rows = (torch.tensor(template) * x.shape[-1]).long().T
