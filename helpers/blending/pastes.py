@@ -114,16 +114,12 @@ def _against(slopes: Tensor) -> Tensor:
 
 def _screened(start: Tensor, paste: Tensor, pull: Tensor, screen: Tensor) -> Tensor:
     """The images that solve (Laplacian + screen) u = pull + screen paste, approached by conjugate gradients."""
-
-    def inner(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).sum((1, 2, 3), keepdim=True)
-
     blend, rest = start, pull - _against(_slopes(start)) + screen * (paste - start)
-    step, size = rest, inner(rest, rest)
+    step, size = rest, rest.square().sum((1, 2, 3), keepdim=True)
     for _ in range(SOLVER_STEPS):
         turned = _against(_slopes(step)) + screen * step
-        length = size / inner(step, turned).clamp_min(1e-20)
+        length = size / (step * turned).sum((1, 2, 3), keepdim=True).clamp_min(1e-20)
         blend, rest = blend + length * step, rest - length * turned
-        size, before = inner(rest, rest), size
+        size, before = rest.square().sum((1, 2, 3), keepdim=True), size
         step = rest + size / before.clamp_min(1e-20) * step
     return blend
