@@ -10,7 +10,8 @@ from helpers.generators import Generator
 from helpers.losses import WeightedSum, gram_matrix, lp_loss, perceptual_loss, style_loss
 from helpers.masks import as_mask
 
-LAYERS = {"perceptual": ("conv1_1", "conv1_2", "conv2_2", "conv3_3"), "style": ("conv3_3",)}
+LAYERS = {"perceptual": ("conv1_1", "conv1_2", "conv2_2", "conv3_3")}
+LAYERS["style"] = ("conv1_1", "conv2_1", "conv3_1", "conv3_3")
 SMALLEST_VARIANCE = 1e-3  # relative to the largest
 
 

@@ -29,7 +29,7 @@ WEIGHTS = {  # of the terms of each edit
     "reconstruct": {"first": 1.0, "perceptual": 0.02},
     "inpaint": {"first": 1.0, "perceptual": 0.02, "mirror": 0.02, "prior": 0.1},
     "scribble": {"first": 1.0, "stroke": 1.0, "perceptual": 0.02, "prior": 0.01},
-    "local-style": {"first": 1.0, "perceptual": 0.02, "content": 0.002, "style": 0.2, "prior": 0.01},
+    "local-style": {"first": 1.0, "perceptual": 0.02, "content": 0.1, "style": 0.2, "prior": 0.1},
     "transfer": {"first": 1.0, "perceptual": 0.02, "prior": 0.03},
 }
 
@@ -136,12 +136,6 @@ class Editor:
         search = partial(fit_noise, self.generator, x)
         return Block(share=steps, build=lambda last, n: search(last.images, mask, last.latents, n))
 
-    def _photo_then(self, changed: MaskedCriterion, x: Tensor, outside: Tensor, options: EditOptions, rows=None):
-        """W_l of the photo; from there W_l by a changed criterion; Mk_n, which restores the photo around the region."""
-        plain = MaskedCriterion(photo_terms(x, torch.ones_like(outside)), self.features, changed.weights)
-        w_plus = self._w_plus(plain, len(x), options.steps), self._w_plus(changed, len(x), options.steps, rows)
-        return [*w_plus, self._noise(x, outside, options.noise_steps)]
-
     def reconstruct(self, x: Tensor, **options) -> Edit:
         """Improved reconstruction: W_l, then Mk_n, both with a mask of ones."""
         options, full, _, weights = self._settings("reconstruct", torch.ones_like(x[:1, :1]), **options)
@@ -196,10 +190,8 @@ class Editor:
             return fit_noise(self.generator, filled, filled, hole, last.latents, steps)
 
         rows = inpainting_rows(self.generator.num_ws) if start is None else None
-        blocks = [
-            self._w_plus(criterion, len(x), options.steps, rows, start),
-            Block(share=options.noise_steps, build=noise),
-        ]
+        w_plus = self._w_plus(criterion, len(x), options.steps, rows, start)
+        blocks = [w_plus, Block(share=options.noise_steps, build=noise)]
         return Edit("inpaint", hole, torch.full_like(x, 0.5), x, weights, blocks)
 
     def scribble(self, x: Tensor, drawn: Tensor, mask: Tensor | None = None, **options) -> Edit:
@@ -212,22 +204,29 @@ class Editor:
         mask = stroke_mask(x, drawn) if mask is None else mask
         options, mask, feather, weights = self._settings("scribble", mask, **options)
         _, outside = transition(grow(mask, feather), 2 * feather)
+        plain = MaskedCriterion(photo_terms(x, torch.ones_like(outside)), self.features, weights)
         terms = [*photo_terms(x, outside), Term("stroke", "pixel", drawn, mask)]
         changed, rows = MaskedCriterion(terms, self.features, weights, delta_loss), range(self.generator.num_ws // 2)
-        return Edit("scribble", mask, drawn, x, weights, self._photo_then(changed, x, outside, options, rows))
+        w_plus = self._w_plus(plain, len(x), options.steps), self._w_plus(changed, len(x), options.steps, rows)
+        return Edit("scribble", mask, drawn, x, weights, [*w_plus, self._noise(x, outside, options.noise_steps)])
 
     def local_style(self, x: Tensor, style: Tensor, mask: Tensor, **options) -> Edit:
-        """Give a region the texture and colours of an image (B or 1, 3, H, W): W_l of the photo, M_st, Mk_n around it.
+        """Give a region the texture and colours of an image (B or 1, 3, H, W): M_st, then Mk_n, both by one criterion.
 
-        The "perceptual" weight is that outside, "content" that inside, and "prior" that of the ``likelihood`` of the
-        offset from the photo's latents.
+        M_st starts at the encoder's guess of the photo with the last two thirds of the rows of that of the style, for
+        another cat its coat, which "content" and "prior" hold. With weak content the maps draw what w+ cannot: bricks.
         """
         options, mask, feather, weights = self._settings("local-style", mask, **options)
-        _, outside = transition(mask, 2 * feather)
-        terms = [Term("content", "perceptual", x, mask), Term("style", "style", style, mask), *photo_terms(x, outside)]
-        changed = MaskedCriterion(terms, self.features, weights, self.likelihood)
-        blocks = self._photo_then(changed, x, outside, options)
-        return Edit("local-style", mask, resize(style, self.generator.resolution), x, weights, blocks)
+        (_, outside), start, seen = transition(mask, 2 * feather), self._guess(x), x
+        small, coat = resize(style, self.generator.resolution), self.generator.num_ws // 3  # the first row that colours
+        if start is not None:
+            start.code[:, coat:] = self._guess(small).code[:, coat:]
+            seen = shown(self.generator.synthesize(start))
+        inside = Term("content", "perceptual", seen, mask), Term("style", "style", style, mask)
+        criterion = MaskedCriterion([*inside, *photo_terms(x, outside)], self.features, weights, self.likelihood)
+        w_plus, fit = self._w_plus(criterion, len(x), options.steps, start=start), partial(NoiseSearch, self.generator)
+        noise = Block(share=options.noise_steps, build=lambda last, n: fit(criterion, last.latents, steps=n))
+        return Edit("local-style", mask, small, x, weights, [w_plus, noise])
 
     def transfer(self, x: Tensor, y: Tensor, mask: Tensor, layer="b16.conv0", amount: float = 1.0, **options) -> Edit:
         """Carry an attribute of x, e.g. its eyes, into y: W_l of both, activations copied in the region (I_att), Mk_n.
