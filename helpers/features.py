@@ -134,7 +134,8 @@ class Features(nn.Module):
         for index, (conv, (b, _, _)) in enumerate(zip(self.convs[: last + 1], self.config.convs, strict=False)):
             x = POOLS[self.pooling](x, 2) if b > block else x
             found[index, False] = x = convolve(x, conv.weight, conv.bias)
-            found[index, True] = x = F.relu(x, inplace=(index, False) not in places.values())
+            if index < last or (index, True) in places.values():
+                found[index, True] = x = F.relu(x, inplace=(index, False) not in places.values())
             block = b
         return {layer: found[place] for layer, place in places.items()}
 
@@ -211,8 +212,8 @@ def load_features(
 ) -> Features:
     """A frozen network: "vgg19" or "vgg16" (downloaded once), "vgg19-slim" or "vgg19-half" (bundled), or a file.
 
-    None or "auto" is vgg19 where its file is on disk, vgg19-slim elsewhere; pooling None is that of its training.
-    Raises ValueError for other names and files.
+    None or "auto" is vgg19 where its file is on disk, vgg19-slim elsewhere; pooling None is that of its training. The
+    weights are float32, in the memory layout that is fastest on the device. Raises ValueError for other names and files.
     """
     facts = {}
     if name in (None, "auto"):
@@ -234,4 +235,4 @@ def load_features(
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(f"The tensors of {name} do not fit its layers; get or export the file again.") from error
-    return network.to(device or "cpu")
+    return _laid_out(network.to(device or "cpu"), fastest_way(device or "cpu", config.widths[0], "float32"))

@@ -30,6 +30,13 @@ def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     return (values.mean(1, keepdim=True) * mask).sum((1, 2, 3)) / area
 
 
+def mean_square(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """``masked_mean`` of the squares; without a mask in half the passes over memory, by the norms of the rows."""
+    if mask is not None:
+        return masked_mean(values.square(), mask)
+    return torch.linalg.vector_norm(values, dim=(1, 3)).square().sum(1) / values[0].numel()
+
+
 def perceptual_loss(ours: dict[str, Tensor], theirs: dict[str, Tensor], mask: Tensor | None = None) -> Tensor:
     """Squared distance of feature maps, layer to (B, C, h, w), over the target's square, mean over layers: (B,).
 
@@ -38,8 +45,7 @@ def perceptual_loss(ours: dict[str, Tensor], theirs: dict[str, Tensor], mask: Te
     losses = []
     for layer, target in theirs.items():
         cells = None if mask is None else F.adaptive_avg_pool2d(mask, target.shape[-2:])
-        distance = masked_mean((ours[layer] - target).square(), cells)
-        losses.append(distance / masked_mean(target.square(), cells).clamp_min(1e-8))
+        losses.append(mean_square(ours[layer] - target, cells) / mean_square(target, cells).clamp_min(1e-8))
     return torch.stack(losses).mean(0)
 
 

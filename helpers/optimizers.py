@@ -264,27 +264,36 @@ class BatchLBFGS:
                 p += part.view_as(p)
 
     def _move(self, x: Tensor, g: Tensor, state: dict) -> Tensor:
-        """Minus the inverse Hessian's estimate times the gradient."""
-        if not state:
-            state |= {"pairs": [], "scale": g.new_zeros(len(g), 1)}
+        """Minus the inverse Hessian's estimate times the gradient; each loop is one triangular system."""
+        most = next(pairs for components, pairs in self.HISTORY.items() if x.shape[1] <= components)
+        if "products" not in state:
+            pairs = {name: g.new_zeros(len(g), most, x.shape[1]) for name in ("steps", "changes")}
+            state |= {**pairs, "products": g.new_zeros(len(g), most, most), "count": 0, "scale": g.new_zeros(len(g), 1)}
         else:
-            s, y = x - state["x"], g - state["g"]
-            product, square = _dot(s, y), _dot(y, y)
-            good = product > 1e-8 * square.sqrt() * s.norm(dim=1, keepdim=True)  # the curvature is positive
-            weight = torch.where(good, 1 / product, 0.0)
-            state["scale"] = torch.where(good, product / square, state["scale"])
-            most = next(pairs for components, pairs in self.HISTORY.items() if x.shape[1] <= components)
-            state["pairs"] = [*state["pairs"], (s, y, weight)][-most:]
+            self._remember(x - state["x"], g - state["g"], state["count"] % most, state)
         state["x"], state["g"] = x, g
-        q, factors, scale = g, [], state["scale"]
-        for s, y, weight in reversed(state["pairs"]):
-            factors.append(weight * _dot(s, q))
-            q = torch.addcmul(q, factors[-1], y, value=-1)
+        used, scale = min(state["count"], most), state["scale"]
+        first = state["count"] % max(used, 1)  # where the oldest pair is
+        steps, changes = (state[name][:, :used] for name in ("steps", "changes"))
+        products = state["products"][:, :used, :used].roll((-first, -first), (1, 2))
+        q = g[:, None]
+        factors = torch.linalg.solve_triangular(products.mT, (q @ steps.mT).roll(-first, 2), upper=False, left=False)
+        q = q - factors.roll(first, 2) @ changes
         # a full step where no scale is known yet
-        q = q * torch.where(scale > 0, scale, 1 / g.square().mean(1, keepdim=True).sqrt().clamp_min(1e-30))
-        for (s, y, weight), factor in zip(state["pairs"], reversed(factors), strict=True):
-            q = torch.addcmul(q, factor - weight * _dot(y, q), s)
-        return -q
+        q = q * torch.where(scale > 0, scale, 1 / g.square().mean(1, keepdim=True).sqrt().clamp_min(1e-30))[..., None]
+        rest = products.diagonal(dim1=1, dim2=2)[:, None] * factors - (q @ changes.mT).roll(-first, 2)
+        factors = torch.linalg.solve_triangular(products, rest, upper=True, left=False)
+        return -(q + factors.roll(first, 2) @ steps)[:, 0]
+
+    def _remember(self, s: Tensor, y: Tensor, slot: int, state: dict) -> None:
+        """Put a pair in the place of the oldest; zeros where its curvature is not positive."""
+        product, square = _dot(s, y), _dot(y, y)
+        good = product > 1e-8 * square.sqrt() * s.norm(dim=1, keepdim=True)
+        state["scale"] = torch.where(good, product / square, state["scale"])
+        state["steps"][:, slot], state["changes"][:, slot] = torch.where(good, s, 0.0), torch.where(good, y, 0.0)
+        state["products"][:, :, slot] = (state["changes"][:, slot, None] @ state["steps"].mT)[:, 0]
+        state["products"][:, slot, slot] = torch.where(good, product, 1.0)[:, 0]
+        state["count"] += 1
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

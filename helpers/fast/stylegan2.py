@@ -4,7 +4,6 @@ Whatever depends only on the weights is computed once, the passes over the activ
 backward pass a layer keeps only its input and its output.
 """
 
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,7 +45,7 @@ class StyledConvolution(torch.autograd.Function):
     def forward(ctx, x, styles, gains, noise, frozen):
         bias, weight, blur, limit = ctx.frozen = frozen
         y = convolved(x * per_channel(styles, x), weight, blur)
-        y.mul_(per_channel(gains, y)).add_(noise.to(y.dtype)).add_(bias.to(y.dtype)[:, None, None])
+        torch.addcmul(bias.to(y.dtype)[:, None, None], y, per_channel(gains, y), out=y).add_(noise.to(y.dtype))
         F.leaky_relu_(y, SLOPE)
         if limit is not None:
             y.clamp_(-limit, limit)

@@ -1,8 +1,10 @@
 """Inversion against the published projector's plain loop, and what the encoder's start saves."""
 
+import copy
 import time
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from helpers.encoder import load_encoder
@@ -65,7 +67,8 @@ def against_plain(settings: Settings) -> list[dict]:
 
 def ways(generator: Generator, face: Tensor, features, steps: int) -> Iterator[tuple[str, Chain | Iterator]]:
     """The plain loop, then our searches by name, its own variables last; each is made when it is asked for."""
-    yield PLAIN, plain.plain_projection(generator, face, features, WEIGHTS, LAYERS, steps)
+    contiguous = copy.deepcopy(features).to(memory_format=torch.contiguous_format)  # as a plain loop has it
+    yield PLAIN, plain.plain_projection(generator, face, contiguous, WEIGHTS, LAYERS, steps)
     default = {"start": "mean", "steps": 300}
     for space in ("w+", "w"):
         for name, options in (("fast", fast_options(generator, space)), ("default", default)):

@@ -109,7 +109,7 @@ def speed(settings: Settings) -> Iterator[dict]:
     for size in settings.sizes or ((128,) if settings.quick else (256, 512)):
         content = demo_photos(size, ["astronaut"])["astronaut"].to(device)
         style = own_styles(size)["strokes"].to(device)
-        loops = {f"plain loop, {name}": plain_loop(full, content, style)}
+        loops = {f"plain loop, {name}": plain_loop(full.to(memory_format=torch.contiguous_format), content, style)}
         for way, network in ((f"ours, {name}", full), ("ours, vgg19-slim", slim)):
             loops[way] = iter(StyleTransfer(network, content, [style], steps=10**6, **SAME))
         memory = {}
