@@ -212,8 +212,8 @@ def load_features(
 ) -> Features:
     """A frozen network: "vgg19" or "vgg16" (downloaded once), "vgg19-slim" or "vgg19-half" (bundled), or a file.
 
-    None or "auto" is vgg19 where its file is on disk, vgg19-slim elsewhere; pooling None is that of its training. The
-    weights are float32, in the memory layout that is fastest on the device. Raises ValueError for other names and files.
+    None or "auto" is vgg19 where its file is on disk, vgg19-slim elsewhere; pooling None is that of its training.
+    Weights are float32 in the layout that is fastest on the device. Raises ValueError for other names and files.
     """
     facts = {}
     if name in (None, "auto"):
