@@ -41,7 +41,7 @@ def fit_noise(
     For equal weights |M (G - x)|^2 + |(1 - M) (G - y)|^2 has the same gradient as |G - (M x + (1 - M) y)|^2.
     """
     criterion = Criterion(torch.lerp(y, x, mask), weights={"l2": 1.0})
-    return NoiseSearch(generator, criterion, latents, steps=steps)
+    return NoiseSearch(generator, criterion, latents, steps=steps, optimizer="lbfgs")
 
 
 def copy_activations(
