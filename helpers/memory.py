@@ -15,6 +15,7 @@ OVERHEAD = 1.1  # what the allocator loses between the tensors
 FIXED = 0.05  # GB, which convolutions take for any network
 FEATURES = 90  # bytes per value of an image: vgg19-slim keeps 2 x 16 channels, a quarter of 2 x 32, a 16th of 4 x 64
 SMALL = 256**2  # pixels of a whole batch; below it all fit, and counting would take longer than a step
+COUNTED = weakref.WeakKeyDictionary()  # from a generator to what its steps need: counting takes a second
 
 
 class PeakOfTensors(TorchDispatchMode):
@@ -52,7 +53,10 @@ def without_data(generator: Generator) -> Generator:
 
 
 def step_memory(generator: Generator, space: str = "w+", batch: int = 1, noise: bool = False) -> float:
-    """Estimated GB (2^30 bytes) of weights, one step and Adam's moments: the step runs on tensors without data."""
+    """Estimated GB (2^30 bytes) of weights, one step and Adam's moments: the step runs once on tensors without data."""
+    known, facts = COUNTED.setdefault(generator, {}), (getattr(generator, n, None) for n in ("dtype", "checkpointing"))
+    if (key := (space, batch, noise, *facts)) in known:
+        return known[key]
     weights = sum(p.numel() * p.element_size() for p in generator.parameters())
     twin = without_data(generator)
     code = torch.empty(batch, *generator.code_shape(space), device="meta", requires_grad=True)
@@ -61,7 +65,8 @@ def step_memory(generator: Generator, space: str = "w+", batch: int = 1, noise: 
         images = twin.synthesize(Latents(space, code, maps))
         images.sum().backward()
     moments = 2 * sum(t.numel() * t.element_size() for t in [code, *(maps or [] if noise else [])])
-    return FIXED + (weights + OVERHEAD * tensors.peak + FEATURES * images.numel() + moments) / 2**30
+    known[key] = FIXED + (weights + OVERHEAD * tensors.peak + FEATURES * images.numel() + moments) / 2**30
+    return known[key]
 
 
 def check_memory(generator: Generator, space: str = "w+", noise: bool = False) -> None:
