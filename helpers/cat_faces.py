@@ -141,10 +141,7 @@ def _look_closer(image: Tensor, face: CatFace) -> CatFace:
 
 
 def aligned_landmarks(images: Tensor, template: Sequence) -> tuple[Tensor, Tensor]:
-    """Landmarks (B, 3, 2), x and y in pixels of 160, of faces in images (B, 3, R, R) that were cut with a template.
-
-    With the confidence (B,): from ``LEAST`` on there is a face.
-    """
+    """Landmarks (B, 3, 2), x, y in pixels of 160, and confidence (B,) of faces (B, 3, R, R) cut with a template."""
     points = torch.tensor(template)
     size = round(EYES_APART / (points[1, 0] - points[0, 0]).item())
     left, top = (round(CLOSE / 2 - middle * size) for middle in points.mean(0).tolist())

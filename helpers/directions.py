@@ -105,8 +105,7 @@ def attributes(generator: Generator, images: Tensor) -> dict[str, Tensor]:
     """
     values = {"brightness": to_yiq(images)[:, 0].mean((1, 2)), "warmth": (images[:, 0] - images[:, 2]).mean((1, 2))}
     if generator.landmarks:
-        landmarks, _ = aligned_landmarks(images.cpu(), generator.landmarks)
-        left, right, nose = torch.view_as_complex(landmarks).unbind(1)
+        left, right, nose = torch.view_as_complex(aligned_landmarks(images.cpu(), generator.landmarks)[0]).unbind(1)
         place = (nose - (left + right) / 2) / (right - left)
         values |= {"turn": place.real.to(images), "length": place.imag.to(images)}
     return values

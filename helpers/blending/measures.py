@@ -59,10 +59,7 @@ def region_psnr(images: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 
 @torch.no_grad()
 def pose(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, template: Sequence) -> dict[str, Tensor]:
-    """How far eyes and nose are from where x inside and y outside have them, for faces cut with a template.
-
-    "pose" (B,) is the mean distance over that of the eyes, at most 1; "face" (B,) is 1 where the finder sees a face.
-    """
+    """Mean distance (B,) of eyes and nose from the photos', over that of the eyes; 1 where a face is seen."""
     from helpers.cat_faces import EYES_APART, LEAST, aligned_landmarks  # a lesson needs no finder to blend
 
     found, sure = aligned_landmarks(images.cpu(), template)

@@ -76,9 +76,8 @@ def exchange_details(image: Tensor, x: Tensor, y: Tensor, mask: Tensor, radius: 
 def join(image: Tensor, x: Tensor, y: Tensor, mask: Tensor, feather: float, fidelity: float) -> Tensor:
     """Poisson blending from both sides: the image's gradients at the mask's edge, the photos' colours farther away.
 
-    The least |grad u - g|² + s |u - paste|², "screened" as by Bhat et al. (ECCV 2008). g is the image's near the edge
-    and x's inside or y's outside elsewhere; fine details are the photos' everywhere. s, one number for each side, is as
-    small as leaves that side ``fidelity`` dB (PSNR) of its photo.
+    The least |grad u - g|² + s |u - paste|² (Bhat et al., ECCV 2008), fine details of g always the photos'; s, a number
+    for each side, is as small as leaves that side ``fidelity`` dB (PSNR) of its photo.
     """
     paste, hard = hard_paste(x, y, mask), (mask >= 0.5).to(image).expand(len(image), -1, -1, -1)
     pull = _against(_slopes_at_the_edge(image, x, y, hard, feather))
@@ -97,9 +96,9 @@ def _slopes_at_the_edge(image: Tensor, x: Tensor, y: Tensor, hard: Tensor, feath
     """The gradients that a blend is asked for: (2, B, 3, R, R)."""
     depth = torch.cat([torch.maximum(_depth(side), _depth(~side)) for side in hard.bool().cpu().numpy()])
     near, share = torch.exp(-((depth / max(feather, 1e-6)) ** 2)).to(image), masks.feather(hard, feather / 4)
-    coarse, coarse_x, coarse_y = (masks.blur(part, feather * DETAILS) for part in (image, x, y))
-    details = torch.lerp(_slopes(y - coarse_y), _slopes(x - coarse_x), share)
-    return torch.lerp(torch.lerp(_slopes(y), _slopes(x), share), _slopes(coarse) + HAIR * details, near)
+    details = [_slopes(photo - masks.blur(photo, feather * DETAILS)) for photo in (y, x)]
+    drawn = _slopes(masks.blur(image, feather * DETAILS)) + HAIR * torch.lerp(*details, share)
+    return torch.lerp(torch.lerp(_slopes(y), _slopes(x), share), drawn, near)
 
 
 def _slopes(image: Tensor) -> Tensor:
@@ -108,7 +107,6 @@ def _slopes(image: Tensor) -> Tensor:
 
 
 def _against(slopes: Tensor) -> Tensor:
-    """The adjoint of ``_slopes``."""
     return slopes[0].roll(1, 3) - slopes[0] + slopes[1].roll(1, 2) - slopes[1]
 
 
