@@ -66,13 +66,6 @@ def _depth(side: np.ndarray) -> Tensor:
     return torch.from_numpy(scipy.ndimage.distance_transform_edt(side[0]) - 0.5).float().clamp_min(0)[None, None]
 
 
-def exchange_details(image: Tensor, x: Tensor, y: Tensor, mask: Tensor, radius: float) -> Tensor:
-    """The image with details below ``radius`` pixels of x under the mask and y elsewhere (Burt and Adelson 1983)."""
-    share = masks.feather((mask >= 0.5).to(x), radius / 2)
-    details = torch.lerp(y - masks.blur(y, radius), x - masks.blur(x, radius), share)
-    return (masks.blur(image, radius) + details).clamp(0, 1)
-
-
 def join(image: Tensor, x: Tensor, y: Tensor, mask: Tensor, feather: float, fidelity: float) -> Tensor:
     """Poisson blending from both sides: the image's gradients at the mask's edge, the photos' colours farther away.
 
