@@ -134,8 +134,7 @@ class Features(nn.Module):
         for index, (conv, (b, _, _)) in enumerate(zip(self.convs[: last + 1], self.config.convs, strict=False)):
             x = POOLS[self.pooling](x, 2) if b > block else x
             found[index, False] = x = convolve(x, conv.weight, conv.bias)
-            if index < last or (index, True) in places.values():
-                found[index, True] = x = F.relu(x, inplace=(index, False) not in places.values())
+            found[index, True] = x = F.relu(x, inplace=(index, False) not in places.values())
             block = b
         return {layer: found[place] for layer, place in places.items()}
 

@@ -271,12 +271,10 @@ class BatchLBFGS:
             state |= {**pairs, "products": g.new_zeros(len(g), most, most), "count": 0, "scale": g.new_zeros(len(g), 1)}
         else:
             self._remember(x - state["x"], g - state["g"], state["count"] % most, state)
-        state["x"], state["g"] = x, g
-        used, scale = min(state["count"], most), state["scale"]
-        first = state["count"] % max(used, 1)  # where the oldest pair is
+        state["x"], state["g"], used = x, g, min(state["count"], most)
+        first, scale, q = state["count"] % max(used, 1), state["scale"], g[:, None]  # first: where the oldest pair is
         steps, changes = (state[name][:, :used] for name in ("steps", "changes"))
         products = state["products"][:, :used, :used].roll((-first, -first), (1, 2))
-        q = g[:, None]
         factors = torch.linalg.solve_triangular(products.mT, (q @ steps.mT).roll(-first, 2), upper=False, left=False)
         q = q - factors.roll(first, 2) @ changes
         # a full step where no scale is known yet
