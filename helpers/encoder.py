@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.generators import Generator
-from helpers.generators.base import normal
+from helpers.generators.base import Generator, normal
 from helpers.images import resize
 from helpers.latents import Latents
 from helpers.masks import mask_pyramid

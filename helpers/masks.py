@@ -266,9 +266,8 @@ def blur(values: Tensor, radius: float) -> Tensor:
     """Gaussian blur of masks or images (B, C, H, W) in [0, 1], standard deviation ``radius`` pixels; no gradient."""
     if radius <= 0:
         return values
-    array, widths = values.detach().cpu().numpy(), (0, 0, radius, radius)
-    blurred = scipy.ndimage.gaussian_filter(array, widths, mode="nearest", truncate=3)
-    return torch.from_numpy(blurred).clamp(0, 1).to(values.device)
+    smooth = scipy.ndimage.gaussian_filter(values.numpy(force=True), (0, 0, radius, radius), mode="nearest", truncate=3)
+    return torch.from_numpy(smooth).clamp(0, 1).to(values.device)
 
 
 def edge_band(mask: Tensor, width: float = 1.0) -> Tensor:

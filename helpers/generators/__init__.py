@@ -146,8 +146,7 @@ def _build(name: str, kind: str, part: Part) -> nn.Module:
                 raise WeightsError(f"{key} is missing.")
             if tensors[key].shape != value.shape:
                 raise WeightsError(f"{key} has the shape {(*tensors[key].shape,)} instead of {(*value.shape,)}.")
-            layout = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)  # as the network wants it
-            tensors[key] = layout.copy_(tensors[key])
+            tensors[key] = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype).copy_(tensors[key])
         if extra := sorted(set(tensors) - set(built.state_dict())):
             raise WeightsError(f"{extra[0][:80]} is not part of it.")
         built.load_state_dict(tensors, assign=True)
