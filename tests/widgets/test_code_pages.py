@@ -76,4 +76,5 @@ def test_the_code_page_runs_when_pasted(lesson, others, common, tmp_path):
     run = panel.make(panel.settings)
     for _ in run:
         pass
-    torch.testing.assert_close(names["same"].images, run.result().images)
+    on_cards = {"rtol": 0, "atol": 0.01} if torch.cuda.is_available() else {}  # where sums take any order
+    torch.testing.assert_close(names["same"].images, run.result().images, **on_cards)
