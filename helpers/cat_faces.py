@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.images import resize
+from helpers.masks import feather
 from helpers.photos import cut_square
 from helpers.weights import load_weights, weights_path
 
@@ -148,6 +149,17 @@ def aligned_landmarks(images: Tensor, template: Sequence) -> tuple[Tensor, Tenso
     crops = F.pad(resize(images, size), (left, CLOSE - size - left, top, CLOSE - size - top), value=0.5)
     landmarks, confidence = zip(*map(_both_ways, crops.split(16)), strict=True)
     return torch.cat(landmarks), torch.cat(confidence)
+
+
+@torch.no_grad()
+def pose(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, template: Sequence) -> dict[str, Tensor]:
+    """Of blends of x inside and y outside (B,): distance of eyes and nose from theirs, over the eyes'; a face is seen."""
+    found, sure = aligned_landmarks(images.cpu(), template)
+    first, second = (aligned_landmarks(photos.cpu(), template)[0] for photos in (x, y))
+    columns, rows = (torch.tensor(template) * x.shape[-1]).long().T
+    share = feather(mask, x.shape[-1] / 16)[:, 0, rows, columns, None].cpu()
+    distance = (found - torch.lerp(second, first, share.to(first))).norm(dim=2).mean(1) / EYES_APART
+    return {"pose": distance.clamp(max=1), "face": (sure >= LEAST).float()}
 
 
 def _both_ways(crops: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,11 @@
 """How good a blend is: its seam, its two sides. x and y are (B, 3, H, W) in [0, 1], masks (B or 1, 1, H, W)."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from helpers.images import quantize
 from helpers.losses import lp_loss
-from helpers.masks import as_mask, blur, edge_band, feather, grow
+from helpers.masks import as_mask, blur, edge_band, grow
 from helpers.metrics import feature_distance, psnr
 
 STEP = 1 / 255  # the smallest gradient that an 8-bit image can show: flatter photos count as this steep
@@ -55,19 +53,6 @@ def region_psnr(images: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """PSNR (B,) in dB over the pixels of a mask (at least 0.5), after 8-bit rounding; inf where they are equal."""
     hard = (mask >= 0.5).to(images)
     return -10 * torch.log10(lp_loss(quantize(images), quantize(targets), 2, hard))
-
-
-@torch.no_grad()
-def pose(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, template: Sequence) -> dict[str, Tensor]:
-    """Mean distance (B,) of eyes and nose from the photos', over that of the eyes; 1 where a face is seen."""
-    from helpers.cat_faces import EYES_APART, LEAST, aligned_landmarks  # a lesson needs no finder to blend
-
-    found, sure = aligned_landmarks(images.cpu(), template)
-    first, second = (aligned_landmarks(photos.cpu(), template)[0] for photos in (x, y))
-    columns, rows = (torch.tensor(template) * x.shape[-1]).long().T
-    share = feather(mask, x.shape[-1] / 16)[:, 0, rows, columns, None].cpu()
-    distance = (found - torch.lerp(second, first, share.to(first))).norm(dim=2).mean(1) / EYES_APART
-    return {"pose": distance.clamp(max=1), "face": (sure >= LEAST).float()}
 
 
 @torch.no_grad()

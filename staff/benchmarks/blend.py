@@ -10,7 +10,8 @@ from skimage.restoration import inpaint_biharmonic
 from torch import Tensor
 
 from helpers import masks
-from helpers.blending import Editor, feather_of, hard_paste, measure, poisson_blend, pose, region_psnr
+from helpers.blending import Editor, feather_of, hard_paste, measure, poisson_blend, region_psnr
+from helpers.cat_faces import pose
 from helpers.figures import labelled_grid, save_figure
 from helpers.generators import Generator, load_discriminator
 from helpers.images import resize
@@ -62,13 +63,12 @@ def found(settings: Settings) -> tuple[list[dict], dict[str, dict[str, Tensor]],
         mask, images[name] = mask.to(settings.device), {"x": x, "y": y}
         for method, way in ways.items():
             started = time.perf_counter()
-            images[name][method] = way(x, y, mask)
+            images[name][method] = blend = way(x, y, mask)
             seconds = time.perf_counter() - started
-            measured = measure(images[name][method], x, y, mask, features)
-            measured |= pose(images[name][method], x, y, mask, generator.landmarks)
+            measured = measure(blend, x, y, mask, features) | pose(blend, x, y, mask, generator.landmarks)
             row = {key: values.clamp(max=EXACT).mean().item() for key, values in measured.items()}
             with torch.no_grad():
-                row["realism"] = critic(images[name][method]).mean().item()
+                row["realism"] = critic(blend).mean().item()
             rows.append({"mask": name, "method": method, **row, "seconds_per_pair": seconds / pairs})
     with torch.no_grad():
         rows.append({"mask": "none", "method": "photos", "realism": critic(photos).mean().item()})
