@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.images import resize
-from helpers.masks import feather
 from helpers.photos import cut_square
 from helpers.weights import load_weights, weights_path
 
@@ -147,18 +146,15 @@ def aligned_landmarks(images: Tensor, template: Sequence) -> tuple[Tensor, Tenso
     size = round(EYES_APART / (points[1, 0] - points[0, 0]).item())
     left, top = (round(CLOSE / 2 - middle * size) for middle in points.mean(0).tolist())
     crops = F.pad(resize(images, size), (left, CLOSE - size - left, top, CLOSE - size - top), value=0.5)
-    landmarks, confidence = zip(*map(_both_ways, crops.split(16)), strict=True)
-    return torch.cat(landmarks), torch.cat(confidence)
+    return tuple(torch.cat(part) for part in zip(*map(_both_ways, crops.split(16)), strict=True))
 
 
-@torch.no_grad()
 def pose(images: Tensor, x: Tensor, y: Tensor, mask: Tensor, template: Sequence) -> dict[str, Tensor]:
-    """Of blends of x inside and y outside (B,): distance of eyes and nose from theirs, over the eyes'; a face is seen."""
-    found, sure = aligned_landmarks(images.cpu(), template)
-    first, second = (aligned_landmarks(photos.cpu(), template)[0] for photos in (x, y))
+    """Of blends of x inside and y outside (B,): how far eyes and nose are from theirs, in eye distances; a face."""
+    (found, sure), (first, _), (second, _) = (aligned_landmarks(part.cpu(), template) for part in (images, x, y))
     columns, rows = (torch.tensor(template) * x.shape[-1]).long().T
-    share = feather(mask, x.shape[-1] / 16)[:, 0, rows, columns, None].cpu()
-    distance = (found - torch.lerp(second, first, share.to(first))).norm(dim=2).mean(1) / EYES_APART
+    share = F.avg_pool2d(mask.cpu().to(first), 9, 1, 4)[:, 0, rows, columns, None]  # at the edge both count
+    distance = (found - torch.lerp(second, first, share)).norm(dim=2).mean(1) / EYES_APART
     return {"pose": distance.clamp(max=1), "face": (sure >= LEAST).float()}
 
 
