@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helpers import faces, weights
-from helpers.cat_faces import Convolution, FinderNetwork, find_cats
+from helpers.cat_faces import Convolution, FinderNetwork, find_cats, pose
 from helpers.domain import domain_distance, out_of_domain
 from helpers.faces import FaceOptions, NoFace, ffhq_square, find_faces, load_cats, read_face
 from helpers.features import load_features
@@ -248,3 +248,9 @@ def test_a_crop_has_the_landmarks_where_the_model_wants_them(template):
 def test_the_demo_cat_as_a_whole_face_lies_where_the_training_faces_do():
     (face,) = find_cats(demo_cat(256, WITH_EARS))
     assert np.abs(face.landmarks / 256 - WITH_EARS).max() < 0.05
+
+
+def test_the_pose_of_a_blend_is_how_far_eyes_and_nose_are_from_the_photos():
+    cat, half = demo_cat(128, WITH_EARS), torch.ones(1, 1, 128, 128).tril()
+    away = [pose(cat.roll(shift, 3), cat, cat, half, WITH_EARS)["pose"].item() for shift in (0, 6)]
+    assert away[0] == 0 and abs(away[1] - 6 / 128 / (WITH_EARS[1][0] - WITH_EARS[0][0])) < 0.03
