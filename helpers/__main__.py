@@ -53,7 +53,7 @@ def check_files(arguments: list[str]) -> None:
     given = [name for _, name in pairs if Path(name).suffix]
     missing = [name for name in given if not os.path.exists(name)]
     if missing and (arguments[0] in FILES or arguments[0] in FILES_OF_MANY and missing == given):
-        raise ValueError(f"expected an image file but there is no {missing[0]}; check the path")
+        raise ValueError(f"expected a file but there is no {missing[0]}; check the path")
 
 
 def _at_home(argument: str) -> str:
